@@ -1,0 +1,19 @@
+//! The world outside: disk, clock, mappings. Everything above takes it as a value, so that tests can hold it in the hand.
+//!
+//! - [`Fs`] and [`File`]: the whole of what we ask of a file system. [`RealFs`] is the operating system's; `SimFs` keeps
+//!   everything in memory, dies at a chosen call and loses, tears or reorders what was not synced.
+//! - [`FileCache`]: open descriptors and mappings under one limit each, by path.
+//! - [`Clock`]: the wall clock, or one that a test moves.
+//!
+//! Invariants
+//! - The only `unsafe` of the crate is in `mmap`.
+//! - No writable mapping exists; a mapping lies only over bytes of a file that will not be cut away.
+//! - Every sync names its [`SyncSite`], so that a test can switch one off and prove that it is needed.
+//!
+//! What is not here: offsets, segments, topics. This module would serve any store of append-only files.
+
+mod clock;
+mod fs;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, OpenMode, SyncSite};

@@ -1,0 +1,1 @@
+//! Record batches: pure bytes in, values out.
