@@ -3,6 +3,9 @@
 //! A self-hosted, compacting log store: event streams kept for good in Apache Kafka's own file format, served over gRPC.
 //! `ARCHITECTURE.md` is the map of the house; the modules below stand in its order, each knowing only those before it.
 
+pub mod broker;
 pub mod env;
+pub mod proto;
 pub mod record;
+pub mod storage;
 pub mod types;
