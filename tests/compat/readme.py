@@ -244,10 +244,9 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
 def require_line(text: str, *numbers: int | None) -> None:
     """Raises unless one line of `text` holds these numbers in this order, whatever stands between them."""
     wanted = [str(number) for number in numbers if number is not None]
-    for line in text.splitlines():
-        rest = iter(re.findall(r"(?<![\d.,:T-])\d+", line))
-        if all(number in rest for number in wanted):
-            return
+    pattern = re.compile(".*".join(rf"(?<!\d){number}(?!\d)" for number in wanted))
+    if any(pattern.search(re.sub(r"(?<=\d),(?=\d{3})", "", line)) for line in text.splitlines()):
+        return
     raise AssertionError(f"no line with {wanted} in: {text[:1500]}")
 
 
