@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import flights
-from siltstone import CHECKOUT, Server, by_partition, objects, target_dir
+import record_batch
+from server import CHECKOUT, Server, by_partition, objects, target_dir
 from suite import Suite, equal
 
 READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-data"
@@ -204,7 +205,7 @@ def check_describe(walk: Walk, command: str, answer: Answer) -> None:
 def check_dump(walk: Walk, command: str, answer: Answer) -> None:
     """The batches that the tool names are those in the file, and they cover every offset of the partition."""
     file = walk.root / command.split()[-1]
-    batches = flights.batches(file.read_bytes())
+    batches = record_batch.headers(file.read_bytes())
     next_offset = 0
     for batch in batches:
         equal(batch.base_offset, next_offset, f"first offset of the batch at {batch.position}")
@@ -299,6 +300,7 @@ def main() -> int:
         root.mkdir()
         with suite.case("the hashes used here give known answers"):
             flights.check_known_answers()
+            record_batch.check_known_answers()
         walk_through(suite, Walk(root, arguments.input), arguments.already_run)
     return suite.close()
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import dump  # noqa: E402
 import flights  # noqa: E402
 from kafka_broker import KafkaBroker, fetch_jars  # noqa: E402
-from siltstone import CHECKOUT, Server, by_partition, objects  # noqa: E402
+from server import CHECKOUT, Server, by_partition, objects  # noqa: E402
 from suite import Suite, equal  # noqa: E402
 
 WEEK = CHECKOUT / "examples" / "data" / "flights-2013-week1.jsonl"

@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-import flights
+import record_batch
 from kafka_broker import java_command
 
 BATCH = re.compile(
@@ -94,7 +94,7 @@ def verify_indexes(directory: Path) -> int:
 
 def verify_may_be_empty(index: Path) -> None:
     """Raises unless the log is so short that no entry was due: one is, at each batch after `index.interval.bytes`."""
-    batches = flights.batches(index.with_suffix(".log").read_bytes())
+    batches = record_batch.headers(index.with_suffix(".log").read_bytes())
     before_the_last = sum(batch.size_bytes for batch in batches[:-1])
     if before_the_last > INDEX_INTERVAL_BYTES:
         raise AssertionError(f"{index} is empty beside {before_the_last} bytes of batches before the last")

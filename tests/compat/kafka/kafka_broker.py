@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from siltstone import WORK  # noqa: E402
+from server import WORK  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 JARS = WORK / "kafka" / "jars"
