@@ -35,7 +35,9 @@ class Server:
         self.attach([*map(str, command), *arguments], stderr or data_dir.with_name(data_dir.name + ".stderr"))
 
     @classmethod
-    def from_command(cls, command: list[str], cwd: Path, env: dict[str, str], stderr: Path, ready_within_s: float) -> "Server":
+    def from_command(
+        cls, command: list[str], cwd: Path | None, env: dict[str, str] | None, stderr: Path, ready_within_s: float
+    ) -> "Server":
         """Starts a server by a command line of its own."""
         server = cls.__new__(cls)
         server.attach(command, stderr, cwd, env, ready_within_s)

@@ -171,7 +171,7 @@ class Ledger:
         self.shown: dict[int, bytes] = {}  # by offset: what the reader saw since the last check
         self.highest_epoch = -1
         self.epoch_before_start = -1
-        self.on_disk: dict[int, tuple[int, int, bytes]] = {}  # by base offset: last offset, epoch, hash at the kill
+        self.on_disk: set[tuple[int, int, int, bytes]] = set()  # first and last offset, epoch, hash: in the files at a kill
 
     @property
     def end(self) -> int:
@@ -217,12 +217,12 @@ class Ledger:
                     f"{self.epoch_before_start} before the start that wrote it"
                 )
             self.highest_epoch = header.leader_epoch
-            for base, (last, epoch, digest) in self.on_disk.items():
+            for base, last, epoch, digest in self.on_disk:
                 overlaps = base <= header.last_offset and header.base_offset <= last
                 if overlaps and hashlib.sha256(stored).digest() != digest and header.leader_epoch <= epoch:
                     raise AssertionError(f"partition {partition}: offset {base} was written again under epoch {header.leader_epoch}")
         # What was on disk and is not in the log stays under watch until later offsets have gone past it.
-        self.on_disk = {base: batch for base, batch in self.on_disk.items() if batch[0] >= self.end}
+        self.on_disk = {batch for batch in self.on_disk if batch[1] >= self.end}
 
     def note_disk(self, directory: Path) -> None:
         """Remembers the batches that stand in the files from `end` on."""
@@ -233,7 +233,8 @@ class Ledger:
             for header in record_batch.walk(content_of_file):
                 if header.base_offset >= self.end:
                     stored = content_of_file[header.position : header.position + header.size_bytes]
-                    self.on_disk[header.base_offset] = (header.last_offset, header.leader_epoch, hashlib.sha256(stored).digest())
+                    digest = hashlib.sha256(stored).digest()
+                    self.on_disk.add((header.base_offset, header.last_offset, header.leader_epoch, digest))
 
 
 class Trial:
