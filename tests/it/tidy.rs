@@ -326,7 +326,7 @@ mod tests {
         );
         check(
             has_no_dead_link,
-            "docs/page.md",
+            "examples/page.md",
             "[up](../Cargo.toml) [a](Cargo.toml)",
             &["examples/page.md: a dead link to Cargo.toml"],
         );
