@@ -203,11 +203,7 @@ impl Broker {
     ///
     /// # Errors
     /// A name, a number or a setting that is wrong; a topic that exists.
-    pub async fn create_topic(
-        &self,
-        topic: NewTopic,
-        execution: Execution,
-    ) -> Result<TopicDescription, Error> {
+    pub async fn create_topic(&self, topic: NewTopic, execution: Execution) -> Result<TopicDescription, Error> {
         todo!()
     }
 

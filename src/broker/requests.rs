@@ -360,3 +360,4 @@ pub struct Placed<A> {
     /// Its acknowledgement or what went wrong.
     pub outcome: Result<A, Error>,
 }
+
