@@ -1,6 +1,6 @@
 """Runs every command of the README, verbatim and in order, and compares the answers with ones computed from the input file.
 
-Works in a fresh copy of the checkout whose `target` is the checkout's own, so that `cargo run --release` builds nothing twice. The
+Works in a fresh copy of the checkout whose `target` is the checkout's own, so that no dependency is built twice. The
 first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records.
 A command for which no check is written here is a failure: the README promises nothing untested.
 """
