@@ -35,7 +35,7 @@ def load(path: Path) -> list[Flight]:
 def epoch_ms(time: str) -> int:
     """Milliseconds since the Unix epoch of an RFC 3339 time."""
     moment = datetime.datetime.fromisoformat(time)
-    return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)) // datetime.timedelta(milliseconds=1)
+    return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(milliseconds=1)
 
 
 def murmur2(data: bytes) -> int:

@@ -117,8 +117,8 @@ def printed_by_kafka(printed: Path, topic: str, isolation: str) -> dict[int, lis
 
 
 def adopt(server: Server, logs: Path, topic: str) -> None:
-    """Brings in every partition of a topic."""
-    for directory in sorted(logs.glob(f"{topic}-[0-9]*")):
+    """Brings in every partition of a topic, the last first: a topic is created with just enough partitions."""
+    for directory in sorted(logs.glob(f"{topic}-[0-9]*"), reverse=True):
         partition = directory.name.rpartition("-")[2]
         server.cli("topic", "adopt", directory, "--topic", topic, "--partition", partition)
 

@@ -81,12 +81,17 @@ def plain_records(client: Client) -> None:
     """Keys, nulls, empty values, headers and times come back as they went in, keys in Kafka's partitions."""
     client.create("plain", 4)
     keys = [None, b"", b"\xff\x00", *(f"N{number}".encode() for number in range(40))]
+    headers = [
+        common_pb2.Header(key="trace", value=b"\x00\xfe"),
+        common_pb2.Header(key="none"),
+        common_pb2.Header(key="trace", value=b""),
+    ]
     sent = [
         common_pb2.Record(
             key=key,
             value=None if number % 5 == 0 else b"" if number % 5 == 1 else f"value {number}".encode(),
             timestamp_ms=TIME_MS - 1000 * number,
-            headers=[common_pb2.Header(key="trace", value=b"\x00\xfe"), common_pb2.Header(key="none"), common_pb2.Header(key="trace", value=b"")],
+            headers=headers,
         )
         for number, key in enumerate(keys)
     ]

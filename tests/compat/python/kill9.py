@@ -146,6 +146,7 @@ class IdempotentWriter(Writer):
 
     def request(self, numbers: list[int]) -> log_pb2.ProduceRequest:
         request = super().request(numbers)
+        assert self.producer is not None, "run has asked for it"
         request.producer.producer_id = self.producer.producer_id
         request.producer.producer_epoch = self.producer.producer_epoch
         request.producer.base_sequence = numbers[0]
