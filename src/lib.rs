@@ -5,4 +5,5 @@
 
 pub mod env;
 pub mod record;
+pub mod storage;
 pub mod types;

@@ -1,0 +1,24 @@
+//! The log on disk: formats, state and, above them, segments and partitions.
+//!
+//! Invariants
+//! - No clock, no runtime, no network: time comes in as a value, a need for cold data goes out as one.
+//! - Every format is bytes in, values out: big-endian, no panic and no allocation beyond the input's size over any bytes.
+//! - `-1` and other sentinels of Kafka's formats stop here: inside, what may be missing is an `Option`.
+//!
+//! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
+
+mod checkpoint;
+mod offset_index;
+mod partition_metadata;
+mod time_index;
+mod uuid_text;
+
+pub use checkpoint::{
+    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
+};
+pub use offset_index::{
+    IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, OffsetIndexDamage, Position, RelativeOffset,
+};
+pub use partition_metadata::{PartitionMetadata, PartitionMetadataDamage};
+pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
+pub use uuid_text::UuidTextError;
