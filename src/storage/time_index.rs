@@ -299,7 +299,7 @@ mod tests {
     fn an_entry_is_written_as_kafka_writes_it() {
         assert_eq!(
             entry(1_357_000_000_000, 9).to_bytes(),
-            *b"\x00\x00\x01\x3b\xf3\x56\xa2\x00\x00\x00\x00\x09"
+            *b"\x00\x00\x01\x3b\xf3\x80\xc2\x00\x00\x00\x00\x09"
         );
     }
 
