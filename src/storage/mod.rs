@@ -8,17 +8,30 @@
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
 
 mod checkpoint;
+mod epochs;
+mod meta_properties;
 mod offset_index;
 mod partition_metadata;
+mod producer_snapshot;
+mod producers;
 mod time_index;
+mod txn_index;
 mod uuid_text;
 
 pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
+pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
+pub use meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
 pub use offset_index::{
     IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, OffsetIndexDamage, Position, RelativeOffset,
 };
 pub use partition_metadata::{PartitionMetadata, PartitionMetadataDamage};
+pub use producer_snapshot::{LastBatch, ProducerEntry, SnapshotDamage, decode_snapshot, encode_snapshot};
+pub use producers::{
+    BATCHES_PER_PRODUCER, CompletedTransaction, CoordinatorEpoch, MAX_PRODUCERS, Marker, MarkerProtocol,
+    Origin, Outcome, Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
+};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
+pub use txn_index::{AbortedTransaction, Overlap, Search, TxnIndex, TxnIndexDamage};
 pub use uuid_text::UuidTextError;
