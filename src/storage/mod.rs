@@ -7,21 +7,30 @@
 //!
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
 
+mod append_times;
 mod checkpoint;
 mod epochs;
+mod fields;
+mod manifest;
 mod meta_properties;
 mod offset_index;
 mod partition_metadata;
 mod producer_snapshot;
 mod producers;
+mod segment_summary;
 mod time_index;
 mod txn_index;
 mod uuid_text;
 
+pub use append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
+pub use manifest::{
+    Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
+    TailDamage, TailReason,
+};
 pub use meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
 pub use offset_index::{
     IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, OffsetIndexDamage, Position, RelativeOffset,
@@ -32,6 +41,7 @@ pub use producers::{
     BATCHES_PER_PRODUCER, CompletedTransaction, CoordinatorEpoch, MAX_PRODUCERS, Marker, MarkerProtocol,
     Origin, Outcome, Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
+pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
 pub use txn_index::{AbortedTransaction, Overlap, Search, TxnIndex, TxnIndexDamage};
 pub use uuid_text::UuidTextError;
