@@ -1,7 +1,7 @@
 //! Partition manifest: the file a clean start reads instead of the segments.
 //!
-//! An append-only journal, `siltstone.manifest` in the partition directory. A roll, a swap or a removal appends a record;
-//! a clean close writes the file anew, with the active segment too and a closing record at its end.
+//! An append-only journal, `siltstone.manifest` in the partition directory. A roll, a swap or a removal appends a
+//! record; a clean close writes the file anew, with the active segment too and a closing record at its end.
 //!
 //! ```text
 //! header                                    then records, back to back

@@ -130,7 +130,10 @@ proptest! {
     }
 
     #[test]
-    fn any_payload_is_refused_or_read_without_a_panic(kind in 0..5_u8, payload in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn any_payload_is_refused_or_read_without_a_panic(
+        kind in 0..5_u8,
+        payload in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
         let mut bytes = journal(&[]);
         frame(&mut bytes, |into| {
             into.push(kind);

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - No clock, no runtime, no network: time comes in as a value, a need for cold data goes out as one.
-//! - Every format is bytes in, values out: big-endian, no panic and no allocation beyond the input's size over any bytes.
+//! - Every format is bytes in, values out: big-endian; over any bytes no panic, and no more memory than a small multiple
+//!   of the input's length.
 //! - `-1` and other sentinels of Kafka's formats stop here: inside, what may be missing is an `Option`.
 //!
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
