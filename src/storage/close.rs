@@ -9,13 +9,13 @@ use crate::env::FileCache;
 
 use super::error::StoreError;
 use super::files::Replacements;
-use super::journal::{Closing, closed_manifest};
+use super::journal::{JournalOf, closed_manifest};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::segment::{IndexLens, Sealed, add_pending_indexes};
 use super::store::Store;
 use super::writer::{Saved, Sealing};
-use super::{commit, partition_dir};
+use super::{commit, encode_snapshot, partition_dir};
 
 /// So many partitions are closed in one batch of syncs.
 const AT_ONCE: usize = 128;
@@ -73,11 +73,16 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
             let writer = partition.writer.lock();
             let view = partition.watermarks();
             let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
-            replacements.add(snapshot, writer.producers.encode_snapshot());
+            replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
             let first_unstable = writer.producers.first_unstable(view.high_watermark);
             let sealed = partition.segments.read().sealed().to_vec();
-            let closing = Closing { id: &partition.id, topic_id: partition.topic_id, view, first_unstable };
-            let (path, bytes) = closed_manifest(&writer.dir, &sealed, closing);
+            let log = JournalOf {
+                files: &store.files,
+                dir: &writer.dir,
+                id: &partition.id,
+                topic_id: partition.topic_id,
+            };
+            let (path, bytes) = closed_manifest(&log, &sealed, view, (store.epoch(), first_unstable));
             replacements.add(path, bytes);
         }
         replacements.commit(&store.files)?;

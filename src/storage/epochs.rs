@@ -202,7 +202,8 @@ mod tests {
                     prop_assert_eq!(found.map(|found| found.end), Some(offset(end)), "epoch {}", epoch);
                 }
                 let entries = epochs.entries();
-                prop_assert!(entries.windows(2).all(|pair| pair[0].epoch < pair[1].epoch && pair[0].start < pair[1].start));
+                let ascend = |pair: &[EpochEntry]| pair[0].epoch < pair[1].epoch && pair[0].start < pair[1].start;
+                prop_assert!(entries.windows(2).all(ascend));
                 prop_assert_eq!(&LeaderEpochs::from_entries(entries), &epochs);
             }
         }
@@ -212,6 +213,8 @@ mod tests {
     fn the_newest_word_wins_over_entries_it_contradicts() {
         let mut epochs = epochs(&[(1, 0), (3, 10), (5, 20)]);
         assert_eq!(epochs.assign(LeaderEpoch(5), Offset(25)), EpochChange::Unchanged);
+        assert_eq!(epochs.assign(LeaderEpoch(5), Offset(15)), EpochChange::Changed);
+        assert_eq!(pairs(&epochs), [(1, 0), (3, 10), (5, 15)]);
         assert_eq!(epochs.assign(LeaderEpoch(6), Offset(10)), EpochChange::Changed);
         assert_eq!(pairs(&epochs), [(1, 0), (6, 10)]);
         assert_eq!(epochs.assign(LeaderEpoch(0), Offset(30)), EpochChange::Changed);

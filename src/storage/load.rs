@@ -18,6 +18,7 @@ use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::{read_whole, remove_if_there};
 use super::index_set::{IndexFiles, IndexSet};
+use super::journal::JournalOf;
 use super::partition_dir;
 use super::paths::SegmentFile;
 use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
@@ -51,7 +52,8 @@ pub(super) fn open_for_writing(
         writer.begin_segment(view.log_end, opening.now, opening.config)?;
     }
     forget_closing_snapshot(writer, view.log_end);
-    writer.journal.opened(&writer.files, &writer.segments);
+    let Writer { files, dir, id, topic_id, journal, segments, .. } = writer;
+    journal.opened(&JournalOf { files, dir, id, topic_id: *topic_id }, segments);
     writer.readiness = Readiness::Open;
     Ok(())
 }

@@ -394,6 +394,18 @@ mod tests {
     }
 
     #[test]
+    fn values_are_escaped_as_java_does() {
+        let mut properties = MetaProperties::decode(b"broker.id=7").expect("read");
+        properties
+            .other
+            .insert("k k".to_owned(), "  a b=\u{e9}\u{1f600}\n".to_owned());
+        assert_eq!(
+            String::from_utf8(properties.encode()).expect("text"),
+            "broker.id=7\nk\\ k=\\ \\ a b\\=\\u00E9\\uD83D\\uDE00\\n\nversion=0\n"
+        );
+    }
+
+    #[test]
     fn damage_names_the_key() {
         assert_eq!(
             damage("version=2\n").as_deref(),

@@ -12,12 +12,14 @@
 //!
 //! Invariants
 //! - No clock, no runtime, no network: time comes in as a value, a need for cold data goes out as one.
-//! - Every format is bytes in, values out: big-endian, no panic and no allocation beyond the input's size over any bytes.
+//! - Every format is bytes in, values out: big-endian; over any bytes no panic, and no more memory than a small multiple
+//!   of the input's length.
 //! - `-1` and other sentinels of Kafka's formats stop here: inside, what may be missing is an `Option`.
 //!
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
 
 mod adopt;
+mod append_times;
 mod checkpoint;
 mod close;
 mod commit;
@@ -25,6 +27,7 @@ mod config;
 mod epoch_file;
 mod epochs;
 mod error;
+mod fields;
 mod files;
 mod identity;
 mod index_set;
@@ -46,6 +49,7 @@ mod repair;
 mod scan;
 mod segment;
 mod segment_list;
+mod segment_summary;
 mod store;
 mod time_index;
 mod txn_index;
@@ -54,12 +58,17 @@ mod watermarks;
 mod writer;
 
 pub use adopt::AdoptReport;
+pub use append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
 pub use config::{Durability, LogConfig};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StoreError};
+pub use manifest::{
+    Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord, TailDamage,
+    TailReason,
+};
 pub use meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
 pub use offset_index::{
     IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, OffsetIndexDamage, Position, RelativeOffset,
@@ -73,6 +82,7 @@ pub use producers::{
     Origin, Outcome, Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
+pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
 pub use txn_index::{AbortedTransaction, Overlap, Search, TxnIndex, TxnIndexDamage};

@@ -1,18 +1,16 @@
 //! Opening partitions, many at once.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::env::FileKind;
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::LogConfig;
-use super::error::{IoContext, StoreError};
-use super::journal::Journal;
+use super::error::StoreError;
+use super::journal::{Journal, Known};
 use super::partition::Partition;
 use super::partition_dir;
 use super::recovery::{Recovered, Recovery, Stop};
@@ -65,7 +63,8 @@ pub(super) fn open_all(
 fn open(store: &Store, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = store.partition_dir(&spec.id).into();
     let log_start = store.log_starts.get(&spec.id).copied();
-    if !is_there(store, &spec, &dir)? {
+    let known = read_if_found(store, &spec.id, &dir);
+    if !is_there(store, &spec, &dir, &known)? {
         let start = log_start.unwrap_or(Offset::ZERO);
         return Ok(assemble(store, spec, dir, Opened::absent(start)));
     }
@@ -78,23 +77,24 @@ fn open(store: &Store, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partit
         log_start,
         stop: store.stop,
     };
-    let recovered = recovery.run()?;
+    let recovered = recovery.run(known)?;
     tracing::debug!(partition = %spec.id, log_end = %recovered.log_end, at = %now, "opened");
-    Ok(assemble(store, spec, Arc::clone(&dir), Opened::found(&dir, recovered)))
+    Ok(assemble(store, spec, Arc::clone(&dir), Opened::found(recovered)))
+}
+
+fn read_if_found(store: &Store, id: &TopicPartition, dir: &Path) -> Known {
+    match store.found().binary_search(id) {
+        Ok(_) => Journal::read(&store.files, dir, id),
+        Err(_) => Known::default(),
+    }
 }
 
 /// Tells whether the partition has a directory of its own; one of another topic is set aside.
-fn is_there(store: &Store, spec: &PartitionSpec, dir: &Path) -> Result<bool, StoreError> {
+fn is_there(store: &Store, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<bool, StoreError> {
     if store.found().binary_search(&spec.id).is_err() {
         return Ok(false);
     }
-    match store.files.fs().stat(dir) {
-        Ok(stat) if stat.kind == FileKind::Dir => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Ok(_) => return Ok(false),
-        Err(error) => return Err(error).context("read", dir),
-    }
-    if store.stop == Stop::Clean && Journal::belongs_to(&store.files, dir, spec.topic_id) {
+    if store.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
         return Ok(true);
     }
     match partition_dir::read_topic_id(&store.files, dir) {
@@ -136,14 +136,14 @@ impl Opened {
         }
     }
 
-    fn found(_dir: &Path, recovered: Recovered) -> Self {
+    fn found(recovered: Recovered) -> Self {
         Self {
             readiness: Readiness::Closed,
             list: SegmentList::of(recovered.segments),
             log_start: recovered.log_start,
             log_end: recovered.log_end,
             first_unstable: recovered.first_unstable,
-            epochs_file: if recovered.epochs.is_empty() { Saved::Yes } else { Saved::No },
+            epochs_file: if recovered.epochs.entries().is_empty() { Saved::Yes } else { Saved::No },
             epochs: recovered.epochs,
             journal: recovered.journal,
         }
@@ -157,6 +157,7 @@ fn assemble(store: &Store, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) 
     let writer = Writer {
         files: Arc::clone(&store.files),
         dir,
+        id: spec.id.clone(),
         topic_id: spec.topic_id,
         segments: Arc::clone(&segments),
         readiness: opened.readiness,

@@ -186,6 +186,11 @@ fn remove_stray_snapshots(
     Ok(())
 }
 
+/// Tells whether a directory has no file in it.
+pub(super) fn is_empty(files: &FileCache, dir: &Path) -> Result<bool, StoreError> {
+    Ok(names(files, dir)?.is_empty())
+}
+
 fn names(files: &FileCache, dir: &Path) -> Result<Vec<String>, StoreError> {
     let entries = files.fs().list(dir).context("list", dir)?;
     Ok(entries.into_iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.name).collect())

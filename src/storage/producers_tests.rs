@@ -204,7 +204,9 @@ proptest! {
     }
 
     #[test]
-    fn never_more_producers_than_the_limit_and_never_the_newest_forgotten(ids in prop::collection::vec(0..60_i64, 1..200)) {
+    fn never_more_producers_than_the_limit_and_never_the_newest_forgotten(
+        ids in prop::collection::vec(0..60_i64, 1..200),
+    ) {
         let mut producers = limited(20);
         for (at, id) in (0_i64..).zip(ids) {
             let seen = Placed { now: Timestamp(at), ..placed(at, 0) };
@@ -247,6 +249,7 @@ fn an_older_duplicate_or_an_overlap_is_out_of_order() {
     refused(batch(1, 0, 0, 10), 0);
     refused(batch(1, 0, 20, 5), 20);
     refused(batch(1, 0, 25, 10), 25);
+    refused(batch(1, 0, 55, 5), 55);
     refused(batch(1, 0, 61, 1), 61);
 }
 
@@ -303,6 +306,17 @@ fn a_forgotten_producer_goes_on_with_any_sequence() {
 fn a_producer_of_old_records_is_not_forgotten_for_their_age() {
     let mut producers = five_batches();
     assert_eq!(producers.snapshot()[0].timestamp, Some(Timestamp(77)));
+    assert_eq!(producers.expire(NOW, 100), 0);
+}
+
+#[test]
+fn a_clock_that_jumps_back_makes_no_producer_look_idle() {
+    let mut producers = five_batches();
+    let early = Placed {
+        now: Timestamp(0),
+        ..placed(50, 0)
+    };
+    producers.apply(&batch(1, 0, 50, 1), early);
     assert_eq!(producers.expire(NOW, 100), 0);
 }
 

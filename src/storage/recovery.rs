@@ -70,8 +70,7 @@ pub(super) struct Recovered {
 }
 
 impl Recovery<'_> {
-    pub(super) fn run(&self) -> Result<Recovered, StoreError> {
-        let known = Journal::read(self.files, self.dir, self.id);
+    pub(super) fn run(&self, known: Known) -> Result<Recovered, StoreError> {
         if self.stop == Stop::Clean {
             if let Some(recovered) = self.trust(&known) {
                 return Ok(recovered);
@@ -95,7 +94,7 @@ impl Recovery<'_> {
             segments,
             log_start: log_start.min(closed.log_end),
             log_end: closed.log_end,
-            journal: Journal::intact(self.dir, known),
+            journal: Journal::intact(known),
             first_unstable: closed.first_unstable,
             epochs: LeaderEpochs::default(),
         })
@@ -129,7 +128,7 @@ impl Recovery<'_> {
             segments: found.segments,
             log_start: log_start.max(first_base).min(log_end),
             log_end,
-            journal: Journal::stale(self.dir),
+            journal: Journal::stale(),
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
@@ -269,7 +268,7 @@ pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, modified: Timestamp) 
     let base = scanned.indexes.base();
     let mut append_times = AppendTimes::default();
     if scanned.end > 0 {
-        append_times.observe(base, modified);
+        append_times.push(base, modified);
     }
     let extent = Extent { base, next: scanned.next, end: scanned.end, content: scanned.content, append_times };
     Sealed::pending(path, extent, Arc::new(scanned.indexes))

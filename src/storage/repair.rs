@@ -21,6 +21,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::remove_if_there;
+use super::journal::JournalOf;
 use super::load::{rebuild_producers, replay_batch};
 use super::partition::Partition;
 use super::paths::{CLEANED, SegmentFile};
@@ -60,7 +61,8 @@ impl Partition {
         writer.producers = rebuilt(&writer, &segments, view.log_end)?;
         *self.segments.write() = SegmentList::of(kept);
         writer.begin_segment(view.log_end, now, &config)?;
-        writer.journal.rewritten(&self.files, &self.segments);
+        let log = JournalOf { files: &self.files, dir: &writer.dir.clone(), id: &self.id, topic_id: self.topic_id };
+        writer.journal.rewrite(&log, &self.segments);
         writer.unsynced = Unsynced { names: Names::InPartition, ..Unsynced::default() };
         writer.refused = None;
         let view = self.marks.confirm(Source::Synced, view.log_end);

@@ -235,7 +235,7 @@ impl Active {
         state.extent.end = position + header.size_bytes;
         state.extent.next = header.next_offset();
         state.extent.content.add(header.record_count, times);
-        state.extent.append_times.observe(header.base_offset, now);
+        state.extent.append_times.push(header.base_offset, now);
     }
 
     pub(super) fn add_aborted(&self, aborted: AbortedTransaction) {

@@ -328,7 +328,8 @@ mod tests {
         assert_eq!(search(0..4), (vec![1], Search::Complete));
         assert_eq!(search(0..12), (vec![1, 2], Search::Complete));
         assert_eq!(search(11..31), (vec![2, 3], Search::Complete));
-        assert_eq!(search(35..50), (vec![3], Search::Continues));
+        assert_eq!(search(35..41), (vec![3], Search::Complete));
+        assert_eq!(search(35..42), (vec![3], Search::Continues));
         assert_eq!(search(41..50), (vec![], Search::Continues));
     }
 

@@ -22,17 +22,17 @@ use std::sync::Arc;
 
 use crate::env::{FileCache, OpenMode, SyncSite};
 use crate::record::{Accepted, BatchHeader};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{AppendError, IoContext, StoreError};
 use super::files::remove_if_there;
 use super::index_set::{ContentSpan, IndexSet};
-use super::journal::Journal;
+use super::journal::{Journal, JournalOf};
 use super::paths::SegmentFile;
 use super::read::SharedSegments;
 use super::segment::{Active, ActiveState, Extent, log_path};
-use super::{AppendTimes, LeaderEpochs, Origin, Producers, RelativeOffset};
+use super::{AppendTimes, LeaderEpochs, Producers, RelativeOffset, encode_snapshot};
 
 /// Greatest size of a `.log`: positions in its index are signed 32-bit numbers.
 const LOG_MAX_BYTES: u32 = i32::MAX.unsigned_abs();
@@ -96,6 +96,7 @@ pub(super) enum Sealing {
 pub(super) struct Writer {
     pub(super) files: Arc<FileCache>,
     pub(super) dir: Arc<Path>,
+    pub(super) id: TopicPartition,
     pub(super) topic_id: TopicId,
     pub(super) segments: SharedSegments,
     pub(super) readiness: Readiness,
@@ -113,7 +114,6 @@ pub(super) struct Writer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Incoming<'a> {
     pub(super) batch: &'a Accepted,
-    pub(super) origin: Origin,
     pub(super) epoch: LeaderEpoch,
     pub(super) now: Timestamp,
 }
@@ -198,7 +198,8 @@ impl Writer {
         let new = self.create_log(base)?;
         self.write_snapshot(base);
         let sealed = Arc::new(active.seal());
-        self.journal.sealed(&self.files, &sealed);
+        let log = JournalOf { files: &self.files, dir: &self.dir, id: &self.id, topic_id: self.topic_id };
+        self.journal.sealed(&log, &sealed);
         let mut list = self.segments.write();
         list.push(sealed);
         list.set_active(Some(Arc::new(Active::new(new, fresh_state(base, now, config)))));
@@ -264,7 +265,7 @@ impl Writer {
     /// Writes the producer state up to `offset`. It is not synced and may fail: state that is missing is rebuilt from the log.
     pub(super) fn write_snapshot(&self, offset: Offset) {
         let path = SegmentFile::Snapshot.path(&self.dir, offset);
-        let bytes = self.producers.encode_snapshot();
+        let bytes = encode_snapshot(&self.producers.snapshot());
         let written = remove_if_there(&self.files, &path)
             .and_then(|()| self.files.fs().open(&path, OpenMode::CreateNew))
             .and_then(|file| file.write_all_at(&[IoSlice::new(&bytes)], 0));
