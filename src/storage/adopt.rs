@@ -21,14 +21,16 @@ use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
+use super::journal::{JournalOf, closed_manifest};
 use super::load::replay_batch;
-use super::open::PartitionSpec;
+use super::open::{PartitionSpec, open_closed};
 use super::partition::Partition;
 use super::paths::SegmentFile;
+use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
-use super::segment::{add_pending_indexes, log_path};
+use super::segment::{Sealed, add_pending_indexes, log_path};
 use super::store::{FUTURE, LOG_STARTS, Store, marked_name};
-use super::{LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
+use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
 const SITE_COPY: SyncSite = SyncSite("adopted log");
 const SITE_DIR: SyncSite = SyncSite("adopted directory");
@@ -68,13 +70,26 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
         let target = self.partition_dir(&spec.id);
-        let taken = self.partitions.lock().get(&spec.id).is_some_and(|open| open.watermarks().log_end > Offset::ZERO);
+        let taken = self
+            .partitions
+            .lock()
+            .get(&spec.id)
+            .is_some_and(|open| open.watermarks().log_end > Offset::ZERO);
         if taken || self.files.fs().stat(&target).is_ok() {
-            let reason = format!("{} holds data already; adopt into a partition that was never written", spec.id);
+            let reason = format!(
+                "{} holds data already; adopt into a partition that was never written",
+                spec.id
+            );
             return Err(StoreError::Unusable { path: target, reason });
         }
         let future = self.dir.join(marked_name(&spec.id, FUTURE)?);
-        let adoption = Adoption { store: self, from, to: &future, spec: &spec, now };
+        let adoption = Adoption {
+            store: self,
+            from,
+            to: &future,
+            spec: &spec,
+            now,
+        };
         let (report, latest) = adoption.fill().inspect_err(|_| {
             // What failed is what to tell; a leftover is removed by the next start.
             let _ = self.files.fs().remove_dir_all(&future);
@@ -82,10 +97,19 @@ impl Store {
         if let Some(latest) = latest {
             self.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
-        self.files.fs().rename(&future, &target).context("rename", &future)?;
+        self.files
+            .fs()
+            .rename(&future, &target)
+            .context("rename", &future)?;
         self.files.forget_dir(&future);
-        self.files.fs().sync_dir(&self.dir, SITE_NAME).context("sync", &self.dir)?;
-        let partition = self.open_adopted(spec, &report, now)?;
+        self.files
+            .fs()
+            .sync_dir(&self.dir, SITE_NAME)
+            .context("sync", &self.dir)?;
+        let partition = open_closed(self, spec, now)?;
+        self.partitions
+            .lock()
+            .insert(partition.id.clone(), Arc::clone(&partition));
         Ok((partition, report))
     }
 }
@@ -105,6 +129,7 @@ struct Progress {
     epochs: LeaderEpochs,
     producers: Producers,
     replacements: Replacements,
+    segments: Vec<Arc<Sealed>>,
 }
 
 impl Adoption<'_> {
@@ -119,16 +144,40 @@ impl Adoption<'_> {
             let place = if index == last { Place::Last } else { Place::Before };
             self.segment(*base, path, place, &mut progress)?;
         }
-        let Progress { mut report, epochs, producers, mut replacements } = progress;
+        let Progress {
+            mut report,
+            epochs,
+            mut producers,
+            mut replacements,
+            segments,
+        } = progress;
+        report.log_start = self
+            .log_start()?
+            .unwrap_or(logs[0].0)
+            .clamp(logs[0].0, report.log_end);
+        producers.release_completed(report.log_end);
         let (path, bytes) = partition_dir::epochs_file(self.to, &epochs);
         replacements.add(path, bytes);
         replacements.add(
             SegmentFile::Snapshot.path(self.to, report.log_end),
             encode_snapshot(&producers.snapshot()),
         );
+        let log = JournalOf {
+            files: &self.store.files,
+            dir: self.to,
+            id: &self.spec.id,
+            topic_id: self.spec.topic_id,
+        };
+        let closed = Closed {
+            log_start: report.log_start,
+            log_end: report.log_end,
+            epoch: epochs.latest().unwrap_or(LeaderEpoch(0)),
+            first_unstable: producers.first_unstable(report.log_end),
+        };
+        let (path, bytes) = closed_manifest(&log, &segments, closed);
+        replacements.add(path, bytes);
         replacements.commit(&self.store.files)?;
         fs.sync_dir(self.to, SITE_DIR).context("sync", self.to)?;
-        report.log_start = self.log_start()?.unwrap_or(logs[0].0).clamp(logs[0].0, report.log_end);
         Ok((report, epochs.latest()))
     }
 
@@ -152,7 +201,9 @@ impl Adoption<'_> {
             }
         }
         if logs.is_empty() {
-            return Err(unusable("there is no .log file in it; name the directory of one partition"));
+            return Err(unusable(
+                "there is no .log file in it; name the directory of one partition",
+            ));
         }
         Ok(logs)
     }
@@ -174,7 +225,10 @@ impl Adoption<'_> {
                 scanned.end,
                 scanned.stop.unwrap_or_default()
             );
-            return Err(StoreError::Unusable { path: path.to_path_buf(), reason });
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason,
+            });
         }
         let report = &mut progress.report;
         report.segments += 1;
@@ -189,8 +243,9 @@ impl Adoption<'_> {
             Place::Last => self.copy(file.as_ref(), &to, u64::from(scanned.end))?,
         }
         let modified = files.fs().stat(path).context("read", path)?.modified;
-        let sealed = super::recovery::sealed_of(to, scanned, modified);
+        let sealed = sealed_of(to, scanned, modified);
         add_pending_indexes(&sealed, &mut progress.replacements);
+        progress.segments.push(Arc::new(sealed));
         progress.replacements.commit_if_many(files)
     }
 
@@ -204,8 +259,14 @@ impl Adoption<'_> {
         let config = &self.spec.config;
         let len = file.len_bytes().context("read", path)?;
         if base < progress.report.log_end {
-            let reason = format!("it begins before offset {}, where the log before it ends", progress.report.log_end);
-            return Err(StoreError::Unusable { path: path.to_path_buf(), reason });
+            let reason = format!(
+                "it begins before offset {}, where the log before it ends",
+                progress.report.log_end
+            );
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason,
+            });
         }
         let spec = ScanSpec {
             base,
@@ -219,9 +280,11 @@ impl Adoption<'_> {
         let (epochs, producers) = (&mut progress.epochs, &mut progress.producers);
         let mut scanned = scan(file, spec, |batch, indexes| {
             if let Some(epoch) = batch.header().leader_epoch {
-                epochs.assign(epoch, batch.header().base_offset);
+                let _ = epochs.assign(epoch, batch.header().base_offset);
             }
-            replay_batch(producers, batch, indexes);
+            if let Some(aborted) = replay_batch(producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
             ControlFlow::Continue(())
         })
         .context("read", path)?;
@@ -233,11 +296,21 @@ impl Adoption<'_> {
     fn share(&self, path: &Path, to: &Path, len: u64) -> Result<(), StoreError> {
         match self.store.files.fs().link(path, to) {
             Ok(()) => {
-                let file = self.store.files.fs().open(to, OpenMode::Read).context("open", to)?;
+                let file = self
+                    .store
+                    .files
+                    .fs()
+                    .open(to, OpenMode::Read)
+                    .context("open", to)?;
                 file.sync_data(SITE_COPY).context("sync", to)
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let file = self.store.files.fs().open(path, OpenMode::Read).context("open", path)?;
+                let file = self
+                    .store
+                    .files
+                    .fs()
+                    .open(path, OpenMode::Read)
+                    .context("open", path)?;
                 self.copy(file.as_ref(), to, len)
             }
             Err(error) => Err(error).context("link", to),
@@ -245,13 +318,20 @@ impl Adoption<'_> {
     }
 
     fn copy(&self, from: &dyn File, to: &Path, len: u64) -> Result<(), StoreError> {
-        let file = self.store.files.fs().open(to, OpenMode::CreateNew).context("create", to)?;
+        let file = self
+            .store
+            .files
+            .fs()
+            .open(to, OpenMode::CreateNew)
+            .context("create", to)?;
         let mut chunk = BytesMut::zeroed(COPY_CHUNK);
         let mut position = 0;
         while position < len {
             let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
-            from.read_exact_at(&mut chunk[..part], position).context("read", self.from)?;
-            file.write_all_at(&[IoSlice::new(&chunk[..part])], position).context("write", to)?;
+            from.read_exact_at(&mut chunk[..part], position)
+                .context("read", self.from)?;
+            file.write_all_at(&[IoSlice::new(&chunk[..part])], position)
+                .context("write", to)?;
             position += u64::try_from(part).expect("a chunk fits");
         }
         file.sync_data(SITE_COPY).context("sync", to)
@@ -259,11 +339,20 @@ impl Adoption<'_> {
 
     /// The foreign broker's log start, if its checkpoint lies beside the directory.
     fn log_start(&self) -> Result<Option<Offset>, StoreError> {
-        let id = self.from.file_name().and_then(|name| name.to_str()).and_then(TopicPartition::parse_dir_name);
-        let (Some(id), Some(parent)) = (id, self.from.parent()) else { return Ok(None) };
-        let Some(bytes) = read_whole(&self.store.files, &parent.join(LOG_STARTS))? else { return Ok(None) };
-        tracing::debug!(at = %self.now, "reading the log start of the foreign broker");
-        Ok(decode_offsets(&bytes).ok().and_then(|offsets| offsets.get(&id).copied()))
+        let id = self
+            .from
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(TopicPartition::parse_dir_name);
+        let (Some(id), Some(parent)) = (id, self.from.parent()) else {
+            return Ok(None);
+        };
+        let Some(bytes) = read_whole(&self.store.files, &parent.join(LOG_STARTS))? else {
+            return Ok(None);
+        };
+        Ok(decode_offsets(&bytes)
+            .ok()
+            .and_then(|offsets| offsets.get(&id).copied()))
     }
 }
 

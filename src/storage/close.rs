@@ -15,14 +15,16 @@ use super::paths::SegmentFile;
 use super::segment::{IndexLens, Sealed, add_pending_indexes};
 use super::store::Store;
 use super::writer::{Saved, Sealing};
-use super::{commit, encode_snapshot, partition_dir};
+use super::{Closed, commit, encode_snapshot, partition_dir};
 
 /// So many partitions are closed in one batch of syncs.
 const AT_ONCE: usize = 128;
 
 /// Writes what is only in memory of sealed segments and epochs, durably.
 pub(super) fn settle(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
-    partitions.chunks(AT_ONCE).try_for_each(|some| settle_some(files, some))
+    partitions
+        .chunks(AT_ONCE)
+        .try_for_each(|some| settle_some(files, some))
 }
 
 fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
@@ -46,10 +48,14 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
     }
     let committed = replacements.commit(files);
     if committed.is_err() {
-        epochs.iter().for_each(|partition| partition.writer.lock().epochs_file = Saved::No);
+        epochs
+            .iter()
+            .for_each(|partition| partition.writer.lock().epochs_file = Saved::No);
     }
     committed?;
-    indexes.into_iter().for_each(|(segment, lens)| segment.indexes_written(lens));
+    indexes
+        .into_iter()
+        .for_each(|(segment, lens)| segment.indexes_written(lens));
     Ok(())
 }
 
@@ -60,7 +66,9 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
 /// The first failure; a partition that refused writes before is one: only recovery may judge what it holds.
 pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
     for some in partitions.chunks(AT_ONCE) {
-        commit::sync(&store.files, &store.dir, some).into_iter().try_for_each(|result| result.map(drop))?;
+        commit::sync(&store.files, &store.dir, some)
+            .into_iter()
+            .try_for_each(|result| result.map(drop))?;
         let mut open = Vec::new();
         for partition in some {
             if partition.writer.lock().seal_for_good()? == Sealing::Done {
@@ -74,7 +82,12 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
             let view = partition.watermarks();
             let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
             replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
-            let first_unstable = writer.producers.first_unstable(view.high_watermark);
+            let closed = Closed {
+                log_start: view.log_start,
+                log_end: view.log_end,
+                epoch: store.epoch(),
+                first_unstable: writer.producers.first_unstable(view.high_watermark),
+            };
             let sealed = partition.segments.read().sealed().to_vec();
             let log = JournalOf {
                 files: &store.files,
@@ -82,7 +95,7 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
                 id: &partition.id,
                 topic_id: partition.topic_id,
             };
-            let (path, bytes) = closed_manifest(&log, &sealed, view, (store.epoch(), first_unstable));
+            let (path, bytes) = closed_manifest(&log, &sealed, closed);
             replacements.add(path, bytes);
         }
         replacements.commit(&store.files)?;

@@ -27,7 +27,10 @@ pub(super) fn sync(
     data_dir: &Path,
     partitions: &[Arc<Partition>],
 ) -> Vec<Result<Synced, StoreError>> {
-    let tickets: Vec<Option<SyncTicket>> = partitions.iter().map(|partition| partition.begin_sync()).collect();
+    let tickets: Vec<Option<SyncTicket>> = partitions
+        .iter()
+        .map(|partition| partition.begin_sync())
+        .collect();
     let mut results: Vec<Result<(), StoreError>> = partitions.iter().map(|_| Ok(())).collect();
     sync_logs(files, &tickets, &mut results);
     sync_names(files, data_dir, partitions, &tickets, &mut results);
@@ -39,9 +42,13 @@ pub(super) fn sync(
 }
 
 fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [Result<(), StoreError>]) {
-    let logs = tickets.iter().enumerate().filter_map(|(index, ticket)| Some((index, ticket.as_ref()?)));
-    let logs: Vec<(usize, &Arc<Path>)> =
-        logs.flat_map(|(index, ticket)| ticket.work.logs.iter().map(move |path| (index, path))).collect();
+    let logs = tickets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, ticket)| Some((index, ticket.as_ref()?)));
+    let logs: Vec<(usize, &Arc<Path>)> = logs
+        .flat_map(|(index, ticket)| ticket.work.logs.iter().map(move |path| (index, path)))
+        .collect();
     for some in logs.chunks(AT_ONCE) {
         let mut open: Vec<Arc<dyn File>> = Vec::with_capacity(some.len());
         let mut of: Vec<(usize, &Arc<Path>)> = Vec::with_capacity(some.len());
@@ -90,7 +97,11 @@ fn sync_names(
         let text = error.to_string();
         for index in new_partition {
             let source = std::io::Error::new(error.kind(), text.clone());
-            results[index] = Err(StoreError::Io { action: "sync", path: data_dir.to_path_buf(), source });
+            results[index] = Err(StoreError::Io {
+                action: "sync",
+                path: data_dir.to_path_buf(),
+                source,
+            });
         }
     }
 }

@@ -55,9 +55,13 @@ pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result
         return Ok(epoch);
     }
     let position = if slots[0] == last { SLOT_LEN } else { 0 };
-    let file = files.fs().open(&path, OpenMode::ReadWrite).context("open", &path)?;
+    let file = files
+        .fs()
+        .open(&path, OpenMode::ReadWrite)
+        .context("open", &path)?;
     let position = u64::try_from(position).expect("512 fits");
-    file.write_all_at(&[IoSlice::new(&encode(epoch))], position).context("write", &path)?;
+    file.write_all_at(&[IoSlice::new(&encode(epoch))], position)
+        .context("write", &path)?;
     file.sync_data(SITE).context("sync", &path)?;
     Ok(epoch)
 }

@@ -3,7 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence};
+use crate::types::Offset;
+
+use super::ProducerError;
 
 /// An I/O failure or a directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,10 @@ impl StoreError {
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
             }
             Self::Locked { .. } | Self::Unusable { .. } => false,
         }
@@ -54,7 +59,11 @@ pub(super) trait IoContext<T> {
 
 impl<T> IoContext<T> for io::Result<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Io { action, path: path.to_path_buf(), source })
+        self.map_err(|source| StoreError::Io {
+            action,
+            path: path.to_path_buf(),
+            source,
+        })
     }
 }
 
@@ -69,38 +78,9 @@ pub enum AppendError {
         /// The limit in bytes.
         segment_bytes: u64,
     },
-    /// A newer incarnation of the producer has written.
-    #[error("producer {id} epoch {got} is fenced by epoch {current}")]
-    FencedProducer {
-        /// Whose batch.
-        id: ProducerId,
-        /// Its epoch.
-        got: ProducerEpoch,
-        /// The newer one.
-        current: ProducerEpoch,
-    },
-    /// Neither the next sequence nor a known retry.
-    #[error("producer {id} sent sequence {got}, expected {expected}")]
-    OutOfOrderSequence {
-        /// Whose batch.
-        id: ProducerId,
-        /// Its first sequence.
-        got: Sequence,
-        /// The next one.
-        expected: Sequence,
-    },
-    /// Transactional and other batches mixed against the rules.
-    #[error("{reason}")]
-    InvalidTransactionState {
-        /// Which rule.
-        reason: String,
-    },
-    /// More producers than one partition keeps state of, each with an open transaction.
-    #[error("{reason}")]
-    TooManyProducers {
-        /// The limit.
-        reason: String,
-    },
+    /// The producer's epoch, sequence or transaction forbids it.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
     /// The log refuses writes since a write or sync failed; `Partition::repair` brings it back.
     #[error("{reason}")]
     Refused {

@@ -32,6 +32,15 @@ impl Replacements {
         self.0.push((path, bytes));
     }
 
+    /// Replaces what has come together so far, if that is a lot.
+    pub(super) fn commit_if_many(&mut self, files: &FileCache) -> Result<(), StoreError> {
+        if self.0.len() < AT_ONCE {
+            Ok(())
+        } else {
+            std::mem::take(self).commit(files)
+        }
+    }
+
     /// Replaces them all. On return they are durable.
     ///
     /// # Errors
@@ -61,8 +70,11 @@ fn write_and_sync(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), 
     for (path, bytes) in some {
         let temporary = temporary(path);
         remove_if_there(files, &temporary).context("remove", &temporary)?;
-        let file = fs.open(&temporary, OpenMode::CreateNew).context("create", &temporary)?;
-        file.write_all_at(&[IoSlice::new(bytes)], 0).context("write", &temporary)?;
+        let file = fs
+            .open(&temporary, OpenMode::CreateNew)
+            .context("create", &temporary)?;
+        file.write_all_at(&[IoSlice::new(bytes)], 0)
+            .context("write", &temporary)?;
         opened.push(file);
     }
     for (result, (path, _)) in fs.sync_many(&opened, SITE_FILES).into_iter().zip(some) {
@@ -73,7 +85,10 @@ fn write_and_sync(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), 
 
 fn rename(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), StoreError> {
     for (path, _) in some {
-        files.fs().rename(&temporary(path), path).context("replace", path)?;
+        files
+            .fs()
+            .rename(&temporary(path), path)
+            .context("replace", path)?;
         files.forget(path);
     }
     Ok(())
@@ -105,10 +120,13 @@ pub(super) fn read_whole(files: &FileCache, path: &Path) -> Result<Option<Vec<u8
         Err(error) => return Err(error).context("open", path),
     };
     let len = file.len_bytes().context("read", path)?;
-    let len = usize::try_from(len).ok().filter(|_| len <= SMALL_FILE_MAX).ok_or_else(|| StoreError::Unusable {
-        path: path.to_path_buf(),
-        reason: format!("{len} bytes are too many for this kind of file; move it away"),
-    })?;
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|_| len <= SMALL_FILE_MAX)
+        .ok_or_else(|| StoreError::Unusable {
+            path: path.to_path_buf(),
+            reason: format!("{len} bytes are too many for this kind of file; move it away"),
+        })?;
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).context("read", path)?;
     Ok(Some(bytes))

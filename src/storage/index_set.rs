@@ -13,8 +13,8 @@ use crate::record::BatchHeader;
 use crate::types::{Offset, Timestamp};
 
 use super::{
-    AbortedTransaction, IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, Position, RelativeOffset, TimeEntry,
-    TimeIndex, TimeIndexTail,
+    AbortedTransaction, IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, Position, RelativeOffset,
+    TimeEntry, TimeIndex, TimeIndexTail,
 };
 
 /// Indexes of a segment in memory.
@@ -59,10 +59,14 @@ impl IndexSet {
 
     /// Takes note of a batch that lies at `position`, after all before it.
     pub(super) fn add(&mut self, header: &BatchHeader, position: u32) {
-        let last = RelativeOffset::new(header.last_offset(), self.base).expect("a segment rolls before offsets overflow");
+        let last = RelativeOffset::new(header.last_offset(), self.base)
+            .expect("a segment rolls before offsets overflow");
         self.tail.observe(header.max_timestamp, last);
         if self.cadence.append(header.size_bytes) == IndexEntry::Due {
-            let entry = OffsetEntry { last_offset: last, position: Position(position) };
+            let entry = OffsetEntry {
+                last_offset: last,
+                position: Position(position),
+            };
             self.offsets.extend_from_slice(&entry.to_bytes());
             self.push_time();
         }

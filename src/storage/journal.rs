@@ -20,9 +20,7 @@ use super::files::{read_whole, remove_if_there};
 use super::index_set::ContentSpan;
 use super::segment::{Extent, IndexLens, Sealed, log_path};
 use super::segment_list::SegmentList;
-use super::watermarks::WatermarkView;
 use super::{Closed, MANIFEST_FILE_NAME, Manifest, ManifestRecord, SegmentFlags, SegmentSummary};
-use crate::types::LeaderEpoch;
 
 /// The manifest of an open log.
 #[derive(Debug, Default)]
@@ -50,17 +48,31 @@ pub(super) struct Known {
 impl Known {
     /// Tells whether the manifest is of the topic `id`.
     pub(super) fn belongs_to(&self, id: TopicId) -> bool {
-        self.manifest.as_ref().is_some_and(|manifest| manifest.topic_id == id)
+        self.manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.topic_id == id)
     }
 
     /// Returns all segments as the manifest tells them.
     pub(super) fn sealed(&self, dir: &Path) -> Vec<Arc<Sealed>> {
-        let summaries = self.manifest.iter().flat_map(|manifest| manifest.segments().values());
-        summaries.filter_map(|summary| segment_of(dir, summary)).map(Arc::new).collect()
+        let summaries = self
+            .manifest
+            .iter()
+            .flat_map(|manifest| manifest.segments().values());
+        summaries
+            .filter_map(|summary| segment_of(dir, summary))
+            .map(Arc::new)
+            .collect()
     }
 
     /// Returns a segment as the manifest tells it, if that can be believed.
-    pub(super) fn trusted(&self, dir: &Path, base: Offset, len: u64, recovery_point: Offset) -> Option<Sealed> {
+    pub(super) fn trusted(
+        &self,
+        dir: &Path,
+        base: Offset,
+        len: u64,
+        recovery_point: Offset,
+    ) -> Option<Sealed> {
         let summary = self.manifest.as_ref()?.segments().get(&base)?;
         let believed = summary.log_bytes == len && summary.next_offset <= recovery_point && len > 0;
         if believed { segment_of(dir, summary) } else { None }
@@ -71,7 +83,9 @@ impl Journal {
     /// Reads the manifest of a partition. Whatever is wrong with it is told, and is no loss.
     pub(super) fn read(files: &FileCache, dir: &Path, id: &TopicPartition) -> Known {
         let path = dir.join(MANIFEST_FILE_NAME);
-        let Ok(Some(bytes)) = read_whole(files, &path) else { return Known::default() };
+        let Ok(Some(bytes)) = read_whole(files, &path) else {
+            return Known::default();
+        };
         match Manifest::decode(&bytes) {
             Ok(decoded) => {
                 if let Some(tail) = decoded.tail {
@@ -79,7 +93,11 @@ impl Journal {
                 }
                 let closed = decoded.manifest.closed();
                 let len = u64::try_from(decoded.valid_len).expect("a file's length fits");
-                Known { manifest: Some(decoded.manifest), closed, len }
+                Known {
+                    manifest: Some(decoded.manifest),
+                    closed,
+                    len,
+                }
             }
             Err(damage) => {
                 tracing::warn!(partition = %id, %damage, "manifest is damaged; the logs are read instead");
@@ -90,7 +108,9 @@ impl Journal {
 
     /// A manifest that was found true.
     pub(super) fn intact(known: &Known) -> Self {
-        Self { state: State::Intact { end: known.len } }
+        Self {
+            state: State::Intact { end: known.len },
+        }
     }
 
     /// A manifest that says less, or other, than the directory.
@@ -131,7 +151,9 @@ impl Journal {
             .and_then(|()| log.files.fs().open(&path, crate::env::OpenMode::CreateNew))
             .and_then(|file| file.write_all_at(&[IoSlice::new(&bytes)], 0));
         self.state = match written {
-            Ok(()) => State::Intact { end: u64::try_from(bytes.len()).expect("a length fits") },
+            Ok(()) => State::Intact {
+                end: u64::try_from(bytes.len()).expect("a length fits"),
+            },
             Err(error) => given_up(log.id, &error),
         };
     }
@@ -145,7 +167,9 @@ impl Journal {
             .open_rw(&path)
             .and_then(|file| file.write_all_at(&[IoSlice::new(&bytes)], end));
         self.state = match written {
-            Ok(()) => State::Intact { end: end + u64::try_from(bytes.len()).expect("a length fits") },
+            Ok(()) => State::Intact {
+                end: end + u64::try_from(bytes.len()).expect("a length fits"),
+            },
             Err(error) => given_up(log.id, &error),
         };
     }
@@ -169,17 +193,24 @@ pub(super) struct JournalOf<'a> {
 pub(super) fn closed_manifest(
     log: &JournalOf<'_>,
     sealed: &[Arc<Sealed>],
-    view: WatermarkView,
-    last: (LeaderEpoch, Option<Offset>),
+    closed: Closed,
 ) -> (PathBuf, Vec<u8>) {
-    let (epoch, first_unstable) = last;
-    let closed = Closed { log_start: view.log_start, log_end: view.log_end, epoch, first_unstable };
-    (log.dir.join(MANIFEST_FILE_NAME), manifest_of(log.id, log.topic_id, sealed, Some(closed)))
+    (
+        log.dir.join(MANIFEST_FILE_NAME),
+        manifest_of(log.id, log.topic_id, sealed, Some(closed)),
+    )
 }
 
-fn manifest_of(id: &TopicPartition, topic_id: TopicId, sealed: &[Arc<Sealed>], closed: Option<Closed>) -> Vec<u8> {
+fn manifest_of(
+    id: &TopicPartition,
+    topic_id: TopicId,
+    sealed: &[Arc<Sealed>],
+    closed: Option<Closed>,
+) -> Vec<u8> {
     let mut manifest = Manifest::new(topic_id, id.partition);
-    let segments = sealed.iter().map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
+    let segments = sealed
+        .iter()
+        .map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
     for record in segments.chain(closed.map(ManifestRecord::Closed)) {
         // A hole behind the last segment contradicts a closing record; the next start then reads the logs.
         if let Err(contradiction) = manifest.apply(record) {

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::env::FileCache;
-use crate::record::{BatchHeader, ControlMarker, RecordBatch};
+use crate::record::{BatchHeader, RecordBatch};
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
@@ -24,7 +24,7 @@ use super::paths::SegmentFile;
 use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
 use super::watermarks::WatermarkView;
 use super::writer::{Names, Readiness, Writer};
-use super::{AbortedTransaction, MarkerBatch, Outcome, ProducerBatch, Producers};
+use super::{AbortedTransaction, Placed, Producers, decode_snapshot, stamps};
 
 /// What an opening needs to know beside the writer.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ pub(super) fn open_for_writing(
         Readiness::Absent => create_dir(writer, opening.id)?,
         Readiness::Closed => {
             load_epochs(writer);
-            writer.producers = producers_of(writer, view.log_end)?;
+            writer.producers = producers_of(writer, view.log_end, opening.now)?;
         }
         Readiness::Open => return Ok(()),
     }
@@ -52,15 +52,33 @@ pub(super) fn open_for_writing(
         writer.begin_segment(view.log_end, opening.now, opening.config)?;
     }
     forget_closing_snapshot(writer, view.log_end);
-    let Writer { files, dir, id, topic_id, journal, segments, .. } = writer;
-    journal.opened(&JournalOf { files, dir, id, topic_id: *topic_id }, segments);
+    let Writer {
+        files,
+        dir,
+        id,
+        topic_id,
+        journal,
+        segments,
+        ..
+    } = writer;
+    journal.opened(
+        &JournalOf {
+            files,
+            dir,
+            id,
+            topic_id: *topic_id,
+        },
+        segments,
+    );
     writer.readiness = Readiness::Open;
     Ok(())
 }
 
 fn create_dir(writer: &mut Writer, id: &TopicPartition) -> Result<(), StoreError> {
     match writer.files.fs().create_dir(&writer.dir) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error).context("create", &writer.dir)?,
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).context("create", &writer.dir)?
+        }
         _ => {}
     }
     partition_dir::write_metadata(&writer.files, &writer.dir, writer.topic_id)?;
@@ -89,7 +107,9 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
         },
     };
     let mut walk = Walk::new(&writer.files, &last.log_path, 0..last.extent.end);
-    let Ok(first) = walk.next_header() else { return Ok(false) };
+    let Ok(first) = walk.next_header() else {
+        return Ok(false);
+    };
     let state = ActiveState {
         extent: last.extent.clone(),
         indexes: IndexSet::resume(last.extent.base, opening.config.index_interval_bytes, files),
@@ -112,7 +132,11 @@ fn index_files(files: &FileCache, sealed: &Sealed) -> Result<IndexFiles, ReadErr
             return Ok(bytes);
         }
         let reason = format!("{} bytes, expected {len}", bytes.len());
-        Err(ReadError::Damaged { path, position: 0, reason })
+        Err(ReadError::Damaged {
+            path,
+            position: 0,
+            reason,
+        })
     };
     Ok(IndexFiles {
         offsets: content(SegmentFile::OffsetIndex, lens.offsets)?,
@@ -135,50 +159,75 @@ fn forget_closing_snapshot(writer: &Writer, log_end: Offset) {
 
 /// Loads the epochs of a log that was not written to yet. Damage is no loss: epochs stand in every batch.
 pub(super) fn load_epochs(writer: &mut Writer) {
-    if writer.readiness == Readiness::Closed && writer.epochs.is_empty() {
+    if writer.readiness == Readiness::Closed && writer.epochs.entries().is_empty() {
         writer.epochs = partition_dir::read_epochs(&writer.files, &writer.dir);
     }
 }
 
-fn producers_of(writer: &Writer, log_end: Offset) -> Result<Producers, StoreError> {
+pub(super) fn producers_of(
+    writer: &Writer,
+    log_end: Offset,
+    now: Timestamp,
+) -> Result<Producers, StoreError> {
     let segments = super::read::snapshot(&writer.segments);
-    rebuild_producers(&writer.files, &writer.dir, &segments, log_end).map_err(|error| match error {
+    let state = StateFiles {
+        files: &writer.files,
+        dir: &writer.dir,
+        now,
+    };
+    rebuild_producers(state, &segments, log_end).map_err(|error| match error {
         ReadError::Storage(error) => error,
-        other => StoreError::Unusable { path: writer.dir.to_path_buf(), reason: other.to_string() },
+        other => StoreError::Unusable {
+            path: writer.dir.to_path_buf(),
+            reason: other.to_string(),
+        },
     })
 }
 
-/// Rebuilds producer state from the newest useful snapshot and the batches after it.
+/// Where producer state is kept, and the time at which its producers count as seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StateFiles<'a> {
+    pub(super) files: &'a FileCache,
+    pub(super) dir: &'a Path,
+    pub(super) now: Timestamp,
+}
+
+/// Rebuilds the producer state up to `log_end` from the newest snapshot and the batches of the last segments: what lies after
+/// the snapshot is applied, what lies before it fills up the last batches of the producers it knows.
 pub(super) fn rebuild_producers(
-    files: &FileCache,
-    dir: &Path,
+    state: StateFiles<'_>,
     segments: &[Segment],
     log_end: Offset,
 ) -> Result<Producers, ReadError> {
-    if snapshot_at(files, dir, log_end).is_some_and(|producers| producers.is_empty()) {
-        return Ok(Producers::default());
-    }
-    // The last two segments hold the last five batches of every producer that still writes.
+    let mut newest = (log_end, snapshot_at(state, log_end));
+    // The last two segments hold the last batches of every producer that still writes.
     let mut first = segments.len().saturating_sub(2);
-    let mut producers = loop {
-        let Some(segment) = segments.get(first) else { break Producers::default() };
-        match snapshot_at(files, dir, segment.bounds().0) {
-            Some(producers) => break producers,
-            None if first == 0 => break Producers::default(),
-            None => first -= 1,
+    for (index, segment) in segments.iter().enumerate().rev() {
+        if newest.1.is_some() {
+            break;
         }
-    };
-    for segment in &segments[first.min(segments.len())..] {
-        replay(files, segment, &mut producers)?;
+        let base = segment.bounds().0;
+        newest = (base, snapshot_at(state, base));
+        first = first.min(index);
     }
+    let mut producers = newest.1.unwrap_or_default();
+    if newest.0 == log_end && producers.is_empty() && producers.end() == log_end {
+        return Ok(producers);
+    }
+    for segment in &segments[first.min(segments.len())..] {
+        replay(state, segment, &mut producers)?;
+    }
+    producers.advance(log_end);
+    producers.release_completed(log_end);
     Ok(producers)
 }
 
-fn snapshot_at(files: &FileCache, dir: &Path, offset: Offset) -> Option<Producers> {
+fn snapshot_at(state: StateFiles<'_>, offset: Offset) -> Option<Producers> {
+    let StateFiles { files, dir, now } = state;
     let path = SegmentFile::Snapshot.path(dir, offset);
     let bytes = read_whole(files, &path).ok().flatten()?;
-    match Producers::decode_snapshot(&bytes) {
-        Ok(producers) => Some(producers),
+    match decode_snapshot(&bytes) {
+        Ok(entries) => Some(Producers::from_snapshot(&entries, offset, now)),
         Err(damage) => {
             tracing::warn!(path = %path.display(), %damage, "producer snapshot is damaged; an older one and the log replace it");
             None
@@ -186,48 +235,45 @@ fn snapshot_at(files: &FileCache, dir: &Path, offset: Offset) -> Option<Producer
     }
 }
 
-fn replay(files: &FileCache, segment: &Segment, producers: &mut Producers) -> Result<(), ReadError> {
+fn replay(state: StateFiles<'_>, segment: &Segment, producers: &mut Producers) -> Result<(), ReadError> {
     let (_, _, end) = segment.bounds();
-    let mut walk = Walk::new(files, segment.log_path(), 0..end);
+    let mut walk = Walk::new(state.files, segment.log_path(), 0..end);
     while let Some((position, header)) = walk.next_header()? {
         if header.is_control() {
-            let bytes = read(files, segment.log_path(), position, header.size_bytes)?;
+            let bytes = read(state.files, segment.log_path(), position, header.size_bytes)?;
             if let Ok(batch) = RecordBatch::parse(bytes) {
-                apply_control(producers, &header, batch.control_marker().ok().flatten());
+                replay_batch(producers, &batch, state.now);
             }
-        } else if let Some(batch) = ProducerBatch::of(&header) {
-            producers.apply_recovered(&batch, header.base_offset, header.last_offset());
+        } else if let Some(batch) = stamps::producer_batch(&header) {
+            producers.apply_recovered(&batch, placed(&header, state.now));
         }
     }
     Ok(())
 }
 
-/// Lets the state follow a batch that is already in the log; an abort marker goes into `indexes`.
-pub(super) fn replay_batch(producers: &mut Producers, batch: &RecordBatch, indexes: &mut IndexSet) {
+/// Lets the state follow a batch that is already in the log; returns the transaction it aborted, if it aborted one.
+pub(super) fn replay_batch(
+    producers: &mut Producers,
+    batch: &RecordBatch,
+    now: Timestamp,
+) -> Option<AbortedTransaction> {
     let header = batch.header();
-    if header.is_control() {
-        let marker = batch.control_marker().ok().flatten();
-        if let Some(aborted) = apply_control(producers, header, marker) {
-            indexes.add_aborted(aborted);
+    if !header.is_control() {
+        if let Some(batch) = stamps::producer_batch(header) {
+            producers.apply_recovered(&batch, placed(header, now));
         }
-    } else if let Some(batch) = ProducerBatch::of(header) {
-        producers.apply_recovered(&batch, header.base_offset, header.last_offset());
+        return None;
     }
+    let control = batch.control_marker().ok().flatten()?;
+    let marker = stamps::marker(header, control)?;
+    producers.apply_marker(&marker, placed(header, now))?.aborted()
 }
 
-/// Applies a transaction marker; returns the transaction it aborted, if it aborted one.
-pub(super) fn apply_control(
-    producers: &mut Producers,
-    header: &BatchHeader,
-    marker: Option<ControlMarker>,
-) -> Option<AbortedTransaction> {
-    let marker = MarkerBatch::of(header, marker?)?;
-    let completed = producers.apply_marker(&marker).ok().flatten()?;
-    let aborted = AbortedTransaction {
-        producer_id: completed.producer_id,
-        first_offset: completed.first_offset,
-        last_offset: header.base_offset,
-        last_stable_offset: completed.last_stable_offset,
-    };
-    (completed.outcome == Outcome::Abort).then_some(aborted)
+/// Returns where a batch lies, for the producer state.
+pub(super) fn placed(header: &BatchHeader, now: Timestamp) -> Placed {
+    Placed {
+        base_offset: header.base_offset,
+        last_offset: header.last_offset(),
+        now,
+    }
 }

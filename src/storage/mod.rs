@@ -50,6 +50,7 @@ mod scan;
 mod segment;
 mod segment_list;
 mod segment_summary;
+mod stamps;
 mod store;
 mod time_index;
 mod txn_index;
@@ -66,8 +67,8 @@ pub use config::{Durability, LogConfig};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StoreError};
 pub use manifest::{
-    Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord, TailDamage,
-    TailReason,
+    Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
+    TailDamage, TailReason,
 };
 pub use meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
 pub use offset_index::{

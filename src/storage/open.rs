@@ -48,7 +48,9 @@ pub(super) fn open_all(
         for _ in 0..store.threads {
             scope.spawn(|| {
                 loop {
-                    let Some((index, spec)) = queue.lock().pop_front() else { return };
+                    let Some((index, spec)) = queue.lock().pop_front() else {
+                        return;
+                    };
                     let result = open(store, spec, now);
                     opened.lock().push((index, result));
                 }
@@ -68,17 +70,42 @@ fn open(store: &Store, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partit
         let start = log_start.unwrap_or(Offset::ZERO);
         return Ok(assemble(store, spec, dir, Opened::absent(start)));
     }
+    open_known(store, spec, known, store.stop, now)
+}
+
+/// Opens a partition whose directory was just made as a clean close leaves one.
+pub(super) fn open_closed(
+    store: &Store,
+    spec: PartitionSpec,
+    now: Timestamp,
+) -> Result<Arc<Partition>, StoreError> {
+    let known = Journal::read(&store.files, &store.partition_dir(&spec.id), &spec.id);
+    open_known(store, spec, known, Stop::Clean, now)
+}
+
+fn open_known(
+    store: &Store,
+    spec: PartitionSpec,
+    known: Known,
+    stop: Stop,
+    now: Timestamp,
+) -> Result<Arc<Partition>, StoreError> {
+    let dir: Arc<Path> = store.partition_dir(&spec.id).into();
     let recovery = Recovery {
         files: &store.files,
         id: &spec.id,
         dir: &dir,
         config: &spec.config,
-        recovery_point: store.recovery_points.get(&spec.id).copied().unwrap_or(Offset::ZERO),
-        log_start,
-        stop: store.stop,
+        recovery_point: store
+            .recovery_points
+            .get(&spec.id)
+            .copied()
+            .unwrap_or(Offset::ZERO),
+        log_start: store.log_starts.get(&spec.id).copied(),
+        stop,
+        now,
     };
     let recovered = recovery.run(known)?;
-    tracing::debug!(partition = %spec.id, log_end = %recovered.log_end, at = %now, "opened");
     Ok(assemble(store, spec, Arc::clone(&dir), Opened::found(recovered)))
 }
 
@@ -143,7 +170,11 @@ impl Opened {
             log_start: recovered.log_start,
             log_end: recovered.log_end,
             first_unstable: recovered.first_unstable,
-            epochs_file: if recovered.epochs.entries().is_empty() { Saved::Yes } else { Saved::No },
+            epochs_file: if recovered.epochs.entries().is_empty() {
+                Saved::Yes
+            } else {
+                Saved::No
+            },
             epochs: recovered.epochs,
             journal: recovered.journal,
         }

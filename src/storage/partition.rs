@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::env::FileCache;
-use crate::record::{Accepted, BatchHeader};
+use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::{Durability, LogConfig};
@@ -28,7 +28,7 @@ use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::Segment;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
-use super::{AbortedTransaction, Origin, ProducerBatch, Verdict, load};
+use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
 
 /// One partition's log. All methods may be called from any thread.
 #[derive(Debug)]
@@ -130,60 +130,91 @@ impl Partition {
         let size = batch.header().size_bytes;
         if size > config.segment_bytes {
             let (size_bytes, segment_bytes) = (u64::from(size), u64::from(config.segment_bytes));
-            return Err(AppendError::LargerThanSegment { size_bytes, segment_bytes });
+            return Err(AppendError::LargerThanSegment {
+                size_bytes,
+                segment_bytes,
+            });
         }
         let mut writer = self.open_writer(now, &config)?;
-        let verdict = match ProducerBatch::of(batch.header()) {
+        if let Some(marker) = control_marker(batch) {
+            writer.producers.check_marker(&marker)?;
+        }
+        let verdict = match stamps::producer_batch(batch.header()).filter(|_| !batch.header().is_control()) {
             Some(producer) => writer.producers.check(&producer, origin)?,
             None => Verdict::Append,
         };
-        if let Verdict::Duplicate { base_offset, last_offset, timestamp } = verdict {
+        if let Verdict::Duplicate {
+            base_offset,
+            last_offset,
+            timestamp,
+        } = verdict
+        {
             return Ok(self.outcome(base_offset, last_offset, Written::Before { timestamp }));
         }
         let epoch = self.leader_epoch();
         let log_end = self.marks.view().log_end;
-        let incoming = Incoming { batch, origin, epoch, now };
+        let incoming = Incoming { batch, epoch, now };
         let header = writer.write(&incoming, log_end, &config)?;
-        self.published(&mut writer, batch, &header)?;
+        self.published(&mut writer, &incoming, &header);
         Ok(self.outcome(header.base_offset, header.last_offset(), Written::Now))
     }
 
     /// The batch is in the log: producer state, transactions and watermarks follow.
-    fn published(&self, writer: &mut Writer, batch: &Accepted, header: &BatchHeader) -> Result<(), AppendError> {
-        if header.is_control() {
-            let marker = batch.control_marker();
-            if let Some(aborted) = load::apply_control(&mut writer.producers, header, marker) {
+    fn published(&self, writer: &mut Writer, incoming: &Incoming<'_>, header: &BatchHeader) {
+        let placed = load::placed(header, incoming.now);
+        if let Some(marker) = control_marker(incoming.batch) {
+            let completed = writer.producers.apply_marker(&marker, placed);
+            if let Some(aborted) = completed.and_then(|completed| completed.aborted()) {
                 writer.active().add_aborted(aborted);
             }
-        } else if let Some(producer) = ProducerBatch::of(header) {
-            writer.producers.apply(&producer, header.base_offset, header.last_offset());
+        } else if let Some(producer) = stamps::producer_batch(header) {
+            writer.producers.apply(&producer, placed);
         }
+        writer.producers.advance(header.next_offset());
         let unstable = writer.producers.first_unstable(self.marks.view().high_watermark);
-        let view = self.marks.appended(header.next_offset(), unstable);
+        self.marks.appended(header.next_offset(), unstable);
+        let view = self.marks.confirm(Source::Written, header.next_offset());
         self.settle(writer, view);
-        Ok(())
     }
 
     /// Lets the last stable offset follow a high watermark that moved.
-    fn settle(&self, writer: &Writer, view: WatermarkView) {
-        self.marks.set_first_unstable(writer.producers.first_unstable(view.high_watermark));
+    fn settle(&self, writer: &mut Writer, view: WatermarkView) {
+        writer.producers.release_completed(view.high_watermark);
+        self.marks
+            .set_first_unstable(writer.producers.first_unstable(view.high_watermark));
     }
 
     fn outcome(&self, base_offset: Offset, last_offset: Offset, written: Written) -> Append {
         let view = self.marks.view();
         let (log_start, high_watermark) = (view.log_start, view.high_watermark);
-        Append { base_offset, last_offset, written, log_start, high_watermark }
+        Append {
+            base_offset,
+            last_offset,
+            written,
+            log_start,
+            high_watermark,
+        }
     }
 
     /// Takes the append lock, with everything loaded that an append needs.
     fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
         if let Some(reason) = &writer.refused {
-            return Err(AppendError::Refused { reason: reason.clone() });
+            return Err(AppendError::Refused {
+                reason: reason.clone(),
+            });
         }
         if writer.readiness != Readiness::Open {
             let view = self.marks.view();
-            load::open_for_writing(&mut writer, view, load::Opening { id: &self.id, now, config })?;
+            load::open_for_writing(
+                &mut writer,
+                view,
+                load::Opening {
+                    id: &self.id,
+                    now,
+                    config,
+                },
+            )?;
         }
         Ok(writer)
     }
@@ -206,13 +237,20 @@ impl Partition {
         let view = self.marks.view();
         if offset < view.log_start || offset > view.log_end {
             let (log_start, log_end) = (view.log_start, view.log_end);
-            return Err(ReadError::OutOfRange { offset, log_start, log_end });
+            return Err(ReadError::OutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
         }
         Ok(())
     }
 
     fn reader(&self) -> Reader<'_> {
-        Reader { files: &self.files, segments: &self.segments }
+        Reader {
+            files: &self.files,
+            segments: &self.segments,
+        }
     }
 
     /// Returns the aborted transactions that overlap the range, by first offset. May read a disk.
@@ -230,7 +268,12 @@ impl Partition {
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
         let from = self.marks.view().log_start;
-        self.reader().find_time(&FindTime { at, from, bound, max_decompressed_bytes })
+        self.reader().find_time(&FindTime {
+            at,
+            from,
+            bound,
+            max_decompressed_bytes,
+        })
     }
 
     /// Finds the first record below `bound` that has the greatest timestamp. May read a disk.
@@ -269,7 +312,11 @@ impl Partition {
         let view = self.marks.view();
         if to > view.high_watermark {
             let (log_start, log_end) = (view.log_start, view.high_watermark);
-            return Err(ReadError::OutOfRange { offset: to, log_start, log_end });
+            return Err(ReadError::OutOfRange {
+                offset: to,
+                log_start,
+                log_end,
+            });
         }
         Ok(self.marks.raise_log_start(to).log_start)
     }
@@ -282,8 +329,14 @@ impl Partition {
             watermarks: self.marks.view(),
             segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
             size_bytes: segments.iter().map(size).sum(),
-            least_timestamp: segments.iter().filter_map(|segment| segment.content().least).min(),
-            greatest_timestamp: segments.iter().filter_map(|segment| segment.content().greatest).max(),
+            least_timestamp: segments
+                .iter()
+                .filter_map(|segment| segment.content().least)
+                .min(),
+            greatest_timestamp: segments
+                .iter()
+                .filter_map(|segment| segment.content().greatest)
+                .max(),
             refusal: self.refusal(),
         }
     }
@@ -299,7 +352,9 @@ impl Partition {
         let config = Arc::clone(&self.config.read());
         let writer = self.writer.lock();
         let unsynced = &writer.unsynced;
-        let Some(since) = unsynced.since else { return SyncDue::No };
+        let Some(since) = unsynced.since else {
+            return SyncDue::No;
+        };
         let due = config.durability == Durability::Synced
             || unsynced.records >= config.flush_messages
             || now.ms_since(since) >= config.flush_ms
@@ -315,7 +370,10 @@ impl Partition {
             return None;
         }
         let work = std::mem::take(&mut writer.unsynced);
-        Some(SyncTicket { upto: self.marks.view().log_end, work })
+        Some(SyncTicket {
+            upto: self.marks.view().log_end,
+            work,
+        })
     }
 
     /// Ends a sync: on success its range is safe, on failure the log refuses writes until it is repaired.
@@ -327,32 +385,52 @@ impl Partition {
         let mut writer = self.writer.lock();
         if let Err(error) = result {
             let unsafe_from = self.marks.view().recovery_point;
-            let reason = format!("{error}; records from offset {unsafe_from} on are read again from disk before writes resume");
+            let reason = format!(
+                "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
+            );
             writer.refused = Some(reason);
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
             return Err(error);
         }
         let view = self.marks.confirm(Source::Synced, ticket.upto);
-        self.settle(&writer, view);
-        Ok(Synced { recovery_point: view.recovery_point, high_watermark: view.high_watermark })
+        self.settle(&mut writer, view);
+        Ok(Synced {
+            recovery_point: view.recovery_point,
+            high_watermark: view.high_watermark,
+        })
     }
 
     /// Returns what is safe now.
     pub(super) fn synced(&self) -> Synced {
         let view = self.marks.view();
-        Synced { recovery_point: view.recovery_point, high_watermark: view.high_watermark }
+        Synced {
+            recovery_point: view.recovery_point,
+            high_watermark: view.high_watermark,
+        }
     }
 
     /// Forgets producers that were idle for longer than their setting says.
     pub fn expire_producers(&self, now: Timestamp) {
         let expiration_ms = self.config.read().producer_id_expiration_ms;
-        self.writer.lock().producers.expire(now, expiration_ms);
+        let _ = self.writer.lock().producers.expire(now, expiration_ms);
     }
 
     /// Returns the partition's directory.
     pub fn dir(&self) -> Arc<Path> {
         Arc::clone(&self.writer.lock().dir)
     }
+}
+
+/// Returns the end of a transaction that a batch of the coordinator says.
+fn control_marker(batch: &Accepted) -> Option<Marker> {
+    if !batch.header().is_control() {
+        return None;
+    }
+    let control = RecordBatch::parse(batch.bytes().clone())
+        .ok()?
+        .control_marker()
+        .ok()??;
+    stamps::marker(batch.header(), control)
 }
 
 /// Whether a sync is due.

@@ -32,13 +32,24 @@ const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
 pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
     let path = dir.join(PartitionMetadata::FILE_NAME);
     let bytes = PartitionMetadata { topic_id }.encode();
-    write_atomic(files.fs().as_ref(), &path, &bytes, SITE_METADATA, SITE_METADATA_DIR).context("write", &path)
+    write_atomic(
+        files.fs().as_ref(),
+        &path,
+        &bytes,
+        SITE_METADATA,
+        SITE_METADATA_DIR,
+    )
+    .context("write", &path)
 }
 
 /// Reads the topic's id; `None` when the file is missing or unreadable.
 pub(super) fn read_topic_id(files: &FileCache, dir: &Path) -> Option<TopicId> {
-    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME)).ok().flatten()?;
-    PartitionMetadata::decode(&bytes).ok().map(|metadata| metadata.topic_id)
+    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME))
+        .ok()
+        .flatten()?;
+    PartitionMetadata::decode(&bytes)
+        .ok()
+        .map(|metadata| metadata.topic_id)
 }
 
 /// Reads the leader epochs. Damage is told and is no loss: they also stand in every batch.
@@ -99,11 +110,16 @@ fn finish_swaps(
     dir: &Path,
     swaps: &[(Offset, SegmentFile, String)],
 ) -> Result<(), StoreError> {
-    let bases: Vec<Offset> =
-        swaps.iter().filter(|(_, kind, _)| *kind == SegmentFile::Log).map(|(base, ..)| *base).collect();
+    let bases: Vec<Offset> = swaps
+        .iter()
+        .filter(|(_, kind, _)| *kind == SegmentFile::Log)
+        .map(|(base, ..)| *base)
+        .collect();
     let (Some(least), Some(greatest)) = (bases.iter().min(), bases.iter().max()) else {
         // Index files alone: their log has its name already, or never came. Logs decide.
-        return swaps.iter().try_for_each(|(_, _, name)| finish_swap(files, dir, name));
+        return swaps
+            .iter()
+            .try_for_each(|(_, _, name)| finish_swap(files, dir, name));
     };
     let covered_to = swap_end(files, dir, *greatest)?;
     for name in names(files, dir)? {
@@ -111,7 +127,9 @@ fn finish_swaps(
             remove(files, dir, &name)?;
         }
     }
-    swaps.iter().try_for_each(|(_, _, name)| finish_swap(files, dir, name))
+    swaps
+        .iter()
+        .try_for_each(|(_, _, name)| finish_swap(files, dir, name))
 }
 
 /// Returns the first offset after the batches of a finished replacement.
@@ -119,7 +137,10 @@ fn swap_end(files: &FileCache, dir: &Path, base: Offset) -> Result<Offset, Store
     let mut path = SegmentFile::Log.path(dir, base).into_os_string();
     path.push(SWAP);
     let path = Path::new(&path);
-    let file = files.fs().open(path, crate::env::OpenMode::Read).context("open", path)?;
+    let file = files
+        .fs()
+        .open(path, crate::env::OpenMode::Read)
+        .context("open", path)?;
     let len = u32::try_from(file.len_bytes().context("read", path)?).unwrap_or(u32::MAX);
     let config = super::config::LogConfig::default();
     let spec = ScanSpec {
@@ -128,7 +149,8 @@ fn swap_end(files: &FileCache, dir: &Path, base: Offset) -> Result<Offset, Store
         index_interval_bytes: config.index_interval_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
     };
-    let scanned = scan(file.as_ref(), spec, |_, _| std::ops::ControlFlow::Continue(())).context("read", path)?;
+    let scanned =
+        scan(file.as_ref(), spec, |_, _| std::ops::ControlFlow::Continue(())).context("read", path)?;
     Ok(scanned.next)
 }
 
@@ -193,7 +215,11 @@ pub(super) fn is_empty(files: &FileCache, dir: &Path) -> Result<bool, StoreError
 
 fn names(files: &FileCache, dir: &Path) -> Result<Vec<String>, StoreError> {
     let entries = files.fs().list(dir).context("list", dir)?;
-    Ok(entries.into_iter().filter(|entry| entry.kind == FileKind::File).map(|entry| entry.name).collect())
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.kind == FileKind::File)
+        .map(|entry| entry.name)
+        .collect())
 }
 
 fn remove(files: &FileCache, dir: &Path, name: &str) -> Result<(), StoreError> {

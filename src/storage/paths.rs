@@ -26,8 +26,13 @@ pub(super) enum SegmentFile {
 }
 
 impl SegmentFile {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Snapshot];
+    pub(super) const ALL: [Self; 5] = [
+        Self::Log,
+        Self::OffsetIndex,
+        Self::TimeIndex,
+        Self::TxnIndex,
+        Self::Snapshot,
+    ];
 
     fn suffix(self) -> &'static str {
         match self {
@@ -51,7 +56,9 @@ impl SegmentFile {
             return None;
         }
         let base = Offset(digits.parse().ok()?);
-        let kind = Self::ALL.into_iter().find(|kind| kind.suffix() == &name[DIGITS..])?;
+        let kind = Self::ALL
+            .into_iter()
+            .find(|kind| kind.suffix() == &name[DIGITS..])?;
         Some((base, kind))
     }
 }
@@ -76,7 +83,13 @@ mod tests {
             let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
             assert_eq!(SegmentFile::parse(name), Some((Offset(42), kind)));
         }
-        for stranger in ["0.log", "00000000000000000042.log.swap", "0000000000000000004x.log", "é", ""] {
+        for stranger in [
+            "0.log",
+            "00000000000000000042.log.swap",
+            "0000000000000000004x.log",
+            "é",
+            "",
+        ] {
             assert_eq!(SegmentFile::parse(stranger), None, "{stranger}");
         }
     }

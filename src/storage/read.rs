@@ -18,10 +18,10 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, DecompressLimit, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
+use super::AbortedTransaction;
 use super::error::ReadError;
 use super::segment::{Segment, Walk, read};
 use super::segment_list::SegmentList;
-use super::AbortedTransaction;
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
 const SKIP_BUDGET: u32 = 64 << 20;
@@ -84,27 +84,50 @@ impl Reader<'_> {
         let mut budget = SKIP_BUDGET;
         loop {
             if from >= read.until {
-                return Ok(Slice { bytes: Bytes::new(), next_offset: from.max(read.from) });
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: from.max(read.from),
+                });
             }
             let Some(segment) = self.segment_for(from, read.times.as_ref()) else {
-                return Ok(Slice { bytes: Bytes::new(), next_offset: read.until });
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: read.until,
+                });
             };
             let (base, next, end) = segment.bounds();
             if base >= read.until {
-                return Ok(Slice { bytes: Bytes::new(), next_offset: read.until });
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: read.until,
+                });
             }
             from = from.max(base);
             let start = self.start_in(&segment, from, read.times.as_ref())?;
-            match self.run(&segment, Run { read, from, span: start..end }, &mut budget)? {
+            match self.run(
+                &segment,
+                Run {
+                    read,
+                    from,
+                    span: start..end,
+                },
+                &mut budget,
+            )? {
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
-                    return Ok(Slice { bytes: Bytes::new(), next_offset });
+                    return Ok(Slice {
+                        bytes: Bytes::new(),
+                        next_offset,
+                    });
                 }
                 // A segment read to its published end without a batch for us: what follows it is next.
                 Step::Nothing { next_offset } => from = next_offset.max(next.min(read.until)),
             }
             if matches!(segment, Segment::Active(_)) {
-                return Ok(Slice { bytes: Bytes::new(), next_offset: from.min(read.until).max(read.from) });
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: from.min(read.until).max(read.from),
+                });
             }
         }
     }
@@ -164,7 +187,10 @@ impl Reader<'_> {
             let fits = usize::try_from(end - start).is_ok_and(|len| len <= read.max_bytes);
             if !fits && (found.is_some() || read.first == FirstBatch::IfItFits) {
                 if found.is_none() {
-                    return Ok(Step::Found(Slice { bytes: Bytes::new(), next_offset }));
+                    return Ok(Step::Found(Slice {
+                        bytes: Bytes::new(),
+                        next_offset,
+                    }));
                 }
                 break;
             }
@@ -234,12 +260,19 @@ impl Reader<'_> {
         let bytes = read_range(self.files, segment, position..position + header.size_bytes)?;
         let batch = RecordBatch::parse(bytes).map_err(|damage| damaged(damage.to_string()))?;
         let limit = DecompressLimit(find.max_decompressed_bytes);
-        for record in batch.records(limit).map_err(|damage| damaged(damage.to_string()))? {
+        for record in batch
+            .records(limit)
+            .map_err(|damage| damaged(damage.to_string()))?
+        {
             let record = record.map_err(|damage| damaged(damage.to_string()))?;
             match record.timestamp {
                 Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
                     let leader_epoch = header.leader_epoch;
-                    return Ok(Some(Found { offset: record.offset, timestamp, leader_epoch }));
+                    return Ok(Some(Found {
+                        offset: record.offset,
+                        timestamp,
+                        leader_epoch,
+                    }));
                 }
                 _ => {}
             }
@@ -303,7 +336,10 @@ enum Step {
 
 fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
     let Some(times) = times else { return true };
-    !header.is_control() && header.max_timestamp.is_some_and(|greatest| greatest >= times.start)
+    !header.is_control()
+        && header
+            .max_timestamp
+            .is_some_and(|greatest| greatest >= times.start)
 }
 
 fn read_range(files: &FileCache, segment: &Segment, range: Range<u32>) -> Result<Bytes, ReadError> {

@@ -23,7 +23,7 @@ use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::remove_if_there;
 use super::journal::{Journal, Known};
-use super::load::{rebuild_producers, replay_batch};
+use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Scanned, scan};
@@ -47,6 +47,7 @@ pub(super) struct Recovery<'a> {
     /// As the checkpoint says.
     pub(super) log_start: Option<Offset>,
     pub(super) stop: Stop,
+    pub(super) now: Timestamp,
 }
 
 /// How the process that wrote the directory ended.
@@ -102,7 +103,10 @@ impl Recovery<'_> {
 
     fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
         let logs = partition_dir::tidy(self.files, self.dir)?;
-        let mut found = Found { epochs: partition_dir::read_epochs(self.files, self.dir), ..Found::default() };
+        let mut found = Found {
+            epochs: partition_dir::read_epochs(self.files, self.dir),
+            ..Found::default()
+        };
         self.segments(&logs, &known, &mut found)?;
         if found.cut {
             // Its summaries may describe what was cut; without it they are made from the logs.
@@ -117,9 +121,13 @@ impl Recovery<'_> {
             log_end = log_start;
         }
         let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
-        found.epochs.truncate_from_end(log_end);
+        // Written again with the next settled state, changed or not.
+        let _ = found.epochs.truncate_from_end(log_end);
         self.sync_logs(&mut found.verified)?;
-        self.files.fs().sync_dir(self.dir, SITE_DIR).context("sync", self.dir)?;
+        self.files
+            .fs()
+            .sync_dir(self.dir, SITE_DIR)
+            .context("sync", self.dir)?;
         let producers = match found.producers.take() {
             Some(producers) => producers,
             None => self.producers(&found.segments, log_end)?,
@@ -166,7 +174,11 @@ impl Recovery<'_> {
         found: &mut Found,
     ) -> Result<Tail, StoreError> {
         let path = log_path(self.dir, base);
-        let file = self.files.fs().open(&path, OpenMode::ReadWrite).context("open", &path)?;
+        let file = self
+            .files
+            .fs()
+            .open(&path, OpenMode::ReadWrite)
+            .context("open", &path)?;
         let spec = ScanSpec {
             base,
             len: u32::try_from(len).unwrap_or(u32::MAX),
@@ -180,14 +192,19 @@ impl Recovery<'_> {
         let epochs = &mut found.epochs;
         let mut scanned = scan(file.as_ref(), spec, |batch, indexes| {
             if let Some(epoch) = batch.header().leader_epoch {
-                epochs.assign(epoch, batch.header().base_offset);
+                let _ = epochs.assign(epoch, batch.header().base_offset);
             }
-            replay_batch(&mut producers, batch, indexes);
+            if let Some(aborted) = replay_batch(&mut producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
             ControlFlow::Continue(())
         })
         .context("read", &path)?;
         scanned.indexes.seal();
-        let reason = scanned.stop.take().or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
+        let reason = scanned
+            .stop
+            .take()
+            .or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
         let tail = match reason {
             None => Tail::Sound,
             Some(reason) if next_base.is_some_and(|next| next <= self.recovery_point) => {
@@ -215,7 +232,12 @@ impl Recovery<'_> {
 
     fn producers(&self, segments: &[Arc<Sealed>], log_end: Offset) -> Result<Producers, StoreError> {
         let segments: Vec<Segment> = segments.iter().cloned().map(Segment::Sealed).collect();
-        rebuild_producers(self.files, self.dir, &segments, log_end).or_else(|error| match error {
+        let state = StateFiles {
+            files: self.files,
+            dir: self.dir,
+            now: self.now,
+        };
+        rebuild_producers(state, &segments, log_end).or_else(|error| match error {
             ReadError::Storage(error) => Err(error),
             damage => {
                 tracing::error!(partition = %self.id, %damage, "producer state is incomplete: retries from before may be written again");
@@ -233,7 +255,9 @@ impl Recovery<'_> {
     }
 
     fn remove_all(&self, segments: &[Arc<Sealed>]) -> Result<(), StoreError> {
-        segments.iter().try_for_each(|segment| self.remove_segment(segment.extent.base))
+        segments
+            .iter()
+            .try_for_each(|segment| self.remove_segment(segment.extent.base))
     }
 
     fn remove_segment(&self, base: Offset) -> Result<(), StoreError> {
@@ -270,6 +294,12 @@ pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, modified: Timestamp) 
     if scanned.end > 0 {
         append_times.push(base, modified);
     }
-    let extent = Extent { base, next: scanned.next, end: scanned.end, content: scanned.content, append_times };
+    let extent = Extent {
+        base,
+        next: scanned.next,
+        end: scanned.end,
+        content: scanned.content,
+        append_times,
+    };
     Sealed::pending(path, extent, Arc::new(scanned.indexes))
 }

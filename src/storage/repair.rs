@@ -22,7 +22,7 @@ use crate::types::{Offset, Timestamp};
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::remove_if_there;
 use super::journal::JournalOf;
-use super::load::{rebuild_producers, replay_batch};
+use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition::Partition;
 use super::paths::{CLEANED, SegmentFile};
 use super::recovery::sealed_of;
@@ -50,95 +50,159 @@ impl Partition {
         }
         let config = Arc::clone(&self.config.read());
         let view = self.marks.view();
-        let kept = reread(&writer, view.recovery_point, &config)?;
+        let Reread { kept, producers } = Rereading {
+            writer: &writer,
+            config: &config,
+            now,
+        }
+        .run(view.recovery_point)?;
         let names = writer.unsynced.names.max(Names::InPartition);
-        self.files.fs().sync_dir(&writer.dir, SITE_DIR).context("sync", &writer.dir)?;
+        self.files
+            .fs()
+            .sync_dir(&writer.dir, SITE_DIR)
+            .context("sync", &writer.dir)?;
         if names == Names::PartitionItself {
             let parent = writer.dir.parent().expect("a partition lies in a data directory");
-            self.files.fs().sync_dir(parent, SITE_DIR).context("sync", parent)?;
+            self.files
+                .fs()
+                .sync_dir(parent, SITE_DIR)
+                .context("sync", parent)?;
         }
-        let segments: Vec<Segment> = kept.iter().cloned().map(Segment::Sealed).collect();
-        writer.producers = rebuilt(&writer, &segments, view.log_end)?;
+        writer.producers = producers;
+        writer.producers.advance(view.log_end);
         *self.segments.write() = SegmentList::of(kept);
         writer.begin_segment(view.log_end, now, &config)?;
-        let log = JournalOf { files: &self.files, dir: &writer.dir.clone(), id: &self.id, topic_id: self.topic_id };
+        let log = JournalOf {
+            files: &self.files,
+            dir: &writer.dir.clone(),
+            id: &self.id,
+            topic_id: self.topic_id,
+        };
         writer.journal.rewrite(&log, &self.segments);
-        writer.unsynced = Unsynced { names: Names::InPartition, ..Unsynced::default() };
+        writer.unsynced = Unsynced {
+            names: Names::InPartition,
+            ..Unsynced::default()
+        };
         writer.refused = None;
         let view = self.marks.confirm(Source::Synced, view.log_end);
-        self.marks.set_first_unstable(writer.producers.first_unstable(view.high_watermark));
+        self.marks
+            .set_first_unstable(writer.producers.first_unstable(view.high_watermark));
         tracing::warn!(partition = %self.id, log_end = %view.log_end, "log read again from disk; writes resume");
         Ok(())
     }
 }
 
-fn rebuilt(writer: &Writer, segments: &[Segment], log_end: Offset) -> Result<Producers, StoreError> {
-    rebuild_producers(&writer.files, &writer.dir, segments, log_end).map_err(|error| match error {
-        ReadError::Storage(error) => error,
-        damage => StoreError::Unusable { path: writer.dir.to_path_buf(), reason: damage.to_string() },
-    })
+/// A log as it is on disk, and the producer state that goes with it.
+struct Reread {
+    kept: Vec<Arc<Sealed>>,
+    producers: Producers,
 }
 
-/// Reads what was not synced again, and returns all segments as they are on disk now, synced.
-fn reread(
-    writer: &Writer,
-    recovery_point: Offset,
-    config: &LogConfig,
-) -> Result<Vec<Arc<Sealed>>, StoreError> {
-    let all = super::read::snapshot(&writer.segments);
-    let mut kept: Vec<Arc<Sealed>> = Vec::with_capacity(all.len());
-    let mut cut = false;
-    for segment in all {
-        let (base, next, end) = segment.bounds();
+struct Rereading<'a> {
+    writer: &'a Writer,
+    config: &'a LogConfig,
+    now: Timestamp,
+}
+
+impl Rereading<'_> {
+    /// Reads what was not synced again, and returns all segments as they are on disk now, synced.
+    fn run(&self, recovery_point: Offset) -> Result<Reread, StoreError> {
+        let writer = self.writer;
+        let all = super::read::snapshot(&writer.segments);
+        let (safe, doubtful): (Vec<_>, Vec<_>) = all.into_iter().partition(|segment| {
+            matches!(segment, Segment::Sealed(_)) && segment.bounds().1 <= recovery_point
+        });
+        let base = doubtful.first().map_or(recovery_point, |first| first.bounds().0);
+        let mut reread = Reread {
+            producers: self.producers(&safe, base)?,
+            kept: Vec::new(),
+        };
+        let sealed = safe.into_iter().filter_map(|segment| match segment {
+            Segment::Sealed(sealed) => Some(sealed),
+            Segment::Active(_) => None,
+        });
+        reread.kept.extend(sealed);
+        let mut cut = false;
+        for segment in doubtful {
+            if cut {
+                remove_segment(&writer.files, &writer.dir, segment.bounds().0)?;
+            } else {
+                cut = self.one(&segment, &mut reread)?;
+            }
+        }
+        Ok(reread)
+    }
+
+    fn producers(&self, segments: &[Segment], end: Offset) -> Result<Producers, StoreError> {
+        let state = StateFiles {
+            files: &self.writer.files,
+            dir: &self.writer.dir,
+            now: self.now,
+        };
+        rebuild_producers(state, segments, end).map_err(|error| match error {
+            ReadError::Storage(error) => error,
+            damage => StoreError::Unusable {
+                path: self.writer.dir.to_path_buf(),
+                reason: damage.to_string(),
+            },
+        })
+    }
+
+    /// Reads one segment again; tells whether something was cut off.
+    fn one(&self, segment: &Segment, reread: &mut Reread) -> Result<bool, StoreError> {
+        let files = &self.writer.files;
+        let (base, _, end) = segment.bounds();
         let path = Arc::clone(segment.log_path());
-        if let Segment::Sealed(sealed) = &segment
-            && next <= recovery_point
-        {
-            kept.push(Arc::clone(sealed));
-            continue;
-        }
-        if cut {
-            remove_segment(&writer.files, &writer.dir, base)?;
-            continue;
-        }
-        let file = writer.files.fs().open(&path, OpenMode::ReadWrite).context("open", &path)?;
+        files.forget(&path);
+        let file = files
+            .fs()
+            .open(&path, OpenMode::ReadWrite)
+            .context("open", &path)?;
         file.drop_cache(0).context("drop the cache of", &path)?;
-        let scanned = verify(file.as_ref(), base, end, config).context("read", &path)?;
+        let scanned = self
+            .verify(file.as_ref(), base, end, &mut reread.producers)
+            .context("read", &path)?;
         if let Some(reason) = &scanned.stop {
             tracing::error!(log = %path.display(), position = scanned.end, lost_bytes = end - scanned.end, %reason,
                 "records that were not synced are lost");
-            cut = true;
         }
+        let cut = scanned.stop.is_some();
         if scanned.end == 0 {
-            remove_segment(&writer.files, &writer.dir, base)?;
-            continue;
+            remove_segment(files, &self.writer.dir, base)?;
+            return Ok(cut);
         }
-        copy_over(&writer.files, file.as_ref(), &path, scanned.end)?;
-        let modified = writer.files.fs().stat(&path).context("read", &path)?.modified;
-        kept.push(Arc::new(sealed_of(path, scanned, modified)));
+        copy_over(files, file.as_ref(), &path, scanned.end)?;
+        let modified = files.fs().stat(&path).context("read", &path)?.modified;
+        reread.kept.push(Arc::new(sealed_of(path, scanned, modified)));
+        Ok(cut)
     }
-    Ok(kept)
-}
 
-fn verify(file: &dyn File, base: Offset, end: u32, config: &LogConfig) -> std::io::Result<Scanned> {
-    let on_disk = u32::try_from(file.len_bytes()?).unwrap_or(u32::MAX);
-    let spec = ScanSpec {
-        base,
-        len: end.min(on_disk),
-        index_interval_bytes: config.index_interval_bytes,
-        max_decompressed_bytes: config.max_decompressed_bytes,
-    };
-    // Only markers matter here: which transactions were aborted goes into the index.
-    let mut producers = Producers::default();
-    let mut scanned = scan(file, spec, |batch, indexes| {
-        replay_batch(&mut producers, batch, indexes);
-        ControlFlow::Continue(())
-    })?;
-    scanned.indexes.seal();
-    if scanned.stop.is_none() && scanned.end < end {
-        scanned.stop = Some(format!("the file ends at {} of {end} bytes", scanned.end));
+    fn verify(
+        &self,
+        file: &dyn File,
+        base: Offset,
+        end: u32,
+        producers: &mut Producers,
+    ) -> std::io::Result<Scanned> {
+        let on_disk = u32::try_from(file.len_bytes()?).unwrap_or(u32::MAX);
+        let spec = ScanSpec {
+            base,
+            len: end.min(on_disk),
+            index_interval_bytes: self.config.index_interval_bytes,
+            max_decompressed_bytes: self.config.max_decompressed_bytes,
+        };
+        let mut scanned = scan(file, spec, |batch, indexes| {
+            if let Some(aborted) = replay_batch(producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
+            ControlFlow::Continue(())
+        })?;
+        scanned.indexes.seal();
+        if scanned.stop.is_none() && scanned.end < end {
+            scanned.stop = Some(format!("the file ends at {} of {end} bytes", scanned.end));
+        }
+        Ok(scanned)
     }
-    Ok(scanned)
 }
 
 /// Gives the first `len` bytes of a log a new file, synced, under the same name.
@@ -147,14 +211,19 @@ fn copy_over(files: &FileCache, from: &dyn File, path: &Arc<Path>, len: u32) -> 
     copy.push(CLEANED);
     let copy = Path::new(&copy);
     remove_if_there(files, copy).context("remove", copy)?;
-    let to = files.fs().open(copy, OpenMode::CreateNew).context("create", copy)?;
+    let to = files
+        .fs()
+        .open(copy, OpenMode::CreateNew)
+        .context("create", copy)?;
     let len = u64::from(len);
     let mut chunk = vec![0; COPY_CHUNK];
     let mut position = 0;
     while position < len {
         let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
-        from.read_exact_at(&mut chunk[..part], position).context("read", path)?;
-        to.write_all_at(&[IoSlice::new(&chunk[..part])], position).context("write", copy)?;
+        from.read_exact_at(&mut chunk[..part], position)
+            .context("read", path)?;
+        to.write_all_at(&[IoSlice::new(&chunk[..part])], position)
+            .context("write", copy)?;
         position += u64::try_from(part).expect("a chunk fits");
     }
     to.sync_data(SITE_COPY).context("sync", copy)?;

@@ -64,7 +64,12 @@ pub(super) fn scan(
         batches: 0,
         stop: None,
     };
-    let mut ahead = ReadAhead { file, len: spec.len, bytes: Bytes::new(), at: 0 };
+    let mut ahead = ReadAhead {
+        file,
+        len: spec.len,
+        bytes: Bytes::new(),
+        at: 0,
+    };
     while scanned.end < spec.len {
         let batch = match next_batch(&mut ahead, scanned.end, scanned.next)? {
             Ok(batch) => batch,
@@ -82,7 +87,10 @@ pub(super) fn scan(
             }
         };
         if super::RelativeOffset::new(header.last_offset(), spec.base).is_none() {
-            scanned.stop = Some(format!("offset {} is too far from the segment's base", header.last_offset()));
+            scanned.stop = Some(format!(
+                "offset {} is too far from the segment's base",
+                header.last_offset()
+            ));
             break;
         }
         if let ControlFlow::Break(reason) = each(&batch, &mut scanned.indexes) {
@@ -114,16 +122,25 @@ fn next_batch(
         Err(damage) => return Ok(Err(damage.to_string())),
     };
     if header.size_bytes > left || header.size_bytes > MAX_BATCH_BYTES {
-        return Ok(Err(format!("batch of {} bytes, {left} are left", header.size_bytes)));
+        return Ok(Err(format!(
+            "batch of {} bytes, {left} are left",
+            header.size_bytes
+        )));
     }
     if header.base_offset < least_base {
-        return Ok(Err(format!("batch begins at offset {}, expected {least_base} or later", header.base_offset)));
+        return Ok(Err(format!(
+            "batch begins at offset {}, expected {least_base} or later",
+            header.base_offset
+        )));
     }
     let batch = match RecordBatch::parse(ahead.take(position, header.size_bytes)?) {
         Ok(batch) => batch,
         Err(damage) => return Ok(Err(damage.to_string())),
     };
-    Ok(batch.verify_crc().map(|()| batch).map_err(|damage| damage.to_string()))
+    Ok(batch
+        .verify_crc()
+        .map(|()| batch)
+        .map_err(|damage| damage.to_string()))
 }
 
 /// A window over the file that moves forward.

@@ -78,16 +78,26 @@ pub(super) struct IndexLens {
 impl Sealed {
     /// A segment whose indexes are in memory.
     pub(super) fn pending(log_path: Arc<Path>, extent: Extent, indexes: Arc<IndexSet>) -> Self {
-        Self { extent, log_path, indexes: Mutex::new(Indexes::Pending(indexes)) }
+        Self {
+            extent,
+            log_path,
+            indexes: Mutex::new(Indexes::Pending(indexes)),
+        }
     }
 
     /// A segment whose index files are known by their length.
     pub(super) fn on_disk(log_path: Arc<Path>, extent: Extent, lens: IndexLens) -> Self {
-        Self { extent, log_path, indexes: Mutex::new(Indexes::Unchecked(lens)) }
+        Self {
+            extent,
+            log_path,
+            indexes: Mutex::new(Indexes::Unchecked(lens)),
+        }
     }
 
     pub(super) fn dir(&self) -> &Path {
-        self.log_path.parent().expect("a log lies in its partition's directory")
+        self.log_path
+            .parent()
+            .expect("a log lies in its partition's directory")
     }
 
     /// Returns the indexes that are only in memory.
@@ -153,11 +163,12 @@ impl Sealed {
         let Some(len) = len else { return Ok(Vec::new()) };
         let path = SegmentFile::TxnIndex.path(self.dir(), self.extent.base);
         let bytes = self.map(files, SegmentFile::TxnIndex, len)?;
-        TxnIndex::decode(&bytes, self.extent.base).map_err(|damage| ReadError::Damaged {
+        let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| ReadError::Damaged {
             path,
             position: 0,
             reason: damage.to_string(),
-        })
+        })?;
+        Ok(index.iter().collect())
     }
 
     fn map(&self, files: &FileCache, file: SegmentFile, len: u32) -> Result<Bytes, ReadError> {
@@ -165,11 +176,16 @@ impl Sealed {
             return Ok(Bytes::new());
         }
         let path: Arc<Path> = file.path(self.dir(), self.extent.base).into();
-        Ok(files.map_whole(&path, usize::try_from(len).expect("32 bits fit")).context("map", &path)?)
+        Ok(files
+            .map_whole(&path, usize::try_from(len).expect("32 bits fit"))
+            .context("map", &path)?)
     }
 
     fn rebuild_indexes(&self, files: &FileCache) -> Result<IndexSet, ReadError> {
-        let mut set = IndexSet::new(self.extent.base, super::config::LogConfig::default().index_interval_bytes);
+        let mut set = IndexSet::new(
+            self.extent.base,
+            super::config::LogConfig::default().index_interval_bytes,
+        );
         let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
@@ -187,7 +203,7 @@ fn lens_of(set: &IndexSet) -> IndexLens {
     IndexLens {
         offsets: len(set.offset_bytes().len()),
         times: len(set.time_bytes().len()),
-        aborted: (!set.aborted().is_empty()).then(|| len(TxnIndex::encode(set.aborted()).len())),
+        aborted: (!set.aborted().is_empty()).then(|| len(set.aborted().len() * AbortedTransaction::LEN)),
     }
 }
 
@@ -212,7 +228,11 @@ pub(super) struct ActiveState {
 
 impl Active {
     pub(super) fn new(log_path: Arc<Path>, state: ActiveState) -> Self {
-        Self { base: state.extent.base, log_path, state: RwLock::new(state) }
+        Self {
+            base: state.extent.base,
+            log_path,
+            state: RwLock::new(state),
+        }
     }
 
     pub(super) fn extent(&self) -> Extent {
@@ -225,7 +245,12 @@ impl Active {
     }
 
     /// Publishes a batch that lies whole in the file, at the published end.
-    pub(super) fn publish(&self, header: &BatchHeader, times: Option<(Timestamp, Timestamp)>, now: Timestamp) {
+    pub(super) fn publish(
+        &self,
+        header: &BatchHeader,
+        times: Option<(Timestamp, Timestamp)>,
+        now: Timestamp,
+    ) {
         let mut state = self.state.write();
         let position = state.extent.end;
         if position == 0 {
@@ -246,7 +271,11 @@ impl Active {
     pub(super) fn seal(&self) -> Sealed {
         let mut state = self.state.write();
         state.indexes.seal();
-        Sealed::pending(Arc::clone(&self.log_path), state.extent.clone(), Arc::new(state.indexes.clone()))
+        Sealed::pending(
+            Arc::clone(&self.log_path),
+            state.extent.clone(),
+            Arc::new(state.indexes.clone()),
+        )
     }
 }
 
@@ -284,7 +313,9 @@ impl Segment {
     /// Returns a position at or before the first batch that ends at or after `offset`.
     pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
         let (base, ..) = self.bounds();
-        let Some(target) = RelativeOffset::new(offset.max(base), base) else { return Ok(0) };
+        let Some(target) = RelativeOffset::new(offset.max(base), base) else {
+            return Ok(0);
+        };
         match self {
             Self::Sealed(sealed) => {
                 sealed.with_indexes(files, |offsets, _| offsets.position_before(target).0)
@@ -299,7 +330,11 @@ impl Segment {
     pub(super) fn offset_before_time(&self, files: &FileCache, at: Timestamp) -> Result<Offset, ReadError> {
         let (base, ..) = self.bounds();
         // The entry at or before `at` names the batch that first reached its time: all before that batch are earlier.
-        let floor = |times: TimeIndex<'_>| times.floor(at).map_or(base, |entry| entry.last_offset.from_base(base));
+        let floor = |times: TimeIndex<'_>| {
+            times
+                .floor(at)
+                .map_or(base, |entry| entry.last_offset.from_base(base))
+        };
         match self {
             Self::Sealed(sealed) => sealed.with_indexes(files, |_, times| floor(times)),
             Self::Active(active) => Ok(active.look(|state| floor(state.indexes.times()))),
@@ -327,7 +362,14 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(files: &'a FileCache, path: &'a Arc<Path>, range: std::ops::Range<u32>) -> Self {
-        Self { files, path, position: range.start, end: range.end, chunk: Bytes::new(), chunk_at: range.start }
+        Self {
+            files,
+            path,
+            position: range.start,
+            end: range.end,
+            chunk: Bytes::new(),
+            chunk_at: range.start,
+        }
     }
 
     /// Returns the next batch's position and header; `None` at the end.
@@ -340,7 +382,8 @@ impl<'a> Walk<'a> {
         if self.end - at < header_len {
             return Err(self.damaged(at, format!("{} bytes are left, no batch header", self.end - at)));
         }
-        let chunk_end = self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
+        let chunk_end =
+            self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
         if at < self.chunk_at || at + header_len > chunk_end {
             let len = WALK_CHUNK.min(self.end - at);
             self.chunk = read(self.files, self.path, at, len)?;
@@ -351,13 +394,22 @@ impl<'a> Walk<'a> {
             .map_err(|damage| self.damaged(at, damage.to_string()))?;
         match at.checked_add(header.size_bytes) {
             Some(next) if next <= self.end => self.position = next,
-            _ => return Err(self.damaged(at, format!("batch of {} bytes reaches past the end", header.size_bytes))),
+            _ => {
+                return Err(self.damaged(
+                    at,
+                    format!("batch of {} bytes reaches past the end", header.size_bytes),
+                ));
+            }
         }
         Ok(Some((at, header)))
     }
 
     fn damaged(&self, position: u32, reason: String) -> ReadError {
-        ReadError::Damaged { path: self.path.to_path_buf(), position: u64::from(position), reason }
+        ReadError::Damaged {
+            path: self.path.to_path_buf(),
+            position: u64::from(position),
+            reason,
+        }
     }
 }
 
@@ -382,7 +434,12 @@ pub(super) fn add_pending_indexes(sealed: &Sealed, replacements: &mut Replacemen
     replacements.add(path(SegmentFile::OffsetIndex), set.offset_bytes().to_vec());
     replacements.add(path(SegmentFile::TimeIndex), set.time_bytes().to_vec());
     if lens.aborted.is_some() {
-        replacements.add(path(SegmentFile::TxnIndex), TxnIndex::encode(set.aborted()));
+        let bytes = set
+            .aborted()
+            .iter()
+            .flat_map(|aborted| aborted.to_bytes())
+            .collect();
+        replacements.add(path(SegmentFile::TxnIndex), bytes);
     }
     Some(lens)
 }

@@ -29,7 +29,8 @@ impl SegmentList {
 
     pub(super) fn push(&mut self, segment: Arc<Sealed>) {
         let known = self.running.last().copied().unwrap_or(Timestamp::MIN);
-        self.running.push(known.max(segment.extent.content.greatest.unwrap_or(Timestamp::MIN)));
+        self.running
+            .push(known.max(segment.extent.content.greatest.unwrap_or(Timestamp::MIN)));
         self.sealed.push(segment);
     }
 
@@ -66,7 +67,8 @@ impl SegmentList {
 
     /// Returns the index of the first segment that ends after `offset`.
     pub(super) fn index_at(&self, offset: Offset) -> usize {
-        self.sealed.partition_point(|segment| segment.extent.next <= offset)
+        self.sealed
+            .partition_point(|segment| segment.extent.next <= offset)
     }
 
     /// Returns the index, `from` or greater, of the first segment that may hold a record of `at` or later. The active
@@ -78,7 +80,13 @@ impl SegmentList {
             return reached;
         }
         (from..self.sealed.len())
-            .find(|&index| self.sealed[index].extent.content.greatest.is_some_and(|greatest| greatest >= at))
+            .find(|&index| {
+                self.sealed[index]
+                    .extent
+                    .content
+                    .greatest
+                    .is_some_and(|greatest| greatest >= at)
+            })
             .unwrap_or(self.sealed.len())
     }
 }

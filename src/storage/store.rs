@@ -40,7 +40,7 @@ use super::{close, commit, decode_offsets, encode_offsets, epoch_file, partition
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-const LOG_STARTS: &str = "log-start-offset-checkpoint";
+pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const SITE_DIR: SyncSite = SyncSite("data directory");
 const SITE_CHECKPOINT: SyncSite = SyncSite("checkpoint");
@@ -100,7 +100,11 @@ impl Store {
         create_if_missing(&files, &dir)?;
         let lock = fs.lock(&dir.join(LOCK)).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => StoreError::Locked { dir: dir.clone() },
-            _ => StoreError::Io { action: "lock", path: dir.join(LOCK), source: error },
+            _ => StoreError::Io {
+                action: "lock",
+                path: dir.join(LOCK),
+                source: error,
+            },
         })?;
         let stop = take_clean_marker(&files, &dir)?;
         let identity = Identity::load_or_make(&files, &dir)?;
@@ -183,7 +187,10 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed.context("rename", &dir)?,
         }
-        self.files.fs().sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
+        self.files
+            .fs()
+            .sync_dir(&self.dir, SITE_DIR)
+            .context("sync", &self.dir)?;
         self.files.fs().remove_dir_all(&gone).context("remove", &gone)
     }
 
@@ -196,7 +203,10 @@ impl Store {
         let aside = self.dir.join(marked_name(id, STRAY)?);
         self.files.forget_dir(&dir);
         self.files.fs().rename(&dir, &aside).context("rename", &dir)?;
-        self.files.fs().sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
+        self.files
+            .fs()
+            .sync_dir(&self.dir, SITE_DIR)
+            .context("sync", &self.dir)?;
         Ok(aside)
     }
 
@@ -222,9 +232,21 @@ impl Store {
             let offsets = offsets.filter_map(|(partition, view)| Some((partition.id.clone(), pick(view)?)));
             encode_offsets(&offsets.collect())
         };
-        self.write_if_changed(LOG_STARTS, &mut last.starts, of(|view| Some(view.log_start).filter(|at| at.0 > 0)))?;
-        self.write_if_changed(RECOVERY_POINTS, &mut last.points, of(|view| Some(view.recovery_point).filter(|at| at.0 > 0)))?;
-        self.write_if_changed(HIGH_WATERMARKS, &mut last.marks, of(|view| Some(view.high_watermark).filter(|at| at.0 > 0)))
+        self.write_if_changed(
+            LOG_STARTS,
+            &mut last.starts,
+            of(|view| Some(view.log_start).filter(|at| at.0 > 0)),
+        )?;
+        self.write_if_changed(
+            RECOVERY_POINTS,
+            &mut last.points,
+            of(|view| Some(view.recovery_point).filter(|at| at.0 > 0)),
+        )?;
+        self.write_if_changed(
+            HIGH_WATERMARKS,
+            &mut last.marks,
+            of(|view| Some(view.high_watermark).filter(|at| at.0 > 0)),
+        )
     }
 
     fn write_if_changed(&self, name: &str, last: &mut Vec<u8>, bytes: Vec<u8>) -> Result<(), StoreError> {
@@ -232,8 +254,14 @@ impl Store {
             return Ok(());
         }
         let path = self.dir.join(name);
-        write_atomic(self.files.fs().as_ref(), &path, &bytes, SITE_CHECKPOINT, SITE_CHECKPOINT_DIR)
-            .context("write", &path)?;
+        write_atomic(
+            self.files.fs().as_ref(),
+            &path,
+            &bytes,
+            SITE_CHECKPOINT,
+            SITE_CHECKPOINT_DIR,
+        )
+        .context("write", &path)?;
         *last = bytes;
         Ok(())
     }
@@ -247,10 +275,18 @@ impl Store {
         close::close_all(self, &open)?;
         self.checkpoint()?;
         let path = self.dir.join(CLEAN_MARKER);
-        let file = self.files.fs().open(&path, OpenMode::ReadWrite).context("create", &path)?;
-        file.write_all_at(&[IoSlice::new(br#"{"version":0,"brokerEpoch":-1}"#)], 0).context("write", &path)?;
+        let file = self
+            .files
+            .fs()
+            .open(&path, OpenMode::ReadWrite)
+            .context("create", &path)?;
+        file.write_all_at(&[IoSlice::new(br#"{"version":0,"brokerEpoch":-1}"#)], 0)
+            .context("write", &path)?;
         file.sync_data(SITE_MARKER).context("sync", &path)?;
-        self.files.fs().sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)
+        self.files
+            .fs()
+            .sync_dir(&self.dir, SITE_DIR)
+            .context("sync", &self.dir)
     }
 
     /// Returns the bytes free on the disk of the data directory.
@@ -258,7 +294,10 @@ impl Store {
     /// # Errors
     /// What the operating system says.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        self.files.fs().free_bytes(&self.dir).context("measure", &self.dir)
+        self.files
+            .fs()
+            .free_bytes(&self.dir)
+            .context("measure", &self.dir)
     }
 
     /// Returns where a partition lies.
@@ -276,7 +315,10 @@ fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             files.fs().create_dir(dir).context("create", dir)?;
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = dir
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             files.fs().sync_dir(parent, SITE_DIR).context("sync", parent)
         }
         Err(error) => Err(error).context("read", dir),
@@ -298,7 +340,9 @@ fn take_clean_marker(files: &FileCache, dir: &Path) -> Result<Stop, StoreError> 
 
 /// Reads a checkpoint. A damaged one is as good as none: recovery then verifies everything.
 fn read_offsets(files: &FileCache, path: &Path) -> Result<BTreeMap<TopicPartition, Offset>, StoreError> {
-    let Some(bytes) = read_whole(files, path)? else { return Ok(BTreeMap::new()) };
+    let Some(bytes) = read_whole(files, path)? else {
+        return Ok(BTreeMap::new());
+    };
     Ok(decode_offsets(&bytes).unwrap_or_else(|damage| {
         tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
         BTreeMap::new()
@@ -311,7 +355,11 @@ fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> Leade
         return LeaderEpoch(0);
     }
     let latest = |id: &TopicPartition| partition_dir::read_epochs(files, &dir.join(id.to_string())).latest();
-    found.iter().filter_map(latest).max().map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0 + 1))
+    found
+        .iter()
+        .filter_map(latest)
+        .max()
+        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0 + 1))
 }
 
 /// Lists partition directories, and removes those whose deletion or filling was cut off.

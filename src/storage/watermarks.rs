@@ -57,6 +57,7 @@ struct State {
     first_unstable: Option<Offset>,
     high_watermark: Offset,
     log_end: Offset,
+    written: Offset,
     recovery_point: Offset,
     durability: Durability,
 }
@@ -70,6 +71,7 @@ impl Watermarks {
             first_unstable: None,
             high_watermark: log_end,
             log_end,
+            written: log_end,
             recovery_point: log_end,
             durability,
         };
@@ -88,13 +90,16 @@ impl Watermarks {
         });
     }
 
-    /// The log grew to `log_end`: written, not yet synced.
+    /// The log grew to `log_end`; confirmations follow.
     pub(super) fn appended(&self, log_end: Offset, first_unstable: Option<Offset>) -> WatermarkView {
         self.change(|state| {
-            assert!(log_end >= state.log_end, "an append moves the log end from {} to {log_end}", state.log_end);
+            assert!(
+                log_end >= state.log_end,
+                "an append moves the log end from {} to {log_end}",
+                state.log_end
+            );
             state.log_end = log_end;
             state.first_unstable = first_unstable;
-            state.raise_high_watermark();
         })
     }
 
@@ -102,7 +107,7 @@ impl Watermarks {
     pub(super) fn confirm(&self, source: Source, offset: Offset) -> WatermarkView {
         self.change(|state| {
             match source {
-                Source::Written => assert!(offset <= state.log_end, "{offset} is not written"),
+                Source::Written => state.written = state.written.max(offset),
                 Source::Synced => state.recovery_point = state.recovery_point.max(offset),
             }
             state.raise_high_watermark();
@@ -133,7 +138,7 @@ impl Watermarks {
 impl State {
     fn raise_high_watermark(&mut self) {
         let confirmed = match self.durability {
-            Durability::Written => self.log_end,
+            Durability::Written => self.written,
             Durability::Synced => self.recovery_point,
         };
         self.high_watermark = self.high_watermark.max(confirmed);
@@ -158,7 +163,8 @@ impl State {
         let ordered = self.log_start <= self.local_start
             && self.local_start <= self.high_watermark
             && self.high_watermark <= self.log_end
-            && self.recovery_point <= self.log_end;
+            && self.recovery_point <= self.log_end
+            && self.written <= self.log_end;
         assert!(ordered, "watermarks out of order: {self:?}");
     }
 }
@@ -170,7 +176,11 @@ mod tests {
     #[test]
     fn a_synced_log_shows_readers_only_what_is_synced() {
         let marks = Watermarks::recovered(Offset(0), Offset(0), Durability::Synced);
-        assert_eq!(marks.appended(Offset(5), None).high_watermark, Offset(0));
+        marks.appended(Offset(5), None);
+        assert_eq!(
+            marks.confirm(Source::Written, Offset(5)).high_watermark,
+            Offset(0)
+        );
         assert_eq!(marks.confirm(Source::Synced, Offset(3)).high_watermark, Offset(3));
         assert_eq!(marks.confirm(Source::Synced, Offset(2)).high_watermark, Offset(3));
         assert_eq!(marks.confirm(Source::Synced, Offset(5)).recovery_point, Offset(5));
@@ -179,16 +189,25 @@ mod tests {
     #[test]
     fn a_written_log_shows_readers_every_append_and_stays_shown_when_durability_rises() {
         let marks = Watermarks::recovered(Offset(0), Offset(0), Durability::Written);
-        assert_eq!(marks.appended(Offset(5), None).high_watermark, Offset(5));
+        assert_eq!(marks.appended(Offset(5), None).high_watermark, Offset(0));
+        assert_eq!(
+            marks.confirm(Source::Written, Offset(5)).high_watermark,
+            Offset(5)
+        );
         marks.set_durability(Durability::Synced);
         assert_eq!(marks.view().high_watermark, Offset(5));
-        assert_eq!(marks.appended(Offset(6), None).high_watermark, Offset(5));
+        marks.appended(Offset(6), None);
+        assert_eq!(
+            marks.confirm(Source::Written, Offset(6)).high_watermark,
+            Offset(5)
+        );
     }
 
     #[test]
     fn the_last_stable_offset_stops_at_the_first_open_transaction() {
         let marks = Watermarks::recovered(Offset(2), Offset(4), Durability::Written);
-        let view = marks.appended(Offset(9), Some(Offset(6)));
+        marks.appended(Offset(9), Some(Offset(6)));
+        let view = marks.confirm(Source::Written, Offset(9));
         assert_eq!((view.last_stable, view.high_watermark), (Offset(6), Offset(9)));
         marks.set_first_unstable(None);
         assert_eq!(marks.view().last_stable, Offset(9));

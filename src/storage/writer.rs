@@ -130,17 +130,24 @@ impl Writer {
         self.roll_if_due(&header, incoming.now, config)?;
         let active = self.active();
         let position = active.look(|state| state.extent.end);
-        let file = self.files.open_rw(&active.log_path).context("open", &active.log_path)?;
+        let file = self
+            .files
+            .open_rw(&active.log_path)
+            .context("open", &active.log_path)?;
         let prefix = incoming.batch.stamped_prefix(header.base_offset, incoming.epoch);
         let parts = [IoSlice::new(&prefix), IoSlice::new(incoming.batch.after_prefix())];
-        file.write_all_at(&parts, u64::from(position)).context("write", &active.log_path)?;
+        file.write_all_at(&parts, u64::from(position))
+            .context("write", &active.log_path)?;
 
         self.note_unsynced(&active.log_path, &header, incoming.now);
         if self.epochs.latest() != Some(incoming.epoch) {
-            self.epochs.assign(incoming.epoch, header.base_offset);
+            let _changed = self.epochs.assign(incoming.epoch, header.base_offset);
             self.epochs_file = Saved::No;
         }
-        let times = incoming.batch.least_timestamp().zip(incoming.batch.greatest_timestamp());
+        let times = incoming
+            .batch
+            .least_timestamp()
+            .zip(incoming.batch.greatest_timestamp());
         active.publish(&header, times, incoming.now);
         Ok(header)
     }
@@ -171,7 +178,12 @@ impl Writer {
     }
 
     /// Kafka's rules for a roll: size, time between records, a full index, an offset that would not fit.
-    fn roll_if_due(&mut self, header: &BatchHeader, now: Timestamp, config: &LogConfig) -> Result<(), AppendError> {
+    fn roll_if_due(
+        &mut self,
+        header: &BatchHeader,
+        now: Timestamp,
+        config: &LogConfig,
+    ) -> Result<(), AppendError> {
         let active = self.active();
         let due = active.look(|state| {
             let extent = &state.extent;
@@ -189,7 +201,12 @@ impl Writer {
     }
 
     /// Seals the active segment and begins a new one at `base`. A failure leaves the active segment as it was.
-    pub(super) fn roll(&mut self, base: Offset, now: Timestamp, config: &LogConfig) -> Result<(), StoreError> {
+    pub(super) fn roll(
+        &mut self,
+        base: Offset,
+        now: Timestamp,
+        config: &LogConfig,
+    ) -> Result<(), StoreError> {
         let active = self.active();
         if active.look(|state| state.extent.end) == 0 {
             // Nothing to keep; only an empty file of another name to make.
@@ -198,7 +215,12 @@ impl Writer {
         let new = self.create_log(base)?;
         self.write_snapshot(base);
         let sealed = Arc::new(active.seal());
-        let log = JournalOf { files: &self.files, dir: &self.dir, id: &self.id, topic_id: self.topic_id };
+        let log = JournalOf {
+            files: &self.files,
+            dir: &self.dir,
+            id: &self.id,
+            topic_id: self.topic_id,
+        };
         self.journal.sealed(&log, &sealed);
         let mut list = self.segments.write();
         list.push(sealed);
@@ -232,7 +254,10 @@ impl Writer {
     fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
         let path = log_path(&self.dir, base);
         remove_if_there(&self.files, &path).context("remove", &path)?;
-        self.files.fs().open(&path, OpenMode::CreateNew).context("create", &path)?;
+        self.files
+            .fs()
+            .open(&path, OpenMode::CreateNew)
+            .context("create", &path)?;
         self.unsynced.names = self.unsynced.names.max(Names::InPartition);
         Ok(path)
     }
@@ -243,7 +268,10 @@ impl Writer {
     /// A log that refuses writes cannot be closed; what the disk says.
     pub(super) fn seal_for_good(&mut self) -> Result<Sealing, StoreError> {
         if let Some(reason) = self.refused.replace("the store is closed".to_owned()) {
-            return Err(StoreError::Unusable { path: self.dir.to_path_buf(), reason });
+            return Err(StoreError::Unusable {
+                path: self.dir.to_path_buf(),
+                reason,
+            });
         }
         if self.readiness != Readiness::Open {
             return Ok(Sealing::Untouched);
@@ -284,7 +312,12 @@ fn fresh_state(base: Offset, now: Timestamp, config: &LogConfig) -> ActiveState 
         append_times: AppendTimes::default(),
     };
     let indexes = IndexSet::new(base, config.index_interval_bytes);
-    ActiveState { extent, indexes, first_batch_time: None, opened_at: now }
+    ActiveState {
+        extent,
+        indexes,
+        first_batch_time: None,
+        opened_at: now,
+    }
 }
 
 /// Milliseconds that the segment spans with this batch: by the records' own times, else by the clock.
