@@ -1,1 +1,42 @@
 //! Record batches: pure bytes in, values out.
+//!
+//! A [`RecordBatch`] is Kafka's record batch v2 as bytes. This module reads it ([`Batches`], [`Records`]), checks one that
+//! comes from outside ([`accept`]), and makes new ones ([`BatchBuilder`], [`BatchRebuild`], [`TransactionEnd`]).
+//!
+//! ```text
+//!  untrusted bytes -- accept --> Accepted -- stamped_prefix + after_prefix --> segment file
+//!  plain records   -- BatchBuilder --^
+//!  segment bytes   -- Batches --> RecordBatch -- records --> Record
+//!                                     `-- BatchRebuild (the cleaner) --> RecordBatch
+//! ```
+//!
+//! Invariants
+//! - No decoder panics, reads past its input, or allocates more than its input plus a stated bound.
+//! - A batch that passed the door is never encoded again on its way through: the bytes after its first 16 stay as they are.
+//! - Every record of an [`Accepted`] was read to its last byte, and the batch's greatest timestamp is the true one.
+//!
+//! What is not here: files, clocks, topics, producer state, and offsets other than those in the bytes.
+
+mod accept;
+mod batch;
+mod builder;
+mod codec;
+mod control;
+mod crc;
+mod damage;
+mod header;
+mod record;
+#[cfg(test)]
+mod testing;
+mod varint;
+
+pub use accept::{
+    Accepted, BatchFault, KeyRule, RecordError, RecordErrors, RecordReason, Rejection, Rules, accept,
+};
+pub use batch::{Batches, RecordBatch, Records};
+pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
+pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
+pub use control::{ControlMarker, Outcome, TransactionEnd};
+pub use damage::{Damage, RecordFault};
+pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
+pub use record::{Header, Record};
