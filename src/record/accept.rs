@@ -60,9 +60,9 @@ pub struct Rules {
     pub keys: KeyRule,
     /// Who gives the records their time.
     pub timestamp_type: TimestampType,
-    /// How far a record's own time may lie before `now`, in milliseconds.
+    /// How far a record's own time may lie before `now`, in milliseconds; the greatest number is no bound.
     pub before_max_ms: i64,
-    /// How far it may lie after `now`, in milliseconds.
+    /// How far it may lie after `now`, in the same way.
     pub after_max_ms: i64,
     /// The codec in which the topic is stored; `None` leaves the producer's.
     pub codec: Option<Codec>,

@@ -171,7 +171,7 @@ impl RecordBatch {
 
     /// Returns the encoded records, lent where they are not compressed.
     pub(super) fn payload(&self, limit: DecompressLimit) -> Result<Cow<'_, [u8]>, Damage> {
-        Ok(self.header.codec.decompress(self.stream(), limit)?)
+        Ok(self.header.codec.decompress(&self.bytes[HEADER_LEN..], limit)?)
     }
 
     fn shared_payload(&self, limit: DecompressLimit) -> Result<Bytes, Damage> {
@@ -179,11 +179,6 @@ impl RecordBatch {
             Cow::Borrowed(_) => self.bytes.slice(HEADER_LEN..),
             Cow::Owned(payload) => payload.into(),
         })
-    }
-
-    /// The payload as stored. A batch that the cleaner emptied has none, and then nothing to decompress either.
-    fn stream(&self) -> &[u8] {
-        &self.bytes[HEADER_LEN..]
     }
 }
 
