@@ -56,9 +56,7 @@ impl RecordBatch {
     /// `bytes` has room for the header in front.
     pub(super) fn seal(mut header: BatchHeader, mut bytes: Vec<u8>) -> Self {
         header.size_bytes = u32::try_from(bytes.len()).expect("whoever builds a batch bounds it");
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        header.crc = crc32c(&bytes[CRC_START..]);
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        write_header(&mut header, &mut bytes);
         Self {
             header,
             bytes: bytes.into(),
@@ -78,9 +76,7 @@ impl RecordBatch {
             Ok(bytes) => bytes,
             Err(shared) => BytesMut::from(&shared[..]),
         };
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        header.crc = crc32c(&bytes[CRC_START..]);
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        write_header(&mut header, &mut bytes);
         Self {
             header,
             bytes: bytes.freeze(),
@@ -180,6 +176,13 @@ impl RecordBatch {
             Cow::Owned(payload) => payload.into(),
         })
     }
+}
+
+/// Puts `header` in front of the batch and gives both the checksum that results.
+fn write_header(header: &mut BatchHeader, batch: &mut [u8]) {
+    batch[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+    header.crc = crc32c(&batch[CRC_START..]);
+    batch[..HEADER_LEN].copy_from_slice(&header.to_bytes());
 }
 
 /// Checks `stored` against a whole batch.

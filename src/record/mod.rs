@@ -25,6 +25,10 @@ mod control;
 mod crc;
 mod damage;
 mod header;
+#[expect(
+    clippy::module_inception,
+    reason = "of all that is told of batches, this file tells of one record"
+)]
 mod record;
 #[cfg(test)]
 mod testing;
