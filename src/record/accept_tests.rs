@@ -8,7 +8,9 @@ use crate::record::testing::{
     LIMIT, NOW, Plain, any_codec, any_records, build, easy_rules, hex, read, small, stored, with_crc,
     with_payload,
 };
-use crate::record::{BatchOptions, HEADER_LEN, Outcome, ProducerStamp, TransactionEnd, Transactional};
+use crate::record::{
+    BatchOptions, Damage, HEADER_LEN, Outcome, ProducerStamp, TransactionEnd, Transactional,
+};
 use crate::types::{ProducerEpoch, ProducerId, Sequence};
 
 const HOUR_MS: i64 = 3_600_000;

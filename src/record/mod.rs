@@ -30,13 +30,12 @@ mod header;
     reason = "of all that is told of batches, this file tells of one record"
 )]
 mod record;
+mod rejection;
 #[cfg(test)]
 mod testing;
 mod varint;
 
-pub use accept::{
-    Accepted, BatchFault, KeyRule, RecordError, RecordErrors, RecordReason, Rejection, Rules, accept,
-};
+pub use accept::{Accepted, KeyRule, Rules, accept};
 pub use batch::{Batches, RecordBatch, Records};
 pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
 pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
@@ -44,3 +43,4 @@ pub use control::{ControlMarker, Outcome, TransactionEnd};
 pub use damage::{Damage, RecordFault};
 pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
 pub use record::{Header, Record};
+pub use rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};
