@@ -416,6 +416,15 @@ fn a_batch_whose_bytes_are_shared_is_patched_in_a_copy() {
 }
 
 #[test]
+fn a_batch_whose_bytes_nobody_shares_is_patched_where_it_lies() {
+    let sent = changed(35, &(-1i64).to_be_bytes());
+    let at = sent.as_ptr();
+    let accepted = accept(sent, &easy_rules()).unwrap();
+    assert_eq!(accepted.header().max_timestamp, Some(NOW));
+    assert_eq!(accepted.bytes().as_ptr(), at);
+}
+
+#[test]
 fn the_topics_codec_replaces_another_but_no_other_level() {
     let records = vec![keyed(NOW.0); 200];
     for (sent_codec, topic_codec) in Codec::ALL.into_iter().flat_map(|a| Codec::ALL.map(|b| (a, b))) {
