@@ -9,7 +9,7 @@
 //! - `durability` is ours.
 //!
 //! What is not here: Kafka's settings that would have no effect (`file.delete.delay.ms`, `preallocate`,
-//! `unclean.leader.election.enable`, replication throttles); they are refused like unknown names, because accepting what
+//! `unclean.leader.election.enable`, replication throttles, `compression.lz4.level`: lz4 has one level here); they are refused like unknown names, because accepting what
 //! does nothing is a promise not kept.
 
 /// What values a setting takes.
@@ -70,7 +70,6 @@ pub(super) const INDEX_INTERVAL_BYTES: &str = "index.interval.bytes";
 pub(super) const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 pub(super) const COMPRESSION_TYPE: &str = "compression.type";
 pub(super) const COMPRESSION_GZIP_LEVEL: &str = "compression.gzip.level";
-pub(super) const COMPRESSION_LZ4_LEVEL: &str = "compression.lz4.level";
 pub(super) const COMPRESSION_ZSTD_LEVEL: &str = "compression.zstd.level";
 pub(super) const TIMESTAMP_TYPE: &str = "message.timestamp.type";
 pub(super) const TIMESTAMP_BEFORE_MAX_MS: &str = "message.timestamp.before.max.ms";
@@ -111,14 +110,7 @@ pub(super) const SETTINGS: &[Setting] = &[
         kind: whole(-1, 9),
         default: "-1",
         synonyms: &[],
-        doc: "Level with which the server compresses by gzip, where it must; -1 is gzip's own default, 0 does not compress.",
-    },
-    Setting {
-        name: COMPRESSION_LZ4_LEVEL,
-        kind: whole(1, 17),
-        default: "9",
-        synonyms: &[],
-        doc: "Level with which the server compresses by lz4, where it must.",
+        doc: "Level with which the server compresses by gzip, where it must; -1 is gzip's own default, else 1 to 9.",
     },
     Setting {
         name: COMPRESSION_TYPE,

@@ -48,8 +48,6 @@ impl CleanupPolicy {
 pub struct CompressionLevels {
     /// `compression.gzip.level`.
     pub gzip: i32,
-    /// `compression.lz4.level`.
-    pub lz4: i32,
     /// `compression.zstd.level`.
     pub zstd: i32,
 }
@@ -129,9 +127,8 @@ impl TopicConfig {
     /// The level for `codec`; `None` where it has none, or where its own default is meant.
     pub fn level(&self, codec: Codec) -> Option<i32> {
         match codec {
-            Codec::None | Codec::Snappy => None,
+            Codec::None | Codec::Snappy | Codec::Lz4 => None,
             Codec::Gzip => (self.levels.gzip >= 0).then_some(self.levels.gzip),
-            Codec::Lz4 => Some(self.levels.lz4),
             Codec::Zstd => Some(self.levels.zstd),
         }
     }
@@ -183,6 +180,10 @@ impl Settings {
         }
         let values = Values { overrides, server: &self.server };
         let config = values.topic_config()?;
+        if config.levels.gzip == 0 {
+            let reason = format!("{} must be -1 or 1 to 9, got 0", table::COMPRESSION_GZIP_LEVEL);
+            return Err(Error::InvalidConfig { reason });
+        }
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
             return Err(Error::InvalidConfig {
                 reason: format!(
@@ -216,7 +217,7 @@ impl Settings {
 /// # Errors
 /// [`Error::InvalidConfig`] for an unknown name to unset, or one that is both set and unset; values are checked by
 /// [`Settings::resolve`].
-pub fn changed(
+pub(super) fn changed(
     overrides: &BTreeMap<String, String>,
     change: &ConfigChange,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -266,7 +267,6 @@ impl Values<'_> {
             codec: self.codec()?,
             levels: CompressionLevels {
                 gzip: self.level(table::COMPRESSION_GZIP_LEVEL)?,
-                lz4: self.level(table::COMPRESSION_LZ4_LEVEL)?,
                 zstd: self.level(table::COMPRESSION_ZSTD_LEVEL)?,
             },
             timestamp_type: match self.word(table::TIMESTAMP_TYPE)? {
