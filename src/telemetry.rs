@@ -129,7 +129,11 @@ impl Latency {
 
     /// Returns how many were counted.
     pub fn count(&self) -> u64 {
-        self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+        self.0
+            .counts
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -309,7 +313,11 @@ impl Metrics {
 
     fn register_reads(&mut self) {
         let r = &mut self.registry;
-        r.register("fetch_bytes", "Bytes of batches read for clients", self.fetch_bytes.clone());
+        r.register(
+            "fetch_bytes",
+            "Bytes of batches read for clients",
+            self.fetch_bytes.clone(),
+        );
         r.register(
             "fetch_seconds",
             "Time of one pass of reading, waits for data left out. Rises: reads come from the disk, not from memory",
@@ -351,7 +359,11 @@ impl Metrics {
             self.repairing.clone(),
         );
         r.register("log_partitions", "Partitions served", self.partitions.clone());
-        r.register("log_segments", "Segments of all partitions", self.segments.clone());
+        r.register(
+            "log_segments",
+            "Segments of all partitions",
+            self.segments.clone(),
+        );
         r.register("log_bytes", "Bytes of all segments", self.log_bytes.clone());
         r.register(
             "disk_free_bytes",
@@ -401,7 +413,9 @@ mod tests {
     #[test]
     fn refusals_are_counted_by_reason() {
         let metrics = Metrics::new();
-        let labels = RefusalLabels { reason: Refusal::DiskFull };
+        let labels = RefusalLabels {
+            reason: Refusal::DiskFull,
+        };
         metrics.refused.get_or_create(&labels).inc();
         let line = "siltstone_produce_refused_requests_total{reason=\"disk_full\"} 1";
         assert!(metrics.text().contains(line));

@@ -48,7 +48,8 @@ impl Core {
         new: NewTopic,
         execution: Execution,
     ) -> Result<TopicDescription, Error> {
-        self.administer(move |core, admin| core.create(admin, new, execution)).await
+        self.administer(move |core, admin| core.create(admin, new, execution))
+            .await
     }
 
     /// See [`super::Broker::ensure_topic`].
@@ -57,18 +58,29 @@ impl Core {
         if found.is_ok() || self.config.auto_create_topics == AutoCreate::Off {
             return found.map(drop);
         }
-        let new = NewTopic { name: name.to_string(), partitions: None, config: BTreeMap::new() };
+        let new = NewTopic {
+            name: name.to_string(),
+            partitions: None,
+            config: BTreeMap::new(),
+        };
         match self.create_topic(new, Execution::Apply).await {
             Ok(_) | Err(Error::TopicExists { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    fn create(&self, admin: &mut Admin, new: NewTopic, execution: Execution) -> Result<TopicDescription, Error> {
-        let name = TopicName::new(&new.name)
-            .map_err(|error| Error::InvalidRequest { reason: format!("topic name {:?}: {error}", new.name) })?;
+    fn create(
+        &self,
+        admin: &mut Admin,
+        new: NewTopic,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
+        let name = TopicName::new(&new.name).map_err(|error| Error::InvalidRequest {
+            reason: format!("topic name {:?}: {error}", new.name),
+        })?;
         if name.is_internal() {
-            let reason = format!("topic name {name}: names that begin with two underscores belong to the store");
+            let reason =
+                format!("topic name {name}: names that begin with two underscores belong to the store");
             return Err(Error::InvalidRequest { reason });
         }
         if self.topics.find(&name).is_ok() {
@@ -101,7 +113,10 @@ impl Core {
         let max = usize::try_from(PARTITIONS_MAX).expect("it is positive");
         if self.topics.user_partitions() + total.saturating_sub(present) > max {
             let limit = u64::try_from(PARTITIONS_MAX).expect("it is positive");
-            return Err(Error::Overloaded { what: "partitions of the server", limit });
+            return Err(Error::Overloaded {
+                what: "partitions of the server",
+                limit,
+            });
         }
         Ok(())
     }
@@ -114,7 +129,9 @@ impl Core {
         id: TopicId,
         config: &TopicConfig,
     ) -> Result<Vec<Arc<Served>>, Error> {
-        let specs: Vec<PartitionSpec> = numbers.map(|number| self.spec(name, number, id, config)).collect();
+        let specs: Vec<PartitionSpec> = numbers
+            .map(|number| self.spec(name, number, id, config))
+            .collect();
         let opened = self.store.open_partitions(specs, self.now());
         let serve = |log| Ok(Served::new(log?));
         let served: Result<_, _> = opened.into_iter().map(serve).collect();
@@ -149,7 +166,11 @@ impl Core {
             }
             let before = entry_of(&topic);
             let entry = TopicEntry::active(topic.id, topic.count(), overrides);
-            core.record(admin, Change::topic(&name, Some(&entry)), Some(metadata::stored(&before)))?;
+            core.record(
+                admin,
+                Change::topic(&name, Some(&entry)),
+                Some(metadata::stored(&before)),
+            )?;
             let log_config = config.log_config(core.config.max_decompressed_bytes);
             let topic = core.topics.put(topic.with_config(config));
             for served in &topic.partitions {
@@ -175,7 +196,8 @@ impl Core {
             let topic = core.topics.find_writable(&name)?;
             let present = topic.count();
             if total < present {
-                let reason = format!("topic {name} has {present} partitions; there can only be more, not {total}");
+                let reason =
+                    format!("topic {name} has {present} partitions; there can only be more, not {total}");
                 return Err(Error::InvalidRequest { reason });
             }
             core.check_count(&name, total, topic.partitions.len())?;
@@ -196,7 +218,11 @@ impl Core {
             let topic = core.topics.find_writable(&name)?;
             let before = entry_of(&topic);
             let entry = before.deleting();
-            core.record(admin, Change::topic(&name, Some(&entry)), Some(metadata::stored(&before)))?;
+            core.record(
+                admin,
+                Change::topic(&name, Some(&entry)),
+                Some(metadata::stored(&before)),
+            )?;
             core.topics.remove(&name);
             admin.deleting.insert(name.clone(), entry.clone());
             for served in &topic.partitions {
@@ -218,7 +244,9 @@ impl Core {
     ) -> Result<(), Error> {
         for number in 0..entry.partitions {
             let id = crate::types::TopicPartition::new(name.clone(), PartitionId(number));
-            self.store.remove_partition(&id).map_err(|error| translate::store(&id, &error))?;
+            self.store
+                .remove_partition(&id)
+                .map_err(|error| translate::store(&id, &error))?;
         }
         self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
         admin.deleting.remove(name);
@@ -253,7 +281,8 @@ impl Core {
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
         let (directory, name) = (directory.to_path_buf(), topic.clone());
-        self.administer(move |core, _| core.adopt(directory, &name, partition)).await
+        self.administer(move |core, _| core.adopt(directory, &name, partition))
+            .await
     }
 
     fn adopt(&self, from: PathBuf, name: &TopicName, partition: PartitionId) -> Result<Adopted, Error> {
@@ -262,7 +291,11 @@ impl Core {
         let turn = old.turn_alone()?;
         let marks = old.log.watermarks();
         if marks.log_end > Offset::ZERO {
-            let reason = format!("{} holds records, up to offset {}; adopt into an empty partition", old.id(), marks.log_end);
+            let reason = format!(
+                "{} holds records, up to offset {}; adopt into an empty partition",
+                old.id(),
+                marks.log_end
+            );
             return Err(Error::PolicyViolation { reason });
         }
         let adopting = Error::WritesRefused {
@@ -305,7 +338,11 @@ impl Core {
     pub(super) fn describe(&self, topic: &Topic) -> TopicDescription {
         TopicDescription {
             summary: topic.summary(),
-            partitions: topic.partitions.iter().map(|served| describe_partition(served)).collect(),
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|served| describe_partition(served))
+                .collect(),
             config: self.settings.entries(&topic.config.overrides),
         }
     }
@@ -313,7 +350,11 @@ impl Core {
     /// Describes a topic as it would be.
     fn planned(&self, name: TopicName, count: i32, config: &TopicConfig) -> TopicDescription {
         TopicDescription {
-            summary: TopicSummary { name, id: TopicId([0; 16]), partitions: count },
+            summary: TopicSummary {
+                name,
+                id: TopicId([0; 16]),
+                partitions: count,
+            },
             partitions: Vec::new(),
             config: self.settings.entries(&config.overrides),
         }

@@ -25,7 +25,10 @@ impl Chunk {
             let (_, batch) = batch.map_err(|damage| self.damaged(self.from, &damage))?;
             let at = batch.header().base_offset;
             batch.verify_crc().map_err(|damage| self.damaged(at, &damage))?;
-            match transactions.next(&batch).map_err(|damage| self.damaged(at, &damage))? {
+            match transactions
+                .next(&batch)
+                .map_err(|damage| self.damaged(at, &damage))?
+            {
                 Fate::Dropped => {}
                 Fate::Kept => self.collect(&batch, limit, &mut records)?,
             }
@@ -33,7 +36,12 @@ impl Chunk {
         Ok(records)
     }
 
-    fn collect(&self, batch: &RecordBatch, limit: DecompressLimit, records: &mut Vec<Record>) -> Result<(), Error> {
+    fn collect(
+        &self,
+        batch: &RecordBatch,
+        limit: DecompressLimit,
+        records: &mut Vec<Record>,
+    ) -> Result<(), Error> {
         let at = batch.header().base_offset;
         for record in batch.records(limit).map_err(|damage| self.damaged(at, &damage))? {
             let record = record.map_err(|damage| self.damaged(at, &damage))?;
@@ -77,7 +85,10 @@ struct Transactions<'a> {
 
 impl<'a> Transactions<'a> {
     fn new(aborted: &'a [Aborted]) -> Self {
-        Self { coming: aborted, aborting: HashSet::new() }
+        Self {
+            coming: aborted,
+            aborting: HashSet::new(),
+        }
     }
 
     fn next(&mut self, batch: &RecordBatch) -> Result<Fate, Damage> {

@@ -55,7 +55,9 @@ impl Syncer {
         let results = self.store.sync(&logs);
         self.metrics.sync_latency.record(started.elapsed());
         self.metrics.sync_rounds.inc();
-        self.metrics.sync_partitions.inc_by(u64::try_from(ours.len()).unwrap_or(u64::MAX));
+        self.metrics
+            .sync_partitions
+            .inc_by(u64::try_from(ours.len()).unwrap_or(u64::MAX));
         for (served, result) in ours.iter().zip(results) {
             match result {
                 Ok(synced) => served.advance(synced.high_watermark, &self.metrics.ack_latency),
@@ -103,8 +105,14 @@ enum Phase {
 impl Commit {
     /// Makes an empty queue.
     pub(super) fn new() -> Arc<Self> {
-        let queue = Queue { dirty: Vec::new(), phase: Phase::Running };
-        Arc::new(Self { queue: Mutex::new(queue), wake: Condvar::new() })
+        let queue = Queue {
+            dirty: Vec::new(),
+            phase: Phase::Running,
+        };
+        Arc::new(Self {
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+        })
     }
 
     /// Has everything appended to `served` so far synced.

@@ -65,7 +65,13 @@ impl Core {
     }
 
     /// Describes one partition of a topic to storage.
-    pub(super) fn spec(&self, topic: &TopicName, number: i32, id: TopicId, config: &TopicConfig) -> PartitionSpec {
+    pub(super) fn spec(
+        &self,
+        topic: &TopicName,
+        number: i32,
+        id: TopicId,
+        config: &TopicConfig,
+    ) -> PartitionSpec {
         PartitionSpec {
             id: TopicPartition::new(topic.clone(), PartitionId(number)),
             topic_id: id,

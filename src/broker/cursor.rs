@@ -64,7 +64,11 @@ impl Cursor {
     /// Begins in one partition of a read, whose watermarks are `marks` now. Its position is to be set as [`Begin`] says.
     pub(super) fn begin(spec: &ReadSpec, partition: PartitionId, marks: &WatermarkView) -> (Self, Begin) {
         let start = start_of(spec, partition);
-        let resumed = spec.resume.iter().find(|(resumed, _)| *resumed == partition).map(|(_, offset)| *offset);
+        let resumed = spec
+            .resume
+            .iter()
+            .find(|(resumed, _)| *resumed == partition)
+            .map(|(_, offset)| *offset);
         let now = bound(marks, spec.isolation);
         let when_gone = match start {
             ReadStart::Earliest | ReadStart::Time(_) => WhenGone::GoOn,

@@ -69,7 +69,10 @@ fn a_resume_position_overrides_the_start_and_not_the_lower_time_bound() {
 #[test]
 fn a_partition_named_with_a_start_of_its_own_has_it() {
     let mut mixed = spec(ReadStart::Time(Timestamp(7)), ReadEnd::Follow);
-    mixed.partitions = vec![(PartitionId(0), Some(ReadStart::Offset(Offset(20)))), (PartitionId(1), None)];
+    mixed.partitions = vec![
+        (PartitionId(0), Some(ReadStart::Offset(Offset(20)))),
+        (PartitionId(1), None),
+    ];
     let (cursor, start) = begin(&mixed);
     assert_eq!((cursor.times, start), (None, Begin::At(Offset(20))));
 }
@@ -82,7 +85,11 @@ fn a_cursor_reads_to_its_end_and_then_is_done() {
     let plan = |cursor: &Cursor| cursor.plan(&log, Isolation::ReadUncommitted);
     assert_eq!(plan(&cursor), Plan::Read(Offset(10)..Offset(50)));
     cursor.advance(Offset(57));
-    assert_eq!(cursor.position, Offset(50), "a resume token must not skip what was not asked for");
+    assert_eq!(
+        cursor.position,
+        Offset(50),
+        "a resume token must not skip what was not asked for"
+    );
     assert_eq!(plan(&cursor), Plan::Done);
 }
 
@@ -90,10 +97,19 @@ fn a_cursor_reads_to_its_end_and_then_is_done() {
 fn a_follower_waits_at_the_watermark_and_reads_when_it_moves() {
     let mut cursor = begin(&spec(ReadStart::Latest, ReadEnd::Follow)).0;
     cursor.position = Offset(90);
-    assert_eq!(cursor.plan(&marks(10, 90, 90, 100), Isolation::ReadUncommitted), Plan::Wait);
+    assert_eq!(
+        cursor.plan(&marks(10, 90, 90, 100), Isolation::ReadUncommitted),
+        Plan::Wait
+    );
     let moved = marks(10, 92, 95, 100);
-    assert_eq!(cursor.plan(&moved, Isolation::ReadUncommitted), Plan::Read(Offset(90)..Offset(95)));
-    assert_eq!(cursor.plan(&moved, Isolation::ReadCommitted), Plan::Read(Offset(90)..Offset(92)));
+    assert_eq!(
+        cursor.plan(&moved, Isolation::ReadUncommitted),
+        Plan::Read(Offset(90)..Offset(95))
+    );
+    assert_eq!(
+        cursor.plan(&moved, Isolation::ReadCommitted),
+        Plan::Read(Offset(90)..Offset(92))
+    );
 }
 
 #[test]
@@ -106,14 +122,20 @@ fn records_that_are_gone_end_a_read_by_offset_and_not_one_of_what_is_there() {
     };
     assert_eq!(plan(ReadStart::Offset(Offset(20))), Plan::Gone);
     assert_eq!(plan(ReadStart::Earliest), Plan::Read(Offset(60)..Offset(90)));
-    assert_eq!(plan(ReadStart::Time(Timestamp(0))), Plan::Read(Offset(60)..Offset(90)));
+    assert_eq!(
+        plan(ReadStart::Time(Timestamp(0))),
+        Plan::Read(Offset(60)..Offset(90))
+    );
 }
 
 #[test]
 fn a_log_deleted_up_to_the_end_of_a_read_completes_it() {
     let mut cursor = begin(&spec(ReadStart::Earliest, ReadEnd::Offset(Offset(50)))).0;
     cursor.position = Offset(10);
-    assert_eq!(cursor.plan(&marks(70, 90, 90, 100), Isolation::ReadUncommitted), Plan::Done);
+    assert_eq!(
+        cursor.plan(&marks(70, 90, 90, 100), Isolation::ReadUncommitted),
+        Plan::Done
+    );
 }
 
 proptest::proptest! {

@@ -44,7 +44,11 @@ impl DiskGuard {
     /// # Errors
     /// [`Error::DiskFull`] while the disk is too full.
     pub(super) fn check(&self) -> Result<(), Error> {
-        if self.full.load(Ordering::Relaxed) { Err(self.error()) } else { Ok(()) }
+        if self.full.load(Ordering::Relaxed) {
+            Err(self.error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes in how much is free now.

@@ -51,17 +51,23 @@ impl Core {
             max_decompressed_bytes: self.config.max_decompressed_bytes,
         };
         let min_bytes = fetch.min_bytes.clamp(1, limits.max_bytes.max(1));
-        let resolved: Vec<Resolved> = fetch.targets.into_iter().map(|target| self.resolve(target)).collect();
+        let resolved: Vec<Resolved> = fetch
+            .targets
+            .into_iter()
+            .map(|target| self.resolve(target))
+            .collect();
         let resolved = Arc::new(resolved);
 
         let pass = self.pass(&resolved, limits).await?;
         if pass.is_answer(min_bytes) || fetch.max_wait_ms == 0 || resolved.is_empty() {
             return Ok(pass.chunks);
         }
-        let wait = self.waits.register(resolved.iter().filter_map(|(target, served)| {
-            let served = served.as_ref().ok()?;
-            Some((Arc::clone(served), target.offset))
-        }))?;
+        let wait = self
+            .waits
+            .register(resolved.iter().filter_map(|(target, served)| {
+                let served = served.as_ref().ok()?;
+                Some((Arc::clone(served), target.offset))
+            }))?;
         let stopping = self.gate.stopping();
         let mut stopping = std::pin::pin!(stopping);
         loop {
@@ -80,7 +86,9 @@ impl Core {
 
     fn resolve(&self, target: FetchTarget) -> Resolved {
         let served = TopicName::new(&target.topic)
-            .map_err(|_| Error::UnknownTopic { topic: target.topic.clone() })
+            .map_err(|_| Error::UnknownTopic {
+                topic: target.topic.clone(),
+            })
             .and_then(|name| self.topics.find(&name))
             .and_then(|topic| topic.partition(target.partition).map(Arc::clone));
         (target, served)
@@ -90,7 +98,9 @@ impl Core {
     async fn pass(self: &Arc<Self>, resolved: &Arc<Vec<Resolved>>, limits: Limits) -> Result<Pass, Error> {
         let started = Instant::now();
         let to_read = resolved.iter().any(|(target, served)| {
-            served.as_ref().is_ok_and(|served| limits.bound(&served.log.watermarks()) > target.offset)
+            served
+                .as_ref()
+                .is_ok_and(|served| limits.bound(&served.log.watermarks()) > target.offset)
         });
         let pass = if to_read {
             let resolved = Arc::clone(resolved);
@@ -99,7 +109,9 @@ impl Core {
             limits.read_all(resolved)
         };
         self.metrics.fetch_latency.record(started.elapsed());
-        self.metrics.fetch_bytes.inc_by(u64::try_from(pass.bytes).unwrap_or(u64::MAX));
+        self.metrics
+            .fetch_bytes
+            .inc_by(u64::try_from(pass.bytes).unwrap_or(u64::MAX));
         Ok(pass)
     }
 }
@@ -151,7 +163,11 @@ impl Limits {
                 until: self.bound(&marks),
                 times: None,
                 max_bytes: target.max_bytes.min(self.max_bytes.saturating_sub(bytes_so_far)),
-                first: if bytes_so_far == 0 { FirstBatch::Whole } else { FirstBatch::IfItFits },
+                first: if bytes_so_far == 0 {
+                    FirstBatch::Whole
+                } else {
+                    FirstBatch::IfItFits
+                },
             },
             isolation: self.isolation,
             max_decompressed_bytes: self.max_decompressed_bytes,
@@ -190,7 +206,9 @@ impl Stretch {
     /// Reads it. May touch a disk, unless `until` is not past `from`.
     pub(super) fn chunk(self, served: &Served) -> Result<Chunk, Error> {
         let log = &served.log;
-        let Read { from, until, times, .. } = self.read.clone();
+        let Read {
+            from, until, times, ..
+        } = self.read.clone();
         let marks = log.watermarks();
         let failed = |error| translate::read(served.id(), error, marks.high_watermark);
         let (batches, next_offset) = if from < until {

@@ -57,7 +57,10 @@ impl Flushes {
             let stays = marks.recovery_point < marks.log_end && served.closed().is_none();
             stays && Served::first_to_set(&served.watched)
         });
-        list.iter().filter(|served| served.log.sync_due(now) == SyncDue::Now).cloned().collect()
+        list.iter()
+            .filter(|served| served.log.sync_due(now) == SyncDue::Now)
+            .cloned()
+            .collect()
     }
 
     /// True when nothing is unsynced.

@@ -55,7 +55,11 @@ impl Gate {
     pub(super) fn enter(self: &Arc<Self>) -> Result<Pass, Error> {
         self.active.fetch_add(1, Ordering::SeqCst);
         let pass = Pass(Arc::clone(self));
-        if self.refusing.load(Ordering::SeqCst) { Err(Error::ShuttingDown) } else { Ok(pass) }
+        if self.refusing.load(Ordering::SeqCst) {
+            Err(Error::ShuttingDown)
+        } else {
+            Ok(pass)
+        }
     }
 
     /// True until the broker stops.

@@ -22,7 +22,10 @@ pub(super) struct InflightBytes {
 impl Inflight {
     /// Makes the limit.
     pub(super) fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { used_bytes: AtomicU64::new(0), limit_bytes })
+        Arc::new(Self {
+            used_bytes: AtomicU64::new(0),
+            limit_bytes,
+        })
     }
 
     /// Takes a share. One request alone is let in whatever its size, so that a low limit slows and never blocks.
@@ -31,7 +34,10 @@ impl Inflight {
     /// [`Error::Overloaded`] when others already wait and the limit would be exceeded.
     pub(super) fn take(self: &Arc<Self>, bytes: u64) -> Result<InflightBytes, Error> {
         let before = self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let taken = InflightBytes { inflight: Arc::clone(self), bytes };
+        let taken = InflightBytes {
+            inflight: Arc::clone(self),
+            bytes,
+        };
         if before > 0 && before.saturating_add(bytes) > self.limit_bytes {
             return Err(Error::Overloaded {
                 what: "bytes waiting for acknowledgement",
@@ -61,7 +67,10 @@ mod tests {
     fn the_limit_refuses_what_comes_on_top_and_forgets_what_was_refused() {
         let inflight = Inflight::new(100);
         let alone = inflight.take(500).expect("one request is always let in");
-        assert!(matches!(inflight.take(1), Err(Error::Overloaded { limit: 100, .. })));
+        assert!(matches!(
+            inflight.take(1),
+            Err(Error::Overloaded { limit: 100, .. })
+        ));
         drop(alone);
         let held = (inflight.take(60).expect("room"), inflight.take(40).expect("room"));
         assert!(inflight.take(1).is_err());

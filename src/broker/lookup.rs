@@ -25,9 +25,18 @@ impl Core {
             topic.partitions.clone()
         } else {
             let ascending: BTreeSet<_> = partitions.iter().copied().collect();
-            ascending.into_iter().map(|partition| topic.partition(partition).map(Arc::clone)).collect::<Result<_, _>>()?
+            ascending
+                .into_iter()
+                .map(|partition| topic.partition(partition).map(Arc::clone))
+                .collect::<Result<_, _>>()?
         };
-        self.blocking(move |core| served.iter().map(|served| core.find(served, query, isolation)).collect()).await
+        self.blocking(move |core| {
+            served
+                .iter()
+                .map(|served| core.find(served, query, isolation))
+                .collect()
+        })
+        .await
     }
 
     fn find(&self, served: &Served, query: OffsetQuery, isolation: Isolation) -> Result<FoundOffset, Error> {
@@ -43,7 +52,10 @@ impl Core {
         let by_time = match query {
             OffsetQuery::Earliest => return Ok(at(marks.log_start)),
             OffsetQuery::Latest => {
-                return Ok(FoundOffset { leader_epoch: Some(self.store.epoch()), ..at(readable) });
+                return Ok(FoundOffset {
+                    leader_epoch: Some(self.store.epoch()),
+                    ..at(readable)
+                });
             }
             OffsetQuery::MaxTimestamp => served.log.find_max_timestamp(readable),
             OffsetQuery::Time(time) => served.log.find_time(time, readable),
@@ -67,7 +79,8 @@ impl Core {
         let topic = self.topics.find_writable(name)?;
         let cleanup = topic.config.cleanup;
         if cleanup.compacts() && !cleanup.deletes() {
-            let reason = format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
+            let reason =
+                format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
             return Err(Error::PolicyViolation { reason });
         }
         let mut raises = Vec::with_capacity(before.len());
@@ -90,7 +103,8 @@ impl Core {
             for (served, to) in raises {
                 let high_watermark = served.log.watermarks().high_watermark;
                 let log_start = served.log.raise_log_start(to);
-                let log_start = log_start.map_err(|error| translate::read(served.id(), error, high_watermark))?;
+                let log_start =
+                    log_start.map_err(|error| translate::read(served.id(), error, high_watermark))?;
                 raised.push((served.id().partition, log_start));
             }
             core.store

@@ -75,12 +75,21 @@ pub(super) struct TopicEntry {
 impl TopicEntry {
     /// Describes an active topic.
     pub(super) fn active(id: TopicId, partitions: i32, config: BTreeMap<String, String>) -> Self {
-        Self { version: VERSION, id: id.to_string(), partitions, config, state: State::Active }
+        Self {
+            version: VERSION,
+            id: id.to_string(),
+            partitions,
+            config,
+            state: State::Active,
+        }
     }
 
     /// Returns this entry with `state = deleting`.
     pub(super) fn deleting(&self) -> Self {
-        Self { state: State::Deleting, ..self.clone() }
+        Self {
+            state: State::Deleting,
+            ..self.clone()
+        }
     }
 
     /// Returns the id; `None` when it is not 32 hexadecimal digits.
@@ -88,7 +97,9 @@ impl TopicEntry {
         if self.id.len() != 32 || !self.id.is_ascii() {
             return None;
         }
-        u128::from_str_radix(&self.id, 16).ok().map(|id| TopicId(id.to_be_bytes()))
+        u128::from_str_radix(&self.id, 16)
+            .ok()
+            .map(|id| TopicId(id.to_be_bytes()))
     }
 }
 
@@ -128,7 +139,9 @@ impl Contents {
         let entry: TopicEntry = parse(value).map_err(|error| format!("topic {name}: {error}"))?;
         checked_version(entry.version)?;
         if entry.partitions < 1 || entry.topic_id().is_none() {
-            return Err(format!("topic {name}: {entry:?} has no valid id or number of partitions"));
+            return Err(format!(
+                "topic {name}: {entry:?} has no valid id or number of partitions"
+            ));
         }
         self.topics.insert(name, entry);
         Ok(())
@@ -141,7 +154,9 @@ fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
 
 fn checked_version(version: u32) -> Result<(), String> {
     if version > VERSION {
-        return Err(format!("an entry has version {version}, this server knows {VERSION}; start a newer server"));
+        return Err(format!(
+            "an entry has version {version}, this server knows {VERSION}; start a newer server"
+        ));
     }
     Ok(())
 }
@@ -162,7 +177,9 @@ pub(super) fn read(log: &Partition) -> Result<Contents, Error> {
             max_bytes: READ_BYTES,
             first: FirstBatch::Whole,
         };
-        let slice = log.read(&read).map_err(|error| translate::read(log.id(), error, marks.high_watermark))?;
+        let slice = log
+            .read(&read)
+            .map_err(|error| translate::read(log.id(), error, marks.high_watermark))?;
         apply_all(&mut contents, log.id(), slice.bytes)?;
         if slice.next_offset <= from {
             return Err(damaged(log.id(), from, "reading makes no progress"));
@@ -176,11 +193,16 @@ fn apply_all(contents: &mut Contents, partition: &TopicPartition, bytes: Bytes) 
     for batch in Batches::over(bytes, 0) {
         let (_, batch) = batch.map_err(|error| damaged(partition, Offset::ZERO, &error.to_string()))?;
         let at = batch.header().base_offset;
-        batch.verify_crc().map_err(|error| translate::damage(partition, at, &error))?;
+        batch
+            .verify_crc()
+            .map_err(|error| translate::damage(partition, at, &error))?;
         if batch.header().is_control() {
             continue;
         }
-        for record in batch.records(DECOMPRESS_LIMIT).map_err(|error| translate::damage(partition, at, &error))? {
+        for record in batch
+            .records(DECOMPRESS_LIMIT)
+            .map_err(|error| translate::damage(partition, at, &error))?
+        {
             let record = record.map_err(|error| translate::damage(partition, at, &error))?;
             contents
                 .apply(record.key.as_deref(), record.value.as_deref())
@@ -191,7 +213,10 @@ fn apply_all(contents: &mut Contents, partition: &TopicPartition, bytes: Bytes) 
 }
 
 fn damaged(partition: &TopicPartition, at: Offset, reason: &str) -> Error {
-    Error::Damaged { partition: partition.clone(), reason: format!("topic metadata at offset {at}: {reason}") }
+    Error::Damaged {
+        partition: partition.clone(),
+        reason: format!("topic metadata at offset {at}: {reason}"),
+    }
 }
 
 /// One change of the metadata.
@@ -204,13 +229,22 @@ pub(super) struct Change {
 impl Change {
     /// A topic's new entry, or its tombstone.
     pub(super) fn topic(name: &TopicName, entry: Option<&TopicEntry>) -> Self {
-        Self { key: Bytes::copy_from_slice(name.as_str().as_bytes()), value: entry.map(json) }
+        Self {
+            key: Bytes::copy_from_slice(name.as_str().as_bytes()),
+            value: entry.map(json),
+        }
     }
 
     /// From this producer id on, none was ever given.
     pub(super) fn producer_ids(next: ProducerId) -> Self {
-        let entry = ProducerIdsEntry { version: VERSION, next: next.0 };
-        Self { key: Bytes::from_static(PRODUCER_IDS_KEY), value: Some(json(&entry)) }
+        let entry = ProducerIdsEntry {
+            version: VERSION,
+            next: next.0,
+        };
+        Self {
+            key: Bytes::from_static(PRODUCER_IDS_KEY),
+            value: Some(json(&entry)),
+        }
     }
 
     /// Returns the value: what [`MetadataLog::write`] wants as `before` of a later change.
@@ -220,7 +254,9 @@ impl Change {
 }
 
 fn json(entry: &impl Serialize) -> Bytes {
-    serde_json::to_vec(entry).expect("an entry of text and numbers is JSON").into()
+    serde_json::to_vec(entry)
+        .expect("an entry of text and numbers is JSON")
+        .into()
 }
 
 /// The write side of the metadata. One writer at a time: it lives under the admin lock.
@@ -234,7 +270,10 @@ pub(super) struct MetadataLog {
 impl MetadataLog {
     /// Writes to this partition.
     pub(super) fn new(served: Arc<Served>) -> Self {
-        Self { served, corrections: BTreeMap::new() }
+        Self {
+            served,
+            corrections: BTreeMap::new(),
+        }
     }
 
     /// Returns the partition.
@@ -265,15 +304,22 @@ impl MetadataLog {
         for (key, value) in self.corrections.iter().chain(current) {
             builder
                 .append(Some(now), Some(key), value.as_deref(), &[])
-                .map_err(|error| Error::InvalidRequest { reason: error.to_string() })?;
+                .map_err(|error| Error::InvalidRequest {
+                    reason: error.to_string(),
+                })?;
         }
-        let batch = builder.build().map_err(|error| Error::InvalidRequest { reason: error.to_string() })?;
+        let batch = builder.build().map_err(|error| Error::InvalidRequest {
+            reason: error.to_string(),
+        })?;
         let log = &self.served.log;
         let written = log
             .append(&batch, Origin::Coordinator, now)
             .map_err(|error| translate::append(log.id(), error))
             .and_then(|append| {
-                let synced = store.sync(std::slice::from_ref(log)).pop().expect("one result for one partition");
+                let synced = store
+                    .sync(std::slice::from_ref(log))
+                    .pop()
+                    .expect("one result for one partition");
                 let synced = synced.map_err(|error| translate::store(log.id(), &error))?;
                 if synced.high_watermark > append.last_offset {
                     return Ok(synced.high_watermark);
@@ -336,9 +382,15 @@ mod tests {
     #[test]
     fn what_cannot_be_understood_is_named() {
         let error = |key: &str, value: &str| {
-            Contents::default().apply(Some(key.as_bytes()), Some(value.as_bytes())).expect_err("must be refused")
+            Contents::default()
+                .apply(Some(key.as_bytes()), Some(value.as_bytes()))
+                .expect_err("must be refused")
         };
-        assert!(error("a", "{}").starts_with("topic a: missing field"), "{}", error("a", "{}"));
+        assert!(
+            error("a", "{}").starts_with("topic a: missing field"),
+            "{}",
+            error("a", "{}")
+        );
         assert!(error("a/b", "{}").starts_with("key \"a/b\": "));
         assert_eq!(
             error("/producer-ids", r#"{"version":2,"next":5}"#),

@@ -29,8 +29,8 @@ mod gate;
 mod inflight;
 mod lookup;
 mod metadata;
-mod producer_ids;
 mod produce;
+mod producer_ids;
 mod read;
 mod repair;
 mod requests;
@@ -157,7 +157,8 @@ impl Broker {
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
-        self.core.counted(self.core.append_batch(topic, partition, batch, acks))
+        self.core
+            .counted(self.core.append_batch(topic, partition, batch, acks))
     }
 
     /// Appends plain records now, split over partitions where none is named.
@@ -214,7 +215,11 @@ impl Broker {
     ///
     /// # Errors
     /// A name, a number or a setting that is wrong; a topic that exists.
-    pub async fn create_topic(&self, topic: NewTopic, execution: Execution) -> Result<TopicDescription, Error> {
+    pub async fn create_topic(
+        &self,
+        topic: NewTopic,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
         let result = self.core.create_topic(topic, execution).await;
         self.core.counted(result)
     }
@@ -231,7 +236,12 @@ impl Broker {
 
     /// Lists topics by name, the internal ones included.
     pub fn list_topics(&self) -> Vec<TopicSummary> {
-        self.core.topics.all().iter().map(|topic| topic.summary()).collect()
+        self.core
+            .topics
+            .all()
+            .iter()
+            .map(|topic| topic.summary())
+            .collect()
     }
 
     /// Describes a topic.

@@ -62,12 +62,17 @@ impl PendingAck {
     /// # Errors
     /// What kept it from being so; [`Error::AckTimeout`] after [`ACK_TIMEOUT`].
     pub async fn wait(self) -> Result<Appended, Error> {
-        let Some(waiting) = self.waiting else { return Ok(self.appended) };
+        let Some(waiting) = self.waiting else {
+            return Ok(self.appended);
+        };
         let outcome = match tokio::time::timeout(ACK_TIMEOUT, waiting.receiver).await {
             Ok(Ok(outcome)) => outcome,
             // The queue is gone, and the broker with it.
             Ok(Err(_)) => Err(Error::ShuttingDown),
-            Err(_) => Err(Error::AckTimeout { partition: waiting.partition, waited: ACK_TIMEOUT }),
+            Err(_) => Err(Error::AckTimeout {
+                partition: waiting.partition,
+                waited: ACK_TIMEOUT,
+            }),
         };
         if let Err(error) = &outcome {
             count_refusal(&waiting.metrics, error);
@@ -103,7 +108,12 @@ impl Core {
         let (pass, topic) = self.admit(name)?;
         let served = topic.partition(partition)?;
         let started = Instant::now();
-        let target = Target { served, config: &topic.config, acks, now: self.now() };
+        let target = Target {
+            served,
+            config: &topic.config,
+            acks,
+            now: self.now(),
+        };
         let accepted = accept(batch, &self.rules(target.config, target.now))
             .map_err(|rejection| translate::rejection(served.id(), rejection))?;
         let pending = self.append(&target, &[accepted], pass);
@@ -124,9 +134,18 @@ impl Core {
         let whole = new.partition.is_some();
         let mut placed = Vec::with_capacity(shares.len());
         for share in shares {
-            let target = Target { served: &share.served, config: &topic.config, acks, now };
+            let target = Target {
+                served: &share.served,
+                config: &topic.config,
+                acks,
+                now,
+            };
             let outcome = self.append_share(&target, new, &share.indexes);
-            let indexes = if whole { Vec::new() } else { share.indexes.iter().map(|index| as_u32(*index)).collect() };
+            let indexes = if whole {
+                Vec::new()
+            } else {
+                share.indexes.iter().map(|index| as_u32(*index)).collect()
+            };
             placed.push(Placed {
                 partition: share.served.id().partition,
                 indexes,
@@ -203,7 +222,9 @@ impl Core {
             };
             both = Some(both.map_or((append, append), |(first, _)| (first, append)));
         }
-        let both = both.ok_or_else(|| Error::InvalidRequest { reason: "there is no record to append".to_owned() })?;
+        let both = both.ok_or_else(|| Error::InvalidRequest {
+            reason: "there is no record to append".to_owned(),
+        })?;
         Ok(self.appended(target, both, hold))
     }
 
@@ -249,7 +270,12 @@ impl Core {
         }
     }
 
-    fn appended(&self, target: &Target<'_>, (first, last): (Append, Append), hold: Option<Hold>) -> PendingAck {
+    fn appended(
+        &self,
+        target: &Target<'_>,
+        (first, last): (Append, Append),
+        hold: Option<Hold>,
+    ) -> PendingAck {
         let served = target.served;
         let log_append_time = match (target.config.timestamp_type, last.written) {
             (TimestampType::CreateTime, _) => None,
@@ -266,11 +292,13 @@ impl Core {
                 Written::Before { .. } => Novelty::Duplicate,
             },
         };
-        let waiting = hold.filter(|_| last.high_watermark <= last.last_offset).map(|hold| Waiting {
-            partition: served.id().clone(),
-            receiver: served.expect_ack(last.last_offset, hold),
-            metrics: Arc::clone(&self.metrics),
-        });
+        let waiting = hold
+            .filter(|_| last.high_watermark <= last.last_offset)
+            .map(|hold| Waiting {
+                partition: served.id().clone(),
+                receiver: served.expect_ack(last.last_offset, hold),
+                metrics: Arc::clone(&self.metrics),
+            });
         self.appended_to(target);
         PendingAck { appended, waiting }
     }
@@ -284,7 +312,8 @@ impl Core {
             Durability::Written => {
                 let counts = target.config.flush_messages < i64::MAX;
                 let now = counts && served.log.sync_due(target.now) == SyncDue::Now;
-                self.flushes.watch(served, if now { Urgency::Now } else { Urgency::Sweep });
+                self.flushes
+                    .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
             }
         }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
@@ -293,13 +322,20 @@ impl Core {
 
 /// Divides the records of a request over partitions.
 fn shares(topic: &Topic, new: &NewRecords) -> Result<Vec<Share>, Error> {
-    let invalid = |reason: &str| Err(Error::InvalidRequest { reason: reason.to_owned() });
+    let invalid = |reason: &str| {
+        Err(Error::InvalidRequest {
+            reason: reason.to_owned(),
+        })
+    };
     if new.records.is_empty() {
         return invalid("a request has at least one record");
     }
     if let Some(partition) = new.partition {
         let served = Arc::clone(topic.partition(partition)?);
-        return Ok(vec![Share { served, indexes: (0..new.records.len()).collect() }]);
+        return Ok(vec![Share {
+            served,
+            indexes: (0..new.records.len()).collect(),
+        }]);
     }
     if new.producer.is_some() {
         return invalid("records with a producer's sequence name their partition");
@@ -340,23 +376,38 @@ fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec
             transactional: Transactional::No,
         })
     };
-    let impossible = |error: crate::record::BuildError| Error::InvalidRequest { reason: error.to_string() };
+    let impossible = |error: crate::record::BuildError| Error::InvalidRequest {
+        reason: error.to_string(),
+    };
     let mut built = Vec::new();
     let mut builder = begin();
     let mut first = 0;
     for (place, index) in indexes.iter().enumerate() {
-        let NewRecord { key, value, timestamp, headers } = &new.records[*index];
+        let NewRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = &new.records[*index];
         let (key, value) = (key.as_deref(), value.as_deref());
         let len = BatchBuilder::record_len(key, value, headers) + RECORD_LEN_SLACK;
         if builder.record_count() > 0 && builder.size_bytes() + len > limit {
             let full = std::mem::replace(&mut builder, begin());
-            built.push(Built { first, batch: full.build().map_err(impossible)? });
+            built.push(Built {
+                first,
+                batch: full.build().map_err(impossible)?,
+            });
             first = place;
         }
         let timestamp = timestamp.unwrap_or(target.now);
-        builder.append(Some(timestamp), key, value, headers).map_err(impossible)?;
+        builder
+            .append(Some(timestamp), key, value, headers)
+            .map_err(impossible)?;
     }
-    built.push(Built { first, batch: builder.build().map_err(impossible)? });
+    built.push(Built {
+        first,
+        batch: builder.build().map_err(impossible)?,
+    });
     Ok(built)
 }
 
@@ -364,15 +415,31 @@ fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec
 fn in_request(error: Error, indexes: &[usize]) -> Error {
     let global = |batch: Vec<u32>| {
         let place = |index: u32| usize::try_from(index).ok().and_then(|index| indexes.get(index));
-        batch.into_iter().filter_map(place).map(|index| as_u32(*index)).collect()
+        batch
+            .into_iter()
+            .filter_map(place)
+            .map(|index| as_u32(*index))
+            .collect()
     };
     match error {
-        Error::InvalidRecord { partition, reason, indexes } => {
-            Error::InvalidRecord { partition, reason, indexes: global(indexes) }
-        }
-        Error::InvalidTimestamp { partition, reason, indexes } => {
-            Error::InvalidTimestamp { partition, reason, indexes: global(indexes) }
-        }
+        Error::InvalidRecord {
+            partition,
+            reason,
+            indexes,
+        } => Error::InvalidRecord {
+            partition,
+            reason,
+            indexes: global(indexes),
+        },
+        Error::InvalidTimestamp {
+            partition,
+            reason,
+            indexes,
+        } => Error::InvalidTimestamp {
+            partition,
+            reason,
+            indexes: global(indexes),
+        },
         other => other,
     }
 }

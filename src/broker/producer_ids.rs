@@ -18,7 +18,10 @@ pub(super) struct ProducerIds {
 impl ProducerIds {
     /// Begins at the recorded end of the last block: nothing is left of it.
     pub(super) fn after(recorded: i64) -> Self {
-        Self { next: recorded, end: recorded }
+        Self {
+            next: recorded,
+            end: recorded,
+        }
     }
 
     /// Takes an id; `None` when a new block must be recorded first.

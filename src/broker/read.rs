@@ -125,7 +125,10 @@ fn chosen(topic: &Topic, spec: &ReadSpec) -> Result<Vec<Arc<Served>>, Error> {
             return Err(Error::InvalidRequest { reason });
         }
     }
-    numbers.into_iter().map(|partition| topic.partition(partition).map(Arc::clone)).collect()
+    numbers
+        .into_iter()
+        .map(|partition| topic.partition(partition).map(Arc::clone))
+        .collect()
 }
 
 impl ReadStream {
@@ -177,7 +180,10 @@ impl ReadStream {
                 }
                 Next::Wait if self.wait.is_none() => {
                     // Registered first, planned again after: what came in between is seen.
-                    let places = self.lanes.iter().map(|lane| (Arc::clone(&lane.served), lane.cursor.position));
+                    let places = self
+                        .lanes
+                        .iter()
+                        .map(|lane| (Arc::clone(&lane.served), lane.cursor.position));
                     self.wait = Some(self.core.waits.register(places)?);
                 }
                 Next::Wait => self.sleep().await,
@@ -212,14 +218,20 @@ impl ReadStream {
         let started = Instant::now();
         let chunk = self.core.blocking(move |_| stretch.chunk(&served)).await?;
         self.core.metrics.fetch_latency.record(started.elapsed());
-        self.core.metrics.fetch_bytes.inc_by(u64::try_from(chunk.batches.len()).unwrap_or(u64::MAX));
+        self.core
+            .metrics
+            .fetch_bytes
+            .inc_by(u64::try_from(chunk.batches.len()).unwrap_or(u64::MAX));
         if chunk.next_offset <= range.start {
             return Err(Error::Damaged {
                 partition: chunk.partition,
                 reason: format!("reading from offset {} makes no progress", range.start),
             });
         }
-        Ok(Chunk { next_offset: chunk.next_offset.min(range.end), ..chunk })
+        Ok(Chunk {
+            next_offset: chunk.next_offset.min(range.end),
+            ..chunk
+        })
     }
 
     fn stretch(&self, cursor: &Cursor, range: Range<Offset>) -> Stretch {
@@ -255,7 +267,10 @@ impl ReadStream {
 
     /// Returns where every partition of the read stands.
     pub fn positions(&self) -> Vec<(PartitionId, Offset)> {
-        self.lanes.iter().map(|lane| (lane.cursor.partition, lane.cursor.position)).collect()
+        self.lanes
+            .iter()
+            .map(|lane| (lane.cursor.partition, lane.cursor.position))
+            .collect()
     }
 
     async fn sleep(&self) {

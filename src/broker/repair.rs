@@ -37,7 +37,11 @@ impl Repairs {
     /// Queues a partition, unless it is queued.
     pub(super) fn add(&self, served: &Arc<Served>) {
         if Served::first_to_set(&served.repairing) {
-            let job = Job { served: Arc::clone(served), failures: 0, due: Instant::now() };
+            let job = Job {
+                served: Arc::clone(served),
+                failures: 0,
+                due: Instant::now(),
+            };
             self.jobs.lock().push(job);
             self.wake.notify_one();
         }
@@ -67,7 +71,11 @@ impl Repairs {
     /// A repair failed: it is tried again after a pause.
     pub(super) fn failed(&self, job: Job) {
         let pause = pause_after(job.failures);
-        let job = Job { failures: job.failures.saturating_add(1), due: Instant::now() + pause, ..job };
+        let job = Job {
+            failures: job.failures.saturating_add(1),
+            due: Instant::now() + pause,
+            ..job
+        };
         self.jobs.lock().push(job);
         self.wake.notify_one();
     }
@@ -84,7 +92,9 @@ impl Repairs {
 }
 
 fn pause_after(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE)
+    FIRST_PAUSE
+        .saturating_mul(1 << failures.min(10))
+        .min(LONGEST_PAUSE)
 }
 
 #[cfg(test)]

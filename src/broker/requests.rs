@@ -6,7 +6,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::record::{Codec, Header, ProducerStamp};
-use crate::types::{Isolation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
+use crate::types::{
+    Isolation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition,
+};
 
 use super::Error;
 
@@ -364,4 +366,3 @@ pub struct Placed<A> {
     /// Its acknowledgement or what went wrong.
     pub outcome: Result<A, Error>,
 }
-

@@ -160,7 +160,9 @@ impl Core {
             }
         };
         match self.disk.look(free_bytes) {
-            Change::BecameFull => tracing::warn!(free_bytes, "disk is full: produce is refused until space returns"),
+            Change::BecameFull => {
+                tracing::warn!(free_bytes, "disk is full: produce is refused until space returns")
+            }
             Change::Recovered => tracing::info!(free_bytes, "disk has space again: produce is taken"),
             Change::None => {}
         }
@@ -168,7 +170,10 @@ impl Core {
 
     pub(super) fn count_gauges(&self) {
         let topics = self.topics.all();
-        let logs = topics.iter().flat_map(|topic| &topic.partitions).map(|served| served.log.describe());
+        let logs = topics
+            .iter()
+            .flat_map(|topic| &topic.partitions)
+            .map(|served| served.log.describe());
         let (mut segments, mut bytes, mut partitions) = (0_u64, 0_u64, 0_u64);
         for stats in logs {
             partitions += 1;

@@ -64,7 +64,10 @@ pub(super) struct Hold {
 impl Hold {
     /// Joins both.
     pub(super) fn new(pass: Pass, bytes: InflightBytes) -> Self {
-        Self { _pass: pass, _bytes: bytes }
+        Self {
+            _pass: pass,
+            _bytes: bytes,
+        }
     }
 }
 
@@ -162,10 +165,19 @@ impl Served {
     /// watermark again and calls [`Served::advance`]: it may have passed in between.
     pub(super) fn expect_ack(&self, last_offset: Offset, hold: Hold) -> oneshot::Receiver<Result<(), Error>> {
         let (sender, receiver) = oneshot::channel();
-        let ack = WaitingAck { last_offset, appended: Instant::now(), sender, _hold: hold };
+        let ack = WaitingAck {
+            last_offset,
+            appended: Instant::now(),
+            sender,
+            _hold: hold,
+        };
         let mut acks = self.acks.lock();
         // Appends on other threads, and duplicates, may come out of order; mostly the place is the end.
-        let after = acks.iter().rev().take_while(|waiting| waiting.last_offset > last_offset).count();
+        let after = acks
+            .iter()
+            .rev()
+            .take_while(|waiting| waiting.last_offset > last_offset)
+            .count();
         let place = acks.len() - after;
         acks.insert(place, ack);
         receiver

@@ -151,7 +151,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         name: FLUSH_MS,
         kind: whole(0, i64::MAX),
         default: LONG_MAX,
-        synonyms: &[same_unit("log.flush.interval.ms"), same_unit("log.flush.scheduler.interval.ms")],
+        synonyms: &[
+            same_unit("log.flush.interval.ms"),
+            same_unit("log.flush.scheduler.interval.ms"),
+        ],
         doc: "With durability=written: sync at the latest after this many milliseconds.",
     },
     Setting {
@@ -230,8 +233,14 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "-1",
         synonyms: &[
             same_unit("log.retention.ms"),
-            Synonym { name: "log.retention.minutes", factor: MINUTE_MS },
-            Synonym { name: "log.retention.hours", factor: HOUR_MS },
+            Synonym {
+                name: "log.retention.minutes",
+                factor: MINUTE_MS,
+            },
+            Synonym {
+                name: "log.retention.hours",
+                factor: HOUR_MS,
+            },
         ],
         doc: "Age above which segments are deleted, in milliseconds; -1 keeps.",
     },
@@ -255,7 +264,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "0",
         synonyms: &[
             same_unit("log.roll.jitter.ms"),
-            Synonym { name: "log.roll.jitter.hours", factor: HOUR_MS },
+            Synonym {
+                name: "log.roll.jitter.hours",
+                factor: HOUR_MS,
+            },
         ],
         doc: "Random part taken off segment.ms, so that partitions do not all roll at once, in milliseconds.",
     },
@@ -265,7 +277,10 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "604800000",
         synonyms: &[
             same_unit("log.roll.ms"),
-            Synonym { name: "log.roll.hours", factor: HOUR_MS },
+            Synonym {
+                name: "log.roll.hours",
+                factor: HOUR_MS,
+            },
         ],
         doc: "Age at which a new segment is begun, in milliseconds.",
     },

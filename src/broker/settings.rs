@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 use crate::record::{Codec, KeyRule, TimestampType};
 use crate::storage::{Durability, LogConfig};
 
+use super::Error;
 use super::requests::{ConfigChange, ConfigEntry, ConfigSource};
 use super::setting_table::{self as table, Kind, SETTINGS, Setting};
-use super::Error;
 
 /// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
 const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
@@ -121,7 +121,11 @@ impl TopicConfig {
 
     /// Whether a record needs a key.
     pub fn key_rule(&self) -> KeyRule {
-        if self.cleanup.compacts() { KeyRule::Required } else { KeyRule::Optional }
+        if self.cleanup.compacts() {
+            KeyRule::Required
+        } else {
+            KeyRule::Optional
+        }
     }
 
     /// The level for `codec`; `None` where it has none, or where its own default is meant.
@@ -155,9 +159,14 @@ impl Settings {
         let mut server = BTreeMap::new();
         for setting in SETTINGS {
             let own = std::iter::once((setting.name, 1));
-            let broad = setting.synonyms.iter().map(|synonym| (synonym.name, synonym.factor));
+            let broad = setting
+                .synonyms
+                .iter()
+                .map(|synonym| (synonym.name, synonym.factor));
             for (name, factor) in own.chain(broad) {
-                let Some(text) = topic_defaults.get(name) else { continue };
+                let Some(text) = topic_defaults.get(name) else {
+                    continue;
+                };
                 let text = in_own_unit(name, text, factor)?;
                 read(setting, name, &text)?;
                 server.entry(setting.name).or_insert(text);
@@ -178,7 +187,10 @@ impl Settings {
                 return Err(unknown(name, SETTINGS.iter().map(|setting| setting.name)));
             }
         }
-        let values = Values { overrides, server: &self.server };
+        let values = Values {
+            overrides,
+            server: &self.server,
+        };
         let config = values.topic_config()?;
         if config.levels.gzip == 0 {
             let reason = format!("{} must be -1 or 1 to 9, got 0", table::COMPRESSION_GZIP_LEVEL);
@@ -206,7 +218,12 @@ impl Settings {
                 (None, Some(server)) => (server.as_str(), ConfigSource::Server),
                 (None, None) => (setting.default, ConfigSource::Default),
             };
-            ConfigEntry { name: setting.name, value: value.to_owned(), source, doc: setting.doc }
+            ConfigEntry {
+                name: setting.name,
+                value: value.to_owned(),
+                source,
+                doc: setting.doc,
+            }
         };
         SETTINGS.iter().map(entry).collect()
     }
@@ -232,7 +249,12 @@ pub(super) fn changed(
         }
         new.remove(name);
     }
-    new.extend(change.set.iter().map(|(name, value)| (name.clone(), value.clone())));
+    new.extend(
+        change
+            .set
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     Ok(new)
 }
 
@@ -251,7 +273,11 @@ impl Values<'_> {
             _ => CleanupPolicy::CompactAndDelete,
         };
         let max_compaction_lag_ms = self.whole(table::MAX_COMPACTION_LAG_MS)?;
-        let longest_segment_ms = if cleanup.compacts() { max_compaction_lag_ms } else { i64::MAX };
+        let longest_segment_ms = if cleanup.compacts() {
+            max_compaction_lag_ms
+        } else {
+            i64::MAX
+        };
         self.whole(table::MIN_INSYNC_REPLICAS)?;
         Ok(TopicConfig {
             overrides: self.overrides.clone(),
@@ -369,9 +395,19 @@ fn read(setting: &Setting, name: &str, text: &str) -> Result<Value, Error> {
             word.map(|word| Value::Words(vec![word]))
         }
         Kind::Words(words) => {
-            let given: Vec<_> = text.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
+            let given: Vec<_> = text
+                .split(',')
+                .map(str::trim)
+                .filter(|word| !word.is_empty())
+                .collect();
             let known = given.iter().all(|word| words.contains(word));
-            let chosen = || words.iter().copied().filter(|word| given.contains(word)).collect();
+            let chosen = || {
+                words
+                    .iter()
+                    .copied()
+                    .filter(|word| given.contains(word))
+                    .collect()
+            };
             known.then(|| Value::Words(chosen()))
         }
     };
@@ -396,7 +432,13 @@ fn in_own_unit(name: &str, text: &str, factor: i64) -> Result<String, Error> {
         return Ok(text.to_owned());
     }
     let number: Option<i64> = text.trim().parse().ok();
-    match number.and_then(|number| if number < 0 { Some(number) } else { number.checked_mul(factor) }) {
+    match number.and_then(|number| {
+        if number < 0 {
+            Some(number)
+        } else {
+            number.checked_mul(factor)
+        }
+    }) {
         Some(number) => Ok(number.to_string()),
         None => Err(Error::InvalidConfig {
             reason: format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
@@ -411,7 +453,9 @@ fn find(name: &str) -> Option<&'static Setting> {
 
 fn server_names() -> impl Iterator<Item = &'static str> {
     let broad = |setting: &'static Setting| setting.synonyms.iter().map(|synonym| synonym.name);
-    SETTINGS.iter().flat_map(move |setting| std::iter::once(setting.name).chain(broad(setting)))
+    SETTINGS
+        .iter()
+        .flat_map(move |setting| std::iter::once(setting.name).chain(broad(setting)))
 }
 
 fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {

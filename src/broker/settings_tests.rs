@@ -3,11 +3,16 @@
 use super::*;
 
 fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 fn topic(overrides: &[(&str, &str)]) -> Result<TopicConfig, String> {
-    Settings::default().resolve(&map(overrides)).map_err(|error| error.to_string())
+    Settings::default()
+        .resolve(&map(overrides))
+        .map_err(|error| error.to_string())
 }
 
 fn refusal(overrides: &[(&str, &str)]) -> String {
@@ -60,9 +65,12 @@ fn a_value_out_of_range_is_refused_with_the_range() {
 
 #[test]
 fn both_ends_of_every_range_are_admitted_and_what_lies_beyond_is_not() {
-    let admitted = |name: &str, value: String| topic(&[(name, &value), ("max.compaction.lag.ms", &value)]).is_ok();
+    let admitted =
+        |name: &str, value: String| topic(&[(name, &value), ("max.compaction.lag.ms", &value)]).is_ok();
     for setting in SETTINGS {
-        let Kind::Whole { min, max } = setting.kind else { continue };
+        let Kind::Whole { min, max } = setting.kind else {
+            continue;
+        };
         let alone = |value: i64| topic(&[(setting.name, &value.to_string())]).is_ok();
         assert!(alone(min), "{} = {min}", setting.name);
         if setting.name == table::MIN_COMPACTION_LAG_MS {
@@ -115,7 +123,11 @@ fn the_finer_unit_wins_over_the_coarser_and_the_topic_over_the_server() {
 
 #[test]
 fn a_server_default_is_checked_under_the_name_it_was_given() {
-    let refused = |name: &str, value: &str| Settings::new(&map(&[(name, value)])).map(drop).map_err(|e| e.to_string());
+    let refused = |name: &str, value: &str| {
+        Settings::new(&map(&[(name, value)]))
+            .map(drop)
+            .map_err(|e| e.to_string())
+    };
     assert_eq!(
         refused("log.segment.bytes", "1"),
         Err("log.segment.bytes must be 16384 to 2147483647, got 1".to_owned())
@@ -129,7 +141,9 @@ fn a_server_default_is_checked_under_the_name_it_was_given() {
 #[test]
 fn a_compacted_topic_rolls_within_its_compaction_lag() {
     let segment_ms = |policy| {
-        topic(&[("cleanup.policy", policy), ("max.compaction.lag.ms", "1000")]).expect("valid").segment_ms
+        topic(&[("cleanup.policy", policy), ("max.compaction.lag.ms", "1000")])
+            .expect("valid")
+            .segment_ms
     };
     assert_eq!(segment_ms("compact"), 1000);
     assert_eq!(segment_ms("compact,delete"), 1000);
@@ -150,7 +164,10 @@ fn entries_say_where_each_value_comes_from() {
     let settings = Settings::new(&map(&[("log.retention.hours", "1"), ("segment.ms", "77")])).expect("valid");
     let entries = settings.entries(&map(&[("segment.ms", "78")]));
     let entry = |name: &str| {
-        let entry = entries.iter().find(|entry| entry.name == name).expect("every setting is listed");
+        let entry = entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .expect("every setting is listed");
         (entry.value.as_str(), entry.source)
     };
     assert_eq!(entries.len(), SETTINGS.len());

@@ -76,8 +76,14 @@ pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Cor
             target: "the commit thread".to_owned(),
             reason: error.to_string(),
         })?;
-    let background = Background { commit, tasks: schedule::start(&core) };
-    let running = Running { core: Arc::clone(&core), background: Mutex::new(Some(background)) };
+    let background = Background {
+        commit,
+        tasks: schedule::start(&core),
+    };
+    let running = Running {
+        core: Arc::clone(&core),
+        background: Mutex::new(Some(background)),
+    };
     Ok((core, Arc::new(running)))
 }
 
@@ -88,7 +94,10 @@ impl Running {
         if !core.gate.stop() {
             return Ok(());
         }
-        if tokio::time::timeout(DRAIN_TIMEOUT, core.gate.drained()).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, core.gate.drained())
+            .await
+            .is_err()
+        {
             tracing::warn!(waited = ?DRAIN_TIMEOUT, "work is still under way; stopping without it");
         }
         core.gate.close();
@@ -107,7 +116,7 @@ impl Running {
             }
         }
         let core = Arc::clone(core);
-        let closed = tokio::task::spawn_blocking(move || core.store.close(core.now()).map_err(|error| (core, error)));
+        let closed = tokio::task::spawn_blocking(move || core.store.close().map_err(|error| (core, error)));
         match closed.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err((core, error))) => Err(translate::store(&core.config.data_dir.display(), &error)),
@@ -139,9 +148,11 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         ..CacheLimits::default()
     };
     let files = Arc::new(FileCache::new(world.fs, limits));
-    let now = world.clock.now();
-    let store_config = StoreConfig { dir: config.data_dir.clone(), recovery_threads: config.recovery_threads };
-    let store = Store::open(Arc::clone(&files), store_config, now)
+    let store_config = StoreConfig {
+        dir: config.data_dir.clone(),
+        threads: config.recovery_threads,
+    };
+    let store = Store::open(Arc::clone(&files), store_config)
         .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
     let store = Arc::new(store);
 
@@ -189,7 +200,9 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
 /// Settings of the metadata topic: the table's own, whatever the server's defaults are.
 fn metadata_config() -> Result<TopicConfig, Error> {
     let own = [("cleanup.policy", "compact"), ("durability", "synced")];
-    let own = own.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let own = own
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
     Settings::default().resolve(&own.collect())
 }
 
@@ -205,9 +218,17 @@ fn open_metadata(
         topic_id: metadata::TOPIC_ID,
         config: topic_config.log_config(config.max_decompressed_bytes),
     };
-    let log = store.open_partitions(vec![spec], now).pop().expect("one result for one partition");
+    let log = store
+        .open_partitions(vec![spec], now)
+        .pop()
+        .expect("one result for one partition");
     let served = Served::new(log.map_err(|error| translate::store(&id, &error))?);
-    let topic = Topic::new(id.topic, metadata::TOPIC_ID, topic_config, vec![Arc::clone(&served)]);
+    let topic = Topic::new(
+        id.topic,
+        metadata::TOPIC_ID,
+        topic_config,
+        vec![Arc::clone(&served)],
+    );
     Ok((topic, MetadataLog::new(served)))
 }
 
@@ -218,7 +239,11 @@ fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Resu
     };
     let strays: Vec<_> = store.found().iter().filter(|found| !owned(found)).collect();
     if !strays.is_empty() && contents.topics.is_empty() {
-        let named: Vec<_> = strays.iter().take(STRAYS_NAMED).map(ToString::to_string).collect();
+        let named: Vec<_> = strays
+            .iter()
+            .take(STRAYS_NAMED)
+            .map(ToString::to_string)
+            .collect();
         return Err(Error::Storage {
             target: data_dir.display().to_string(),
             reason: format!(
@@ -231,7 +256,9 @@ fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Resu
         });
     }
     for stray in strays {
-        let aside = store.set_aside(stray).map_err(|error| translate::store(stray, &error))?;
+        let aside = store
+            .set_aside(stray)
+            .map_err(|error| translate::store(stray, &error))?;
         tracing::warn!(partition = %stray, aside = %aside.display(), "directory of no topic set aside");
     }
     Ok(())
@@ -252,14 +279,20 @@ impl Core {
 
     /// Opens the partitions of all topics at once.
     fn open_topics(&self, contents: Contents) -> Result<(), Error> {
-        let active = contents.topics.into_iter().filter(|(_, entry)| entry.state == State::Active);
+        let active = contents
+            .topics
+            .into_iter()
+            .filter(|(_, entry)| entry.state == State::Active);
         let mut specs = Vec::new();
         let mut topics: Vec<(TopicName, TopicEntry, TopicConfig)> = Vec::new();
         for (name, entry) in active {
-            let config = self.settings.resolve(&entry.config).map_err(|error| Error::Storage {
-                target: format!("topic {name}"),
-                reason: format!("{error}; it was valid when the topic was made"),
-            })?;
+            let config = self
+                .settings
+                .resolve(&entry.config)
+                .map_err(|error| Error::Storage {
+                    target: format!("topic {name}"),
+                    reason: format!("{error}; it was valid when the topic was made"),
+                })?;
             let id = entry.topic_id().expect("checked when the entry was read");
             specs.extend((0..entry.partitions).map(|number| self.spec(&name, number, id, &config)));
             topics.push((name, entry, config));

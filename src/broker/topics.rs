@@ -11,9 +11,9 @@ use parking_lot::RwLock;
 
 use crate::types::{PartitionId, TopicId, TopicName};
 
+use super::served::Served;
 use super::settings::TopicConfig;
 use super::{Error, TopicSummary};
-use super::served::Served;
 
 /// Partitions of one topic, and of all user topics of one server together.
 pub(super) const PARTITIONS_MAX: i32 = 100_000;
@@ -32,18 +32,35 @@ pub(super) struct Topic {
 
 impl Topic {
     /// Makes a topic; `partitions` are in order of their numbers.
-    pub(super) fn new(name: TopicName, id: TopicId, config: TopicConfig, partitions: Vec<Arc<Served>>) -> Self {
-        Self { name, id, config: Arc::new(config), partitions, turn: Arc::default() }
+    pub(super) fn new(
+        name: TopicName,
+        id: TopicId,
+        config: TopicConfig,
+        partitions: Vec<Arc<Served>>,
+    ) -> Self {
+        Self {
+            name,
+            id,
+            config: Arc::new(config),
+            partitions,
+            turn: Arc::default(),
+        }
     }
 
     /// Returns this topic with other settings.
     pub(super) fn with_config(&self, config: TopicConfig) -> Self {
-        Self { config: Arc::new(config), ..self.copy() }
+        Self {
+            config: Arc::new(config),
+            ..self.copy()
+        }
     }
 
     /// Returns this topic with other partitions.
     pub(super) fn with_partitions(&self, partitions: Vec<Arc<Served>>) -> Self {
-        Self { partitions, ..self.copy() }
+        Self {
+            partitions,
+            ..self.copy()
+        }
     }
 
     fn copy(&self) -> Self {
@@ -66,7 +83,9 @@ impl Topic {
     /// # Errors
     /// [`Error::UnknownPartition`].
     pub(super) fn partition(&self, partition: PartitionId) -> Result<&Arc<Served>, Error> {
-        let found = usize::try_from(partition.0).ok().and_then(|number| self.partitions.get(number));
+        let found = usize::try_from(partition.0)
+            .ok()
+            .and_then(|number| self.partitions.get(number));
         found.ok_or_else(|| Error::UnknownPartition {
             topic: self.name.clone(),
             partition,
@@ -83,7 +102,11 @@ impl Topic {
 
     /// Returns name, id and number of partitions.
     pub(super) fn summary(&self) -> TopicSummary {
-        TopicSummary { name: self.name.clone(), id: self.id, partitions: self.count() }
+        TopicSummary {
+            name: self.name.clone(),
+            id: self.id,
+            partitions: self.count(),
+        }
     }
 }
 
@@ -109,13 +132,19 @@ impl Topics {
     /// [`Error::UnknownTopic`], [`Error::InternalTopic`].
     pub(super) fn find_writable(&self, name: &TopicName) -> Result<Arc<Topic>, Error> {
         let topic = self.find(name)?;
-        if name.is_internal() { Err(Error::InternalTopic { topic: name.clone() }) } else { Ok(topic) }
+        if name.is_internal() {
+            Err(Error::InternalTopic { topic: name.clone() })
+        } else {
+            Ok(topic)
+        }
     }
 
     /// Puts a topic in, in place of an older snapshot of it.
     pub(super) fn put(&self, topic: Topic) -> Arc<Topic> {
         let topic = Arc::new(topic);
-        self.by_name.write().insert(topic.name.clone(), Arc::clone(&topic));
+        self.by_name
+            .write()
+            .insert(topic.name.clone(), Arc::clone(&topic));
         topic
     }
 
@@ -141,5 +170,7 @@ impl Topics {
 
 /// The error for a name that no topic has.
 pub(super) fn unknown(name: &TopicName) -> Error {
-    Error::UnknownTopic { topic: name.to_string() }
+    Error::UnknownTopic {
+        topic: name.to_string(),
+    }
 }

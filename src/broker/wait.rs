@@ -151,7 +151,9 @@ impl<W: Watched> Drop for Wait<W> {
         for (place, id) in &self.places {
             place.waiters().remove(*id);
         }
-        self.set.registrations.fetch_sub(self.places.len(), Ordering::Relaxed);
+        self.set
+            .registrations
+            .fetch_sub(self.places.len(), Ordering::Relaxed);
     }
 }
 

@@ -19,7 +19,10 @@ fn places(count: usize) -> Vec<Arc<Place>> {
 }
 
 fn at(places: &[Arc<Place>], has: i64) -> Vec<(Arc<Place>, Offset)> {
-    places.iter().map(|place| (Arc::clone(place), Offset(has))).collect()
+    places
+        .iter()
+        .map(|place| (Arc::clone(place), Offset(has)))
+        .collect()
 }
 
 #[tokio::test]
@@ -38,7 +41,9 @@ async fn a_waiter_wakes_when_any_of_its_partitions_passes_what_it_has() {
 #[tokio::test]
 async fn a_bell_that_rings_before_the_sleep_is_not_lost() {
     let places = places(1);
-    let wait = WaitSet::new(10).register(at(&places, 0)).expect("below the limit");
+    let wait = WaitSet::new(10)
+        .register(at(&places, 0))
+        .expect("below the limit");
     places[0].0.ring(Offset(1));
     wait.rung().await;
     assert!(poll!(Box::pin(wait.rung())).is_pending(), "one bell wakes once");
@@ -47,7 +52,9 @@ async fn a_bell_that_rings_before_the_sleep_is_not_lost() {
 #[tokio::test]
 async fn everybody_wakes_when_the_partition_goes() {
     let places = places(1);
-    let wait = WaitSet::new(10).register(at(&places, i64::MAX)).expect("below the limit");
+    let wait = WaitSet::new(10)
+        .register(at(&places, i64::MAX))
+        .expect("below the limit");
     places[0].0.ring_all();
     wait.rung().await;
 }
@@ -58,12 +65,19 @@ fn at_the_limit_a_wait_is_refused_and_leaves_nothing_behind() {
     let set = WaitSet::new(4);
     let held = set.register(at(&places, 0)).expect("3 of 4");
     let error = set.register(at(&places, 0)).expect_err("6 of 4");
-    assert_eq!(error.to_string(), "waiting readers limit of 4 is reached; retry with less at once");
+    assert_eq!(
+        error.to_string(),
+        "waiting readers limit of 4 is reached; retry with less at once"
+    );
     assert_eq!(set.registrations(), 3);
     drop(held);
     assert_eq!(set.registrations(), 0);
     assert!(places.iter().all(|place| place.0.list.lock().is_empty()));
-    assert!(places.iter().all(|place| place.0.count.load(Ordering::SeqCst) == 0));
+    assert!(
+        places
+            .iter()
+            .all(|place| place.0.count.load(Ordering::SeqCst) == 0)
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -78,7 +92,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         register.prop_map(|(places, has)| Step::Register { places, has }),
         (0..8_usize).prop_map(|wait| Step::Drop { wait }),
-        (0..4_usize, 0..20_i64).prop_map(|(place, high_watermark)| Step::Ring { place, high_watermark }),
+        (0..4_usize, 0..20_i64).prop_map(|(place, high_watermark)| Step::Ring {
+            place,
+            high_watermark
+        }),
     ]
 }
 

@@ -28,7 +28,10 @@ fn murmur2(bytes: &[u8]) -> u32 {
         hash = hash.wrapping_mul(MULTIPLIER) ^ mixed;
     }
     if !rest.is_empty() {
-        let tail = rest.iter().rev().fold(0, |tail, byte| (tail << 8) | u32::from(*byte));
+        let tail = rest
+            .iter()
+            .rev()
+            .fold(0, |tail, byte| (tail << 8) | u32::from(*byte));
         hash = (hash ^ tail).wrapping_mul(MULTIPLIER);
     }
     hash = (hash ^ (hash >> 13)).wrapping_mul(MULTIPLIER);
