@@ -8,4 +8,5 @@ pub mod env;
 pub mod proto;
 pub mod record;
 pub mod storage;
+pub mod telemetry;
 pub mod types;

@@ -39,6 +39,7 @@ mod control;
 mod crc;
 mod damage;
 mod header;
+mod partitioner;
 #[expect(
     clippy::module_inception,
     reason = "of all that is told of batches, this file tells of one record"
@@ -56,5 +57,6 @@ pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
 pub use control::{ControlMarker, Outcome, TransactionEnd};
 pub use damage::{Damage, RecordFault};
 pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
+pub use partitioner::partition_for_key;
 pub use record::{Header, Record};
 pub use rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};
