@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::types::Timestamp;
 
@@ -22,13 +22,16 @@ impl Clock for SystemClock {
         reason = "this is the one place that asks the operating system"
     )]
     fn now(&self) -> Timestamp {
-        let now = std::time::SystemTime::now();
-        let ms = match now.duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
-        };
-        Timestamp(ms)
+        timestamp_of(SystemTime::now())
     }
+}
+
+/// Returns `time` in whole milliseconds; times that do not fit become the nearest that does.
+pub(super) fn timestamp_of(time: SystemTime) -> Timestamp {
+    Timestamp(match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+    })
 }
 
 /// A clock that stands still until it is moved.

@@ -12,14 +12,15 @@
 //!
 //! What is not here: offsets, segments, topics. This module would serve any store of append-only files.
 
+mod cache;
 mod clock;
 mod fs;
+mod mmap;
+mod real;
+mod second_chance;
+mod sync_pool;
 
+pub use cache::{CacheLimits, CacheStats, FileCache};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, OpenMode, SyncSite};
-/// (Stand-in.)
-#[derive(Debug)]
-pub struct FileCache {}
-/// (Stand-in.)
-#[derive(Debug)]
-pub struct RealFs {}
+pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
+pub use real::RealFs;
