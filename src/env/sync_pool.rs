@@ -180,3 +180,123 @@ impl Batch {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// Fails with its number, once as many as `together` are being synced at once.
+    #[derive(Debug)]
+    struct Numbered {
+        number: usize,
+        together: usize,
+        meeting: Arc<(Mutex<usize>, Condvar)>,
+    }
+
+    impl File for Numbered {
+        fn read_exact_at(&self, _buffer: &mut [u8], _position: u64) -> io::Result<()> {
+            unreachable!("only synced")
+        }
+        fn write_all_at(&self, _parts: &[IoSlice<'_>], _position: u64) -> io::Result<()> {
+            unreachable!("only synced")
+        }
+        fn len_bytes(&self) -> io::Result<u64> {
+            unreachable!("only synced")
+        }
+        fn set_len(&self, _len_bytes: u64) -> io::Result<()> {
+            unreachable!("only synced")
+        }
+        fn sync_data(&self, _site: SyncSite) -> io::Result<()> {
+            let (arrived, changed) = &*self.meeting;
+            let mut arrived = arrived.lock();
+            *arrived += 1;
+            changed.notify_all();
+            while *arrived < self.together {
+                if changed
+                    .wait_for(&mut arrived, Duration::from_secs(30))
+                    .timed_out()
+                {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            match self.number % 3 {
+                0 => Err(io::Error::other(self.number.to_string())),
+                _ => Ok(()),
+            }
+        }
+        fn map(&self, _position: u64, _len: usize) -> io::Result<Bytes> {
+            unreachable!("only synced")
+        }
+        fn populate(&self, _bytes: &Bytes, _position: u64) -> io::Result<()> {
+            unreachable!("only synced")
+        }
+        fn drop_cache(&self, _position: u64) -> io::Result<()> {
+            unreachable!("only synced")
+        }
+    }
+
+    fn files(count: usize, together: usize) -> Vec<Arc<dyn File>> {
+        let meeting = Arc::new((Mutex::new(0), Condvar::new()));
+        let file = |number| -> Arc<dyn File> {
+            Arc::new(Numbered {
+                number,
+                together,
+                meeting: meeting.clone(),
+            })
+        };
+        (0..count).map(file).collect()
+    }
+
+    fn check(pool: &SyncPool, count: usize, together: usize) {
+        let results = pool.sync(&files(count, together), SyncSite("test"));
+        let found: Vec<Option<String>> = results
+            .into_iter()
+            .map(|result| result.err().map(|error| error.to_string()))
+            .collect();
+        let expected: Vec<Option<String>> = (0..count)
+            .map(|number| (number % 3 == 0).then(|| number.to_string()))
+            .collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn each_file_has_its_own_result_at_its_own_place() {
+        let pool = SyncPool::default();
+        for count in [0, 1, 2, 3, 100] {
+            check(&pool, count, 0);
+        }
+    }
+
+    #[test]
+    fn sixteen_files_are_synced_at_the_same_time() {
+        check(&SyncPool::default(), HELPERS + 1, HELPERS + 1);
+    }
+
+    #[test]
+    fn callers_share_the_threads_and_none_waits_for_ever() {
+        let pool = SyncPool::default();
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..20).for_each(|count| check(&pool, count, 0)));
+            }
+        });
+        assert!(pool.helpers.lock().len() <= HELPERS);
+    }
+
+    #[test]
+    fn a_single_file_needs_no_thread_and_the_threads_end_with_the_pool() {
+        let pool = SyncPool::default();
+        check(&pool, 1, 1);
+        assert_eq!(pool.helpers.lock().len(), 0);
+        check(&pool, 4, 4);
+        assert_eq!(pool.helpers.lock().len(), 3);
+        let shared = Arc::downgrade(&pool.shared);
+        drop(pool);
+        assert!(shared.upgrade().is_none());
+    }
+}
