@@ -203,7 +203,11 @@ impl Broker {
     ///
     /// # Errors
     /// A name, a number or a setting that is wrong; a topic that exists.
-    pub async fn create_topic(&self, topic: NewTopic, execution: Execution) -> Result<TopicDescription, Error> {
+    pub async fn create_topic(
+        &self,
+        topic: NewTopic,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
         todo!()
     }
 

@@ -360,4 +360,3 @@ pub struct Placed<A> {
     /// Its acknowledgement or what went wrong.
     pub outcome: Result<A, Error>,
 }
-

@@ -20,8 +20,13 @@ pub fn example() -> String {
             push(&mut text, format_args!("\n[{section}]"));
         }
         push(&mut text, format_args!("\n# {}", setting.doc));
-        let range = setting.range().map_or(String::new(), |range| format!("{range}. "));
-        push(&mut text, format_args!("# {range}Environment: {}", setting.variable()));
+        let range = setting
+            .range()
+            .map_or(String::new(), |range| format!("{range}. "));
+        push(
+            &mut text,
+            format_args!("# {range}Environment: {}", setting.variable()),
+        );
         match setting.is_bare() {
             true => push(&mut text, format_args!("#{name} = {}", setting.default)),
             false => push(&mut text, format_args!("#{name} = {:?}", setting.default)),
@@ -56,7 +61,9 @@ mod tests {
         let taken_in: String = example()
             .lines()
             .map(|line| match line.strip_prefix('#') {
-                Some(setting) if setting.contains(" = ") && !setting.starts_with(' ') => format!("{setting}\n"),
+                Some(setting) if setting.contains(" = ") && !setting.starts_with(' ') => {
+                    format!("{setting}\n")
+                }
                 _ => format!("{line}\n"),
             })
             .collect();
@@ -64,7 +71,10 @@ mod tests {
         for (text, given) in [(example(), 0), (taken_in, SETTINGS.len() + 2)] {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), text).unwrap();
-            let sources = Sources { file: Some(file.path().to_owned()), ..Sources::default() };
+            let sources = Sources {
+                file: Some(file.path().to_owned()),
+                ..Sources::default()
+            };
             assert_eq!(load(&sources).unwrap().given.len(), given);
         }
     }

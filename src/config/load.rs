@@ -124,7 +124,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut warnings = Vec::new();
     for (name, value) in &sources.environment {
         match key_of_variable(name) {
-            Some(key) => given.push(Given { key, value: value.clone(), origin: Origin::Variable(name.clone()) }),
+            Some(key) => given.push(Given {
+                key,
+                value: value.clone(),
+                origin: Origin::Variable(name.clone()),
+            }),
             None => warnings.extend(warning(name)),
         }
     }
@@ -133,7 +137,11 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         value: value.clone(),
         origin: Origin::Flag,
     }));
-    let mut loaded = Loaded { config: Config::default(), given: BTreeMap::new(), warnings };
+    let mut loaded = Loaded {
+        config: Config::default(),
+        given: BTreeMap::new(),
+        warnings,
+    };
     for given in given {
         apply(&mut loaded, given)?;
     }
@@ -162,7 +170,12 @@ fn apply(loaded: &mut Loaded, given: Given) -> Result<(), ConfigError> {
             return Err(ConfigError::Unknown { key, origin, hint });
         };
         if let Err(wanted) = setting.apply(&mut loaded.config, &value) {
-            return Err(ConfigError::Invalid { key, origin, value, wanted });
+            return Err(ConfigError::Invalid {
+                key,
+                origin,
+                value,
+                wanted,
+            });
         }
     }
     loaded.given.insert(key, origin);
@@ -200,12 +213,16 @@ fn warning(name: &str) -> Option<String> {
     }
     let variables: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
     let near = nearest(name, variables.iter().map(String::as_str))?;
-    Some(format!("{name} in the environment is no setting; did you mean {near}?"))
+    Some(format!(
+        "{name} in the environment is no setting; did you mean {near}?"
+    ))
 }
 
 fn from_file(path: &Path) -> Result<Vec<Given>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| ConfigError::NotToml {
         path: path.to_owned(),
         line: 1 + error
@@ -241,7 +258,11 @@ fn flatten(given: &mut Vec<Given>, path: &Path, prefix: &str, table: toml::Table
                 });
             }
         };
-        given.push(Given { key, value, origin: Origin::File(path.to_owned()) });
+        given.push(Given {
+            key,
+            value,
+            origin: Origin::File(path.to_owned()),
+        });
     }
     Ok(())
 }

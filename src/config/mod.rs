@@ -82,7 +82,9 @@ impl Default for Config {
                 tls_key: None,
                 tls_client_ca: None,
             },
-            http: HttpConfig { listen: String::new() },
+            http: HttpConfig {
+                listen: String::new(),
+            },
             data_life: DataLife::Kept,
             shutdown_timeout: Duration::ZERO,
             worker_threads: 0,

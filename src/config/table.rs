@@ -96,13 +96,17 @@ pub const SETTINGS: [Setting; 21] = [
         key: "ephemeral",
         default: "false",
         doc: "Delete the data at exit. Without data_dir it lies in a new temporary directory; a given data_dir must be empty.",
-        kind: Kind::Switch(|config, on| config.data_life = if on { DataLife::Ephemeral } else { DataLife::Kept }),
+        kind: Kind::Switch(|config, on| {
+            config.data_life = if on { DataLife::Ephemeral } else { DataLife::Kept }
+        }),
     },
     Setting {
         key: "shutdown_timeout_ms",
         default: "10000",
         doc: "How long a stopping server waits for requests under way.",
-        kind: Kind::Number(0..=600_000, |config, ms| config.shutdown_timeout = Duration::from_millis(ms)),
+        kind: Kind::Number(0..=600_000, |config, ms| {
+            config.shutdown_timeout = Duration::from_millis(ms)
+        }),
     },
     Setting {
         key: "worker_threads",
@@ -134,7 +138,9 @@ pub const SETTINGS: [Setting; 21] = [
         key: "grpc.max_connections",
         default: "256",
         doc: "Connections at once; further ones are closed. Each takes a file descriptor.",
-        kind: Kind::Number(1..=65_536, |config, count| config.grpc.max_connections = as_usize(count)),
+        kind: Kind::Number(1..=65_536, |config, count| {
+            config.grpc.max_connections = as_usize(count)
+        }),
     },
     Setting {
         key: "grpc.max_streams_per_connection",
@@ -178,19 +184,25 @@ pub const SETTINGS: [Setting; 21] = [
         key: "storage.max_open_files",
         default: "512",
         doc: "Log and index files open at once, of any number of segments.",
-        kind: Kind::Number(16..=1_000_000, |config, count| config.broker.max_open_files = as_usize(count)),
+        kind: Kind::Number(16..=1_000_000, |config, count| {
+            config.broker.max_open_files = as_usize(count)
+        }),
     },
     Setting {
         key: "storage.max_maps",
         default: "40000",
         doc: "Memory mappings at once; Linux allows a process 65530 by default.",
-        kind: Kind::Number(16..=10_000_000, |config, count| config.broker.max_maps = as_usize(count)),
+        kind: Kind::Number(16..=10_000_000, |config, count| {
+            config.broker.max_maps = as_usize(count)
+        }),
     },
     Setting {
         key: "storage.recovery_threads",
         default: "0",
         doc: "Threads that recover partitions after an unclean stop; 0 means one per core.",
-        kind: Kind::Number(0..=1024, |config, count| config.broker.recovery_threads = as_usize(count)),
+        kind: Kind::Number(0..=1024, |config, count| {
+            config.broker.recovery_threads = as_usize(count)
+        }),
     },
     Setting {
         key: "storage.max_decompressed_bytes",

@@ -3,13 +3,26 @@
 use std::ops::RangeInclusive;
 
 /// Units that a size may be given in, largest first.
-const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+const UNITS: [(&str, u64); 4] = [
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+];
 
 /// Reads a number, of bytes also with a unit: `67108864`, `64MiB`.
 pub(super) fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     let parsed = UNITS
         .iter()
-        .find_map(|(unit, bytes)| Some(text.strip_suffix(unit)?.trim_end().parse::<u64>().ok()?.checked_mul(*bytes)))
+        .find_map(|(unit, bytes)| {
+            Some(
+                text.strip_suffix(unit)?
+                    .trim_end()
+                    .parse::<u64>()
+                    .ok()?
+                    .checked_mul(*bytes),
+            )
+        })
         .unwrap_or_else(|| text.parse().ok());
     match parsed {
         Some(number) if range.contains(&number) => Ok(number),
@@ -26,14 +39,21 @@ pub(super) fn size_text(bytes: u64) -> String {
     UNITS
         .iter()
         .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
-        .map_or_else(|| format!("{bytes} bytes"), |(name, unit)| format!("{}{name}", bytes / unit))
+        .map_or_else(
+            || format!("{bytes} bytes"),
+            |(name, unit)| format!("{}{name}", bytes / unit),
+        )
 }
 
 /// Reads a plain number.
 pub(super) fn number(text: &str, range: &RangeInclusive<u64>) -> Result<u64, String> {
     match text.parse() {
         Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(format!("a whole number from {} to {}", range.start(), range.end())),
+        _ => Err(format!(
+            "a whole number from {} to {}",
+            range.start(),
+            range.end()
+        )),
     }
 }
 
@@ -85,8 +105,21 @@ mod tests {
         assert_eq!(size("4096", &range), Ok(4096));
         assert_eq!(size("64MiB", &range), Ok(64 << 20));
         assert_eq!(size("1 GiB", &range), Ok(1 << 30));
-        for bad in ["", "64MB", "-1", "1.5MiB", "1023", "2GiB", "99999999999999TiB", "MiB"] {
-            assert_eq!(size(bad, &range), Err("a size of 1KiB to 1GiB".to_owned()), "{bad}");
+        for bad in [
+            "",
+            "64MB",
+            "-1",
+            "1.5MiB",
+            "1023",
+            "2GiB",
+            "99999999999999TiB",
+            "MiB",
+        ] {
+            assert_eq!(
+                size(bad, &range),
+                Err("a size of 1KiB to 1GiB".to_owned()),
+                "{bad}"
+            );
         }
         assert_eq!(size_text(1500), "1500 bytes");
     }

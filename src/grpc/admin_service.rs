@@ -24,7 +24,9 @@ impl AdminDoor {
             partitions: request.partitions,
             config: request.config.into_iter().collect(),
         };
-        self.broker.create_topic(topic, execution(request.validate_only)).await
+        self.broker
+            .create_topic(topic, execution(request.validate_only))
+            .await
     }
 
     async fn alter(&self, request: v1::AlterTopicRequest) -> Result<TopicDescription, Error> {
@@ -34,8 +36,13 @@ impl AdminDoor {
                 "setting {both} is both set and unset; name it once"
             )));
         }
-        let change = ConfigChange { set: request.set.into_iter().collect(), unset: request.unset };
-        self.broker.alter_topic(&topic, change, execution(request.validate_only)).await
+        let change = ConfigChange {
+            set: request.set.into_iter().collect(),
+            unset: request.unset,
+        };
+        self.broker
+            .alter_topic(&topic, change, execution(request.validate_only))
+            .await
     }
 
     async fn adopt(&self, request: v1::AdoptPartitionRequest) -> Result<v1::AdoptPartitionResponse, Error> {
@@ -85,8 +92,8 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
-        respond(self.create(request.into_inner()).await, |topic| v1::CreateTopicResponse {
-            topic: told(topic),
+        respond(self.create(request.into_inner()).await, |topic| {
+            v1::CreateTopicResponse { topic: told(topic) }
         })
     }
 
@@ -109,16 +116,19 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
-        let described = convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
-        respond(described, |topic| v1::DescribeTopicResponse { topic: told(topic) })
+        let described =
+            convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
+        respond(described, |topic| v1::DescribeTopicResponse {
+            topic: told(topic),
+        })
     }
 
     async fn alter_topic(
         &self,
         request: Request<v1::AlterTopicRequest>,
     ) -> Result<Response<v1::AlterTopicResponse>, Status> {
-        respond(self.alter(request.into_inner()).await, |topic| v1::AlterTopicResponse {
-            topic: told(topic),
+        respond(self.alter(request.into_inner()).await, |topic| {
+            v1::AlterTopicResponse { topic: told(topic) }
         })
     }
 

@@ -11,7 +11,9 @@ use crate::broker::{
 };
 use crate::proto::v1;
 use crate::record::{Codec, Header, ProducerStamp, Record};
-use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicName};
+use crate::types::{
+    Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicName,
+};
 
 use super::status::invalid;
 
@@ -40,7 +42,9 @@ pub(super) fn partition(number: i32) -> Result<PartitionId, Error> {
 pub(super) fn offset(field: &str, offset: i64) -> Result<Offset, Error> {
     match offset {
         0.. => Ok(Offset(offset)),
-        _ => Err(invalid(format!("{field} is {offset}; offsets are counted from 0"))),
+        _ => Err(invalid(format!(
+            "{field} is {offset}; offsets are counted from 0"
+        ))),
     }
 }
 
@@ -94,7 +98,11 @@ pub(super) fn format(number: i32) -> Result<Format, Error> {
 }
 
 pub(super) fn producer(stamp: v1::ProducerStamp) -> Result<ProducerStamp, Error> {
-    let v1::ProducerStamp { producer_id, producer_epoch, base_sequence } = stamp;
+    let v1::ProducerStamp {
+        producer_id,
+        producer_epoch,
+        base_sequence,
+    } = stamp;
     if producer_id < 0 || base_sequence < 0 {
         return Err(invalid(format!(
             "producer_id is {producer_id} and base_sequence {base_sequence}; neither is ever negative"
@@ -127,7 +135,10 @@ pub(super) fn new_record(index: usize, record: v1::Record) -> Result<NewRecord, 
         headers: record
             .headers
             .into_iter()
-            .map(|header| Header { key: header.key.into(), value: header.value })
+            .map(|header| Header {
+                key: header.key.into(),
+                value: header.value,
+            })
             .collect(),
     })
 }
@@ -150,7 +161,12 @@ pub(super) fn stored_record(record: Record) -> v1::StoredRecord {
 }
 
 /// Tells where records came to lie; with [`Acks::None`] the offsets stay untold.
-pub(super) fn appended(partition: PartitionId, record_indexes: Vec<u32>, at: Appended, acks: Acks) -> v1::Appended {
+pub(super) fn appended(
+    partition: PartitionId,
+    record_indexes: Vec<u32>,
+    at: Appended,
+    acks: Acks,
+) -> v1::Appended {
     let told = |offset: Offset| (acks != Acks::None).then_some(offset.0);
     v1::Appended {
         partition: partition.0,
@@ -230,7 +246,10 @@ pub(super) fn resume_token(positions: &[(PartitionId, Offset)]) -> v1::ResumeTok
     v1::ResumeToken {
         positions: positions
             .iter()
-            .map(|(partition, offset)| v1::PartitionOffset { partition: partition.0, offset: offset.0 })
+            .map(|(partition, offset)| v1::PartitionOffset {
+                partition: partition.0,
+                offset: offset.0,
+            })
             .collect(),
     }
 }

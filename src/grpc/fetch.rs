@@ -35,7 +35,10 @@ pub(super) async fn fetch(broker: &Broker, request: v1::FetchRequest) -> Result<
             .collect(),
         Format::Records => {
             let len = chunks.iter().flatten().map(|chunk| chunk.batches.len()).sum();
-            off_network_threads(portions::decoding(len), move || as_records(targets, chunks, budget)).await?
+            off_network_threads(portions::decoding(len), move || {
+                as_records(targets, chunks, budget)
+            })
+            .await?
         }
     };
     Ok(v1::FetchResponse { partitions })

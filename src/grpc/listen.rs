@@ -52,7 +52,10 @@ pub(super) fn connections(
                 };
                 let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                     if crowd == Crowd::Room {
-                        tracing::warn!(max_connections, "gRPC connections are refused: grpc.max_connections is reached");
+                        tracing::warn!(
+                            max_connections,
+                            "gRPC connections are refused: grpc.max_connections is reached"
+                        );
                     }
                     crowd = Crowd::Full;
                     continue;
@@ -63,7 +66,13 @@ pub(super) fn connections(
                     tracing::debug!(%error, "a connection went away while it was accepted");
                     continue;
                 }
-                return Some((Ok(Connection { stream, _place: place }), (listener, places, crowd)));
+                return Some((
+                    Ok(Connection {
+                        stream,
+                        _place: place,
+                    }),
+                    (listener, places, crowd),
+                ));
             }
         },
     )
@@ -78,7 +87,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

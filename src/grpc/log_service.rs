@@ -30,14 +30,21 @@ impl LogService for LogDoor {
         &self,
         _: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        let (id, epoch) = self.broker.init_producer().await.map_err(|error| status(&error))?;
+        let (id, epoch) = self
+            .broker
+            .init_producer()
+            .await
+            .map_err(|error| status(&error))?;
         Ok(Response::new(v1::InitProducerResponse {
             producer_id: id.0,
             producer_epoch: i32::from(epoch.0),
         }))
     }
 
-    async fn produce(&self, request: Request<v1::ProduceRequest>) -> Result<Response<v1::ProduceResponse>, Status> {
+    async fn produce(
+        &self,
+        request: Request<v1::ProduceRequest>,
+    ) -> Result<Response<v1::ProduceResponse>, Status> {
         let outcome = match produce::append(&self.broker, request.into_inner()) {
             Ok(waiting) => waiting.outcome().await,
             Err(error) => Err(error),
@@ -50,9 +57,11 @@ impl LogService for LogDoor {
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
         let broker = self.broker.clone();
-        let append =
-            move |request| produce::append(&broker, request).map(|waiting: produce::Waiting| waiting.outcome());
-        let answers = produce_stream::answers(request.into_inner(), append, self.stopping.clone().begun_owned());
+        let append = move |request| {
+            produce::append(&broker, request).map(|waiting: produce::Waiting| waiting.outcome())
+        };
+        let answers =
+            produce_stream::answers(request.into_inner(), append, self.stopping.clone().begun_owned());
         Ok(Response::new(Box::pin(answers)))
     }
 

@@ -146,9 +146,12 @@ impl GrpcDoor {
     /// A TLS file that cannot be used.
     pub fn new(broker: Broker, config: &GrpcConfig, phase: watch::Receiver<Phase>) -> Result<Self, TlsError> {
         let stopping = Stopping(phase);
-        let log = LogServiceServer::new(LogDoor { broker: broker.clone(), stopping: stopping.clone() })
-            .max_decoding_message_size(config.max_request_bytes)
-            .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
+        let log = LogServiceServer::new(LogDoor {
+            broker: broker.clone(),
+            stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(config.max_request_bytes)
+        .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
         let admin = AdminServiceServer::new(AdminDoor { broker })
             .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES)
             .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
@@ -159,7 +162,12 @@ impl GrpcDoor {
             .add_service(health_service)
             .add_service(reflection().build_v1().expect(DESCRIBED))
             .add_service(reflection().build_v1alpha().expect(DESCRIBED));
-        Ok(Self { router, health, stopping, max_connections: config.max_connections })
+        Ok(Self {
+            router,
+            health,
+            stopping,
+            max_connections: config.max_connections,
+        })
     }
 
     /// Serves connections of `listener` until the server stops and what was under way is finished.
@@ -167,7 +175,12 @@ impl GrpcDoor {
     /// # Errors
     /// What the transport could not go on with.
     pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let Self { router, mut health, mut stopping, max_connections } = self;
+        let Self {
+            router,
+            mut health,
+            mut stopping,
+            max_connections,
+        } = self;
         tell(&health, ServingStatus::Serving).await;
         let stopped = async move {
             stopping.begun().await;
@@ -212,7 +225,9 @@ fn transport(config: &GrpcConfig) -> Result<Server, TlsError> {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
     match config.tls() {
         None => Ok(server),
-        Some(files) => server.tls_config(files.load()?).map_err(|error| files.unusable(error)),
+        Some(files) => server
+            .tls_config(files.load()?)
+            .map_err(|error| files.unusable(error)),
     }
 }
 
@@ -234,8 +249,10 @@ where
     if work == Work::Short {
         return Ok(compute());
     }
-    tokio::task::spawn_blocking(compute).await.map_err(|join| Error::Storage {
-        target: "the response".to_owned(),
-        reason: format!("its computation ended early: {join}"),
-    })
+    tokio::task::spawn_blocking(compute)
+        .await
+        .map_err(|join| Error::Storage {
+            target: "the response".to_owned(),
+            reason: format!("its computation ended early: {join}"),
+        })
 }

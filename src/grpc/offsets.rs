@@ -7,7 +7,10 @@ use super::convert;
 use super::status::invalid;
 
 /// Finds offsets.
-pub(super) async fn list(broker: &Broker, request: v1::ListOffsetsRequest) -> Result<v1::ListOffsetsResponse, Error> {
+pub(super) async fn list(
+    broker: &Broker,
+    request: v1::ListOffsetsRequest,
+) -> Result<v1::ListOffsetsResponse, Error> {
     let topic = convert::topic(&request.topic)?;
     let partitions = request
         .partitions
@@ -18,7 +21,9 @@ pub(super) async fn list(broker: &Broker, request: v1::ListOffsetsRequest) -> Re
     let query = convert::offset_query(request.at)?;
     let isolation = convert::isolation(request.isolation)?;
     let found = broker.list_offsets(&topic, &partitions, query, isolation).await?;
-    Ok(v1::ListOffsetsResponse { offsets: found.into_iter().map(convert::found_offset).collect() })
+    Ok(v1::ListOffsetsResponse {
+        offsets: found.into_iter().map(convert::found_offset).collect(),
+    })
 }
 
 /// Raises log start offsets.
@@ -28,13 +33,17 @@ pub(super) async fn delete_records(
 ) -> Result<v1::DeleteRecordsResponse, Error> {
     let topic = convert::topic(&request.topic)?;
     if request.partitions.is_empty() {
-        return Err(invalid("no partition is named; name those whose records are to go"));
+        return Err(invalid(
+            "no partition is named; name those whose records are to go",
+        ));
     }
     let before = request
         .partitions
         .into_iter()
         .map(|delete| {
-            let before = delete.before_offset.map(|at| convert::offset("before_offset", at));
+            let before = delete
+                .before_offset
+                .map(|at| convert::offset("before_offset", at));
             Ok((convert::partition(delete.partition)?, before.transpose()?))
         })
         .collect::<Result<Vec<_>, Error>>()?;
@@ -43,7 +52,10 @@ pub(super) async fn delete_records(
     Ok(v1::DeleteRecordsResponse {
         partitions: raised
             .into_iter()
-            .map(|(partition, log_start)| v1::LogStart { partition: partition.0, log_start_offset: log_start.0 })
+            .map(|(partition, log_start)| v1::LogStart {
+                partition: partition.0,
+                log_start_offset: log_start.0,
+            })
             .collect(),
     })
 }

@@ -1,8 +1,7 @@
 //! A stretch of the log as plain messages, in portions that fit a response.
 //!
 //! Batches are decoded one at a time, as the budget asks for them: a stretch of well compressed batches costs the memory of
-//! one decompressed batch and one response, not of all of it. Where aborted transactions overlap, the stretch is decoded
-//! whole, since only their markers in later batches tell where they end.
+//! one decompressed batch and one response, not of all of it.
 //!
 //! What it does not do: I/O. It computes, for long when batches are compressed; [`decoding`] says when to leave the network threads.
 
@@ -12,13 +11,11 @@ use prost::Message;
 
 use crate::broker::{Chunk, Error};
 use crate::proto::v1;
+use crate::record::BatchHeader;
 use crate::types::Offset;
 
 use super::{Work, convert};
 
-/// Where the batch length stands in a batch (Kafka's record batch, version 2), and how much it does not count.
-const BATCH_LENGTH: std::ops::Range<usize> = 8..12;
-const UNCOUNTED_LEN: usize = 12;
 /// Stretches longer than this, in bytes, are decoded off the network threads: about 20 microseconds of work.
 const LONG: usize = 64 << 10;
 
@@ -59,7 +56,10 @@ pub(super) fn decoding(len: usize) -> Work {
 
 impl Portions {
     pub(super) fn of(chunk: Chunk) -> Self {
-        Self { rest: chunk, decoded: VecDeque::new() }
+        Self {
+            rest: chunk,
+            decoded: VecDeque::new(),
+        }
     }
 
     /// Bytes of batches not decoded yet.
@@ -81,16 +81,20 @@ impl Portions {
                     (None, Some(first)) => Offset(first.offset),
                     (None, None) => self.rest.next_offset,
                 };
-                return Ok(Portion { records, next_offset, rest: Rest::More });
+                return Ok(Portion {
+                    records,
+                    next_offset,
+                    rest: Rest::More,
+                });
             }
             if self.rest.batches.is_empty() {
-                return Ok(Portion { records, next_offset: self.rest.next_offset, rest: Rest::Done });
+                return Ok(Portion {
+                    records,
+                    next_offset: self.rest.next_offset,
+                    rest: Rest::Done,
+                });
             }
-            let mut next = self.rest.clone();
-            next.batches = match self.rest.aborted.is_empty() {
-                true => self.rest.batches.split_to(first_batch_len(&self.rest.batches)),
-                false => std::mem::take(&mut self.rest.batches),
-            };
+            let next = split_batch(&mut self.rest);
             self.decoded = next.records()?.into_iter().map(convert::stored_record).collect();
         }
     }
@@ -120,19 +124,34 @@ pub(super) fn field_len(message: &impl Message) -> usize {
     1 + prost::length_delimiter_len(len) + len
 }
 
-/// Length of the first batch; everything when the bytes do not say, and then decoding tells what is wrong with them.
-fn first_batch_len(batches: &[u8]) -> usize {
-    batches
-        .get(BATCH_LENGTH)
-        .and_then(|bytes| bytes.try_into().ok().map(u32::from_be_bytes))
-        .and_then(|len| usize::try_from(len).ok()?.checked_add(UNCOUNTED_LEN))
-        .filter(|len| *len <= batches.len())
-        .unwrap_or(batches.len())
+/// Takes the first batch off a stretch; everything when the bytes do not say where it ends, and then decoding tells what is
+/// wrong with them. A marker ends its transaction: what its producer wrote after it is committed or named anew.
+fn split_batch(rest: &mut Chunk) -> Chunk {
+    let mut one = rest.clone();
+    let header = BatchHeader::parse(&rest.batches).ok();
+    let len = header
+        .and_then(|header| usize::try_from(header.size_bytes).ok())
+        .filter(|len| *len <= rest.batches.len())
+        .unwrap_or(rest.batches.len());
+    one.batches = rest.batches.split_to(len);
+    if let Some(header) = header
+        && header.is_control()
+        && let Some(producer) = header.producer
+        && let Some(ended) = rest.aborted.iter().position(|aborted| {
+            aborted.producer_id == producer.id && aborted.first_offset <= header.base_offset
+        })
+    {
+        rest.aborted.remove(ended);
+    }
+    one
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Aborted;
+    use crate::record::{BatchBuilder, BatchOptions, Outcome, RecordBatch, TransactionEnd};
+    use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId, Timestamp};
     use proptest::prelude::*;
 
     fn record(offset: i64, value_len: usize) -> v1::StoredRecord {
@@ -168,18 +187,74 @@ mod tests {
         }
 
         #[test]
-        fn the_length_of_a_first_batch_never_reaches_past_the_bytes(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            prop_assert!(first_batch_len(&bytes) <= bytes.len());
-            prop_assert!(bytes.is_empty() || first_batch_len(&bytes) > 0);
+        fn arbitrary_bytes_are_taken_apart_to_the_last_one(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut rest = chunk(bytes.clone(), &[]);
+            let mut seen = Vec::new();
+            while !rest.batches.is_empty() {
+                seen.extend_from_slice(&split_batch(&mut rest).batches);
+            }
+            prop_assert_eq!(seen, bytes);
         }
     }
 
+    fn chunk(batches: Vec<u8>, aborted: &[Aborted]) -> Chunk {
+        Chunk {
+            batches: batches.into(),
+            from: Offset::ZERO,
+            until: Offset::MAX,
+            times: None,
+            aborted: aborted.to_vec(),
+            next_offset: Offset(100),
+            high_watermark: Offset(100),
+            last_stable: Offset(100),
+            log_start: Offset::ZERO,
+        }
+    }
+
+    fn data(at: i64) -> RecordBatch {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder
+            .append(Some(Timestamp(1)), None, Some(b"value"), &[])
+            .unwrap();
+        builder.build().unwrap().stamped(Offset(at), LeaderEpoch(0))
+    }
+
+    fn abort_marker(at: i64, producer: i64) -> RecordBatch {
+        let end = TransactionEnd {
+            outcome: Outcome::Abort,
+            producer: ProducerId(producer),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: 0,
+            at: Timestamp(1),
+        };
+        end.to_batch().stamped(Offset(at), LeaderEpoch(0))
+    }
+
     #[test]
-    fn a_batch_ends_where_its_length_field_says() {
-        let mut batches = vec![0; 100];
-        batches[BATCH_LENGTH].copy_from_slice(&49_u32.to_be_bytes());
-        assert_eq!(first_batch_len(&batches), 61);
-        batches[BATCH_LENGTH].copy_from_slice(&89_u32.to_be_bytes());
-        assert_eq!(first_batch_len(&batches), 100, "a torn batch is left to the decoder");
+    fn batches_come_one_by_one_and_a_marker_ends_the_transaction_of_its_producer_alone() {
+        let aborted = |producer, first| Aborted {
+            producer_id: ProducerId(producer),
+            first_offset: Offset(first),
+        };
+        let named = [aborted(1, 0), aborted(2, 0), aborted(1, 7)];
+        let batches = [data(0), abort_marker(5, 1), data(6), data(7)];
+        let bytes = batches.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
+        let mut rest = chunk(bytes, &named);
+        for (batch, before) in [
+            (&batches[0], &named[..]),
+            (&batches[1], &named),
+            (&batches[2], &named[1..]),
+            (&batches[3], &named[1..]),
+        ] {
+            let one = split_batch(&mut rest);
+            assert_eq!(&one.batches, batch.bytes());
+            assert_eq!(
+                one.aborted,
+                before,
+                "what counts for the batch at {}",
+                batch.header().base_offset
+            );
+        }
+        assert!(rest.batches.is_empty());
     }
 }

@@ -21,7 +21,11 @@ pub(super) struct Waiting {
 /// A request that contradicts nothing, not even itself.
 #[derive(Debug)]
 enum Submission {
-    Batch { topic: TopicName, partition: PartitionId, batch: bytes::Bytes },
+    Batch {
+        topic: TopicName,
+        partition: PartitionId,
+        batch: bytes::Bytes,
+    },
     Records(NewRecords),
 }
 
@@ -29,9 +33,17 @@ enum Submission {
 pub(super) fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
     let (submission, acks) = submission(request)?;
     let placed = match submission {
-        Submission::Batch { topic, partition, batch } => {
+        Submission::Batch {
+            topic,
+            partition,
+            batch,
+        } => {
             let ack = broker.append_batch(&topic, partition, batch, acks)?;
-            vec![Placed { partition, indexes: Vec::new(), outcome: Ok(ack) }]
+            vec![Placed {
+                partition,
+                indexes: Vec::new(),
+                outcome: Ok(ack),
+            }]
         }
         Submission::Records(records) => broker.append_records(records, acks)?,
     };
@@ -45,7 +57,12 @@ impl Waiting {
         let mut appended = Vec::with_capacity(self.placed.len());
         let mut first_error = None;
         let mut succeeded = 0_usize;
-        for Placed { partition, indexes, outcome } in self.placed {
+        for Placed {
+            partition,
+            indexes,
+            outcome,
+        } in self.placed
+        {
             let outcome = match outcome {
                 Ok(ack) => ack.wait().await,
                 Err(error) => Err(error),
@@ -98,7 +115,13 @@ fn submission(request: v1::ProduceRequest) -> Result<(Submission, Acks), Error> 
             .collect::<Result<_, Error>>()?;
         let producer = request.producer.map(convert::producer).transpose()?;
         return Ok((
-            Submission::Records(NewRecords { topic, partition, records, producer, codec }),
+            Submission::Records(NewRecords {
+                topic,
+                partition,
+                records,
+                producer,
+                codec,
+            }),
             acks,
         ));
     };
@@ -116,7 +139,14 @@ fn submission(request: v1::ProduceRequest) -> Result<(Submission, Acks), Error> 
         return Err(invalid("the batch is empty; give exactly one record batch"));
     }
     match partition {
-        Some(partition) => Ok((Submission::Batch { topic, partition, batch }, acks)),
+        Some(partition) => Ok((
+            Submission::Batch {
+                topic,
+                partition,
+                batch,
+            },
+            acks,
+        )),
         None => Err(invalid("a batch names no partition; set partition")),
     }
 }
@@ -143,7 +173,11 @@ mod tests {
     }
 
     fn stamp() -> v1::ProducerStamp {
-        v1::ProducerStamp { producer_id: 1, producer_epoch: 0, base_sequence: 0 }
+        v1::ProducerStamp {
+            producer_id: 1,
+            producer_epoch: 0,
+            base_sequence: 0,
+        }
     }
 
     #[test]
@@ -161,19 +195,67 @@ mod tests {
     /// Each damaged request is refused as invalid, with a text that says what is right.
     #[test]
     fn a_request_that_contradicts_itself_is_told_what_is_right() {
-        let record = |record: v1::Record| v1::ProduceRequest { records: vec![record], ..one_record() };
+        let record = |record: v1::Record| v1::ProduceRequest {
+            records: vec![record],
+            ..one_record()
+        };
         let cases = [
-            (v1::ProduceRequest { records: vec![], ..one_record() }, "give at least one record"),
-            (v1::ProduceRequest { topic: "a/b".into(), ..one_record() }, "not '/'"),
-            (v1::ProduceRequest { topic: String::new(), ..one_record() }, "at least one character"),
-            (v1::ProduceRequest { partition: Some(-1), ..one_record() }, "numbered from 0"),
-            (v1::ProduceRequest { acks: 9, ..one_record() }, "acks is 9"),
-            (v1::ProduceRequest { compression: -3, ..one_record() }, "compression is -3"),
-            (v1::ProduceRequest { producer: Some(stamp()), ..one_record() }, "set partition"),
+            (
+                v1::ProduceRequest {
+                    records: vec![],
+                    ..one_record()
+                },
+                "give at least one record",
+            ),
+            (
+                v1::ProduceRequest {
+                    topic: "a/b".into(),
+                    ..one_record()
+                },
+                "not '/'",
+            ),
+            (
+                v1::ProduceRequest {
+                    topic: String::new(),
+                    ..one_record()
+                },
+                "at least one character",
+            ),
+            (
+                v1::ProduceRequest {
+                    partition: Some(-1),
+                    ..one_record()
+                },
+                "numbered from 0",
+            ),
+            (
+                v1::ProduceRequest {
+                    acks: 9,
+                    ..one_record()
+                },
+                "acks is 9",
+            ),
+            (
+                v1::ProduceRequest {
+                    compression: -3,
+                    ..one_record()
+                },
+                "compression is -3",
+            ),
+            (
+                v1::ProduceRequest {
+                    producer: Some(stamp()),
+                    ..one_record()
+                },
+                "set partition",
+            ),
             (
                 v1::ProduceRequest {
                     partition: Some(0),
-                    producer: Some(v1::ProducerStamp { producer_epoch: 40_000, ..stamp() }),
+                    producer: Some(v1::ProducerStamp {
+                        producer_epoch: 40_000,
+                        ..stamp()
+                    }),
                     ..one_record()
                 },
                 "it is 0 to 32767",
@@ -181,21 +263,62 @@ mod tests {
             (
                 v1::ProduceRequest {
                     partition: Some(0),
-                    producer: Some(v1::ProducerStamp { base_sequence: -1, ..stamp() }),
+                    producer: Some(v1::ProducerStamp {
+                        base_sequence: -1,
+                        ..stamp()
+                    }),
                     ..one_record()
                 },
                 "neither is ever negative",
             ),
-            (record(v1::Record { timestamp_ms: Some(-1), ..Default::default() }), "0 or greater"),
-            (v1::ProduceRequest { partition: None, ..one_batch() }, "set partition"),
-            (v1::ProduceRequest { batch: Some(bytes::Bytes::new()), ..one_batch() }, "exactly one record batch"),
-            (v1::ProduceRequest { records: one_record().records, ..one_batch() }, "send one of them"),
-            (v1::ProduceRequest { producer: Some(stamp()), ..one_batch() }, "leave them out"),
-            (v1::ProduceRequest { compression: 1, ..one_batch() }, "leave them out"),
+            (
+                record(v1::Record {
+                    timestamp_ms: Some(-1),
+                    ..Default::default()
+                }),
+                "0 or greater",
+            ),
+            (
+                v1::ProduceRequest {
+                    partition: None,
+                    ..one_batch()
+                },
+                "set partition",
+            ),
+            (
+                v1::ProduceRequest {
+                    batch: Some(bytes::Bytes::new()),
+                    ..one_batch()
+                },
+                "exactly one record batch",
+            ),
+            (
+                v1::ProduceRequest {
+                    records: one_record().records,
+                    ..one_batch()
+                },
+                "send one of them",
+            ),
+            (
+                v1::ProduceRequest {
+                    producer: Some(stamp()),
+                    ..one_batch()
+                },
+                "leave them out",
+            ),
+            (
+                v1::ProduceRequest {
+                    compression: 1,
+                    ..one_batch()
+                },
+                "leave them out",
+            ),
         ];
         for (request, hint) in cases {
             match submission(request) {
-                Err(Error::InvalidRequest { reason }) => assert!(reason.contains(hint), "{reason:?} lacks {hint:?}"),
+                Err(Error::InvalidRequest { reason }) => {
+                    assert!(reason.contains(hint), "{reason:?} lacks {hint:?}")
+                }
                 other => panic!("{hint}: {other:?}"),
             }
         }

@@ -35,7 +35,11 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 type Answer = Result<v1::ProduceStreamResponse, Status>;
 
 /// Appends the requests of `input` by `append`, and streams the outcomes of what it returns; ends early on `stopping`.
-pub(super) fn answers<I, A, W, S>(input: I, append: A, stopping: S) -> impl Stream<Item = Answer> + Send + 'static
+pub(super) fn answers<I, A, W, S>(
+    input: I,
+    append: A,
+    stopping: S,
+) -> impl Stream<Item = Answer> + Send + 'static
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
     A: FnMut(v1::ProduceRequest) -> Result<W, Error> + Send + 'static,
@@ -128,7 +132,12 @@ where
         let bytes = message.encoded_len();
         let Some(request) = message.request else {
             let refused = Outcome::Refused(invalid("the message has an id and no request; set request"));
-            return self.remember(UnderWay { id: message.id, bytes, silence: Silence::Answer, outcome: refused });
+            return self.remember(UnderWay {
+                id: message.id,
+                bytes,
+                silence: Silence::Answer,
+                outcome: refused,
+            });
         };
         let silence = match request.acks() {
             v1::Acks::None => Silence::OnlyErrors,
@@ -138,7 +147,12 @@ where
             Ok(waiting) => Outcome::Waiting(Box::pin(waiting)),
             Err(error) => Outcome::Refused(error),
         };
-        self.remember(UnderWay { id: message.id, bytes, silence, outcome });
+        self.remember(UnderWay {
+            id: message.id,
+            bytes,
+            silence,
+            outcome,
+        });
     }
 
     fn remember(&mut self, under_way: UnderWay<W>) {
@@ -149,14 +163,19 @@ where
     /// Answers the oldest request, or stays silent when that was asked for.
     fn answer(&mut self, outcome: Result<v1::ProduceResponse, Error>) -> Option<v1::ProduceStreamResponse> {
         use v1::produce_stream_response::Outcome;
-        let UnderWay { id, bytes, silence, .. } = self.under_way.pop_front()?;
+        let UnderWay {
+            id, bytes, silence, ..
+        } = self.under_way.pop_front()?;
         self.bytes -= bytes;
         let outcome = match outcome {
             Ok(response) if silence == Silence::OnlyErrors && all_succeeded(&response) => return None,
             Ok(response) => Outcome::Acknowledged(response),
             Err(error) => Outcome::Error(message(&error)),
         };
-        Some(v1::ProduceStreamResponse { id, outcome: Some(outcome) })
+        Some(v1::ProduceStreamResponse {
+            id,
+            outcome: Some(outcome),
+        })
     }
 }
 

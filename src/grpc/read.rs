@@ -10,7 +10,6 @@
 //!   token received says where to go on.
 
 use futures_util::{Stream, stream};
-use prost::Message;
 use tonic::Status;
 
 use crate::broker::{Broker, Error, Progress, ReadSpec, ReadStart, ReadStep, ReadStream};
@@ -61,7 +60,12 @@ fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
     let partitions = request
         .partitions
         .into_iter()
-        .map(|one| Ok((convert::partition(one.partition)?, convert::read_start(one.start)?)))
+        .map(|one| {
+            Ok((
+                convert::partition(one.partition)?,
+                convert::read_start(one.start)?,
+            ))
+        })
         .collect::<Result<Vec<_>, Error>>()?;
     convert::distinct(partitions.iter().map(|(partition, _)| *partition))?;
     let resume = convert::resume(request.resume)?;
@@ -170,7 +174,10 @@ impl Step {
     /// Makes the next response, and says what comes after it.
     fn respond(mut self: Box<Self>, budget: usize) -> Result<(v1::ReadResponse, State), Error> {
         let portion = self.portions.take(budget)?;
-        let mut response = v1::ReadResponse { records: portion.records, ..self.frame.clone() };
+        let mut response = v1::ReadResponse {
+            records: portion.records,
+            ..self.frame.clone()
+        };
         match portion.rest {
             Rest::More => {
                 let positions = up_to(&self.positions, self.partition, portion.next_offset);
@@ -222,9 +229,13 @@ fn as_batches(step: ReadStep) -> v1::ReadResponse {
 mod tests {
     use super::*;
     use crate::broker::ReadEnd;
+    use prost::Message;
 
     fn request() -> v1::ReadRequest {
-        v1::ReadRequest { topic: "flights".into(), ..Default::default() }
+        v1::ReadRequest {
+            topic: "flights".into(),
+            ..Default::default()
+        }
     }
 
     fn token(positions: &[(i32, i64)]) -> Option<v1::ResumeToken> {
@@ -240,33 +251,100 @@ mod tests {
         let (spec, format) = checked(request()).unwrap();
         assert_eq!((spec.start, spec.end), (ReadStart::Earliest, ReadEnd::Now));
         assert_eq!((spec.chunk_bytes, format), (1 << 20, Format::Records));
-        let (spec, _) = checked(v1::ReadRequest { max_response_bytes: u32::MAX, ..request() }).unwrap();
+        let (spec, _) = checked(v1::ReadRequest {
+            max_response_bytes: u32::MAX,
+            ..request()
+        })
+        .unwrap();
         assert_eq!(spec.chunk_bytes, MAX_RESPONSE_BYTES);
     }
 
     #[test]
     fn a_read_that_contradicts_itself_is_told_what_is_right() {
-        let partition = |partition| v1::ReadPartition { partition, start: None };
+        let partition = |partition| v1::ReadPartition {
+            partition,
+            start: None,
+        };
         let start = |at| Some(v1::ReadStart { at: Some(at) });
         let end = |at| Some(v1::ReadEnd { at: Some(at) });
         let cases = [
-            (v1::ReadRequest { partitions: vec![partition(-1)], ..request() }, "numbered from 0"),
-            (v1::ReadRequest { partitions: vec![partition(1), partition(1)], ..request() }, "named twice"),
-            (v1::ReadRequest { resume: token(&[(0, -5)]), ..request() }, "counted from 0"),
-            (v1::ReadRequest { resume: token(&[(0, 5), (0, 6)]), ..request() }, "named twice"),
             (
-                v1::ReadRequest { partitions: vec![partition(1)], resume: token(&[(0, 5)]), ..request() },
+                v1::ReadRequest {
+                    partitions: vec![partition(-1)],
+                    ..request()
+                },
+                "numbered from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    partitions: vec![partition(1), partition(1)],
+                    ..request()
+                },
+                "named twice",
+            ),
+            (
+                v1::ReadRequest {
+                    resume: token(&[(0, -5)]),
+                    ..request()
+                },
+                "counted from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    resume: token(&[(0, 5), (0, 6)]),
+                    ..request()
+                },
+                "named twice",
+            ),
+            (
+                v1::ReadRequest {
+                    partitions: vec![partition(1)],
+                    resume: token(&[(0, 5)]),
+                    ..request()
+                },
                 "names partition 0, which the request does not read",
             ),
-            (v1::ReadRequest { start: start(v1::read_start::At::Offset(-1)), ..request() }, "counted from 0"),
-            (v1::ReadRequest { start: start(v1::read_start::At::Latest(false)), ..request() }, "set it to true"),
-            (v1::ReadRequest { end: end(v1::read_end::At::Follow(false)), ..request() }, "set it to true"),
-            (v1::ReadRequest { isolation: 7, ..request() }, "isolation is 7"),
-            (v1::ReadRequest { format: 7, ..request() }, "format is 7"),
+            (
+                v1::ReadRequest {
+                    start: start(v1::read_start::At::Offset(-1)),
+                    ..request()
+                },
+                "counted from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    start: start(v1::read_start::At::Latest(false)),
+                    ..request()
+                },
+                "set it to true",
+            ),
+            (
+                v1::ReadRequest {
+                    end: end(v1::read_end::At::Follow(false)),
+                    ..request()
+                },
+                "set it to true",
+            ),
+            (
+                v1::ReadRequest {
+                    isolation: 7,
+                    ..request()
+                },
+                "isolation is 7",
+            ),
+            (
+                v1::ReadRequest {
+                    format: 7,
+                    ..request()
+                },
+                "format is 7",
+            ),
         ];
         for (request, hint) in cases {
             match checked(request) {
-                Err(Error::InvalidRequest { reason }) => assert!(reason.contains(hint), "{reason:?} lacks {hint:?}"),
+                Err(Error::InvalidRequest { reason }) => {
+                    assert!(reason.contains(hint), "{reason:?} lacks {hint:?}")
+                }
                 other => panic!("{hint}: {other:?}"),
             }
         }

@@ -85,7 +85,9 @@ pub(super) fn message(error: &Error) -> v1::Error {
 
 /// Says that a request is wrong in itself; `reason` tells what would be right.
 pub(super) fn invalid(reason: impl Into<String>) -> Error {
-    Error::InvalidRequest { reason: reason.into() }
+    Error::InvalidRequest {
+        reason: reason.into(),
+    }
 }
 
 fn code(kind: ErrorKind) -> Code {
@@ -133,11 +135,22 @@ fn reason(error: &Error) -> &'static str {
 fn metadata(error: &Error) -> HashMap<String, String> {
     match error {
         Error::UnknownTopic { topic } => pairs([("topic", topic)]),
-        Error::UnknownPartition { topic, partition, count } => {
-            pairs([("topic", topic as &dyn Display), ("partition", partition), ("partition_count", count)])
-        }
+        Error::UnknownPartition {
+            topic,
+            partition,
+            count,
+        } => pairs([
+            ("topic", topic as &dyn Display),
+            ("partition", partition),
+            ("partition_count", count),
+        ]),
         Error::TopicExists { topic } | Error::InternalTopic { topic } => pairs([("topic", topic)]),
-        Error::OffsetOutOfRange { partition, offset, log_start, high_watermark } => about(
+        Error::OffsetOutOfRange {
+            partition,
+            offset,
+            log_start,
+            high_watermark,
+        } => about(
             partition,
             &[
                 ("offset", offset),
@@ -145,10 +158,18 @@ fn metadata(error: &Error) -> HashMap<String, String> {
                 ("high_watermark", high_watermark),
             ],
         ),
-        Error::InvalidRecord { partition, indexes, .. } | Error::InvalidTimestamp { partition, indexes, .. } => {
-            about(partition, &[("record_indexes", &listed(indexes))])
+        Error::InvalidRecord {
+            partition, indexes, ..
         }
-        Error::TooLarge { partition, size_bytes, limit_name, limit_bytes } => about(
+        | Error::InvalidTimestamp {
+            partition, indexes, ..
+        } => about(partition, &[("record_indexes", &listed(indexes))]),
+        Error::TooLarge {
+            partition,
+            size_bytes,
+            limit_name,
+            limit_bytes,
+        } => about(
             partition,
             &[
                 ("size_bytes", size_bytes),
@@ -156,7 +177,12 @@ fn metadata(error: &Error) -> HashMap<String, String> {
                 ("limit_bytes", limit_bytes),
             ],
         ),
-        Error::OutOfOrderSequence { partition, producer_id, expected, got } => about(
+        Error::OutOfOrderSequence {
+            partition,
+            producer_id,
+            expected,
+            got,
+        } => about(
             partition,
             &[
                 ("producer_id", producer_id),
@@ -164,7 +190,12 @@ fn metadata(error: &Error) -> HashMap<String, String> {
                 ("sequence", got),
             ],
         ),
-        Error::FencedProducer { partition, producer_id, current, got } => about(
+        Error::FencedProducer {
+            partition,
+            producer_id,
+            current,
+            got,
+        } => about(
             partition,
             &[
                 ("producer_id", producer_id),
@@ -177,9 +208,11 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         | Error::InvalidTransactionState { partition, .. }
         | Error::WritesRefused { partition, .. }
         | Error::Damaged { partition, .. } => about(partition, &[]),
-        Error::DiskFull { free_bytes, min_free_bytes, .. } => {
-            pairs([("free_bytes", free_bytes), ("min_free_bytes", min_free_bytes)])
-        }
+        Error::DiskFull {
+            free_bytes,
+            min_free_bytes,
+            ..
+        } => pairs([("free_bytes", free_bytes), ("min_free_bytes", min_free_bytes)]),
         Error::Overloaded { what, limit } => pairs([("resource", what as &dyn Display), ("limit", limit)]),
         Error::Storage { target, .. } => pairs([("target", target)]),
         Error::InvalidRequest { .. }
@@ -273,7 +306,11 @@ mod tests {
 
     #[test]
     fn a_retry_is_hinted_at_where_it_helps_in_status_and_message_alike() {
-        let error = Error::DiskFull { path: "/data".into(), free_bytes: 5, min_free_bytes: 10 };
+        let error = Error::DiskFull {
+            path: "/data".into(),
+            free_bytes: 5,
+            min_free_bytes: 10,
+        };
         let retry = status(&error).get_details_retry_info().unwrap().retry_delay;
         assert_eq!(retry, Some(Duration::from_millis(500)));
         let message = message(&error);
@@ -285,7 +322,9 @@ mod tests {
 
     #[test]
     fn a_text_of_a_hostile_request_is_cut_to_what_headers_can_hold() {
-        let status = status(&Error::UnknownTopic { topic: "ä".repeat(1_000_000) });
+        let status = status(&Error::UnknownTopic {
+            topic: "ä".repeat(1_000_000),
+        });
         assert!(status.message().len() <= MAX_TEXT_LEN);
         let details = status.get_details_error_info().unwrap();
         assert!(details.metadata["topic"].len() <= MAX_TEXT_LEN);

@@ -83,15 +83,22 @@ impl TlsFiles {
 }
 
 fn pem(setting: &'static str, path: &Path, wanted: &'static str) -> Result<Vec<u8>, TlsError> {
-    let bytes = std::fs::read(path)
-        .map_err(|source| TlsError::Unreadable { setting, path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| TlsError::Unreadable {
+        setting,
+        path: path.to_owned(),
+        source,
+    })?;
     let text = String::from_utf8_lossy(&bytes);
     let has = text
         .lines()
         .any(|line| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{wanted}-----")));
     match has {
         true => Ok(bytes),
-        false => Err(TlsError::NotPem { setting, path: path.to_owned(), wanted }),
+        false => Err(TlsError::NotPem {
+            setting,
+            path: path.to_owned(),
+            wanted,
+        }),
     }
 }
 
@@ -104,7 +111,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let certificate = dir.path().join("server.pem");
         let key = dir.path().join("server.key");
-        let files = TlsFiles { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+        let files = TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: None,
+        };
         let message = || files.load().unwrap_err().to_string();
         let start = format!("cannot read grpc.tls_certificate {}: ", certificate.display());
         assert!(message().starts_with(&start), "{}", message());

@@ -22,13 +22,20 @@ const MAX_INPUT_BYTES: usize = 16 << 10;
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Serves connections of `listener` until `stop`, then finishes the answers under way.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()> + Clone + Send + 'static) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Clone + Send + 'static,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     let mut stopped = pin!(stop.clone());
     loop {
         let accept = async {
-            let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
+            let place = Arc::clone(&places)
+                .acquire_owned()
+                .await
+                .expect("the semaphore is never closed");
             (place, listener.accept().await)
         };
         let (place, accepted) = tokio::select! {
