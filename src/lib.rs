@@ -4,6 +4,7 @@
 //! `ARCHITECTURE.md` is the map of the house; the modules below stand in its order, each knowing only those before it.
 
 pub mod broker;
+pub mod cli;
 pub mod client;
 pub mod env;
 pub mod proto;

@@ -1,16 +1,8 @@
 //! Standard output and standard error: one way to each, and tables for people.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, Write};
 
 use super::CliError;
-
-/// Big enough that a terminal or a pipe is written in few calls.
-const BUFFER_BYTES: usize = 256 << 10;
-
-/// Returns standard output, buffered; flush it before the end.
-pub(super) fn stdout() -> BufWriter<StdoutLock<'static>> {
-    BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock())
-}
 
 /// Writes `bytes` to standard output.
 pub(super) fn write_all(bytes: &[u8]) -> Result<(), CliError> {

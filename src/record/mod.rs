@@ -25,6 +25,7 @@ mod control;
 mod crc;
 mod damage;
 mod header;
+mod partitioner;
 mod record;
 #[cfg(test)]
 mod testing;
@@ -39,4 +40,5 @@ pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
 pub use control::{ControlMarker, Outcome, TransactionEnd};
 pub use damage::{Damage, RecordFault};
 pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
+pub use partitioner::partition_for_key;
 pub use record::{Header, Record};

@@ -159,6 +159,7 @@ struct BatchLimits {
 /// What callers and the sending task share.
 struct Shared {
     topic: TopicName,
+    max_message_bytes: usize,
     options: ProducerOptions,
     accumulator: Mutex<Accumulator>,
     windows: Mutex<Windows>,
@@ -182,6 +183,14 @@ impl Shared {
         self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
+    /// Fails when nothing more can be sent.
+    fn open_for_records(&self) -> Result<(), Error> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Error::Closed { topic: self.topic.clone() });
+        }
+        self.failure()
+    }
+
     /// Stops the producer for good; the first error stays.
     fn fail(&self, error: Error) {
         let _ = self.failure.set(error);
@@ -203,7 +212,7 @@ impl Shared {
 
     /// Adds the record if there is room for it now.
     fn try_send(&self, record: &ProducerRecord<'_>) -> Result<Room, Error> {
-        self.failure()?;
+        self.open_for_records()?;
         let mut accumulator = self.accumulator.lock();
         let held = accumulator.open_bytes() + self.sealed_bytes.load(Ordering::Relaxed);
         if held > 0 && held + Accumulator::greatest_growth(record) > self.options.buffer_bytes {
@@ -275,6 +284,7 @@ impl Client {
         };
         let shared = Arc::new(Shared {
             topic: name,
+            max_message_bytes: greatest_bytes,
             windows: Mutex::new(Windows::new(description.partitions.len())),
             accumulator: Mutex::new(Accumulator::new(plan)),
             options,
@@ -349,20 +359,25 @@ impl Producer {
         }
     }
 
-    /// Flushes, ends the connection's stream and returns what became of the records.
+    /// Flushes, and ends the connection's stream. Nothing can be sent after it.
     ///
     /// # Errors
-    /// The error that stopped the producer; [`Producer::summary`] is then asked before.
-    pub async fn close(mut self) -> Result<ProducerSummary, Error> {
+    /// The error that stopped the producer.
+    pub async fn close(&mut self) -> Result<(), Error> {
         self.flush().await?;
         self.shared.closing.store(true, Ordering::Release);
         self.shared.work.notify_one();
-        if let Some(task) = self.task.take() {
+        if let Some(task) = &mut self.task {
             // A task that panicked has nothing to say that the failure below does not.
             let _ = task.await;
+            self.task = None;
         }
-        self.shared.failure()?;
-        Ok(self.summary())
+        self.shared.failure()
+    }
+
+    /// Returns the topic's `max.message.bytes`: no record larger than this can be sent.
+    pub fn max_message_bytes(&self) -> usize {
+        self.shared.max_message_bytes
     }
 
     /// Returns what became of the records so far.
