@@ -48,3 +48,7 @@ pub use reader::{ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenE
 
 #[cfg(test)]
 mod producer_tests;
+#[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
+mod testing;

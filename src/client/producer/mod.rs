@@ -380,6 +380,12 @@ impl Producer {
         self.shared.max_message_bytes
     }
 
+    /// Returns how many requests were sent and not answered.
+    #[cfg(test)]
+    pub(super) fn in_flight_requests(&self) -> usize {
+        self.shared.windows.lock().in_flight_requests()
+    }
+
     /// Returns what became of the records so far.
     pub fn summary(&self) -> ProducerSummary {
         ProducerSummary {

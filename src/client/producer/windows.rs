@@ -163,6 +163,11 @@ impl Windows {
         self.active.iter().filter_map(since).min_by_key(|(_, since)| *since)
     }
 
+    #[cfg(test)]
+    pub(super) fn in_flight_requests(&self) -> usize {
+        self.under_way.len()
+    }
+
     fn answered(&mut self, request: RequestId) -> Option<usize> {
         let under_way = self.under_way.remove(&request)?;
         self.bytes_under_way -= under_way.bytes;
