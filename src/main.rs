@@ -1,5 +1,5 @@
 //! The `siltstone` command.
 
 fn main() -> std::process::ExitCode {
-    siltstone::cli::main()
+    siltstone::cli::run()
 }

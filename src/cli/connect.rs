@@ -11,11 +11,24 @@ use crate::client::{Client, ConnectOptions};
 #[derive(clap::Args, Debug)]
 pub(super) struct ServerArgs {
     /// The server: HOST:PORT, with or without http:// or https://
-    #[arg(long, global = true, env = "SILTSTONE_SERVER", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "SILTSTONE_SERVER",
+        hide_env_values = true
+    )]
     #[arg(default_value = "127.0.0.1:9095", value_name = "ADDRESS")]
     server: String,
     /// Certificate of the authority that vouches for an https server, as PEM
-    #[arg(long, global = true, env = "SILTSTONE_TLS_CA", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "SILTSTONE_TLS_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     tls_ca: Option<PathBuf>,
 }
 
@@ -23,7 +36,10 @@ impl ServerArgs {
     /// Connects to the server.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
         let tls_authorities_pem = self.tls_ca.as_deref().map(input::read_whole).transpose()?;
-        let options = ConnectOptions { tls_authorities_pem, ..ConnectOptions::default() };
+        let options = ConnectOptions {
+            tls_authorities_pem,
+            ..ConnectOptions::default()
+        };
         Ok(Client::connect_with(&self.server, &options).await?)
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use super::serve::ServeError;
 use crate::client;
 
 /// Exit code of wrong usage, as clap's.
@@ -23,6 +24,9 @@ pub enum CliError {
     /// The server or the connection failed.
     #[error("{0}")]
     Client(#[source] client::Error),
+    /// The server did not start, or ended badly.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// Arguments that contradict each other or are out of range.
     #[error("{0}")]
     Usage(String),
@@ -48,7 +52,10 @@ impl CliError {
     /// Returns the code that the process ends with, and whether anything is to be said.
     pub(super) fn exit(&self) -> (ExitCode, Said) {
         match self {
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => (ExitCode::SUCCESS, Said::Nothing),
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                (ExitCode::SUCCESS, Said::Nothing)
+            }
+            Self::Serve(error) => (error.exit_code(), Said::Error),
             Self::Usage(_) => (ExitCode::from(USAGE), Said::Error),
             _ => (ExitCode::FAILURE, Said::Error),
         }

@@ -23,11 +23,16 @@ const BLOCKS_WAITING: usize = 4;
 
 /// Opens a file that the user named.
 pub(super) fn open(path: &Path) -> Result<File, CliError> {
-    #[allow(clippy::disallowed_methods, reason = "the user's own file; the store's go through env::Fs")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the user's own file; the store's go through env::Fs"
+    )]
     let opened = File::open(path);
     let file = opened.map_err(|error| read_error(path, &error))?;
     match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err(CliError::Failed(format!("{} is a directory", path.display()))),
+        Ok(metadata) if metadata.is_dir() => {
+            Err(CliError::Failed(format!("{} is a directory", path.display())))
+        }
         Ok(_) => Ok(file),
         Err(error) => Err(read_error(path, &error)),
     }
@@ -36,7 +41,9 @@ pub(super) fn open(path: &Path) -> Result<File, CliError> {
 /// Reads a small file that the user named.
 pub(super) fn read_whole(path: &Path) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
-    open(path)?.read_to_end(&mut bytes).map_err(|error| read_error(path, &error))?;
+    open(path)?
+        .read_to_end(&mut bytes)
+        .map_err(|error| read_error(path, &error))?;
     Ok(bytes)
 }
 
@@ -60,10 +67,22 @@ impl Input {
         match path {
             Some(path) if path != Path::new("-") => {
                 let file = open(path)?;
-                let len = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
-                Ok(Self { name: path.display().to_string(), len, reader: Box::new(file) })
+                let len = file
+                    .metadata()
+                    .ok()
+                    .filter(std::fs::Metadata::is_file)
+                    .map(|metadata| metadata.len());
+                Ok(Self {
+                    name: path.display().to_string(),
+                    len,
+                    reader: Box::new(file),
+                })
             }
-            _ => Ok(Self { name: "standard input".to_owned(), len: None, reader: Box::new(io::stdin()) }),
+            _ => Ok(Self {
+                name: "standard input".to_owned(),
+                len: None,
+                reader: Box::new(io::stdin()),
+            }),
         }
     }
 
@@ -130,7 +149,13 @@ enum Ended {
 
 impl<R: Read> Blocks<R> {
     fn new(reader: R, max_line_bytes: usize) -> Self {
-        Self { reader, max_line_bytes, begun: Vec::new(), next_line: 1, ended: Ended::No }
+        Self {
+            reader,
+            max_line_bytes,
+            begun: Vec::new(),
+            next_line: 1,
+            ended: Ended::No,
+        }
     }
 
     fn next(&mut self) -> Option<Result<Block, InputError>> {
@@ -145,7 +170,10 @@ impl<R: Read> Blocks<R> {
                 Ok(_) => {}
                 Err(error) => {
                     let line = self.next_line - 1;
-                    return Some(Err(InputError::Read { line, reason: error.to_string() }));
+                    return Some(Err(InputError::Read {
+                        line,
+                        reason: error.to_string(),
+                    }));
                 }
             }
             if let Some(end) = self.begun[searched..].iter().rposition(|byte| *byte == b'\n') {
@@ -176,7 +204,10 @@ impl<R: Read> Blocks<R> {
     }
 
     fn block(&mut self, bytes: Vec<u8>) -> Block {
-        let block = Block { bytes, first_line: self.next_line };
+        let block = Block {
+            bytes,
+            first_line: self.next_line,
+        };
         let lines = u64::try_from(block.lines().count()).expect("a count fits 64 bits");
         self.next_line += lines;
         block

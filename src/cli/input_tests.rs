@@ -12,7 +12,13 @@ struct Pieces {
 
 impl Read for Pieces {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = self.lens.pop().unwrap_or(7).max(1).min(self.bytes.len()).min(buffer.len());
+        let len = self
+            .lens
+            .pop()
+            .unwrap_or(7)
+            .max(1)
+            .min(self.bytes.len())
+            .min(buffer.len());
         buffer[..len].copy_from_slice(&self.bytes[..len]);
         self.bytes.drain(..len);
         Ok(len)
@@ -20,7 +26,13 @@ impl Read for Pieces {
 }
 
 fn blocks(bytes: &[u8], lens: Vec<usize>, max_line_bytes: usize) -> Vec<Result<Block, InputError>> {
-    let mut blocks = Blocks::new(Pieces { bytes: bytes.to_vec(), lens }, max_line_bytes);
+    let mut blocks = Blocks::new(
+        Pieces {
+            bytes: bytes.to_vec(),
+            lens,
+        },
+        max_line_bytes,
+    );
     let mut all = Vec::new();
     while let Some(block) = blocks.next() {
         let ended = block.is_err();
@@ -62,7 +74,10 @@ trait LinesKept {
 impl LinesKept for String {
     fn lines_kept(&self) -> Vec<&[u8]> {
         let bytes: Vec<&[u8]> = self.as_bytes().split_inclusive(|byte| *byte == b'\n').collect();
-        bytes.into_iter().map(|line| line.strip_suffix(b"\n").unwrap_or(line)).collect()
+        bytes
+            .into_iter()
+            .map(|line| line.strip_suffix(b"\n").unwrap_or(line))
+            .collect()
     }
 }
 
@@ -74,8 +89,19 @@ fn an_empty_input_has_no_line() {
 #[test]
 fn a_block_goes_out_as_soon_as_a_line_is_whole() {
     let found = blocks(b"a\nbc\nd", vec![2, 1, 3], 10);
-    let texts: Vec<_> = found.into_iter().map(|block| block.expect("short lines").bytes).collect();
-    assert_eq!(texts, [b"a\nb".to_vec().split_off(3), b"a\n".to_vec(), b"bc\n".to_vec(), b"d".to_vec()][1..]);
+    let texts: Vec<_> = found
+        .into_iter()
+        .map(|block| block.expect("short lines").bytes)
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            b"a\nb".to_vec().split_off(3),
+            b"a\n".to_vec(),
+            b"bc\n".to_vec(),
+            b"d".to_vec()
+        ][1..]
+    );
 }
 
 #[test]
@@ -83,6 +109,12 @@ fn a_line_without_end_is_refused_by_its_number_before_it_fills_memory() {
     let mut bytes = b"ok\n".to_vec();
     bytes.extend(std::iter::repeat_n(b'x', 100));
     let found = blocks(&bytes, vec![1; 200], 20);
-    assert_eq!(found.last(), Some(&Err(InputError::LineTooLong { line: 2, max_line_bytes: 20 })));
+    assert_eq!(
+        found.last(),
+        Some(&Err(InputError::LineTooLong {
+            line: 2,
+            max_line_bytes: 20
+        }))
+    );
     assert_eq!(found.len(), 2);
 }

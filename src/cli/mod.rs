@@ -19,7 +19,7 @@ mod produce_record;
 mod read;
 mod record_text;
 mod segment;
-mod serve;
+pub mod serve;
 mod time;
 mod topic;
 
@@ -28,8 +28,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::connect::ServerArgs;
-use self::error::Said;
 pub use self::error::CliError;
+use self::error::Said;
 
 /// A log you can query: keeps event streams for good, in Apache Kafka's file format, served over gRPC.
 #[derive(Parser, Debug)]
@@ -62,8 +62,13 @@ enum Command {
     Completion(completion::CompletionArgs),
 }
 
+/// Returns the description of the command line: every command, flag and help text.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command that the process's arguments name, and returns the code to end with.
-pub fn main() -> ExitCode {
+pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -72,7 +77,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match run(cli) {
+    match dispatch(cli) {
         Ok(code) => code,
         Err(error) => {
             let (code, said) = error.exit();
@@ -84,14 +89,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode, CliError> {
+fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
-        Command::Serve(args) => serve::serve(args).map_err(CliError::Failed),
+        Command::Serve(args) => Ok(serve::serve(args)?),
         Command::Topic(command) => connect::block_on(topic::run(&cli.server, command)),
         Command::Produce(args) => connect::block_on(produce::run(&cli.server, args)),
         Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
         Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
         Command::Segment(command) => segment::run(command),
-        Command::Completion(args) => completion::run(&args, &mut Cli::command()),
+        Command::Completion(args) => completion::run(&args, &mut command()),
     }
 }

@@ -33,7 +33,8 @@ fn parse_query(text: &str) -> Result<OffsetQuery, String> {
             let ms = text.parse().ok().filter(|ms| *ms >= 0).map(Timestamp);
             let time = ms.or_else(|| time::parse(text)).map(OffsetQuery::Time);
             time.ok_or_else(|| {
-                "not a time like 2013-01-03T12:00:00Z, milliseconds, earliest, latest or max-timestamp".to_owned()
+                "not a time like 2013-01-03T12:00:00Z, milliseconds, earliest, latest or max-timestamp"
+                    .to_owned()
             })
         }
     }
@@ -94,7 +95,11 @@ fn shown(offset: Option<Offset>) -> String {
 }
 
 fn found_table(found: &[FoundOffset]) -> String {
-    let columns = [("PARTITION", Align::Right), ("OFFSET", Align::Right), ("TIME", Align::Left)];
+    let columns = [
+        ("PARTITION", Align::Right),
+        ("OFFSET", Align::Right),
+        ("TIME", Align::Left),
+    ];
     let row = |found: &FoundOffset| {
         let time = found.timestamp.map_or_else(|| "-".to_owned(), time::format);
         vec![found.partition.to_string(), shown(found.offset), time]
@@ -103,9 +108,17 @@ fn found_table(found: &[FoundOffset]) -> String {
 }
 
 fn ends_table(ends: &[(FoundOffset, FoundOffset)]) -> String {
-    let columns = [("PARTITION", Align::Right), ("EARLIEST", Align::Right), ("LATEST", Align::Right)];
+    let columns = [
+        ("PARTITION", Align::Right),
+        ("EARLIEST", Align::Right),
+        ("LATEST", Align::Right),
+    ];
     let row = |(earliest, latest): &(FoundOffset, FoundOffset)| {
-        vec![earliest.partition.to_string(), shown(earliest.offset), shown(latest.offset)]
+        vec![
+            earliest.partition.to_string(),
+            shown(earliest.offset),
+            shown(latest.offset),
+        ]
     };
     output::table(&columns, &ends.iter().map(row).collect::<Vec<_>>())
 }
@@ -128,10 +141,13 @@ mod tests {
     fn a_partition_without_a_record_that_late_has_a_null_offset() {
         let found = [found(0, Some(7), Some(1_357_035_300_000)), found(1, None, None)];
         let lines: Vec<_> = found_json("t", &found).iter().map(Value::to_string).collect();
-        assert_eq!(lines, [
-            r#"{"topic":"t","partition":0,"offset":7,"timestamp_ms":1357035300000}"#,
-            r#"{"topic":"t","partition":1,"offset":null,"timestamp_ms":null}"#,
-        ]);
+        assert_eq!(
+            lines,
+            [
+                r#"{"topic":"t","partition":0,"offset":7,"timestamp_ms":1357035300000}"#,
+                r#"{"topic":"t","partition":1,"offset":null,"timestamp_ms":null}"#,
+            ]
+        );
         expect![[r#"
             PARTITION  OFFSET  TIME
                     0       7  2013-01-01T10:15:00.000Z
@@ -157,7 +173,10 @@ mod tests {
     #[test]
     fn a_point_is_a_time_milliseconds_or_a_name() {
         assert_eq!(parse_query("12"), Ok(OffsetQuery::Time(Timestamp(12))));
-        assert_eq!(parse_query("1970-01-01T00:00:01Z"), Ok(OffsetQuery::Time(Timestamp(1000))));
+        assert_eq!(
+            parse_query("1970-01-01T00:00:01Z"),
+            Ok(OffsetQuery::Time(Timestamp(1000)))
+        );
         assert_eq!(parse_query("max-timestamp"), Ok(OffsetQuery::MaxTimestamp));
         assert!(parse_query("-1").is_err());
         assert!(parse_query("noon").is_err());

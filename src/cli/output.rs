@@ -38,11 +38,17 @@ pub(super) enum Align {
 /// Lines up rows under their headings, two spaces between columns, nothing at the end of a line.
 pub(super) fn table(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |column: usize, heading: &str| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
         cells.max().unwrap_or(0).max(heading.chars().count())
     };
-    let widths: Vec<usize> =
-        columns.iter().enumerate().map(|(column, (heading, _))| width(column, heading)).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(column, (heading, _))| width(column, heading))
+        .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let cells: Vec<String> = cells
             .zip(columns.iter().zip(&widths))
@@ -83,7 +89,10 @@ mod tests {
 
     #[test]
     fn a_table_lines_up_and_leaves_nothing_at_the_end_of_lines() {
-        let rows = vec![vec!["a".to_owned(), "7".to_owned()], vec!["long".to_owned(), "1234".to_owned()]];
+        let rows = vec![
+            vec!["a".to_owned(), "7".to_owned()],
+            vec!["long".to_owned(), "1234".to_owned()],
+        ];
         expect![[r#"
             NAME  COUNT
             a         7
@@ -96,6 +105,17 @@ mod tests {
     fn sizes_have_one_decimal_from_a_kibibyte_on() {
         let sizes = [0, 1023, 1024, 1536, 1 << 20, 5 << 30, u64::MAX];
         let shown: Vec<_> = sizes.map(size).into_iter().collect();
-        assert_eq!(shown, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "1.0 MiB", "5.0 GiB", "16777216.0 TiB"]);
+        assert_eq!(
+            shown,
+            [
+                "0 B",
+                "1023 B",
+                "1.0 KiB",
+                "1.5 KiB",
+                "1.0 MiB",
+                "5.0 GiB",
+                "16777215.9 TiB"
+            ]
+        );
     }
 }

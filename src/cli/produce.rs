@@ -128,7 +128,9 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
         Ended::Failed(error) => Err(error),
         Ended::Interrupted => {
             let open = report.summary.sent_records - report.summary.acknowledged_records;
-            Err(CliError::Failed(format!("interrupted; {open} records were sent and not acknowledged")))
+            Err(CliError::Failed(format!(
+                "interrupted; {open} records were sent and not acknowledged"
+            )))
         }
     }
 }
@@ -168,10 +170,10 @@ impl Load {
     async fn send_all(&mut self, input: Input, max_line_bytes: usize) -> Result<(), CliError> {
         let mut blocks = input.blocks(max_line_bytes);
         while let Some(block) = blocks.recv().await {
-            let block =
-                block.map_err(|error| CliError::Failed(format!("{}: {error}", self.input_name)))?;
+            let block = block.map_err(|error| CliError::Failed(format!("{}: {error}", self.input_name)))?;
             self.send_block(&block).await?;
-            self.progress.advance(block.len(), self.started.elapsed(), &self.producer.summary());
+            self.progress
+                .advance(block.len(), self.started.elapsed(), &self.producer.summary());
         }
         Ok(())
     }
@@ -215,7 +217,11 @@ struct Progress {
 
 impl Progress {
     fn new(len: Option<u64>) -> Self {
-        Self { bar: ProgressBar::hidden(), read_bytes: 0, len }
+        Self {
+            bar: ProgressBar::hidden(),
+            read_bytes: 0,
+            len,
+        }
     }
 
     fn advance(&mut self, bytes: u64, elapsed: Duration, summary: &ProducerSummary) {
@@ -224,7 +230,8 @@ impl Progress {
             self.bar = Self::visible(self.len);
         }
         self.bar.set_position(self.read_bytes);
-        self.bar.set_message(format!("{} records acknowledged", summary.acknowledged_records));
+        self.bar
+            .set_message(format!("{} records acknowledged", summary.acknowledged_records));
     }
 
     fn visible(len: Option<u64>) -> ProgressBar {
@@ -331,6 +338,9 @@ mod tests {
         let mut report = report(AcksArg::All, 0);
         report.summary = ProducerSummary::default();
         report.elapsed = Duration::ZERO;
-        assert_eq!(report.text(), "0 records acknowledged, 0 B in 0.0 s: 0 records/s, 0 B/s\n");
+        assert_eq!(
+            report.text(),
+            "0 records acknowledged, 0 B in 0.0 s: 0 records/s, 0 B/s\n"
+        );
     }
 }

@@ -88,17 +88,33 @@ impl RecordRules {
 
     fn plain<'line>(&self, line: &'line [u8]) -> Result<Option<LineRecord<'line>>, String> {
         let Some(separator) = &self.key_separator else {
-            return Ok(Some(LineRecord { key: None, value: line, timestamp: None }));
+            return Ok(Some(LineRecord {
+                key: None,
+                value: line,
+                timestamp: None,
+            }));
         };
         let separator = separator.as_bytes();
-        match line.windows(separator.len()).position(|window| window == separator) {
+        match line
+            .windows(separator.len())
+            .position(|window| window == separator)
+        {
             Some(at) => {
                 let (key, value) = (Cow::Borrowed(&line[..at]), &line[at + separator.len()..]);
-                Ok(Some(LineRecord { key: Some(key), value, timestamp: None }))
+                Ok(Some(LineRecord {
+                    key: Some(key),
+                    value,
+                    timestamp: None,
+                }))
             }
-            None => self.keyless(LineRecord { key: None, value: line, timestamp: None }, || {
-                "the key separator is missing".to_owned()
-            }),
+            None => self.keyless(
+                LineRecord {
+                    key: None,
+                    value: line,
+                    timestamp: None,
+                },
+                || "the key separator is missing".to_owned(),
+            ),
         }
     }
 
@@ -112,8 +128,14 @@ impl RecordRules {
             None => None,
             Some(field) => Some(timestamp(field, found.second.map(json_line::scalar))?),
         };
-        let mut record = LineRecord { key: None, value: line, timestamp };
-        let Some(field) = &self.key_field else { return Ok(Some(record)) };
+        let mut record = LineRecord {
+            key: None,
+            value: line,
+            timestamp,
+        };
+        let Some(field) = &self.key_field else {
+            return Ok(Some(record));
+        };
         record.key = match found.first.map(json_line::scalar) {
             None => return self.keyless(record, || format!("field {field:?} is missing")),
             Some(Scalar::Null) => return self.keyless(record, || format!("field {field:?} is null")),
@@ -174,7 +196,13 @@ mod tests {
 
     fn lines(separator: Option<&str>, on_missing_key: OnMissingKey) -> RecordRules {
         let key_separator = separator.map(str::to_owned);
-        RecordRules { key_separator, on_missing_key, ..RecordRules::default() }.checked().expect("sound flags")
+        RecordRules {
+            key_separator,
+            on_missing_key,
+            ..RecordRules::default()
+        }
+        .checked()
+        .expect("sound flags")
     }
 
     /// `key|value|timestamp` of the record, or what became of the line.
@@ -183,7 +211,9 @@ mod tests {
             Err(reason) => format!("error: {reason}"),
             Ok(None) => "skipped".to_owned(),
             Ok(Some(record)) => {
-                let key = record.key.map_or("-".into(), |key| String::from_utf8_lossy(&key).into_owned());
+                let key = record
+                    .key
+                    .map_or("-".into(), |key| String::from_utf8_lossy(&key).into_owned());
                 let timestamp = record.timestamp.map_or("-".into(), |time| time.to_string());
                 format!("{key}|{}|{timestamp}", String::from_utf8_lossy(record.value))
             }
@@ -199,7 +229,11 @@ mod tests {
 
     #[test]
     fn the_first_separator_divides_key_and_value() {
-        check(&lines(Some("::"), OnMissingKey::Keyless), "a:b::c::d", "a:b|c::d|-");
+        check(
+            &lines(Some("::"), OnMissingKey::Keyless),
+            "a:b::c::d",
+            "a:b|c::d|-",
+        );
         check(&lines(Some("\\t"), OnMissingKey::Keyless), "k\tv", "k|v|-");
         check(&lines(Some(":"), OnMissingKey::Keyless), ":v", "|v|-");
     }
@@ -208,11 +242,27 @@ mod tests {
     fn a_missing_key_does_what_was_asked() {
         check(&lines(Some(":"), OnMissingKey::Keyless), "v", "-|v|-");
         check(&lines(Some(":"), OnMissingKey::Skip), "v", "skipped");
-        check(&lines(Some(":"), OnMissingKey::Fail), "v", "error: the key separator is missing");
-        check(&json(Some("k"), None, OnMissingKey::Keyless), r#"{"k":null}"#, r#"-|{"k":null}|-"#);
+        check(
+            &lines(Some(":"), OnMissingKey::Fail),
+            "v",
+            "error: the key separator is missing",
+        );
+        check(
+            &json(Some("k"), None, OnMissingKey::Keyless),
+            r#"{"k":null}"#,
+            r#"-|{"k":null}|-"#,
+        );
         check(&json(Some("k"), None, OnMissingKey::Skip), "{}", "skipped");
-        check(&json(Some("k"), None, OnMissingKey::Fail), "{}", "error: field \"k\" is missing");
-        check(&json(Some("k"), None, OnMissingKey::Fail), r#"{"k":null}"#, "error: field \"k\" is null");
+        check(
+            &json(Some("k"), None, OnMissingKey::Fail),
+            "{}",
+            "error: field \"k\" is missing",
+        );
+        check(
+            &json(Some("k"), None, OnMissingKey::Fail),
+            r#"{"k":null}"#,
+            "error: field \"k\" is null",
+        );
     }
 
     #[test]
@@ -228,7 +278,11 @@ mod tests {
     #[test]
     fn a_field_of_the_wrong_kind_says_what_would_be_right() {
         let rules = json(Some("k"), Some("t"), OnMissingKey::Keyless);
-        check(&rules, r#"{"t":1,"k":[]}"#, "error: field \"k\" is a list; a key is a text or a number");
+        check(
+            &rules,
+            r#"{"t":1,"k":[]}"#,
+            "error: field \"k\" is a list; a key is a text or a number",
+        );
         for (value, what) in [
             ("", "is missing"),
             (r#""t":null"#, "is null"),
@@ -245,9 +299,21 @@ mod tests {
 
     #[test]
     fn flags_that_do_not_go_together_are_refused() {
-        let key_field = RecordRules { key_field: Some("k".to_owned()), ..RecordRules::default() };
-        assert_eq!(key_field.checked().expect_err("lines").to_string(), "--key-field needs --format json");
-        let separator = RecordRules { key_separator: Some(String::new()), ..RecordRules::default() };
-        assert_eq!(separator.checked().expect_err("empty").to_string(), "--key-separator is empty");
+        let key_field = RecordRules {
+            key_field: Some("k".to_owned()),
+            ..RecordRules::default()
+        };
+        assert_eq!(
+            key_field.checked().expect_err("lines").to_string(),
+            "--key-field needs --format json"
+        );
+        let separator = RecordRules {
+            key_separator: Some(String::new()),
+            ..RecordRules::default()
+        };
+        assert_eq!(
+            separator.checked().expect_err("empty").to_string(),
+            "--key-separator is empty"
+        );
     }
 }

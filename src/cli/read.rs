@@ -35,7 +35,12 @@ pub(super) struct ReadArgs {
     #[arg(long)]
     json: bool,
     /// How far to see
-    #[arg(long, value_enum, default_value = "read_uncommitted", value_name = "ISOLATION")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "read_uncommitted",
+        value_name = "ISOLATION"
+    )]
     isolation: IsolationArg,
     /// Go on where a read stopped, as it said with --print-resume
     #[arg(long, value_name = "TOKEN")]
@@ -62,7 +67,9 @@ fn parse_start(text: &str) -> Result<ReadStart, String> {
         _ => match (offset(text), time::parse(text)) {
             (Some(offset), _) => Ok(ReadStart::Offset(offset)),
             (None, Some(time)) => Ok(ReadStart::Time(time)),
-            (None, None) => Err("not earliest, latest, an offset, or a time like 2013-01-03T00:00:00Z".to_owned()),
+            (None, None) => {
+                Err("not earliest, latest, an offset, or a time like 2013-01-03T00:00:00Z".to_owned())
+            }
         },
     }
 }
@@ -85,7 +92,11 @@ pub(super) async fn run(server: &ServerArgs, args: ReadArgs) -> Result<ExitCode,
     let spec = ReadSpec {
         partitions: args.partitions.into_iter().map(PartitionId).collect(),
         start: args.from,
-        end: if args.follow { ReadEnd::Follow } else { args.to.unwrap_or_default() },
+        end: if args.follow {
+            ReadEnd::Follow
+        } else {
+            args.to.unwrap_or_default()
+        },
         resume: args.resume.unwrap_or_default(),
         isolation: match args.isolation {
             IsolationArg::Uncommitted => Isolation::ReadUncommitted,
@@ -94,7 +105,11 @@ pub(super) async fn run(server: &ServerArgs, args: ReadArgs) -> Result<ExitCode,
     };
     let reader = client.read(&args.topic, spec).await?;
     let mut printing = Printing {
-        style: if args.json { Style::Json(RecordText::new(Some(&args.topic))) } else { Style::Plain },
+        style: if args.json {
+            Style::Json(RecordText::new(Some(&args.topic)))
+        } else {
+            Style::Plain
+        },
         resume: reader.resume_token().clone(),
         reader,
         left: args.limit.unwrap_or(u64::MAX),
@@ -132,7 +147,9 @@ impl Printing {
     async fn print_all(&mut self) -> Result<(), CliError> {
         let mut text = Vec::new();
         while self.left > 0 {
-            let Some(chunk) = self.reader.next().await? else { break };
+            let Some(chunk) = self.reader.next().await? else {
+                break;
+            };
             let written = self.print(&chunk, &mut text);
             // What is sound before damage is printed before the error is told; one chunk, one write, so that a reader
             // that follows sees records as they come.
@@ -172,9 +189,15 @@ mod tests {
         assert_eq!(parse_start("earliest"), Ok(ReadStart::Earliest));
         assert_eq!(parse_start("latest"), Ok(ReadStart::Latest));
         assert_eq!(parse_start("12"), Ok(ReadStart::Offset(Offset(12))));
-        assert_eq!(parse_start("2013-01-01T10:15:00Z"), Ok(ReadStart::Time(Timestamp(1_357_035_300_000))));
+        assert_eq!(
+            parse_start("2013-01-01T10:15:00Z"),
+            Ok(ReadStart::Time(Timestamp(1_357_035_300_000)))
+        );
         assert_eq!(parse_end("0"), Ok(ReadEnd::Offset(Offset(0))));
-        assert_eq!(parse_end("1970-01-01T00:00:01Z"), Ok(ReadEnd::Time(Timestamp(1000))));
+        assert_eq!(
+            parse_end("1970-01-01T00:00:01Z"),
+            Ok(ReadEnd::Time(Timestamp(1000)))
+        );
     }
 
     #[test]

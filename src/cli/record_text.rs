@@ -18,7 +18,9 @@ pub(super) struct RecordText {
 impl RecordText {
     /// Begins with the topic's name, `None` where it is not known.
     pub(super) fn new(topic: Option<&str>) -> Self {
-        Self { topic: serde_json::Value::from(topic).to_string() }
+        Self {
+            topic: serde_json::Value::from(topic).to_string(),
+        }
     }
 
     /// Appends `{"topic","partition","offset","timestamp_ms","key","value","headers"}` and a newline. What is not UTF-8
@@ -148,15 +150,24 @@ mod tests {
 
     #[test]
     fn a_record_is_one_object_with_texts_where_they_are_utf8() {
-        check(&record(Some(b"k\"1"), Some(b"a\nb")), &expect![[r#"
+        check(
+            &record(Some(b"k\"1"), Some(b"a\nb")),
+            &expect![[r#"
             {"topic":"t","partition":3,"offset":42,"timestamp_ms":1357035300000,"key":"k\"1","value":"a\nb","headers":[]}
-        "#]]);
-        check(&record(None, None), &expect![[r#"
+        "#]],
+        );
+        check(
+            &record(None, None),
+            &expect![[r#"
             {"topic":"t","partition":3,"offset":42,"timestamp_ms":1357035300000,"key":null,"value":null,"headers":[]}
-        "#]]);
-        check(&record(Some(b"\xff\x00"), Some(b"")), &expect![[r#"
+        "#]],
+        );
+        check(
+            &record(Some(b"\xff\x00"), Some(b"")),
+            &expect![[r#"
             {"topic":"t","partition":3,"offset":42,"timestamp_ms":1357035300000,"key_base64":"/wA=","value":"","headers":[]}
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -167,16 +178,27 @@ mod tests {
             value: value.map(Bytes::from_static),
         };
         record.timestamp = None;
-        record.headers = vec![header(b"a", Some(b"1")), header(b"a", None), header(b"", Some(b"\xfe"))];
-        check(&record, &expect![[r#"
+        record.headers = vec![
+            header(b"a", Some(b"1")),
+            header(b"a", None),
+            header(b"", Some(b"\xfe")),
+        ];
+        check(
+            &record,
+            &expect![[r#"
             {"topic":"t","partition":3,"offset":42,"timestamp_ms":null,"key":null,"value":"v","headers":[{"key":"a","value":"1"},{"key":"a","value":null},{"key":"","value_base64":"/g=="}]}
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn plain_text_keeps_a_record_on_one_line() {
         let mut out = Vec::new();
-        plain(&mut out, PartitionId(3), &record(None, Some("a\n\tü\x1b[0m".as_bytes())));
+        plain(
+            &mut out,
+            PartitionId(3),
+            &record(None, Some("a\n\tü\x1b[0m".as_bytes())),
+        );
         let text = String::from_utf8(out).expect("text");
         assert_eq!(text, "3:42\t2013-01-01T10:15:00.000Z\t-\ta\\n\\tü\\u{1b}[0m\n");
     }

@@ -46,8 +46,14 @@ pub(super) fn run(command: SegmentCommand) -> Result<ExitCode, CliError> {
     let damaged = dump.run()?;
     match damaged {
         0 => Ok(ExitCode::SUCCESS),
-        1 => Err(CliError::Failed(format!("{}: 1 place is damaged", file.display()))),
-        count => Err(CliError::Failed(format!("{}: {count} places are damaged", file.display()))),
+        1 => Err(CliError::Failed(format!(
+            "{}: 1 place is damaged",
+            file.display()
+        ))),
+        count => Err(CliError::Failed(format!(
+            "{}: {count} places are damaged",
+            file.display()
+        ))),
     }
 }
 
@@ -59,8 +65,13 @@ enum Depth {
 }
 
 enum Style {
-    Json { record: RecordText, partition: Option<PartitionId> },
-    Plain { partition: PartitionId },
+    Json {
+        record: RecordText,
+        partition: Option<PartitionId>,
+    },
+    Plain {
+        partition: PartitionId,
+    },
 }
 
 struct Dump {
@@ -77,18 +88,34 @@ impl Dump {
             return Err(CliError::Usage(format!("{} is not a .log file", path.display())));
         }
         let file = input::open(path)?;
-        let len = file.metadata().map_err(|error| input::read_error(path, &error))?.len();
+        let len = file
+            .metadata()
+            .map_err(|error| input::read_error(path, &error))?
+            .len();
         // A partition's directory has its name: that is where a dump learns whose records these are.
-        let directory = path.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let directory = path
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str());
         let named = directory.and_then(TopicPartition::parse_dir_name);
         let partition = named.as_ref().map(|named| named.partition);
         let style = if json {
-            Style::Json { record: RecordText::new(named.as_ref().map(|named| named.topic.as_str())), partition }
+            Style::Json {
+                record: RecordText::new(named.as_ref().map(|named| named.topic.as_str())),
+                partition,
+            }
         } else {
-            Style::Plain { partition: partition.unwrap_or_default() }
+            Style::Plain {
+                partition: partition.unwrap_or_default(),
+            }
         };
         Ok(Self {
-            batches: FileBatches { path: path.to_owned(), file: BufReader::new(file), len, position: 0 },
+            batches: FileBatches {
+                path: path.to_owned(),
+                file: BufReader::new(file),
+                len,
+                position: 0,
+            },
             depth: if records { Depth::Records } else { Depth::Batches },
             style,
             text: Vec::new(),
@@ -98,20 +125,25 @@ impl Dump {
 
     /// Prints everything and returns how many places are damaged.
     fn run(&mut self) -> Result<u64, CliError> {
-        loop {
-            let position = self.batches.position;
-            match self.batches.next()? {
-                Found::End => break,
-                Found::Damage(reason) => {
-                    self.damage(position, &reason);
-                    break;
-                }
-                Found::Batch(batch) => self.batch(position, &batch),
-            }
+        while self.step()? == Step::Further {
             self.flush()?;
         }
         self.flush()?;
         Ok(self.damaged)
+    }
+
+    /// Puts what the next batch has to say into `text`.
+    fn step(&mut self) -> Result<Step, CliError> {
+        let position = self.batches.position;
+        match self.batches.next()? {
+            Found::End => return Ok(Step::Over),
+            Found::Damage(reason) => {
+                self.damage(position, &reason);
+                return Ok(Step::Over);
+            }
+            Found::Batch(batch) => self.batch(position, &batch),
+        }
+        Ok(Step::Further)
     }
 
     fn flush(&mut self) -> Result<(), CliError> {
@@ -168,6 +200,12 @@ impl Dump {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Further,
+    Over,
+}
+
 enum Found {
     Batch(RecordBatch),
     Damage(String),
@@ -191,7 +229,9 @@ impl FileBatches {
         let mut header = [0; HEADER_LEN];
         let header_len = u64::try_from(HEADER_LEN).expect("61");
         if left < header_len {
-            return Ok(Found::Damage(format!("{left} bytes at the end are less than the header of a batch")));
+            return Ok(Found::Damage(format!(
+                "{left} bytes at the end are less than the header of a batch"
+            )));
         }
         self.read(&mut header)?;
         let size_bytes = match BatchHeader::parse(&header) {
@@ -199,10 +239,15 @@ impl FileBatches {
             Err(damage) => return Ok(Found::Damage(damage.to_string())),
         };
         if u64::from(size_bytes) > left {
-            return Ok(Found::Damage(format!("batch of {size_bytes} bytes ends after {left}: the file ends inside it")));
+            return Ok(Found::Damage(format!(
+                "batch of {size_bytes} bytes ends after {left}: the file ends inside it"
+            )));
         }
         let mut bytes = header.to_vec();
-        bytes.resize(usize::try_from(size_bytes).expect("a batch fits memory's addresses"), 0);
+        bytes.resize(
+            usize::try_from(size_bytes).expect("a batch fits memory's addresses"),
+            0,
+        );
         self.read(&mut bytes[HEADER_LEN..])?;
         self.position += u64::from(size_bytes);
         Ok(match RecordBatch::parse(Bytes::from(bytes)) {
@@ -273,7 +318,11 @@ fn batch_text(position: u64, batch: &RecordBatch, crc_valid: bool) -> String {
         if crc_valid { "valid" } else { "INVALID" },
     );
     if let Some(time) = header.max_timestamp {
-        text.push_str(&format!(", greatest time {} ({})", time::format(time), timestamp_type(header)));
+        text.push_str(&format!(
+            ", greatest time {} ({})",
+            time::format(time),
+            timestamp_type(header)
+        ));
     }
     if let Some(epoch) = header.leader_epoch {
         text.push_str(&format!(", leader epoch {epoch}"));

@@ -55,7 +55,9 @@ pub(super) fn format(time: Timestamp) -> String {
 fn digits(rest: &mut &[u8], count: usize) -> Option<i64> {
     let (digits, after) = rest.split_at_checked(count)?;
     let value = digits.iter().try_fold(0, |value, digit| {
-        digit.is_ascii_digit().then(|| value * 10 + i64::from(digit - b'0'))
+        digit
+            .is_ascii_digit()
+            .then(|| value * 10 + i64::from(digit - b'0'))
     })?;
     *rest = after;
     Some(value)

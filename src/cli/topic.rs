@@ -107,22 +107,39 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
     let command = checked(command)?;
     let client = server.connect().await?;
     match command {
-        TopicCommand::Create { name, partitions, config, json } => {
+        TopicCommand::Create {
+            name,
+            partitions,
+            config,
+            json,
+        } => {
             let config = settings(config)?;
             let topic = client.create_topic(&name, partitions, &config).await?;
             let count = topic.partitions.len();
-            print(json, &topic, || format!("topic {name} created with {}\n", counted(count, "partition")))
+            print(json, &topic, || {
+                format!("topic {name} created with {}\n", counted(count, "partition"))
+            })
         }
         TopicCommand::List { internal, json } => list(&client, internal, json).await,
         TopicCommand::Describe { name, json } => {
             let topic = client.describe_topic(&name).await?;
             print(json, &topic, || description_text(&topic))
         }
-        TopicCommand::Alter { name, config, unset, json } => {
-            let changes = ConfigChanges { set: settings(config)?, unset };
+        TopicCommand::Alter {
+            name,
+            config,
+            unset,
+            json,
+        } => {
+            let changes = ConfigChanges {
+                set: settings(config)?,
+                unset,
+            };
             let count = changes.set.len() + changes.unset.len();
             let topic = client.alter_topic(&name, changes).await?;
-            print(json, &topic, || format!("topic {name}: {} changed\n", counted(count, "setting")))
+            print(json, &topic, || {
+                format!("topic {name}: {} changed\n", counted(count, "setting"))
+            })
         }
         TopicCommand::Delete { name } => {
             client.delete_topic(&name).await?;
@@ -131,10 +148,21 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
         TopicCommand::AddPartitions { name, total, json } => {
             let topic = client.add_partitions(&name, total).await?;
             let count = topic.partitions.len();
-            print(json, &topic, || format!("topic {name} has {}\n", counted(count, "partition")))
+            print(json, &topic, || {
+                format!("topic {name} has {}\n", counted(count, "partition"))
+            })
         }
-        TopicCommand::Adopt { directory, topic, partition, json } => {
-            let adopting = Adopting { directory, topic, partition: PartitionId(partition) };
+        TopicCommand::Adopt {
+            directory,
+            topic,
+            partition,
+            json,
+        } => {
+            let adopting = Adopting {
+                directory,
+                topic,
+                partition: PartitionId(partition),
+            };
             adopting.run(&client, json).await
         }
     }?;
@@ -144,9 +172,9 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
 /// Refuses what can be told wrong without a server.
 fn checked(command: TopicCommand) -> Result<TopicCommand, CliError> {
     match &command {
-        TopicCommand::Alter { config, unset, .. } if config.is_empty() && unset.is_empty() => {
-            Err(CliError::Usage("nothing to alter: name a setting with --config or --unset".to_owned()))
-        }
+        TopicCommand::Alter { config, unset, .. } if config.is_empty() && unset.is_empty() => Err(
+            CliError::Usage("nothing to alter: name a setting with --config or --unset".to_owned()),
+        ),
         TopicCommand::Alter { config, unset, .. } => {
             match config.iter().find(|(key, _)| unset.contains(key)) {
                 Some((key, _)) => Err(CliError::Usage(format!("{key} is both set and unset"))),
@@ -168,11 +196,19 @@ fn settings(pairs: Vec<(String, String)>) -> Result<BTreeMap<String, String>, Cl
 }
 
 fn print(json: bool, topic: &TopicDescription, text: impl FnOnce() -> String) -> Result<(), CliError> {
-    if json { output::json_lines(&[description_json(topic)]) } else { output::write_all(text().as_bytes()) }
+    if json {
+        output::json_lines(&[description_json(topic)])
+    } else {
+        output::write_all(text().as_bytes())
+    }
 }
 
 async fn list(client: &Client, internal: bool, json: bool) -> Result<(), CliError> {
-    let internal = if internal { InternalTopics::Included } else { InternalTopics::Excluded };
+    let internal = if internal {
+        InternalTopics::Included
+    } else {
+        InternalTopics::Excluded
+    };
     let topics = client.list_topics(internal).await?;
     if json {
         let line = |topic: &TopicSummary| {
@@ -201,7 +237,10 @@ impl Adopting {
         let directory = std::path::absolute(&self.directory)
             .map_err(|error| CliError::Failed(format!("{}: {error}", self.directory.display())))?;
         let text = directory.to_str().ok_or_else(|| {
-            CliError::Failed(format!("{} is not UTF-8 and cannot be named to the server", directory.display()))
+            CliError::Failed(format!(
+                "{} is not UTF-8 and cannot be named to the server",
+                directory.display()
+            ))
         })?;
         let adopted = client.adopt_partition(text, &self.topic, self.partition).await?;
         if json {
@@ -245,7 +284,11 @@ impl Adopting {
 }
 
 fn counted(count: usize, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
 }
 
 fn source(source: ConfigSource) -> &'static str {
@@ -273,7 +316,10 @@ fn description_json(topic: &TopicDescription) -> Value {
         })
     };
     let config = topic.config.iter().map(|entry| {
-        (entry.name.clone(), json!({ "value": entry.value, "source": source(entry.source) }))
+        (
+            entry.name.clone(),
+            json!({ "value": entry.value, "source": source(entry.source) }),
+        )
     });
     json!({
         "topic": topic.name,
@@ -307,17 +353,33 @@ fn description_text(topic: &TopicDescription) -> String {
         ]
     };
     let mut text = format!("topic {}  id {}\n\n", topic.name, topic.id);
-    text.push_str(&output::table(&columns, &topic.partitions.iter().map(row).collect::<Vec<_>>()));
+    text.push_str(&output::table(
+        &columns,
+        &topic.partitions.iter().map(row).collect::<Vec<_>>(),
+    ));
     for partition in &topic.partitions {
         if let Some(refusal) = &partition.write_refusal {
-            text.push_str(&format!("\npartition {} refuses writes: {refusal}\n", partition.partition));
+            text.push_str(&format!(
+                "\npartition {} refuses writes: {refusal}\n",
+                partition.partition
+            ));
         }
     }
-    let columns = [("SETTING", Align::Left), ("VALUE", Align::Left), ("FROM", Align::Left)];
+    let columns = [
+        ("SETTING", Align::Left),
+        ("VALUE", Align::Left),
+        ("FROM", Align::Left),
+    ];
     let rows: Vec<_> = topic
         .config
         .iter()
-        .map(|entry| vec![entry.name.clone(), entry.value.clone(), source(entry.source).to_owned()])
+        .map(|entry| {
+            vec![
+                entry.name.clone(),
+                entry.value.clone(),
+                source(entry.source).to_owned(),
+            ]
+        })
         .collect();
     text.push('\n');
     text.push_str(&output::table(&columns, &rows));

@@ -24,7 +24,10 @@ fn topic() -> TopicDescription {
         name: "flights".to_owned(),
         id: TopicId([7; 16]),
         internal: false,
-        partitions: vec![partition(0, 1234, None), partition(1, 0, Some("a sync failed; repair is under way"))],
+        partitions: vec![
+            partition(0, 1234, None),
+            partition(1, 0, Some("a sync failed; repair is under way")),
+        ],
         config: vec![ConfigEntry {
             name: "retention.ms".to_owned(),
             value: "-1".to_owned(),
@@ -69,14 +72,27 @@ fn a_setting_is_a_key_and_the_rest_after_the_first_equals_sign() {
 #[test]
 fn a_setting_given_twice_or_both_set_and_unset_is_wrong_usage() {
     let pair = |key: &str| (key.to_owned(), "1".to_owned());
-    assert_eq!(settings(vec![pair("a"), pair("a")]).expect_err("twice").to_string(), "a is given twice");
+    assert_eq!(
+        settings(vec![pair("a"), pair("a")])
+            .expect_err("twice")
+            .to_string(),
+        "a is given twice"
+    );
     let alter = |config: Vec<(String, String)>, unset: &[&str]| {
         let unset = unset.iter().map(|key| (*key).to_owned()).collect();
-        checked(TopicCommand::Alter { name: "t".to_owned(), config, unset, json: false })
-            .err()
-            .map(|error| error.to_string())
+        checked(TopicCommand::Alter {
+            name: "t".to_owned(),
+            config,
+            unset,
+            json: false,
+        })
+        .err()
+        .map(|error| error.to_string())
     };
-    assert_eq!(alter(vec![pair("a")], &["a"]).as_deref(), Some("a is both set and unset"));
+    assert_eq!(
+        alter(vec![pair("a")], &["a"]).as_deref(),
+        Some("a is both set and unset")
+    );
     assert_eq!(
         alter(vec![], &[]).as_deref(),
         Some("nothing to alter: name a setting with --config or --unset")

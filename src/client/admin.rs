@@ -39,7 +39,10 @@ pub struct TopicDescription {
 impl TopicDescription {
     /// Returns the value of a setting.
     pub fn setting(&self, name: &str) -> Option<&str> {
-        self.config.iter().find(|entry| entry.name == name).map(|entry| entry.value.as_str())
+        self.config
+            .iter()
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.value.as_str())
     }
 }
 
@@ -136,7 +139,10 @@ impl Client {
         let request = v1::CreateTopicRequest {
             name: name.to_owned(),
             partitions,
-            config: config.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            config: config
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
             validate_only: false,
         };
         let response = self.answer(self.admin().create_topic(request)).await?;
@@ -149,7 +155,12 @@ impl Client {
     /// Those of the connection.
     pub async fn list_topics(&self, internal: InternalTopics) -> Result<Vec<TopicSummary>, Error> {
         let include_internal = internal == InternalTopics::Included;
-        let response = self.answer(self.admin().list_topics(v1::ListTopicsRequest { include_internal })).await?;
+        let response = self
+            .answer(
+                self.admin()
+                    .list_topics(v1::ListTopicsRequest { include_internal }),
+            )
+            .await?;
         response
             .topics
             .into_iter()
@@ -169,7 +180,9 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
-        let request = v1::DescribeTopicRequest { name: name.to_owned() };
+        let request = v1::DescribeTopicRequest {
+            name: name.to_owned(),
+        };
         let response = self.answer(self.admin().describe_topic(request)).await?;
         self.description(response.topic)
     }
@@ -194,7 +207,10 @@ impl Client {
     /// # Errors
     /// `NotFound`; `InvalidArgument` when there are more already.
     pub async fn add_partitions(&self, name: &str, total: i32) -> Result<TopicDescription, Error> {
-        let request = v1::AddPartitionsRequest { name: name.to_owned(), total };
+        let request = v1::AddPartitionsRequest {
+            name: name.to_owned(),
+            total,
+        };
         let response = self.answer(self.admin().add_partitions(request)).await?;
         self.description(response.topic)
     }
@@ -204,7 +220,9 @@ impl Client {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for the store's own.
     pub async fn delete_topic(&self, name: &str) -> Result<(), Error> {
-        let request = v1::DeleteTopicRequest { name: name.to_owned() };
+        let request = v1::DeleteTopicRequest {
+            name: name.to_owned(),
+        };
         self.answer(self.admin().delete_topic(request)).await?;
         Ok(())
     }
@@ -226,7 +244,11 @@ impl Client {
             partition: partition.0,
         };
         // No deadline: verifying reads every byte; keep-alive notices a server that is gone.
-        let response = self.admin().adopt_partition(request).await.map_err(|status| self.error(&status))?;
+        let response = self
+            .admin()
+            .adopt_partition(request)
+            .await
+            .map_err(|status| self.error(&status))?;
         let adopted = response.into_inner();
         Ok(Adopted {
             log_start: Offset(adopted.log_start_offset),
@@ -240,7 +262,9 @@ impl Client {
     }
 
     fn topic_id(&self, bytes: &[u8]) -> Result<TopicId, Error> {
-        let id = bytes.try_into().map_err(|_| self.protocol_error("a topic id is not 16 bytes long"))?;
+        let id = bytes
+            .try_into()
+            .map_err(|_| self.protocol_error("a topic id is not 16 bytes long"))?;
         Ok(TopicId(id))
     }
 
@@ -287,10 +311,18 @@ fn config_entry(entry: v1::ConfigEntry) -> ConfigEntry {
         v1::ConfigSource::Server => ConfigSource::Server,
         v1::ConfigSource::Topic => ConfigSource::Topic,
     };
-    ConfigEntry { name: entry.name, value: entry.value, source, doc: entry.doc }
+    ConfigEntry {
+        name: entry.name,
+        value: entry.value,
+        source,
+        doc: entry.doc,
+    }
 }
 
 /// Checks a topic's name before it is sent.
 pub(super) fn topic_name(name: &str) -> Result<TopicName, Error> {
-    TopicName::new(name).map_err(|error| Error::TopicName { name: name.to_owned(), error })
+    TopicName::new(name).map_err(|error| Error::TopicName {
+        name: name.to_owned(),
+        error,
+    })
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Response, Status};
 
-use super::endpoint::{Security, ServerAddress};
 use super::Error;
+use super::endpoint::{Security, ServerAddress};
 use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::log_service_client::LogServiceClient;
 
@@ -78,10 +78,17 @@ impl Client {
             Ok(connected) => connected.map_err(|error| Error::unreachable(&address, &error))?,
             Err(_) => {
                 let reason = format!("no answer within {:?}", options.connect_timeout);
-                return Err(Error::Unreachable { address: address.to_string(), reason });
+                return Err(Error::Unreachable {
+                    address: address.to_string(),
+                    reason,
+                });
             }
         };
-        Ok(Self { channel, address, call_timeout: options.call_timeout })
+        Ok(Self {
+            channel,
+            address,
+            call_timeout: options.call_timeout,
+        })
     }
 
     /// Returns the server's host and port.
@@ -105,7 +112,10 @@ impl Client {
         match tokio::time::timeout(self.call_timeout, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(Error::NoAnswer { address: self.address.to_string(), waited: self.call_timeout }),
+            Err(_) => Err(Error::NoAnswer {
+                address: self.address.to_string(),
+                waited: self.call_timeout,
+            }),
         }
     }
 
@@ -115,14 +125,23 @@ impl Client {
 
     /// An answer that lacks what the protocol promises.
     pub(super) fn protocol_error(&self, reason: impl Into<String>) -> Error {
-        Error::Protocol { address: self.address.to_string(), reason: reason.into() }
+        Error::Protocol {
+            address: self.address.to_string(),
+            reason: reason.into(),
+        }
     }
 }
 
 fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoint, Error> {
-    let tls_error = |reason: String| Error::Tls { address: address.to_string(), reason };
+    let tls_error = |reason: String| Error::Tls {
+        address: address.to_string(),
+        reason,
+    };
     let endpoint = Endpoint::from_shared(address.uri())
-        .map_err(|error| Error::Address { address: address.to_string(), reason: error.to_string() })?
+        .map_err(|error| Error::Address {
+            address: address.to_string(),
+            reason: error.to_string(),
+        })?
         .connect_timeout(options.connect_timeout)
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -132,9 +151,9 @@ fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoin
         .keep_alive_while_idle(true);
     match (address.security(), &options.tls_authorities_pem) {
         (Security::Plain, _) => Ok(endpoint),
-        (Security::Tls, None) => {
-            Err(tls_error("name the certificate of the authority that vouches for the server".to_owned()))
-        }
+        (Security::Tls, None) => Err(tls_error(
+            "name the certificate of the authority that vouches for the server".to_owned(),
+        )),
         (Security::Tls, Some(pem)) => endpoint
             .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
             .map_err(|error| tls_error(error.to_string())),

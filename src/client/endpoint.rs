@@ -33,7 +33,10 @@ impl ServerAddress {
     /// # Errors
     /// [`Error::Address`] when the text is none of these.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let fail = |reason: &str| Error::Address { address: text.to_owned(), reason: reason.to_owned() };
+        let fail = |reason: &str| Error::Address {
+            address: text.to_owned(),
+            reason: reason.to_owned(),
+        };
         let (security, rest) = match text.split_once("://") {
             None => (Security::Plain, text),
             Some(("http", rest)) => (Security::Plain, rest),
@@ -59,7 +62,10 @@ impl ServerAddress {
                 .filter(|port| *port > 0)
                 .ok_or_else(|| fail("the port is not a number from 1 to 65535"))?,
         };
-        Ok(Self { security, authority: format!("{host}:{port}") })
+        Ok(Self {
+            security,
+            authority: format!("{host}:{port}"),
+        })
     }
 
     /// Returns whether the connection is encrypted.
@@ -115,11 +121,26 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused_with_a_reason() {
-        check("ftp://x:1", "\"ftp://x:1\" is not a server's address: scheme \"ftp\" is neither http nor https");
+        check(
+            "ftp://x:1",
+            "\"ftp://x:1\" is not a server's address: scheme \"ftp\" is neither http nor https",
+        );
         check("", "\"\" is not a server's address: the host is missing");
-        check("h:port", "\"h:port\" is not a server's address: the port is not a number from 1 to 65535");
-        check("h:0", "\"h:0\" is not a server's address: the port is not a number from 1 to 65535");
-        check("::1:80", "\"::1:80\" is not a server's address: an IPv6 address stands in brackets: [::1]:9095");
-        check("h:1/path", "\"h:1/path\" is not a server's address: it is not HOST:PORT");
+        check(
+            "h:port",
+            "\"h:port\" is not a server's address: the port is not a number from 1 to 65535",
+        );
+        check(
+            "h:0",
+            "\"h:0\" is not a server's address: the port is not a number from 1 to 65535",
+        );
+        check(
+            "::1:80",
+            "\"::1:80\" is not a server's address: an IPv6 address stands in brackets: [::1]:9095",
+        );
+        check(
+            "h:1/path",
+            "\"h:1/path\" is not a server's address: it is not HOST:PORT",
+        );
     }
 }

@@ -153,7 +153,9 @@ pub enum Error {
         count: usize,
     },
     /// Records were not acknowledged within the delivery timeout; whether they are there is open.
-    #[error("records for {topic}-{partition} were not acknowledged within {waited:?}; last error: {last_error}")]
+    #[error(
+        "records for {topic}-{partition} were not acknowledged within {waited:?}; last error: {last_error}"
+    )]
     DeliveryTimeout {
         /// The topic.
         topic: TopicName,
@@ -220,7 +222,9 @@ impl Error {
         if !self.is_retriable() {
             return None;
         }
-        let backoff = BACKOFF_LEAST.saturating_mul(1 << attempt.min(10)).min(BACKOFF_MOST);
+        let backoff = BACKOFF_LEAST
+            .saturating_mul(1 << attempt.min(10))
+            .min(BACKOFF_MOST);
         Some(self.retry_after().unwrap_or_default().max(backoff))
     }
 
@@ -229,13 +233,18 @@ impl Error {
         let details = status.get_error_details();
         let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
         if info.is_none() && speaks_for_transport(status) {
-            return Self::ConnectionLost { address: address.to_owned(), reason: transport_reason(status) };
+            return Self::ConnectionLost {
+                address: address.to_owned(),
+                reason: transport_reason(status),
+            };
         }
         let (reason, metadata) = match info {
             Some(info) => (info.reason.clone(), info.metadata.clone().into_iter().collect()),
             None => (String::new(), BTreeMap::new()),
         };
-        let retry_after = details.retry_info().map(|retry| retry.retry_delay.unwrap_or_default());
+        let retry_after = details
+            .retry_info()
+            .map(|retry| retry.retry_delay.unwrap_or_default());
         Self::Refused(Box::new(Refusal {
             kind: kind_of(status.code()),
             reason,
@@ -247,7 +256,9 @@ impl Error {
 
     /// Reads an error inside a response or on a stream.
     pub(super) fn from_message(error: v1::Error) -> Self {
-        let retry_after = error.retry_after_ms.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        let retry_after = error
+            .retry_after_ms
+            .map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
         Self::Refused(Box::new(Refusal {
             kind: kind_of(Code::from_i32(error.code)),
             reason: error.reason,
@@ -259,7 +270,10 @@ impl Error {
 
     /// Names why a connection was not made.
     pub(super) fn unreachable(address: &str, error: &tonic::transport::Error) -> Self {
-        Self::Unreachable { address: address.to_owned(), reason: innermost(error) }
+        Self::Unreachable {
+            address: address.to_owned(),
+            reason: innermost(error),
+        }
     }
 }
 
@@ -273,7 +287,9 @@ fn speaks_for_transport(status: &Status) -> bool {
 }
 
 fn transport_reason(status: &Status) -> String {
-    status.source().map_or_else(|| status.message().to_owned(), innermost)
+    status
+        .source()
+        .map_or_else(|| status.message().to_owned(), innermost)
 }
 
 /// Returns the text of the first cause, which names the fact; the layers above it only say that something failed.
@@ -313,15 +329,21 @@ mod tests {
     #[test]
     fn a_refusal_of_the_server_is_passed_on_whole() {
         let mut details = ErrorDetails::new();
-        let metadata = [("topic".to_owned(), "flights".to_owned())].into_iter().collect();
-        details.set_error_info("UNKNOWN_TOPIC", ERROR_DOMAIN, metadata);
+        let metadata = [("topic".to_owned(), "flights".to_owned())];
+        details.set_error_info(
+            "UNKNOWN_TOPIC",
+            ERROR_DOMAIN,
+            std::collections::HashMap::from(metadata),
+        );
         let status = Status::with_error_details(Code::NotFound, "topic flights does not exist", details);
         let error = Error::from_status("h:1", &status);
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(error.reason(), Some("UNKNOWN_TOPIC"));
         assert_eq!(error.to_string(), "topic flights does not exist");
         assert!(!error.is_retriable());
-        let Error::Refused(refusal) = error else { panic!("not a refusal: {error}") };
+        let Error::Refused(refusal) = error else {
+            panic!("not a refusal: {error}")
+        };
         assert_eq!(refusal.metadata["topic"], "flights");
     }
 

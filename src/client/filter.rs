@@ -59,10 +59,17 @@ impl Chunk {
         wanted: Wanted,
         aborted: Vec<(i64, i64)>,
     ) -> Self {
-        let mut aborted: Vec<_> =
-            aborted.into_iter().map(|(producer, first)| (ProducerId(producer), Offset(first))).collect();
+        let mut aborted: Vec<_> = aborted
+            .into_iter()
+            .map(|(producer, first)| (ProducerId(producer), Offset(first)))
+            .collect();
         aborted.sort_by_key(|(_, first)| *first);
-        Self { partition, batches, wanted, aborted }
+        Self {
+            partition,
+            batches,
+            wanted,
+            aborted,
+        }
     }
 
     /// Returns the partition.
@@ -141,8 +148,9 @@ impl ChunkRecords {
     /// True when records of the batch may have been asked for.
     fn counts(&mut self, batch: &RecordBatch) -> Result<bool, Damage> {
         let header = batch.header();
-        while let Some((producer, _)) =
-            self.to_come.pop_front_if(|(_, first)| *first <= header.last_offset())
+        while let Some((producer, _)) = self
+            .to_come
+            .pop_front_if(|(_, first)| *first <= header.last_offset())
         {
             self.aborted.insert(producer);
         }
@@ -155,7 +163,9 @@ impl ChunkRecords {
             return Ok(false);
         }
         let is_aborted = header.is_transactional()
-            && header.producer.is_some_and(|stamp| self.aborted.contains(&stamp.id));
+            && header
+                .producer
+                .is_some_and(|stamp| self.aborted.contains(&stamp.id));
         let overlaps =
             header.base_offset < self.wanted.offsets.end && header.last_offset() >= self.wanted.offsets.start;
         Ok(overlaps && !is_aborted)
@@ -175,7 +185,11 @@ impl Iterator for ChunkRecords {
             Err(damage) => {
                 self.over = Over::Yes;
                 let (topic, partition) = (self.topic.clone(), self.partition);
-                return Some(Err(Error::DamagedBatch { topic, partition, damage }));
+                return Some(Err(Error::DamagedBatch {
+                    topic,
+                    partition,
+                    damage,
+                }));
             }
         }
         None

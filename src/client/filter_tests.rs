@@ -3,13 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{
-    BatchBuilder, BatchOptions, Outcome, ProducerStamp, TransactionEnd, Transactional,
-};
+use crate::record::{BatchBuilder, BatchOptions, Outcome, ProducerStamp, TransactionEnd, Transactional};
 use crate::types::{LeaderEpoch, ProducerEpoch, Sequence};
 
 fn stamp(producer: i64) -> ProducerStamp {
-    ProducerStamp { id: ProducerId(producer), epoch: ProducerEpoch(0), base_sequence: Some(Sequence(0)) }
+    ProducerStamp {
+        id: ProducerId(producer),
+        epoch: ProducerEpoch(0),
+        base_sequence: Some(Sequence(0)),
+    }
 }
 
 /// A log from a picture: `1` a transactional record of producer 1, `.` a plain record, `C1` and `A1` its markers.
@@ -28,11 +30,20 @@ fn log(picture: &str) -> Bytes {
             (_, Some(producer)) => marker(Outcome::Abort, producer).to_batch(),
             _ => {
                 let producer = item.parse().ok();
-                let transactional = if producer.is_some() { Transactional::Yes } else { Transactional::No };
-                let options =
-                    BatchOptions { producer: producer.map(stamp), transactional, ..BatchOptions::default() };
+                let transactional = if producer.is_some() {
+                    Transactional::Yes
+                } else {
+                    Transactional::No
+                };
+                let options = BatchOptions {
+                    producer: producer.map(stamp),
+                    transactional,
+                    ..BatchOptions::default()
+                };
                 let mut builder = BatchBuilder::new(options);
-                builder.append(Some(Timestamp(offset)), None, Some(b"v"), &[]).expect("small");
+                builder
+                    .append(Some(Timestamp(offset)), None, Some(b"v"), &[])
+                    .expect("small");
                 builder.build().expect("it has a record")
             }
         };
@@ -42,12 +53,18 @@ fn log(picture: &str) -> Bytes {
 }
 
 fn everything() -> Wanted {
-    Wanted { offsets: Offset::ZERO..Offset::MAX, times: Timestamp::MIN..Timestamp::MAX }
+    Wanted {
+        offsets: Offset::ZERO..Offset::MAX,
+        times: Timestamp::MIN..Timestamp::MAX,
+    }
 }
 
 fn offsets(chunk: &Chunk) -> Vec<i64> {
     let topic = TopicName::new("t").expect("a name");
-    chunk.records(&topic).map(|record| record.expect("a sound log").offset.0).collect()
+    chunk
+        .records(&topic)
+        .map(|record| record.expect("a sound log").offset.0)
+        .collect()
 }
 
 /// `aborted`: producer and first offset; `expected`: the offsets that count.
@@ -72,8 +89,19 @@ fn records_of_an_aborted_transaction_are_dropped_up_to_its_marker_and_no_others(
 #[test]
 fn a_transaction_that_began_before_the_chunk_is_dropped_from_its_start() {
     let whole = log("1 1 A1 .");
-    let first_len = Batches::over(whole.clone(), 0).next().expect("a batch").expect("sound").1.bytes().len();
-    let chunk = Chunk::new(PartitionId(0), whole.slice(first_len..), everything(), vec![(1, 0)]);
+    let first_len = Batches::over(whole.clone(), 0)
+        .next()
+        .expect("a batch")
+        .expect("sound")
+        .1
+        .bytes()
+        .len();
+    let chunk = Chunk::new(
+        PartitionId(0),
+        whole.slice(first_len..),
+        everything(),
+        vec![(1, 0)],
+    );
     assert_eq!(offsets(&chunk), [3]);
 }
 
@@ -83,7 +111,10 @@ fn without_times_in_the_bounds_records_without_a_time_count_and_with_them_they_d
     builder.append(None, None, Some(b"v"), &[]).expect("small");
     let bytes = builder.build().expect("it has a record").bytes().clone();
     let with = |times: Range<Timestamp>| {
-        let wanted = Wanted { times, ..everything() };
+        let wanted = Wanted {
+            times,
+            ..everything()
+        };
         offsets(&Chunk::new(PartitionId(0), bytes.clone(), wanted, vec![])).len()
     };
     assert_eq!(with(Timestamp::MIN..Timestamp::MAX), 1);
@@ -94,10 +125,18 @@ fn without_times_in_the_bounds_records_without_a_time_count_and_with_them_they_d
 #[test]
 fn a_chunk_that_ends_inside_a_batch_is_damaged() {
     let bytes = log(". .");
-    let chunk = Chunk::new(PartitionId(0), bytes.slice(..bytes.len() - 1), everything(), vec![]);
+    let chunk = Chunk::new(
+        PartitionId(0),
+        bytes.slice(..bytes.len() - 1),
+        everything(),
+        vec![],
+    );
     let topic = TopicName::new("t").expect("a name");
     let records: Vec<_> = chunk.records(&topic).collect();
-    assert!(matches!(&records[..], [Ok(_), Err(Error::DamagedBatch { .. })]), "{records:?}");
+    assert!(
+        matches!(&records[..], [Ok(_), Err(Error::DamagedBatch { .. })]),
+        "{records:?}"
+    );
 }
 
 proptest! {

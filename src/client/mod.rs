@@ -35,8 +35,8 @@ mod producer;
 mod reader;
 
 pub use admin::{
-    Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription, TopicDescription,
-    TopicSummary,
+    Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
+    TopicDescription, TopicSummary,
 };
 pub use connection::{Client, ConnectOptions};
 pub use endpoint::{Security, ServerAddress};

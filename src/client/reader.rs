@@ -104,7 +104,11 @@ impl FromStr for ResumeToken {
         };
         text.split(',')
             .filter(|part| !part.is_empty())
-            .map(|part| position(part).ok_or_else(|| ResumeTokenError { part: part.to_owned() }))
+            .map(|part| {
+                position(part).ok_or_else(|| ResumeTokenError {
+                    part: part.to_owned(),
+                })
+            })
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -194,7 +198,11 @@ impl Reader {
                     let address = self.client.address().to_owned();
                     self.reopen(Error::ConnectionLost { address, reason }).await?;
                 }
-                Ok(None) => return Err(self.client.protocol_error("a read ended without saying that it is complete")),
+                Ok(None) => {
+                    return Err(self
+                        .client
+                        .protocol_error("a read ended without saying that it is complete"));
+                }
                 Err(status) => {
                     let error = self.client.error(&status);
                     if self.spec.end != ReadEnd::Follow {
@@ -229,7 +237,9 @@ impl Reader {
         let give_up_at = Instant::now() + RECONNECT_FOR;
         let mut error = error;
         for attempt in 0.. {
-            let delay = error.retry_delay(attempt).filter(|delay| Instant::now() + *delay < give_up_at);
+            let delay = error
+                .retry_delay(attempt)
+                .filter(|delay| Instant::now() + *delay < give_up_at);
             let Some(delay) = delay else { break };
             tokio::time::sleep(delay).await;
             match self.open().await {
@@ -260,7 +270,10 @@ impl Reader {
             Isolation::ReadUncommitted => v1::Isolation::ReadUncommitted,
             Isolation::ReadCommitted => v1::Isolation::ReadCommitted,
         };
-        let partition = |partition: &PartitionId| v1::ReadPartition { partition: partition.0, start: None };
+        let partition = |partition: &PartitionId| v1::ReadPartition {
+            partition: partition.0,
+            start: None,
+        };
         v1::ReadRequest {
             topic: self.topic.as_str().to_owned(),
             partitions: self.spec.partitions.iter().map(partition).collect(),
@@ -287,12 +300,18 @@ impl Reader {
         let token = response.resume.unwrap_or_default();
         let from = self.from(partition, Offset(response.log_start_offset));
         for position in &token.positions {
-            self.position.0.insert(PartitionId(position.partition), Offset(position.offset));
+            self.position
+                .0
+                .insert(PartitionId(position.partition), Offset(position.offset));
         }
         let until = match self.position.0.get(&partition) {
             Some(until) => *until,
             None if response.batches.is_empty() => from,
-            None => return Err(self.client.protocol_error("a chunk's resume token lacks its partition")),
+            None => {
+                return Err(self
+                    .client
+                    .protocol_error("a chunk's resume token lacks its partition"));
+            }
         };
         if response.complete {
             self.completed = Completed::Yes;
@@ -301,8 +320,14 @@ impl Reader {
         Ok(Chunk::new(
             partition,
             response.batches,
-            Wanted { offsets: from..until, times: self.times.clone() },
-            aborted.into_iter().map(|aborted| (aborted.producer_id, aborted.first_offset)).collect(),
+            Wanted {
+                offsets: from..until,
+                times: self.times.clone(),
+            },
+            aborted
+                .into_iter()
+                .map(|aborted| (aborted.producer_id, aborted.first_offset))
+                .collect(),
         ))
     }
 
@@ -319,7 +344,10 @@ impl Reader {
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("topic", &self.topic).field("position", &self.position).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("topic", &self.topic)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
     }
 }
 

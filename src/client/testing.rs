@@ -73,7 +73,9 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 4096;
 impl Scripted {
     /// Starts a server whose topic has `partitions`, and which fails as `script` says.
     pub(super) async fn start(partitions: usize, script: impl IntoIterator<Item = Fate>) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let state = State {
             logs: vec![Vec::new(); partitions],
             received: vec![0; partitions],
@@ -97,7 +99,10 @@ impl Scripted {
     /// Returns the values of a partition's records as text.
     pub(super) fn log(&self, partition: usize) -> Vec<String> {
         let state = self.state.lock();
-        state.logs[partition].iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect()
+        state.logs[partition]
+            .iter()
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .collect()
     }
 
     /// Waits until the server received `count` requests for a partition.
@@ -129,7 +134,11 @@ impl State {
             }
             // Without memory of the producer any sequence is taken.
             if written.last().is_some_and(|(_, end)| *end + 1 != first) {
-                return Err(error(tonic::Code::FailedPrecondition, "OUT_OF_ORDER_SEQUENCE", None));
+                return Err(error(
+                    tonic::Code::FailedPrecondition,
+                    "OUT_OF_ORDER_SEQUENCE",
+                    None,
+                ));
             }
             written.push((first, last));
         }
@@ -159,8 +168,13 @@ impl Scripted {
         mut requests: Streaming<v1::ProduceStreamRequest>,
         answers: mpsc::Sender<Result<v1::ProduceStreamResponse, Status>>,
     ) {
-        while let Ok(Some(v1::ProduceStreamRequest { id, request: Some(request) })) = requests.message().await {
-            let partition = usize::try_from(request.partition.expect("raw batches name it")).expect("not negative");
+        while let Ok(Some(v1::ProduceStreamRequest {
+            id,
+            request: Some(request),
+        })) = requests.message().await
+        {
+            let partition =
+                usize::try_from(request.partition.expect("raw batches name it")).expect("not negative");
             let batch = request.batch.expect("the client sends raw batches");
             let (fate, appended) = {
                 let mut state = self.state.lock();
@@ -170,9 +184,9 @@ impl Scripted {
                     Fate::Refused => Err(error(tonic::Code::Unavailable, "WRITES_REFUSED", Some(1))),
                     Fate::Rejected => Err(error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)),
                     Fate::LostBefore => Ok(()),
-                    Fate::WrittenButRefused => state.append(partition, batch).and_then(|()| {
-                        Err(error(tonic::Code::DeadlineExceeded, "ACK_TIMEOUT", Some(0)))
-                    }),
+                    Fate::WrittenButRefused => state
+                        .append(partition, batch)
+                        .and_then(|()| Err(error(tonic::Code::DeadlineExceeded, "ACK_TIMEOUT", Some(0)))),
                     Fate::Answered | Fate::LostAfter | Fate::Held => state.append(partition, batch),
                 };
                 (fate, appended)
@@ -190,7 +204,14 @@ impl Scripted {
                 Ok(()) => Outcome::Acknowledged(v1::ProduceResponse::default()),
                 Err(error) => Outcome::Error(error),
             };
-            if answers.send(Ok(v1::ProduceStreamResponse { id, outcome: Some(outcome) })).await.is_err() {
+            if answers
+                .send(Ok(v1::ProduceStreamResponse {
+                    id,
+                    outcome: Some(outcome),
+                }))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -208,7 +229,10 @@ impl LogService for Scripted {
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
         let mut state = self.state.lock();
         state.next_producer += 1;
-        Ok(Response::new(v1::InitProducerResponse { producer_id: state.next_producer, producer_epoch: 0 }))
+        Ok(Response::new(v1::InitProducerResponse {
+            producer_id: state.next_producer,
+            producer_epoch: 0,
+        }))
     }
 
     async fn produce_stream(
@@ -224,7 +248,10 @@ impl LogService for Scripted {
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let mut state = self.state.lock();
         state.read_requests.push(request.into_inner());
-        let responses = state.reads.pop_front().ok_or_else(|| Status::unknown("no more scripted reads"))?;
+        let responses = state
+            .reads
+            .pop_front()
+            .ok_or_else(|| Status::unknown("no more scripted reads"))?;
         let complete = responses.last().is_some_and(|last| last.complete);
         let mut items: Vec<_> = responses.into_iter().map(Ok).collect();
         if !complete {
@@ -243,7 +270,9 @@ impl LogService for Scripted {
             offset: Some(i64::try_from(log.len()).expect("a short log")),
             ..v1::FoundOffset::default()
         };
-        Ok(Response::new(v1::ListOffsetsResponse { offsets: (0..).zip(&state.logs).map(found).collect() }))
+        Ok(Response::new(v1::ListOffsetsResponse {
+            offsets: (0..).zip(&state.logs).map(found).collect(),
+        }))
     }
 
     async fn produce(&self, _: Request<v1::ProduceRequest>) -> Result<Response<v1::ProduceResponse>, Status> {
@@ -269,7 +298,10 @@ impl AdminService for Scripted {
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let count = i32::try_from(self.state.lock().logs.len()).expect("few partitions");
-        let partition = |partition| v1::PartitionDescription { partition, ..v1::PartitionDescription::default() };
+        let partition = |partition| v1::PartitionDescription {
+            partition,
+            ..v1::PartitionDescription::default()
+        };
         let limit = v1::ConfigEntry {
             name: "max.message.bytes".to_owned(),
             value: MAX_MESSAGE_BYTES.to_string(),

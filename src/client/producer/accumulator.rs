@@ -16,9 +16,7 @@ use tokio::time::Instant;
 use super::window::SealedBatch;
 use super::{BatchLimits, Clock, ProducerRecord};
 use crate::client::Error;
-use crate::record::{
-    BatchBuilder, BatchOptions, Codec, HEADER_LEN, ProducerStamp, partition_for_key,
-};
+use crate::record::{BatchBuilder, BatchOptions, Codec, HEADER_LEN, ProducerStamp, partition_for_key};
 use crate::types::{PartitionId, ProducerEpoch, ProducerId, Sequence, TopicName};
 
 /// How much [`BatchBuilder::record_len`] may be too low.
@@ -84,9 +82,19 @@ pub(super) struct Accumulator {
 impl Accumulator {
     /// Begins with no open batch.
     pub(super) fn new(plan: Plan) -> Self {
-        let slots = (0..plan.partitions).map(|_| Slot { open: None, next_sequence: Sequence(0), opened: 0 });
+        let slots = (0..plan.partitions).map(|_| Slot {
+            open: None,
+            next_sequence: Sequence(0),
+            opened: 0,
+        });
         let slots = slots.collect();
-        Self { plan, slots, ages: VecDeque::new(), sticky: 0, open_bytes: 0 }
+        Self {
+            plan,
+            slots,
+            ages: VecDeque::new(),
+            sticky: 0,
+            open_bytes: 0,
+        }
     }
 
     /// Returns the bytes of all open batches.
@@ -186,28 +194,41 @@ impl Accumulator {
     }
 
     fn lacks_room(&self, partition: usize, record_bytes: usize) -> bool {
-        self.slots[partition].open.as_ref().is_some_and(|open| {
-            open.builder.size_bytes() + record_bytes > self.plan.limits.target_bytes
-        })
+        self.slots[partition]
+            .open
+            .as_ref()
+            .is_some_and(|open| open.builder.size_bytes() + record_bytes > self.plan.limits.target_bytes)
     }
 
     /// Returns the partition's open batch, a new one if need be.
     fn open(&mut self, partition: usize) -> (&mut OpenBatch, Began) {
         let slot = &mut self.slots[partition];
-        let began = if slot.open.is_some() { Began::Nothing } else { Began::Batch };
+        let began = if slot.open.is_some() {
+            Began::Nothing
+        } else {
+            Began::Batch
+        };
         let open = slot.open.get_or_insert_with(|| {
             let producer = self.plan.producer.map(|producer| ProducerStamp {
                 id: producer.id,
                 epoch: producer.epoch,
                 base_sequence: Some(slot.next_sequence),
             });
-            let options = BatchOptions { codec: self.plan.codec, producer, ..BatchOptions::default() };
+            let options = BatchOptions {
+                codec: self.plan.codec,
+                producer,
+                ..BatchOptions::default()
+            };
             let opened_at = Instant::now();
             slot.opened += 1;
             self.ages.push_back((opened_at, partition, slot.opened));
             let builder = BatchBuilder::new(options);
             self.open_bytes += builder.size_bytes();
-            OpenBatch { builder, payload_bytes: 0, opened_at }
+            OpenBatch {
+                builder,
+                payload_bytes: 0,
+                opened_at,
+            }
         });
         (open, began)
     }
@@ -219,7 +240,10 @@ impl Accumulator {
         let records = open.builder.record_count();
         let count = i32::try_from(records).expect("a batch counts its records in 31 bits");
         slot.next_sequence = slot.next_sequence.plus(count);
-        let built = open.builder.build().expect("an open batch has a record and is far below what the format holds");
+        let built = open
+            .builder
+            .build()
+            .expect("an open batch has a record and is far below what the format holds");
         let batch = SealedBatch {
             bytes: built.bytes().clone(),
             records,
@@ -239,5 +263,7 @@ impl Accumulator {
 }
 
 fn len(part: Option<&[u8]>) -> u64 {
-    part.map_or(0, |part| u64::try_from(part.len()).expect("a length fits 64 bits"))
+    part.map_or(0, |part| {
+        u64::try_from(part.len()).expect("a length fits 64 bits")
+    })
 }

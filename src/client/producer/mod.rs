@@ -108,9 +108,14 @@ impl fmt::Debug for ProducerOptions {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the edge: where a producer is given no other clock")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the edge: where a producer is given no other clock"
+)]
 fn machine_clock() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -186,7 +191,9 @@ impl Shared {
     /// Fails when nothing more can be sent.
     fn open_for_records(&self) -> Result<(), Error> {
         if self.closing.load(Ordering::Acquire) {
-            return Err(Error::Closed { topic: self.topic.clone() });
+            return Err(Error::Closed {
+                topic: self.topic.clone(),
+            });
         }
         self.failure()
     }
@@ -275,7 +282,9 @@ impl Client {
             topic: name.clone(),
             partitions,
             limits: BatchLimits {
-                target_bytes: options.batch_bytes.clamp(HEADER_LEN, greatest_bytes.max(HEADER_LEN)),
+                target_bytes: options
+                    .batch_bytes
+                    .clamp(HEADER_LEN, greatest_bytes.max(HEADER_LEN)),
                 greatest_bytes,
             },
             codec: options.codec,
@@ -299,14 +308,22 @@ impl Client {
             settled: Notify::new(),
         });
         let task = tokio::spawn(Sender::new(self.clone(), shared.clone()).run());
-        Ok(Producer { shared, task: Some(task) })
+        Ok(Producer {
+            shared,
+            task: Some(task),
+        })
     }
 
     async fn init_producer(&self) -> Result<ProducerIdentity, Error> {
-        let response = self.answer(self.log().init_producer(v1::InitProducerRequest {})).await?;
+        let response = self
+            .answer(self.log().init_producer(v1::InitProducerRequest {}))
+            .await?;
         let epoch = i16::try_from(response.producer_epoch)
             .map_err(|_| self.protocol_error("a producer epoch is beyond 16 bits"))?;
-        Ok(ProducerIdentity { id: ProducerId(response.producer_id), epoch: ProducerEpoch(epoch) })
+        Ok(ProducerIdentity {
+            id: ProducerId(response.producer_id),
+            epoch: ProducerEpoch(epoch),
+        })
     }
 }
 
@@ -398,7 +415,9 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.shared.fail(Error::Closed { topic: self.shared.topic.clone() });
+        self.shared.fail(Error::Closed {
+            topic: self.shared.topic.clone(),
+        });
         if let Some(task) = self.task.take() {
             task.abort();
         }

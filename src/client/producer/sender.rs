@@ -64,7 +64,13 @@ pub(super) struct Sender {
 
 impl Sender {
     pub(super) fn new(client: Client, shared: Arc<Shared>) -> Self {
-        Self { client, shared, losses: 0, last_error: None, sent: VecDeque::new() }
+        Self {
+            client,
+            shared,
+            losses: 0,
+            last_error: None,
+            sent: VecDeque::new(),
+        }
     }
 
     /// Sends until the producer is closed and all is settled, or until it fails.
@@ -163,7 +169,9 @@ impl Sender {
                 Err(TrySendError::Closed(())) => return Err(Broken::Lost(self.stream_ended())),
             };
             let now = Instant::now();
-            let Some(outgoing) = self.shared.windows.lock().next(now) else { return Ok(Flow::Free) };
+            let Some(outgoing) = self.shared.windows.lock().next(now) else {
+                return Ok(Flow::Free);
+            };
             permit.send(self.request(outgoing.request, outgoing.partition, outgoing.bytes));
             if self.shared.options.acks == Acks::None {
                 self.acknowledge(outgoing.request);
@@ -234,7 +242,11 @@ impl Sender {
                 }
             }
             Some(Outcome::Error(error)) => self.refuse(request, error)?,
-            None => return Err(Broken::Fatal(self.client.protocol_error("an answer has no outcome"))),
+            None => {
+                return Err(Broken::Fatal(
+                    self.client.protocol_error("an answer has no outcome"),
+                ));
+            }
         }
         Ok(())
     }
@@ -244,9 +256,15 @@ impl Sender {
         if let Some(settled) = settled {
             self.losses = 0;
             let shared = &self.shared;
-            shared.acknowledged_records.fetch_add(u64::from(settled.records), Ordering::Relaxed);
-            shared.acknowledged_bytes.fetch_add(settled.payload_bytes, Ordering::Relaxed);
-            shared.sealed_bytes.fetch_sub(settled.batch_bytes, Ordering::Relaxed);
+            shared
+                .acknowledged_records
+                .fetch_add(u64::from(settled.records), Ordering::Relaxed);
+            shared
+                .acknowledged_bytes
+                .fetch_add(settled.payload_bytes, Ordering::Relaxed);
+            shared
+                .sealed_bytes
+                .fetch_sub(settled.batch_bytes, Ordering::Relaxed);
             shared.settled.notify_waiters();
         }
     }
@@ -258,7 +276,9 @@ impl Sender {
             return Err(Broken::Fatal(error));
         }
         let mut windows = self.shared.windows.lock();
-        let Some(refusals) = windows.refusals(request) else { return Ok(()) };
+        let Some(refusals) = windows.refusals(request) else {
+            return Ok(());
+        };
         let refused = match error.retry_delay(refusals) {
             Some(delay) => Refused::Later(delay),
             None if error.reason() == Some(OUT_OF_ORDER) => Refused::OutOfOrder,
@@ -280,18 +300,30 @@ impl Sender {
         let now = Instant::now();
         let mut windows = self.shared.windows.lock();
         windows.release_held(now);
-        while self.sent.front().is_some_and(|(_, request)| !windows.is_under_way(*request)) {
+        while self
+            .sent
+            .front()
+            .is_some_and(|(_, request)| !windows.is_under_way(*request))
+        {
             self.sent.pop_front();
         }
         drop(windows);
-        let overdue =
-            self.sent.front().is_some_and(|(at, _)| now.duration_since(*at) >= self.shared.options.request_timeout);
-        if overdue { Err(Broken::Lost(self.no_answer())) } else { Ok(()) }
+        let overdue = self
+            .sent
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) >= self.shared.options.request_timeout);
+        if overdue {
+            Err(Broken::Lost(self.no_answer()))
+        } else {
+            Ok(())
+        }
     }
 
     fn check_delivery_timeout(&self) -> Result<(), Error> {
         let waited = self.shared.options.delivery_timeout;
-        let Some((partition, since)) = self.shared.windows.lock().waiting_since() else { return Ok(()) };
+        let Some((partition, since)) = self.shared.windows.lock().waiting_since() else {
+            return Ok(());
+        };
         if since.elapsed() < waited {
             return Ok(());
         }
@@ -299,21 +331,30 @@ impl Sender {
             topic: self.shared.topic.clone(),
             partition: partition_id(partition),
             waited,
-            last_error: self.last_error.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string),
+            last_error: self
+                .last_error
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), ToString::to_string),
         })
     }
 
     /// Takes what comes until the server ends the stream: with acks, nothing but the end.
     async fn drain(&mut self, mut answers: Streaming<v1::ProduceStreamResponse>) -> Result<(), Broken> {
         let ending = async {
-            while let Some(answer) = answers.message().await.map_err(|status| self.client.error(&status))? {
+            while let Some(answer) = answers
+                .message()
+                .await
+                .map_err(|status| self.client.error(&status))?
+            {
                 if let Some(Outcome::Error(error)) = answer.outcome {
                     return Err(Error::from_message(error));
                 }
             }
             Ok(())
         };
-        let ended = timeout(CLOSE_TIMEOUT, ending).await.unwrap_or_else(|_| Err(self.no_answer()));
+        let ended = timeout(CLOSE_TIMEOUT, ending)
+            .await
+            .unwrap_or_else(|_| Err(self.no_answer()));
         match ended {
             // What was sent without acks is known to have arrived only by the orderly end.
             Err(error) if self.shared.options.acks == Acks::None => Err(Broken::Fatal(error)),

@@ -104,7 +104,10 @@ pub(super) struct Window {
 impl Window {
     /// Adds the next batch.
     pub(super) fn push(&mut self, batch: SealedBatch) {
-        self.entries.push_back(Entry { batch, state: State::Waiting });
+        self.entries.push_back(Entry {
+            batch,
+            state: State::Waiting,
+        });
         self.pushed += 1;
     }
 
@@ -122,19 +125,28 @@ impl Window {
     }
 
     fn next(&self, now: Instant) -> Option<usize> {
-        if self.held_until.is_some_and(|until| now < until || self.awaits_answer()) {
+        if self
+            .held_until
+            .is_some_and(|until| now < until || self.awaits_answer())
+        {
             return None;
         }
         let remembered = self
             .acknowledged_at
             .is_some_and(|at| now.saturating_duration_since(at) < REMEMBERED_FOR);
         let places = if remembered { REMEMBERED } else { 1 };
-        self.entries.iter().take(places).position(|entry| entry.state == State::Waiting)
+        self.entries
+            .iter()
+            .take(places)
+            .position(|entry| entry.state == State::Waiting)
     }
 
     /// Settles the batch sent under `request`. `None` when there is no such batch.
     pub(super) fn acknowledge(&mut self, request: RequestId, now: Instant) -> Option<Settled> {
-        let entry = self.entries.iter_mut().find(|entry| entry.state == State::Sent(request))?;
+        let entry = self
+            .entries
+            .iter_mut()
+            .find(|entry| entry.state == State::Sent(request))?;
         entry.state = State::Settled;
         let bytes = std::mem::take(&mut entry.batch.bytes);
         let settled = Settled {
@@ -144,7 +156,11 @@ impl Window {
         };
         self.acknowledged_at = Some(now);
         self.refusals = 0;
-        while self.entries.front().is_some_and(|entry| entry.state == State::Settled) {
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.state == State::Settled)
+        {
             self.entries.pop_front();
             self.popped += 1;
         }
@@ -208,7 +224,10 @@ impl Window {
     }
 
     fn awaits_answer(&self) -> bool {
-        self.entries.iter().take(REMEMBERED).any(|entry| matches!(entry.state, State::Sent(_)))
+        self.entries
+            .iter()
+            .take(REMEMBERED)
+            .any(|entry| matches!(entry.state, State::Sent(_)))
     }
 }
 

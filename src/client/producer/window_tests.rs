@@ -28,14 +28,21 @@ impl Fixture {
     fn new(batches: u32) -> Self {
         let mut window = Window::default();
         (0..batches).for_each(|number| window.push(batch(number)));
-        Self { window, now: Instant::now(), next_request: 0 }
+        Self {
+            window,
+            now: Instant::now(),
+            next_request: 0,
+        }
     }
 
     /// A window whose first batch is acknowledged, so that it may have five under way.
     fn warm(batches: u32) -> Self {
         let mut fixture = Self::new(batches);
         let sent = fixture.send_all();
-        fixture.window.acknowledge(sent[0].0, fixture.now).expect("it was sent");
+        fixture
+            .window
+            .acknowledge(sent[0].0, fixture.now)
+            .expect("it was sent");
         fixture
     }
 
@@ -61,7 +68,10 @@ fn one_batch_goes_alone_until_the_partition_has_acknowledged_one_then_five() {
     let mut fixture = Fixture::new(10);
     let first = fixture.send_all();
     assert_eq!(numbers(&first), [0]);
-    fixture.window.acknowledge(first[0].0, fixture.now).expect("it was sent");
+    fixture
+        .window
+        .acknowledge(first[0].0, fixture.now)
+        .expect("it was sent");
     assert_eq!(numbers(&fixture.send_all()), [1, 2, 3, 4, 5]);
 }
 
@@ -77,10 +87,16 @@ fn a_settled_batch_keeps_its_place_so_that_the_server_still_remembers_those_befo
     let mut fixture = Fixture::warm(10);
     let sent = fixture.send_all();
     for (request, _) in &sent[1..] {
-        fixture.window.acknowledge(*request, fixture.now).expect("it was sent");
+        fixture
+            .window
+            .acknowledge(*request, fixture.now)
+            .expect("it was sent");
     }
     assert_eq!(numbers(&fixture.send_all()), Vec::<u32>::new());
-    fixture.window.acknowledge(sent[0].0, fixture.now).expect("it was sent");
+    fixture
+        .window
+        .acknowledge(sent[0].0, fixture.now)
+        .expect("it was sent");
     assert_eq!(numbers(&fixture.send_all()), [6, 7, 8, 9]);
 }
 
@@ -89,11 +105,22 @@ fn after_a_refusal_all_answers_come_in_before_anything_is_sent_again_in_order() 
     let mut fixture = Fixture::warm(4);
     let sent = fixture.send_all();
     let delay = Duration::from_millis(100);
-    assert_eq!(fixture.window.refuse(sent[0].0, Refused::Later(delay), fixture.now), Verdict::Retry);
+    assert_eq!(
+        fixture
+            .window
+            .refuse(sent[0].0, Refused::Later(delay), fixture.now),
+        Verdict::Retry
+    );
     fixture.now += delay;
     assert_eq!(numbers(&fixture.send_all()), Vec::<u32>::new());
-    assert_eq!(fixture.window.refuse(sent[1].0, Refused::OutOfOrder, fixture.now), Verdict::Retry);
-    assert_eq!(fixture.window.refuse(sent[2].0, Refused::OutOfOrder, fixture.now), Verdict::Retry);
+    assert_eq!(
+        fixture.window.refuse(sent[1].0, Refused::OutOfOrder, fixture.now),
+        Verdict::Retry
+    );
+    assert_eq!(
+        fixture.window.refuse(sent[2].0, Refused::OutOfOrder, fixture.now),
+        Verdict::Retry
+    );
     assert_eq!(numbers(&fixture.send_all()), [1, 2, 3]);
 }
 
@@ -102,7 +129,9 @@ fn a_refused_window_waits_as_long_as_it_was_told() {
     let mut fixture = Fixture::new(1);
     let sent = fixture.send_all();
     let delay = Duration::from_millis(100);
-    fixture.window.refuse(sent[0].0, Refused::Later(delay), fixture.now);
+    fixture
+        .window
+        .refuse(sent[0].0, Refused::Later(delay), fixture.now);
     assert_eq!(fixture.window.held_until(), Some(fixture.now + delay));
     assert_eq!(numbers(&fixture.send_all()), Vec::<u32>::new());
     fixture.now += delay;
@@ -113,14 +142,20 @@ fn a_refused_window_waits_as_long_as_it_was_told() {
 fn an_out_of_order_batch_with_none_before_it_is_a_gap_that_no_retry_mends() {
     let mut fixture = Fixture::new(1);
     let sent = fixture.send_all();
-    assert_eq!(fixture.window.refuse(sent[0].0, Refused::OutOfOrder, fixture.now), Verdict::Fatal);
+    assert_eq!(
+        fixture.window.refuse(sent[0].0, Refused::OutOfOrder, fixture.now),
+        Verdict::Fatal
+    );
 }
 
 #[test]
 fn a_lost_connection_sends_everything_unsettled_again_in_order() {
     let mut fixture = Fixture::warm(6);
     let sent = fixture.send_all();
-    fixture.window.acknowledge(sent[1].0, fixture.now).expect("it was sent");
+    fixture
+        .window
+        .acknowledge(sent[1].0, fixture.now)
+        .expect("it was sent");
     fixture.window.connection_lost();
     assert_eq!(numbers(&fixture.send_all()), [1, 3, 4, 5]);
 }
@@ -141,7 +176,11 @@ impl Server {
             return Ok(());
         }
         let remembered = end.saturating_sub(u32::try_from(REMEMBERED).expect("five"))..end;
-        if remembered.contains(&number) { Ok(()) } else { Err(Refused::OutOfOrder) }
+        if remembered.contains(&number) {
+            Ok(())
+        } else {
+            Err(Refused::OutOfOrder)
+        }
     }
 }
 

@@ -84,10 +84,20 @@ impl Windows {
             let request = RequestId(self.next_request);
             self.next_request += 1;
             window.mark_sent(request, now);
-            self.under_way.insert(request, UnderWay { partition, bytes: bytes.len() });
+            self.under_way.insert(
+                request,
+                UnderWay {
+                    partition,
+                    bytes: bytes.len(),
+                },
+            );
             self.bytes_under_way += bytes.len();
             self.ready.rotate_left(1);
-            return Some(Outgoing { request, partition, bytes });
+            return Some(Outgoing {
+                request,
+                partition,
+                bytes,
+            });
         }
         None
     }
@@ -107,7 +117,9 @@ impl Windows {
 
     /// Takes the refusal of a request.
     pub(super) fn refuse(&mut self, request: RequestId, refused: Refused, now: Instant) -> Verdict {
-        let Some(partition) = self.answered(request) else { return Verdict::Retry };
+        let Some(partition) = self.answered(request) else {
+            return Verdict::Retry;
+        };
         let verdict = self.windows[partition].refuse(request, refused, now);
         self.make_ready(partition);
         verdict
@@ -132,8 +144,12 @@ impl Windows {
     /// Lets partitions whose wait after a refusal is over go on.
     pub(super) fn release_held(&mut self, now: Instant) {
         let due = |window: &Window| window.held_until().is_some_and(|until| until <= now);
-        let due: Vec<usize> =
-            self.active.iter().copied().filter(|partition| due(&self.windows[*partition])).collect();
+        let due: Vec<usize> = self
+            .active
+            .iter()
+            .copied()
+            .filter(|partition| due(&self.windows[*partition]))
+            .collect();
         due.into_iter().for_each(|partition| self.make_ready(partition));
     }
 
@@ -144,7 +160,9 @@ impl Windows {
 
     /// True when the first `target` batches of each partition are settled.
     pub(super) fn has_settled(&self, target: &[u64]) -> bool {
-        self.active.iter().all(|partition| self.windows[*partition].popped() >= target[*partition])
+        self.active
+            .iter()
+            .all(|partition| self.windows[*partition].popped() >= target[*partition])
     }
 
     /// True when there is nothing that is not settled.
@@ -160,7 +178,10 @@ impl Windows {
     /// Returns the partition whose first unacknowledged record has waited longest, and since when.
     pub(super) fn waiting_since(&self) -> Option<(usize, Instant)> {
         let since = |partition: &usize| Some((*partition, self.windows[*partition].waiting_since()?));
-        self.active.iter().filter_map(since).min_by_key(|(_, since)| *since)
+        self.active
+            .iter()
+            .filter_map(since)
+            .min_by_key(|(_, since)| *since)
     }
 
     #[cfg(test)]
