@@ -299,48 +299,5 @@ impl Report {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use expect_test::expect;
-
-    fn report(acks: AcksArg, skipped: u64) -> Report {
-        Report {
-            topic: "flights".to_owned(),
-            acks,
-            summary: ProducerSummary {
-                sent_records: 10,
-                acknowledged_records: 10,
-                acknowledged_bytes: 4096,
-            },
-            skipped,
-            elapsed: Duration::from_secs(2),
-        }
-    }
-
-    #[test]
-    fn the_summary_says_how_many_records_bytes_and_how_fast() {
-        expect![[r#"
-            10 records acknowledged, 4.0 KiB in 2.0 s: 5 records/s, 2.0 KiB/s
-        "#]]
-        .assert_eq(&report(AcksArg::All, 0).text());
-        expect![[r#"
-            10 records sent without acknowledgement, 3 skipped, 4.0 KiB in 2.0 s: 5 records/s, 2.0 KiB/s
-        "#]]
-        .assert_eq(&report(AcksArg::None, 3).text());
-        expect![[r#"
-            {"topic":"flights","acknowledged_records":10,"acknowledged_bytes":4096,"skipped_records":0,"elapsed_ms":2000,"records_per_second":5,"bytes_per_second":2048}
-        "#]]
-        .assert_eq(&report(AcksArg::All, 0).json());
-    }
-
-    #[test]
-    fn nothing_read_is_nothing_acknowledged_and_no_division_by_zero() {
-        let mut report = report(AcksArg::All, 0);
-        report.summary = ProducerSummary::default();
-        report.elapsed = Duration::ZERO;
-        assert_eq!(
-            report.text(),
-            "0 records acknowledged, 0 B in 0.0 s: 0 records/s, 0 B/s\n"
-        );
-    }
-}
+#[path = "produce_tests.rs"]
+mod tests;

@@ -51,4 +51,4 @@ mod producer_tests;
 #[cfg(test)]
 mod reader_tests;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

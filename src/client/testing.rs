@@ -21,7 +21,7 @@ use crate::record::{DecompressLimit, RecordBatch};
 
 /// What befalls a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// Appended and acknowledged.
     Answered,
     /// Refused before it is looked at; a retry may succeed.
@@ -40,17 +40,17 @@ pub(super) enum Fate {
 
 /// What a test sees of the server.
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     /// Values of the records of each partition, in order.
-    pub(super) logs: Vec<Vec<Bytes>>,
+    pub(crate) logs: Vec<Vec<Bytes>>,
     /// What befalls the next requests; after them, all is well.
-    pub(super) script: VecDeque<Fate>,
+    pub(crate) script: VecDeque<Fate>,
     /// Requests received, by partition.
-    pub(super) received: Vec<usize>,
+    pub(crate) received: Vec<usize>,
     /// Answers to `read` calls, in order; the stream then breaks, or ends if the last is complete.
-    pub(super) reads: VecDeque<Vec<v1::ReadResponse>>,
+    pub(crate) reads: VecDeque<Vec<v1::ReadResponse>>,
     /// What `read` calls asked.
-    pub(super) read_requests: Vec<v1::ReadRequest>,
+    pub(crate) read_requests: Vec<v1::ReadRequest>,
     /// First and last sequence of the batches of each producer and partition.
     written: HashMap<(i64, usize), Vec<(i32, i32)>>,
     next_producer: i64,
@@ -58,21 +58,21 @@ pub(super) struct State {
 
 /// The server.
 #[derive(Clone)]
-pub(super) struct Scripted {
-    pub(super) state: Arc<Mutex<State>>,
+pub(crate) struct Scripted {
+    pub(crate) state: Arc<Mutex<State>>,
     /// Lets held answers go.
-    pub(super) release: Arc<Notify>,
+    pub(crate) release: Arc<Notify>,
     /// Told of every request received.
-    pub(super) received: Arc<Notify>,
-    pub(super) address: SocketAddr,
+    pub(crate) received: Arc<Notify>,
+    pub(crate) address: SocketAddr,
 }
 
 /// The topic's `max.message.bytes`.
-pub(super) const MAX_MESSAGE_BYTES: usize = 4096;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4096;
 
 impl Scripted {
     /// Starts a server whose topic has `partitions`, and which fails as `script` says.
-    pub(super) async fn start(partitions: usize, script: impl IntoIterator<Item = Fate>) -> Self {
+    pub(crate) async fn start(partitions: usize, script: impl IntoIterator<Item = Fate>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port");
@@ -97,7 +97,7 @@ impl Scripted {
     }
 
     /// Returns the values of a partition's records as text.
-    pub(super) fn log(&self, partition: usize) -> Vec<String> {
+    pub(crate) fn log(&self, partition: usize) -> Vec<String> {
         let state = self.state.lock();
         state.logs[partition]
             .iter()
@@ -106,7 +106,7 @@ impl Scripted {
     }
 
     /// Waits until the server received `count` requests for a partition.
-    pub(super) async fn has_received(&self, partition: usize, count: usize) {
+    pub(crate) async fn has_received(&self, partition: usize, count: usize) {
         loop {
             let received = self.received.notified();
             tokio::pin!(received);
