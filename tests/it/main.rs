@@ -1,4 +1,5 @@
 //! The integration tests: one binary, a module for each subject.
+
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
@@ -8,3 +9,4 @@ mod help;
 mod http;
 mod serve;
 mod support;
+mod tidy;
