@@ -4,8 +4,15 @@
 //! `ARCHITECTURE.md` is the map of the house; the modules below stand in its order, each knowing only those before it.
 
 pub mod broker;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod env;
+pub mod grpc;
+pub mod http;
 pub mod proto;
 pub mod record;
+pub mod server;
 pub mod storage;
+pub mod telemetry;
 pub mod types;

@@ -1,2 +1,5 @@
 //! The `siltstone` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    siltstone::cli::run()
+}

@@ -76,7 +76,9 @@ pub enum Error {
         reason: String,
     },
     /// An offset outside what can be read.
-    #[error("offset {offset} of {partition} is out of range: it holds {log_start} to {high_watermark} (exclusive)")]
+    #[error(
+        "offset {offset} of {partition} is out of range: it holds {log_start} to {high_watermark} (exclusive)"
+    )]
     OffsetOutOfRange {
         /// Of which partition.
         partition: TopicPartition,
@@ -128,7 +130,9 @@ pub enum Error {
         limit_bytes: u64,
     },
     /// A sequence number that is neither the next nor a known retry.
-    #[error("producer {producer_id} sent sequence {got} to {partition}, expected {expected}: a batch before it is missing")]
+    #[error(
+        "producer {producer_id} sent sequence {got} to {partition}, expected {expected}: a batch before it is missing"
+    )]
     OutOfOrderSequence {
         /// Where it was to go.
         partition: TopicPartition,
@@ -166,7 +170,9 @@ pub enum Error {
         reason: String,
     },
     /// The disk has less room than the server keeps in reserve.
-    #[error("disk of {path} has {free_bytes} bytes free, below storage.min_free_bytes = {min_free_bytes}: produce is refused until space returns")]
+    #[error(
+        "disk of {path} has {free_bytes} bytes free, below storage.min_free_bytes = {min_free_bytes}: produce is refused until space returns"
+    )]
     DiskFull {
         /// The data directory.
         path: String,

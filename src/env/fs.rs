@@ -41,6 +41,15 @@ pub enum FileKind {
     Other,
 }
 
+/// What [`File::map`] of a file system gives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mappings {
+    /// The file itself: bytes written later appear in a mapping made before.
+    Live,
+    /// A copy of what the file held when it was mapped: worth keeping of a file that no longer changes, not of others.
+    Copies,
+}
+
 /// One name in a directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DirEntry {
@@ -94,21 +103,23 @@ pub trait File: Debug + Send + Sync + 'static {
     fn sync_data(&self, site: SyncSite) -> io::Result<()>;
 
     /// Maps `len` bytes from `position` for reading, without touching them. `position` is a multiple of 65,536 (a page
-    /// on every platform). The range may reach past the end of the file, which may grow into it; the caller reads only
-    /// what exists, after [`File::populate`].
+    /// on every platform). With [`Mappings::Live`] the result has `len` bytes and may reach past the end of the file,
+    /// which may grow into it; with [`Mappings::Copies`] it ends where the file ends now. The caller reads only what
+    /// exists, after [`File::populate`].
     ///
     /// # Errors
     /// What the operating system says.
     fn map(&self, position: u64, len: usize) -> io::Result<Bytes>;
 
-    /// Makes `bytes`, part of a mapping of this file, resident, so that reading them cannot raise a signal.
+    /// Makes `bytes`, the part of a mapping of this file that lies at `position` of the file, resident, so that reading
+    /// them does not fault on the disk. The promise holds until memory runs short; call it before each use.
     ///
     /// # Errors
     /// What a read of the disk would have said, or `UnexpectedEof` when the file ends before.
-    fn populate(&self, bytes: &Bytes) -> io::Result<()>;
+    fn populate(&self, bytes: &Bytes, position: u64) -> io::Result<()>;
 
     /// Drops what the page cache holds of the file from `position` on, as far as it is clean, so that the next read
-    /// comes from the disk.
+    /// comes from the disk. Linux keeps pages that a live mapping has made resident, too: let go of the mappings first.
     ///
     /// # Errors
     /// What the operating system says.
@@ -132,7 +143,7 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// `NotFound`; else what the disk says.
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
 
-    /// Tells kind, length and time of a path.
+    /// Tells kind, length and time of what a path leads to; links are followed.
     ///
     /// # Errors
     /// `NotFound`; else what the disk says.
@@ -182,6 +193,9 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// # Errors
     /// `WouldBlock` when another process holds it; else what the disk says.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
+
+    /// Tells what [`File::map`] gives here.
+    fn mappings(&self) -> Mappings;
 
     /// Returns the bytes free to us on the disk that holds `path`.
     ///

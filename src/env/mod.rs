@@ -1,6 +1,6 @@
 //! The world outside: disk, clock, mappings. Everything above takes it as a value, so that tests can hold it in the hand.
 //!
-//! - [`Fs`] and [`File`]: the whole of what we ask of a file system. [`RealFs`] is the operating system's; `SimFs` keeps
+//! - [`Fs`] and [`File`]: the whole of what we ask of a file system. [`RealFs`] is the operating system's; [`SimFs`] keeps
 //!   everything in memory, dies at a chosen call and loses, tears or reorders what was not synced.
 //! - [`FileCache`]: open descriptors and mappings under one limit each, by path.
 //! - [`Clock`]: the wall clock, or one that a test moves.
@@ -12,14 +12,22 @@
 //!
 //! What is not here: offsets, segments, topics. This module would serve any store of append-only files.
 
+mod cache;
 mod clock;
 mod fs;
+mod mmap;
+mod real;
+mod second_chance;
+mod sim;
+mod sync_pool;
 
+#[cfg(test)]
+mod cache_tests;
+#[cfg(test)]
+mod conformance_tests;
+
+pub use cache::{CacheLimits, CacheStats, FileCache};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, OpenMode, SyncSite};
-/// (Stand-in.)
-#[derive(Debug)]
-pub struct FileCache {}
-/// (Stand-in.)
-#[derive(Debug)]
-pub struct RealFs {}
+pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
+pub use real::RealFs;
+pub use sim::{Call, CrashChoice, Failure, Fault, SimFs, SimulatedCrash};

@@ -3,7 +3,12 @@
 //! What is not here: any meaning. The doors translate to the broker's words, the client to its own.
 
 /// Package `siltstone.v1`.
-#[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the .proto files carry the words")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated; the .proto files carry the words"
+)]
 pub mod v1 {
     tonic::include_proto!("siltstone.v1");
 }

@@ -1,0 +1,332 @@
+//! `siltstone serve`: runs the server until it is told to stop.
+//!
+//! Standard output carries the ready line alone; logs go to standard error. SIGTERM and Ctrl-C stop cleanly and exit 0; a
+//! second Ctrl-C exits at once, and the next start recovers.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, ConfigError, DataLife, Loaded, Sources};
+use crate::server::{Server, StartError, StopError};
+
+/// Exit code of a process that Ctrl-C ended, by the shells' custom.
+const INTERRUPTED: i32 = 130;
+
+/// Flags of `siltstone serve`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(
+    after_help = "Every setting has a key for --config and --set and a variable in the environment: grpc.listen is \
+    SILTSTONE_GRPC_LISTEN. docs/siltstone.example.toml lists them all. A flag wins over the environment, the environment \
+    over the file."
+)]
+pub struct ServeArgs {
+    /// Directory of the data [key: data_dir, default: ./siltstone-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Address of gRPC; port 0 picks a free one [key: grpc.listen, default: 127.0.0.1:9095]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub grpc_listen: Option<String>,
+    /// Address of HTTP: health and metrics [key: http.listen, default: 127.0.0.1:9644]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub http_listen: Option<String>,
+    /// Configuration file [env: SILTSTONE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Delete the data at exit; without --data-dir it lies in a temporary directory [key: ephemeral]
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// Any other setting; repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Why `serve` failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Flags or configuration that are wrong: exit code 2.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A `--set` without `=`: exit code 2.
+    #[error("--set {text} is not KEY=VALUE")]
+    NotPair {
+        /// What was given.
+        text: String,
+    },
+    /// A log filter that cannot be: exit code 2.
+    #[error("log is {filter:?}: {reason}")]
+    LogFilter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The data directory of a server whose data is not kept holds data.
+    #[error(
+        "{dir} is not empty, and --ephemeral would delete what it holds at exit: choose another --data-dir"
+    )]
+    NotEmpty {
+        /// The directory.
+        dir: String,
+    },
+    /// The operating system refused something before the server could start.
+    #[error("cannot {action}: {source}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The server did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The server did not stop cleanly.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+}
+
+impl ServeError {
+    /// Returns the exit code: 2 for wrong usage, else 1.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::NotPair { .. } | Self::LogFilter { .. } => ExitCode::from(2),
+            Self::NotEmpty { .. } | Self::System { .. } | Self::Start(_) | Self::Stop(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Runs a server until a signal stops it.
+///
+/// # Errors
+/// Why it did not start, or not stop cleanly.
+pub fn serve(args: ServeArgs) -> Result<ExitCode, ServeError> {
+    let mut loaded = config::load(&sources(args)?)?;
+    log_to_stderr(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let ephemeral = Ephemeral::claim(&mut loaded)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if loaded.config.worker_threads > 0 {
+        runtime.worker_threads(loaded.config.worker_threads);
+    }
+    let runtime = runtime
+        .enable_all()
+        .build()
+        .map_err(|source| ServeError::System {
+            action: "start threads".to_owned(),
+            source,
+        })?;
+    let outcome = runtime.block_on(run(loaded, &ephemeral));
+    // What is still computing for a client that is gone need not be waited for.
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
+    let watch = |kind| {
+        signal(kind).map_err(|source| ServeError::System {
+            action: "watch for signals".to_owned(),
+            source,
+        })
+    };
+    let mut terminate = watch(SignalKind::terminate())?;
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let server = tokio::select! {
+        started = Server::start(loaded.config) => started?,
+        // A recovery that is cut short starts anew; nothing is lost by leaving.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    announce(&server.ready_line());
+    tracing::info!(grpc = %server.grpc_addr(), http = %server.http_addr(), "ready");
+    let signal = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "Ctrl-C",
+    };
+    tracing::info!(signal, "stopping; a second Ctrl-C exits at once");
+    tokio::select! {
+        stopped = server.stop() => stopped?,
+        _ = interrupt.recv() => {
+            ephemeral.remove();
+            std::process::exit(INTERRUPTED);
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Prints the ready line. Nobody may be reading it any more, which is no reason not to serve.
+fn announce(ready_line: &str) {
+    let mut stdout = io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{ready_line}").and_then(|()| stdout.flush()) {
+        tracing::debug!(%error, "nobody reads standard output");
+    }
+}
+
+fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let mut flags = Vec::new();
+    for text in args.set {
+        match text.split_once('=') {
+            Some((key, value)) => flags.push((key.trim().to_owned(), value.to_owned())),
+            None => return Err(ServeError::NotPair { text }),
+        }
+    }
+    let named = [
+        ("data_dir", args.data_dir),
+        ("grpc.listen", args.grpc_listen),
+        ("http.listen", args.http_listen),
+        ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
+    ];
+    flags.extend(
+        named
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?))),
+    );
+    let file = args.config.or_else(|| {
+        let named = environment.iter().find(|(name, _)| name == "SILTSTONE_CONFIG");
+        named.map(|(_, path)| PathBuf::from(path))
+    });
+    Ok(Sources {
+        file,
+        environment,
+        flags,
+    })
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), ServeError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|error| ServeError::LogFilter {
+        filter: filter.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .finish();
+    // It fails only when logs go somewhere already, and there they stay.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
+}
+
+/// The directory of data that is not kept; removed when this is dropped.
+#[derive(Debug)]
+struct Ephemeral(Option<PathBuf>);
+
+impl Ephemeral {
+    /// Finds the directory and makes sure that it is nobody's.
+    fn claim(loaded: &mut Loaded) -> Result<Self, ServeError> {
+        if loaded.config.data_life == DataLife::Kept {
+            return Ok(Self(None));
+        }
+        let is_placed = !loaded.wants_temporary_directory();
+        let data_dir = &mut loaded.config.broker.data_dir;
+        let failed = |action: &str| {
+            let action = action.to_owned();
+            move |source| ServeError::System { action, source }
+        };
+        if !is_placed {
+            let made = tempfile::Builder::new().prefix("siltstone-").tempdir();
+            *data_dir = made.map_err(failed("make a temporary directory"))?.keep();
+            return Ok(Self(Some(data_dir.clone())));
+        }
+        match std::fs::read_dir(&*data_dir).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => Ok(Self(Some(data_dir.clone()))),
+            Ok(false) => Err(ServeError::NotEmpty {
+                dir: data_dir.display().to_string(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(Some(data_dir.clone()))),
+            Err(error) => Err(failed(&format!("list {}", data_dir.display()))(error)),
+        }
+    }
+
+    fn remove(&self) {
+        let Some(dir) = &self.0 else { return };
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %dir.display(), %error, "cannot delete the data");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Ephemeral {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(flags: &[(&str, &str)]) -> Loaded {
+        let flags = flags
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        config::load(&Sources {
+            flags,
+            ..Sources::default()
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn data_that_is_not_kept_goes_with_its_directory() {
+        let mut loaded = loaded(&[("ephemeral", "true")]);
+        let ephemeral = Ephemeral::claim(&mut loaded).unwrap();
+        let dir = loaded.config.broker.data_dir;
+        std::fs::write(dir.join("data"), "x").unwrap();
+        drop(ephemeral);
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_directory_that_holds_something_is_never_taken_for_data_that_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().display().to_string();
+        let flags = [("ephemeral", "true"), ("data_dir", name.as_str())];
+        assert!(Ephemeral::claim(&mut loaded(&flags)).is_ok_and(|claimed| claimed.0.is_some()));
+        std::fs::create_dir(dir.path()).unwrap();
+        std::fs::write(dir.path().join("precious"), "x").unwrap();
+        let refused = Ephemeral::claim(&mut loaded(&flags)).unwrap_err();
+        assert!(
+            refused.to_string().starts_with(&format!("{name} is not empty")),
+            "{refused}"
+        );
+        assert!(dir.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_flag_of_its_own_wins_over_the_same_key_in_set() {
+        let args = ServeArgs {
+            grpc_listen: Some("flag:1".into()),
+            set: vec!["grpc.listen=set:1".into(), "topics.num_partitions=4".into()],
+            ..ServeArgs::default()
+        };
+        let loaded = config::load(&Sources {
+            environment: Vec::new(),
+            ..sources(args).unwrap()
+        })
+        .unwrap();
+        assert_eq!(loaded.config.grpc.listen, "flag:1");
+        assert_eq!(loaded.config.broker.num_partitions, 4);
+        let wrong = ServeArgs {
+            set: vec!["no-pair".into()],
+            ..ServeArgs::default()
+        };
+        assert_eq!(
+            sources(wrong).unwrap_err().to_string(),
+            "--set no-pair is not KEY=VALUE"
+        );
+    }
+}

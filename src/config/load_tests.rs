@@ -1,0 +1,220 @@
+//! A configuration from its sources: who wins, and what is said about what is wrong.
+
+use super::*;
+
+fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn with_file(text: &str, sources: Sources) -> Result<Loaded, ConfigError> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    load(&Sources {
+        file: Some(file.path().to_owned()),
+        ..sources
+    })
+    .map_err(|error| match error {
+        // The name of a temporary file is in no expectation.
+        ConfigError::Unknown { key, hint, .. } => ConfigError::Unknown {
+            key,
+            hint,
+            origin: Origin::File("x.toml".into()),
+        },
+        ConfigError::Invalid {
+            key, value, wanted, ..
+        } => ConfigError::Invalid {
+            key,
+            value,
+            wanted,
+            origin: Origin::File("x.toml".into()),
+        },
+        ConfigError::NotToml { line, reason, .. } => ConfigError::NotToml {
+            line,
+            reason,
+            path: "x.toml".into(),
+        },
+        other => other,
+    })
+}
+
+#[test]
+fn the_flag_wins_over_the_environment_over_the_file_over_the_default() {
+    let file = "grpc.listen = 'file:1'\nhttp.listen = 'file:2'\ndata_dir = 'file'\n";
+    let loaded = with_file(
+        file,
+        Sources {
+            environment: pairs(&[
+                ("SILTSTONE_GRPC_LISTEN", "variable:1"),
+                ("SILTSTONE_HTTP_LISTEN", "variable:2"),
+                ("PATH", "/bin"),
+            ]),
+            flags: pairs(&[("grpc.listen", "early:1"), ("grpc.listen", "flag:1")]),
+            ..Sources::default()
+        },
+    )
+    .unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.grpc.listen, "flag:1");
+    assert_eq!(config.http.listen, "variable:2");
+    assert_eq!(config.broker.data_dir, Path::new("file"));
+    assert_eq!(config.broker.num_partitions, 1, "the default");
+    assert_eq!(loaded.given.get("grpc.listen"), Some(&Origin::Flag));
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn every_setting_can_be_given_in_each_of_the_three_ways() {
+    for setting in &SETTINGS {
+        let value = if setting.default.is_empty() {
+            "file.pem"
+        } else {
+            setting.default
+        };
+        // The TLS settings belong together; what is asked here is whether the name is known.
+        let known = |loaded: Result<Loaded, ConfigError>| {
+            assert!(
+                matches!(loaded, Ok(_) | Err(ConfigError::Contradiction { .. })),
+                "{}: {loaded:?}",
+                setting.key
+            );
+        };
+        known(load(&Sources {
+            flags: pairs(&[(setting.key, value)]),
+            ..Sources::default()
+        }));
+        known(load(&Sources {
+            environment: pairs(&[(&setting.variable(), value)]),
+            ..Sources::default()
+        }));
+        known(with_file(
+            &format!("{} = '{value}'\n", setting.key),
+            Sources::default(),
+        ));
+    }
+}
+
+#[test]
+fn topic_settings_keep_kafkas_names_whichever_way_they_are_written() {
+    let file = "[topic_defaults]\nretention.ms = 1000\n\"segment.bytes\" = 1048576\ncleanup = { policy = 'compact' }\n";
+    let loaded = with_file(
+        file,
+        Sources {
+            environment: pairs(&[("SILTSTONE_TOPIC_DEFAULTS_MAX_MESSAGE_BYTES", "5")]),
+            flags: pairs(&[("topic_defaults.durability", "written")]),
+            ..Sources::default()
+        },
+    )
+    .unwrap();
+    let expected = [
+        ("cleanup.policy", "compact"),
+        ("durability", "written"),
+        ("max.message.bytes", "5"),
+        ("retention.ms", "1000"),
+        ("segment.bytes", "1048576"),
+    ];
+    let defaults: Vec<_> = loaded
+        .config
+        .broker
+        .topic_defaults
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(defaults, expected);
+}
+
+#[test]
+fn what_is_wrong_is_named_with_where_it_was_given_and_what_would_be_right() {
+    let cases = [
+        (
+            "grpc.lisen = 'a:1'",
+            "unknown setting grpc.lisen in x.toml; did you mean grpc.listen?",
+        ),
+        ("[other]\nthing = 1", "unknown setting other.thing in x.toml"),
+        (
+            "grpc.listen = 'nowhere'",
+            "grpc.listen in x.toml is \"nowhere\"; it must be host:port, such as 127.0.0.1:9095; port 0 picks a free one",
+        ),
+        (
+            "topics.num_partitions = 0",
+            "topics.num_partitions in x.toml is \"0\"; it must be a whole number from 1 to 10000",
+        ),
+        (
+            "storage.min_free_bytes = -1",
+            "storage.min_free_bytes in x.toml is \"-1\"; it must be a size of 0 bytes to 1024TiB",
+        ),
+        (
+            "ephemeral = 'yes'",
+            "ephemeral in x.toml is \"yes\"; it must be true or false",
+        ),
+        (
+            "grpc = [1]",
+            "grpc in x.toml is \"[1]\"; it must be one number, text, true or false",
+        ),
+        ("data_dir = ''", "data_dir in x.toml is \"\"; it must be a path"),
+        (
+            "grpc.tls_key = 'k'",
+            "grpc.tls_key is set without grpc.tls_certificate; TLS needs both",
+        ),
+    ];
+    for (file, message) in cases {
+        let error = with_file(file, Sources::default()).unwrap_err();
+        assert_eq!(error.to_string(), message);
+    }
+    let error = with_file("log = 'info'\ngrpc.listen = \n", Sources::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("configuration x.toml is not TOML at line 2: "),
+        "{error}"
+    );
+    assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = load(&Sources {
+        file: Some("/nowhere/x.toml".into()),
+        ..Sources::default()
+    })
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot read configuration /nowhere/x.toml: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_slip_in_the_environment_is_warned_about_and_a_stranger_is_not() {
+    let loaded = load(&Sources {
+        environment: pairs(&[
+            ("SILTSTONE_GPRC_LISTEN", "a:1"),
+            ("SILTSTONE_SERVICE_HOST", "10.0.0.1"),
+            ("SILTSTONE_SERVER", "a:1"),
+        ]),
+        ..Sources::default()
+    })
+    .unwrap();
+    assert_eq!(
+        loaded.warnings,
+        ["SILTSTONE_GPRC_LISTEN in the environment is no setting; did you mean SILTSTONE_GRPC_LISTEN?"]
+    );
+}
+
+#[test]
+fn data_that_is_not_kept_goes_to_a_temporary_directory_unless_a_place_is_named() {
+    let loaded = |flags: &[(&str, &str)]| {
+        load(&Sources {
+            flags: pairs(flags),
+            ..Sources::default()
+        })
+        .unwrap()
+    };
+    assert!(!loaded(&[]).wants_temporary_directory());
+    assert!(loaded(&[("ephemeral", "true")]).wants_temporary_directory());
+    assert!(!loaded(&[("ephemeral", "true"), ("data_dir", "here")]).wants_temporary_directory());
+}

@@ -1,0 +1,164 @@
+//! `AdminService`: topics and their settings.
+
+use std::path::Path;
+
+use tonic::{Request, Response, Status};
+
+use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescription};
+use crate::proto::v1;
+use crate::proto::v1::admin_service_server::AdminService;
+
+use super::convert;
+use super::status::{invalid, status};
+
+/// The service; one for all connections.
+#[derive(Clone, Debug)]
+pub(super) struct AdminDoor {
+    pub(super) broker: Broker,
+}
+
+impl AdminDoor {
+    async fn create(&self, request: v1::CreateTopicRequest) -> Result<TopicDescription, Error> {
+        let topic = NewTopic {
+            name: request.name,
+            partitions: request.partitions,
+            config: request.config.into_iter().collect(),
+        };
+        self.broker
+            .create_topic(topic, execution(request.validate_only))
+            .await
+    }
+
+    async fn alter(&self, request: v1::AlterTopicRequest) -> Result<TopicDescription, Error> {
+        let topic = convert::topic(&request.name)?;
+        if let Some(both) = request.unset.iter().find(|name| request.set.contains_key(*name)) {
+            return Err(invalid(format!(
+                "setting {both} is both set and unset; name it once"
+            )));
+        }
+        let change = ConfigChange {
+            set: request.set.into_iter().collect(),
+            unset: request.unset,
+        };
+        self.broker
+            .alter_topic(&topic, change, execution(request.validate_only))
+            .await
+    }
+
+    async fn adopt(&self, request: v1::AdoptPartitionRequest) -> Result<v1::AdoptPartitionResponse, Error> {
+        let topic = convert::topic(&request.topic)?;
+        let partition = convert::partition(request.partition)?;
+        let directory = Path::new(&request.directory);
+        if !directory.is_absolute() {
+            return Err(invalid(format!(
+                "directory {:?} is relative; name it from the root of the server's machine",
+                request.directory
+            )));
+        }
+        let adopted = self.broker.adopt_partition(directory, &topic, partition).await?;
+        Ok(v1::AdoptPartitionResponse {
+            log_start_offset: adopted.log_start.0,
+            log_end_offset: adopted.log_end.0,
+            segments: convert::count(adopted.segments),
+            batches: convert::count(adopted.batches),
+            records: convert::count(adopted.records),
+            size_bytes: convert::count(adopted.size_bytes),
+            dropped_tail_bytes: convert::count(adopted.dropped_tail_bytes),
+        })
+    }
+}
+
+fn execution(validate_only: bool) -> Execution {
+    match validate_only {
+        true => Execution::ValidateOnly,
+        false => Execution::Apply,
+    }
+}
+
+fn respond<T, R>(outcome: Result<T, Error>, response: impl FnOnce(T) -> R) -> Result<Response<R>, Status> {
+    match outcome {
+        Ok(outcome) => Ok(Response::new(response(outcome))),
+        Err(error) => Err(status(&error)),
+    }
+}
+
+fn told(topic: TopicDescription) -> Option<v1::TopicDescription> {
+    Some(convert::topic_description(topic))
+}
+
+#[tonic::async_trait]
+impl AdminService for AdminDoor {
+    async fn create_topic(
+        &self,
+        request: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        respond(self.create(request.into_inner()).await, |topic| {
+            v1::CreateTopicResponse { topic: told(topic) }
+        })
+    }
+
+    async fn list_topics(
+        &self,
+        request: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let include_internal = request.into_inner().include_internal;
+        let topics = self
+            .broker
+            .list_topics()
+            .iter()
+            .filter(|topic| include_internal || !topic.name.is_internal())
+            .map(convert::topic_summary)
+            .collect();
+        Ok(Response::new(v1::ListTopicsResponse { topics }))
+    }
+
+    async fn describe_topic(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let described =
+            convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
+        respond(described, |topic| v1::DescribeTopicResponse {
+            topic: told(topic),
+        })
+    }
+
+    async fn alter_topic(
+        &self,
+        request: Request<v1::AlterTopicRequest>,
+    ) -> Result<Response<v1::AlterTopicResponse>, Status> {
+        respond(self.alter(request.into_inner()).await, |topic| {
+            v1::AlterTopicResponse { topic: told(topic) }
+        })
+    }
+
+    async fn add_partitions(
+        &self,
+        request: Request<v1::AddPartitionsRequest>,
+    ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        let request = request.into_inner();
+        let outcome = match convert::topic(&request.name) {
+            Ok(topic) => self.broker.add_partitions(&topic, request.total).await,
+            Err(error) => Err(error),
+        };
+        respond(outcome, |topic| v1::AddPartitionsResponse { topic: told(topic) })
+    }
+
+    async fn delete_topic(
+        &self,
+        request: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let outcome = match convert::topic(&request.into_inner().name) {
+            Ok(topic) => self.broker.delete_topic(&topic).await,
+            Err(error) => Err(error),
+        };
+        respond(outcome, |()| v1::DeleteTopicResponse {})
+    }
+
+    async fn adopt_partition(
+        &self,
+        request: Request<v1::AdoptPartitionRequest>,
+    ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
+        respond(self.adopt(request.into_inner()).await, |adopted| adopted)
+    }
+}

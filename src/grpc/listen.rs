@@ -1,0 +1,123 @@
+//! Connections of the gRPC door: accepted one by one, at most so many at once.
+//!
+//! A connection beyond the limit is closed at once, so that its client learns it and may try elsewhere, rather than hang in
+//! the backlog. A failing accept (no descriptor left) waits a moment instead of spinning.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// Wait after an accept that failed.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// An open connection; its place is free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    stream: TcpStream,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Whether the limit is reached, remembered so that it is logged once and not per connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Crowd {
+    Room,
+    Full,
+}
+
+/// Streams connections as they come.
+pub(super) fn connections(
+    listener: TcpListener,
+    max_connections: usize,
+) -> impl Stream<Item = io::Result<Connection>> + Send {
+    let places = Arc::new(Semaphore::new(max_connections));
+    stream::unfold(
+        (listener, places, Crowd::Room),
+        move |(listener, places, mut crowd)| async move {
+            loop {
+                let stream = match listener.accept().await {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot accept a gRPC connection");
+                        tokio::time::sleep(ACCEPT_BACKOFF).await;
+                        continue;
+                    }
+                };
+                let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                    if crowd == Crowd::Room {
+                        tracing::warn!(
+                            max_connections,
+                            "gRPC connections are refused: grpc.max_connections is reached"
+                        );
+                    }
+                    crowd = Crowd::Full;
+                    continue;
+                };
+                crowd = Crowd::Room;
+                // Acknowledgements are small and must not wait for more bytes to fill a packet.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection went away while it was accepted");
+                    continue;
+                }
+                return Some((
+                    Ok(Connection {
+                        stream,
+                        _place: place,
+                    }),
+                    (listener, places, crowd),
+                ));
+            }
+        },
+    )
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+}

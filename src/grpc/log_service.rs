@@ -1,0 +1,102 @@
+//! `LogService`: writing and reading the log. Each call has its own file; here they are only joined to the wire.
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::broker::{Broker, Error};
+use crate::proto::v1;
+use crate::proto::v1::log_service_server::LogService;
+
+use super::status::status;
+use super::{Stopping, fetch, offsets, produce, produce_stream, read};
+
+/// The service; one for all connections.
+#[derive(Clone, Debug)]
+pub(super) struct LogDoor {
+    pub(super) broker: Broker,
+    pub(super) stopping: Stopping,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl LogService for LogDoor {
+    type ProduceStreamStream = Responses<v1::ProduceStreamResponse>;
+    type ReadStream = Responses<v1::ReadResponse>;
+
+    async fn init_producer(
+        &self,
+        _: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        let (id, epoch) = self
+            .broker
+            .init_producer()
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(v1::InitProducerResponse {
+            producer_id: id.0,
+            producer_epoch: i32::from(epoch.0),
+        }))
+    }
+
+    async fn produce(
+        &self,
+        request: Request<v1::ProduceRequest>,
+    ) -> Result<Response<v1::ProduceResponse>, Status> {
+        let outcome = match produce::append(&self.broker, request.into_inner()) {
+            Ok(waiting) => waiting.outcome().await,
+            Err(error) => Err(error),
+        };
+        respond(outcome)
+    }
+
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<v1::ProduceStreamRequest>>,
+    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        let broker = self.broker.clone();
+        let append = move |request| {
+            produce::append(&broker, request).map(|waiting: produce::Waiting| waiting.outcome())
+        };
+        let answers =
+            produce_stream::answers(request.into_inner(), append, self.stopping.clone().begun_owned());
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
+        let mut stopping = self.stopping.clone();
+        let fetched = tokio::select! {
+            biased;
+            fetched = fetch::fetch(&self.broker, request.into_inner()) => fetched,
+            () = stopping.begun() => Err(Error::ShuttingDown),
+        };
+        respond(fetched)
+    }
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let responses = read::read(&self.broker, request.into_inner(), self.stopping.clone())
+            .await
+            .map_err(|error| status(&error))?;
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        respond(offsets::list(&self.broker, request.into_inner()).await)
+    }
+
+    async fn delete_records(
+        &self,
+        request: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        respond(offsets::delete_records(&self.broker, request.into_inner()).await)
+    }
+}
+
+fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(|error| status(&error))
+}

@@ -1,0 +1,258 @@
+//! The gRPC door: `proto/siltstone/v1` in front of the broker.
+//!
+//! ```text
+//!  connections (listen, tls)
+//!    `-- LogService (log_service)     produce  produce_stream  fetch  read  offsets
+//!    `-- AdminService (admin_service)
+//!    `-- health, reflection
+//!         both services: convert (messages <-> the broker's words), status (errors), portions (batches -> messages)
+//! ```
+//!
+//! Invariants
+//! - A message is checked where it comes in; no message can make this module panic, and what it costs is bounded by the
+//!   limits below.
+//! - Raw batches pass through as the `Bytes` they are; they are decoded only where plain records are asked for.
+//! - Everything that waits, a follower or a long poll, ends when [`Phase::Stopping`] begins.
+//!
+//! What is not here: topics, offsets, durability: the broker's. Ports and signals: the server's.
+
+mod admin_service;
+mod convert;
+mod fetch;
+mod listen;
+mod log_service;
+mod offsets;
+mod portions;
+mod produce;
+mod produce_stream;
+mod read;
+mod status;
+mod tls;
+
+pub use status::ERROR_DOMAIN;
+pub use tls::{TlsError, TlsFiles};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::broker::{Broker, Error};
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::v1::admin_service_server::AdminServiceServer;
+use crate::proto::v1::log_service_server::LogServiceServer;
+
+use admin_service::AdminDoor;
+use log_service::LogDoor;
+
+/// Greatest size of a response, in bytes, unless one batch is larger.
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
+/// Greatest message that is ever sent: room for the one batch that is larger.
+const MAX_SENT_MESSAGE_BYTES: usize = 1 << 30;
+/// Greatest administrative request, in bytes: settings, not records.
+const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
+/// What a client may send on one stream, and on one connection, before it is read: HTTP/2 windows, in bytes. The default
+/// of 64 KiB would allow one batch per round trip.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Greatest HTTP/2 frame taken, in bytes; fewer frames per batch than with the default of 16 KiB.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+/// Greatest block of request headers, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// A silent connection is asked for a sign of life after the first, and closed when none came within the second.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the server's configuration says about this door.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GrpcConfig {
+    /// Host and port to listen on; port 0 is any free one.
+    pub listen: String,
+    /// Greatest request, in bytes.
+    pub max_request_bytes: usize,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Calls at once on one connection.
+    pub max_streams_per_connection: u32,
+    /// The server's certificate; TLS is on when it and its key are given.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// The authority of client certificates; mutual TLS is on when it is given.
+    pub tls_client_ca: Option<PathBuf>,
+}
+
+impl GrpcConfig {
+    /// Returns the TLS files, when TLS is on.
+    pub fn tls(&self) -> Option<TlsFiles> {
+        Some(TlsFiles {
+            certificate: self.tls_certificate.clone()?,
+            key: self.tls_key.clone()?,
+            client_ca: self.tls_client_ca.clone(),
+        })
+    }
+}
+
+/// What the server is about, told to the doors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Calls are answered.
+    Serving,
+    /// What is under way is finished, nothing new begins.
+    Stopping,
+}
+
+/// The coming of [`Phase::Stopping`].
+#[derive(Clone, Debug)]
+struct Stopping(watch::Receiver<Phase>);
+
+impl Stopping {
+    /// Completes when the server begins to stop, or is gone.
+    async fn begun(&mut self) {
+        // An error says that the sender is gone, and the server with it.
+        let _ = self.0.wait_for(|phase| *phase == Phase::Stopping).await;
+    }
+
+    async fn begun_owned(mut self) {
+        self.begun().await;
+    }
+}
+
+/// The door, ready to be opened.
+pub struct GrpcDoor {
+    router: Router,
+    health: HealthReporter,
+    stopping: Stopping,
+    max_connections: usize,
+}
+
+impl std::fmt::Debug for GrpcDoor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrpcDoor")
+            .field("max_connections", &self.max_connections)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GrpcDoor {
+    /// Builds the services and reads the TLS files.
+    ///
+    /// # Errors
+    /// A TLS file that cannot be used.
+    pub fn new(broker: Broker, config: &GrpcConfig, phase: watch::Receiver<Phase>) -> Result<Self, TlsError> {
+        let stopping = Stopping(phase);
+        let log = LogServiceServer::new(LogDoor {
+            broker: broker.clone(),
+            stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(config.max_request_bytes)
+        .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
+        let admin = AdminServiceServer::new(AdminDoor { broker })
+            .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES)
+            .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        let router = transport(config)?
+            .add_service(log)
+            .add_service(admin)
+            .add_service(health_service)
+            .add_service(reflection().build_v1().expect(DESCRIBED))
+            .add_service(reflection().build_v1alpha().expect(DESCRIBED));
+        Ok(Self {
+            router,
+            health,
+            stopping,
+            max_connections: config.max_connections,
+        })
+    }
+
+    /// Serves connections of `listener` until the server stops and what was under way is finished.
+    ///
+    /// # Errors
+    /// What the transport could not go on with.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+        let Self {
+            router,
+            mut health,
+            mut stopping,
+            max_connections,
+        } = self;
+        tell(&health, ServingStatus::Serving).await;
+        let stopped = async move {
+            stopping.begun().await;
+            tell(&health, ServingStatus::NotServing).await;
+            // Whoever watches has been told; an open watch would keep its connection from closing.
+            for service in SERVICES {
+                health.clear_service_status(service).await;
+            }
+        };
+        router
+            .serve_with_incoming_shutdown(listen::connections(listener, max_connections), stopped)
+            .await
+    }
+}
+
+/// Names in the health service; the empty one is the server as a whole.
+const SERVICES: [&str; 3] = ["", "siltstone.v1.LogService", "siltstone.v1.AdminService"];
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
+    for service in SERVICES {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Why reflection cannot fail to be built.
+const DESCRIBED: &str = "the build made the descriptors by compiling them";
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+fn transport(config: &GrpcConfig) -> Result<Server, TlsError> {
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    match config.tls() {
+        None => Ok(server),
+        Some(files) => server
+            .tls_config(files.load()?)
+            .map_err(|error| files.unusable(error)),
+    }
+}
+
+/// How long a computation keeps a thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    /// Tens of microseconds at most.
+    Short,
+    /// Possibly much longer.
+    Long,
+}
+
+/// Computes on this thread when it is short, else on one that may be kept busy.
+async fn off_network_threads<T, F>(work: Work, compute: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    if work == Work::Short {
+        return Ok(compute());
+    }
+    tokio::task::spawn_blocking(compute)
+        .await
+        .map_err(|join| Error::Storage {
+            target: "the response".to_owned(),
+            reason: format!("its computation ended early: {join}"),
+        })
+}

@@ -1,0 +1,264 @@
+//! A stretch of the log as plain messages, in portions that fit a response.
+//!
+//! Batches are decoded one at a time, as the budget asks for them: a stretch of well compressed batches costs the memory of
+//! one decompressed batch and one response, not of all of it.
+//!
+//! What it does not do: I/O. It computes, for long when batches are compressed; [`decoding`] says when to leave the network threads.
+
+use std::collections::VecDeque;
+
+use prost::Message;
+
+use crate::broker::{Chunk, Error};
+use crate::proto::v1;
+use crate::record::BatchHeader;
+use crate::types::Offset;
+
+use super::{Work, convert};
+
+/// Stretches longer than this, in bytes, are decoded off the network threads: about 20 microseconds of work.
+const LONG: usize = 64 << 10;
+
+/// What is left of a stretch.
+#[derive(Debug)]
+pub(super) struct Portions {
+    rest: Chunk,
+    decoded: VecDeque<v1::StoredRecord>,
+}
+
+/// Records that fit.
+#[derive(Debug)]
+pub(super) struct Portion {
+    /// In order of offsets.
+    pub(super) records: Vec<v1::StoredRecord>,
+    /// Where the next portion, or the next read, goes on.
+    pub(super) next_offset: Offset,
+    /// Whether that was all.
+    pub(super) rest: Rest,
+}
+
+/// Whether there is another portion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rest {
+    /// There is.
+    More,
+    /// There is none.
+    Done,
+}
+
+/// Says whether decoding `len` bytes of batches may keep a network thread.
+pub(super) fn decoding(len: usize) -> Work {
+    match len {
+        ..=LONG => Work::Short,
+        _ => Work::Long,
+    }
+}
+
+impl Portions {
+    pub(super) fn of(chunk: Chunk) -> Self {
+        Self {
+            rest: chunk,
+            decoded: VecDeque::new(),
+        }
+    }
+
+    /// Bytes of batches not decoded yet.
+    pub(super) fn undecoded_bytes(&self) -> usize {
+        self.rest.batches.len()
+    }
+
+    /// Takes what fits `budget` bytes as fields of a message; the first record always fits.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when stored bytes are not sound.
+    pub(super) fn take(&mut self, budget: usize) -> Result<Portion, Error> {
+        let mut records = Vec::new();
+        let mut used = 0;
+        loop {
+            if fill(&mut self.decoded, &mut records, &mut used, budget) == Rest::More {
+                let next_offset = match (records.last(), self.decoded.front()) {
+                    (Some(last), _) => Offset(last.offset).next(),
+                    (None, Some(first)) => Offset(first.offset),
+                    (None, None) => self.rest.next_offset,
+                };
+                return Ok(Portion {
+                    records,
+                    next_offset,
+                    rest: Rest::More,
+                });
+            }
+            if self.rest.batches.is_empty() {
+                return Ok(Portion {
+                    records,
+                    next_offset: self.rest.next_offset,
+                    rest: Rest::Done,
+                });
+            }
+            let next = split_batch(&mut self.rest);
+            self.decoded = next.records()?.into_iter().map(convert::stored_record).collect();
+        }
+    }
+}
+
+/// Moves records while they fit; says whether some are left.
+fn fill(
+    from: &mut VecDeque<v1::StoredRecord>,
+    to: &mut Vec<v1::StoredRecord>,
+    used: &mut usize,
+    budget: usize,
+) -> Rest {
+    while let Some(record) = from.front() {
+        let len = field_len(record);
+        if !to.is_empty() && *used + len > budget {
+            return Rest::More;
+        }
+        *used += len;
+        to.extend(from.pop_front());
+    }
+    Rest::Done
+}
+
+/// Length of a message as a field numbered below 16 of another.
+pub(super) fn field_len(message: &impl Message) -> usize {
+    let len = message.encoded_len();
+    1 + prost::length_delimiter_len(len) + len
+}
+
+/// Takes the first batch off a stretch; everything when the bytes do not say where it ends, and then decoding tells what is
+/// wrong with them. A marker ends its transaction: what its producer wrote after it is committed or named anew.
+fn split_batch(rest: &mut Chunk) -> Chunk {
+    let mut one = rest.clone();
+    let header = BatchHeader::parse(&rest.batches).ok();
+    let len = header
+        .and_then(|header| usize::try_from(header.size_bytes).ok())
+        .filter(|len| *len <= rest.batches.len())
+        .unwrap_or(rest.batches.len());
+    one.batches = rest.batches.split_to(len);
+    if let Some(header) = header
+        && header.is_control()
+        && let Some(producer) = header.producer
+        && let Some(ended) = rest.aborted.iter().position(|aborted| {
+            aborted.producer_id == producer.id && aborted.first_offset <= header.base_offset
+        })
+    {
+        rest.aborted.remove(ended);
+    }
+    one
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Aborted;
+    use crate::record::{BatchBuilder, BatchOptions, Outcome, RecordBatch, TransactionEnd};
+    use crate::types::{
+        LeaderEpoch, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName, TopicPartition,
+    };
+    use proptest::prelude::*;
+
+    fn record(offset: i64, value_len: usize) -> v1::StoredRecord {
+        v1::StoredRecord {
+            offset,
+            timestamp_ms: Some(1_357_000_000_000),
+            value: Some(vec![7; value_len].into()),
+            ..Default::default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_portion_exceeds_its_budget_unless_one_record_does_and_none_is_lost(
+            lens in prop::collection::vec(0..500_usize, 0..60),
+            budget in 0..2000_usize,
+        ) {
+            let all: Vec<_> = (0..).zip(&lens).map(|(offset, len)| record(offset, *len)).collect();
+            let mut from: VecDeque<_> = all.clone().into();
+            let mut seen = Vec::new();
+            loop {
+                let (mut portion, mut used) = (Vec::new(), 0);
+                let rest = fill(&mut from, &mut portion, &mut used, budget);
+                let response = v1::ReadResponse { records: portion.clone(), ..Default::default() };
+                prop_assert_eq!(response.encoded_len(), used);
+                prop_assert!(used <= budget || portion.len() == 1);
+                seen.extend(portion);
+                if rest == Rest::Done {
+                    break;
+                }
+            }
+            prop_assert_eq!(seen, all);
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_taken_apart_to_the_last_one(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut rest = chunk(bytes.clone(), &[]);
+            let mut seen = Vec::new();
+            while !rest.batches.is_empty() {
+                seen.extend_from_slice(&split_batch(&mut rest).batches);
+            }
+            prop_assert_eq!(seen, bytes);
+        }
+    }
+
+    fn chunk(batches: Vec<u8>, aborted: &[Aborted]) -> Chunk {
+        Chunk {
+            partition: TopicPartition::new(TopicName::new("t").expect("a name"), PartitionId(0)),
+            max_decompressed_bytes: 1 << 20,
+            batches: batches.into(),
+            from: Offset::ZERO,
+            until: Offset::MAX,
+            times: None,
+            aborted: aborted.to_vec(),
+            next_offset: Offset(100),
+            high_watermark: Offset(100),
+            last_stable: Offset(100),
+            log_start: Offset::ZERO,
+        }
+    }
+
+    fn data(at: i64) -> RecordBatch {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder
+            .append(Some(Timestamp(1)), None, Some(b"value"), &[])
+            .unwrap();
+        builder.build().unwrap().stamped(Offset(at), LeaderEpoch(0))
+    }
+
+    fn abort_marker(at: i64, producer: i64) -> RecordBatch {
+        let end = TransactionEnd {
+            outcome: Outcome::Abort,
+            producer: ProducerId(producer),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: 0,
+            at: Timestamp(1),
+        };
+        end.to_batch().stamped(Offset(at), LeaderEpoch(0))
+    }
+
+    #[test]
+    fn batches_come_one_by_one_and_a_marker_ends_the_transaction_of_its_producer_alone() {
+        let aborted = |producer, first| Aborted {
+            producer_id: ProducerId(producer),
+            first_offset: Offset(first),
+        };
+        let named = [aborted(1, 0), aborted(2, 0), aborted(1, 7)];
+        let batches = [data(0), abort_marker(5, 1), data(6), data(7)];
+        let bytes = batches.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
+        let mut rest = chunk(bytes, &named);
+        for (batch, before) in [
+            (&batches[0], &named[..]),
+            (&batches[1], &named),
+            (&batches[2], &named[1..]),
+            (&batches[3], &named[1..]),
+        ] {
+            let one = split_batch(&mut rest);
+            assert_eq!(&one.batches, batch.bytes());
+            assert_eq!(
+                one.aborted,
+                before,
+                "what counts for the batch at {}",
+                batch.header().base_offset
+            );
+        }
+        assert!(rest.batches.is_empty());
+    }
+}

@@ -1,0 +1,200 @@
+//! `ProduceStream`: many requests under way at once on one stream.
+//!
+//! ```text
+//!  requests --> append, in order of arrival --> [ under way, oldest first ] --> wait for the oldest --> answers
+//!                                                 at most MAX_REQUESTS and
+//!                                                 MAX_BYTES; then no more is read
+//! ```
+//!
+//! Invariants
+//! - Answers come in the order of requests, those of refused requests too.
+//! - What is under way is bounded; a client that sends faster than the disk confirms, or that does not read its answers,
+//!   is held back by the flow control of its stream.
+//! - A failure answers its own request and the stream goes on.
+//! - The stream ends after everything that was read has been answered: without a status when the client has closed its
+//!   side, with `SHUTTING_DOWN` when the server stops, with the client's own failure when its side broke.
+//! - Polled, not spawned: a client that goes away takes everything here with it. What was appended stays appended.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt, stream};
+use prost::Message;
+use tonic::Status;
+
+use crate::broker::Error;
+use crate::proto::v1;
+
+use super::status::{invalid, message, status};
+
+/// Most requests under way on one stream.
+pub(super) const MAX_REQUESTS: usize = 4096;
+/// Most bytes of requests under way on one stream; the request that crosses the line is still taken.
+pub(super) const MAX_BYTES: usize = 64 << 20;
+
+type Answer = Result<v1::ProduceStreamResponse, Status>;
+
+/// Appends the requests of `input` by `append`, and streams the outcomes of what it returns; ends early on `stopping`.
+pub(super) fn answers<I, A, W, S>(
+    input: I,
+    append: A,
+    stopping: S,
+) -> impl Stream<Item = Answer> + Send + 'static
+where
+    I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
+    A: FnMut(v1::ProduceRequest) -> Result<W, Error> + Send + 'static,
+    W: Future<Output = Result<v1::ProduceResponse, Error>> + Send + 'static,
+    S: Future<Output = ()> + Send + 'static,
+{
+    let pipeline = Pipeline {
+        input,
+        append,
+        stopping: Box::pin(stopping),
+        intake: Intake::Open,
+        under_way: VecDeque::new(),
+        bytes: 0,
+    };
+    stream::unfold(pipeline, |mut pipeline| async move {
+        let answer = pipeline.next().await?;
+        Some((answer, pipeline))
+    })
+}
+
+struct Pipeline<I, A, W> {
+    input: I,
+    append: A,
+    stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
+    intake: Intake,
+    under_way: VecDeque<UnderWay<W>>,
+    bytes: usize,
+}
+
+/// Whether requests are still taken, and how the stream ends once they are not.
+enum Intake {
+    Open,
+    Closed(Option<Status>),
+}
+
+struct UnderWay<W> {
+    id: u64,
+    bytes: usize,
+    silence: Silence,
+    outcome: Outcome<W>,
+}
+
+/// What is said when all went well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    Answer,
+    OnlyErrors,
+}
+
+enum Outcome<W> {
+    Waiting(Pin<Box<W>>),
+    Refused(Error),
+}
+
+impl<I, A, W> Pipeline<I, A, W>
+where
+    I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
+    A: FnMut(v1::ProduceRequest) -> Result<W, Error>,
+    W: Future<Output = Result<v1::ProduceResponse, Error>>,
+{
+    async fn next(&mut self) -> Option<Answer> {
+        loop {
+            let open = matches!(self.intake, Intake::Open);
+            let room = self.under_way.len() < MAX_REQUESTS && self.bytes < MAX_BYTES;
+            if self.under_way.is_empty()
+                && let Intake::Closed(end) = &mut self.intake
+            {
+                return end.take().map(Err);
+            }
+            tokio::select! {
+                biased;
+                outcome = oldest(&mut self.under_way), if !self.under_way.is_empty() => {
+                    if let Some(answer) = self.answer(outcome) {
+                        return Some(Ok(answer));
+                    }
+                }
+                () = &mut self.stopping, if open => {
+                    self.intake = Intake::Closed(Some(status(&Error::ShuttingDown)));
+                }
+                request = self.input.next(), if open && room => match request {
+                    Some(Ok(request)) => self.take(request),
+                    Some(Err(broken)) => self.intake = Intake::Closed(Some(broken)),
+                    None => self.intake = Intake::Closed(None),
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, message: v1::ProduceStreamRequest) {
+        let bytes = message.encoded_len();
+        let Some(request) = message.request else {
+            let refused = Outcome::Refused(invalid("the message has an id and no request; set request"));
+            return self.remember(UnderWay {
+                id: message.id,
+                bytes,
+                silence: Silence::Answer,
+                outcome: refused,
+            });
+        };
+        let silence = match request.acks() {
+            v1::Acks::None => Silence::OnlyErrors,
+            v1::Acks::All | v1::Acks::Leader => Silence::Answer,
+        };
+        let outcome = match (self.append)(request) {
+            Ok(waiting) => Outcome::Waiting(Box::pin(waiting)),
+            Err(error) => Outcome::Refused(error),
+        };
+        self.remember(UnderWay {
+            id: message.id,
+            bytes,
+            silence,
+            outcome,
+        });
+    }
+
+    fn remember(&mut self, under_way: UnderWay<W>) {
+        self.bytes += under_way.bytes;
+        self.under_way.push_back(under_way);
+    }
+
+    /// Answers the oldest request, or stays silent when that was asked for.
+    fn answer(&mut self, outcome: Result<v1::ProduceResponse, Error>) -> Option<v1::ProduceStreamResponse> {
+        use v1::produce_stream_response::Outcome;
+        let UnderWay {
+            id, bytes, silence, ..
+        } = self.under_way.pop_front()?;
+        self.bytes -= bytes;
+        let outcome = match outcome {
+            Ok(response) if silence == Silence::OnlyErrors && all_succeeded(&response) => return None,
+            Ok(response) => Outcome::Acknowledged(response),
+            Err(error) => Outcome::Error(message(&error)),
+        };
+        Some(v1::ProduceStreamResponse {
+            id,
+            outcome: Some(outcome),
+        })
+    }
+}
+
+fn all_succeeded(response: &v1::ProduceResponse) -> bool {
+    response.appended.iter().all(|appended| appended.error.is_none())
+}
+
+/// Waits for the oldest request; nothing is lost when the wait is given up.
+async fn oldest<W>(under_way: &mut VecDeque<UnderWay<W>>) -> Result<v1::ProduceResponse, Error>
+where
+    W: Future<Output = Result<v1::ProduceResponse, Error>>,
+{
+    match under_way.front_mut().map(|oldest| &mut oldest.outcome) {
+        Some(Outcome::Waiting(waiting)) => waiting.as_mut().await,
+        Some(Outcome::Refused(error)) => Err(error.clone()),
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[path = "produce_stream_tests.rs"]
+mod tests;

@@ -1,0 +1,375 @@
+//! `Read`: a topic's records between two points, or following it, as a stream that the client pulls.
+//!
+//! Invariants
+//! - One step of the broker's read is under way at a time and nothing is queued: a slow reader costs one chunk and one
+//!   response, whatever the length of the read.
+//! - A response stays within what the request asked for, at most [`super::MAX_RESPONSE_BYTES`], unless one batch, or as
+//!   plain messages one record, is larger.
+//! - Every response carries where all partitions stand after it, also inside a step that takes several responses.
+//! - The last response, and no other, says `complete`. A stopping server ends the read with `SHUTTING_DOWN`, and the last
+//!   token received says where to go on.
+
+use futures_util::{Stream, stream};
+use tonic::Status;
+
+use crate::broker::{Broker, Error, Progress, ReadSpec, ReadStart, ReadStep, ReadStream};
+use crate::proto::v1;
+use crate::types::{Offset, PartitionId};
+
+use super::convert::{self, Format};
+use super::portions::{self, Portions, Rest};
+use super::status::{invalid, status};
+use super::{MAX_RESPONSE_BYTES, Stopping, off_network_threads};
+
+/// Response size to aim for when the request does not say, in bytes.
+const DEFAULT_RESPONSE_BYTES: usize = 1 << 20;
+/// What a position takes in a resume token, in bytes, at most.
+const POSITION_LEN: usize = 20;
+/// What a response's other fields take, in bytes, at most.
+const OVERHEAD: usize = 96;
+
+/// Opens the read; the stream ends after the response that is complete, or with a status.
+pub(super) async fn read(
+    broker: &Broker,
+    request: v1::ReadRequest,
+    stopping: Stopping,
+) -> Result<impl Stream<Item = Result<v1::ReadResponse, Status>> + Send + 'static, Error> {
+    let (mut spec, format) = checked(request)?;
+    let response_bytes = spec.chunk_bytes;
+    let partitions = match spec.partitions.len() {
+        0 => broker.describe_topic(&spec.topic)?.partitions.len(),
+        named => named,
+    };
+    // Large tokens must leave room for records: below a quarter of the response, records win.
+    let room = response_bytes.saturating_sub(OVERHEAD + POSITION_LEN * partitions);
+    spec.chunk_bytes = room.max(response_bytes / 4).max(1);
+    let responses = Responses {
+        budget: spec.chunk_bytes,
+        steps: broker.open_read(spec).await?,
+        format,
+        stopping,
+        state: State::BetweenSteps,
+    };
+    Ok(stream::unfold(responses, |mut responses| async move {
+        let response = responses.next().await?;
+        Some((response.map_err(|error| status(&error)), responses))
+    }))
+}
+
+fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
+    let partitions = request
+        .partitions
+        .into_iter()
+        .map(|one| {
+            Ok((
+                convert::partition(one.partition)?,
+                convert::read_start(one.start)?,
+            ))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    convert::distinct(partitions.iter().map(|(partition, _)| *partition))?;
+    let resume = convert::resume(request.resume)?;
+    if let Some((stranger, _)) = resume
+        .iter()
+        .find(|(resumed, _)| !partitions.is_empty() && partitions.iter().all(|(named, _)| named != resumed))
+    {
+        return Err(invalid(format!(
+            "the resume token names partition {stranger}, which the request does not read; add it or drop it from the token"
+        )));
+    }
+    let response_bytes = match usize::try_from(request.max_response_bytes) {
+        Ok(0) => DEFAULT_RESPONSE_BYTES,
+        Ok(asked) => asked.min(MAX_RESPONSE_BYTES),
+        Err(_) => MAX_RESPONSE_BYTES,
+    };
+    let spec = ReadSpec {
+        topic: convert::topic(&request.topic)?,
+        partitions,
+        start: convert::read_start(request.start)?.unwrap_or(ReadStart::Earliest),
+        end: convert::read_end(request.end)?,
+        resume,
+        isolation: convert::isolation(request.isolation)?,
+        chunk_bytes: response_bytes,
+    };
+    Ok((spec, convert::format(request.format)?))
+}
+
+struct Responses {
+    steps: ReadStream,
+    format: Format,
+    budget: usize,
+    stopping: Stopping,
+    state: State,
+}
+
+enum State {
+    BetweenSteps,
+    InStep(Box<Step>),
+    Ended,
+}
+
+/// A step that is being sent as plain messages, in as many responses as it takes.
+struct Step {
+    partition: PartitionId,
+    portions: Portions,
+    positions: Vec<(PartitionId, Offset)>,
+    progress: Progress,
+    /// The fields that all its responses share.
+    frame: v1::ReadResponse,
+}
+
+impl Responses {
+    async fn next(&mut self) -> Option<Result<v1::ReadResponse, Error>> {
+        let step = match std::mem::replace(&mut self.state, State::Ended) {
+            State::Ended => return None,
+            State::InStep(step) => step,
+            State::BetweenSteps => {
+                let next = tokio::select! {
+                    biased;
+                    next = self.steps.next() => next,
+                    () = self.stopping.begun() => Err(Error::ShuttingDown),
+                };
+                match next {
+                    Err(error) => return Some(Err(error)),
+                    Ok(None) => return None,
+                    Ok(Some(step)) if self.format == Format::Batches => {
+                        if step.progress == Progress::More {
+                            self.state = State::BetweenSteps;
+                        }
+                        return Some(Ok(as_batches(step)));
+                    }
+                    Ok(Some(step)) => Box::new(Step::new(step)),
+                }
+            }
+        };
+        let budget = self.budget;
+        let work = portions::decoding(step.portions.undecoded_bytes());
+        match off_network_threads(work, move || step.respond(budget)).await {
+            Ok(Ok((response, state))) => {
+                self.state = state;
+                Some(Ok(response))
+            }
+            Ok(Err(error)) | Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+impl Step {
+    fn new(step: ReadStep) -> Self {
+        let frame = v1::ReadResponse {
+            partition: step.partition.0,
+            high_watermark: step.chunk.high_watermark.0,
+            log_start_offset: step.chunk.log_start.0,
+            ..v1::ReadResponse::default()
+        };
+        Self {
+            partition: step.partition,
+            portions: Portions::of(step.chunk),
+            positions: step.positions,
+            progress: step.progress,
+            frame,
+        }
+    }
+
+    /// Makes the next response, and says what comes after it.
+    fn respond(mut self: Box<Self>, budget: usize) -> Result<(v1::ReadResponse, State), Error> {
+        let portion = self.portions.take(budget)?;
+        let mut response = v1::ReadResponse {
+            records: portion.records,
+            ..self.frame.clone()
+        };
+        match portion.rest {
+            Rest::More => {
+                let positions = up_to(&self.positions, self.partition, portion.next_offset);
+                response.resume = Some(convert::resume_token(&positions));
+                Ok((response, State::InStep(self)))
+            }
+            Rest::Done => {
+                response.resume = Some(convert::resume_token(&self.positions));
+                response.complete = self.progress == Progress::Complete;
+                Ok((response, after(self.progress)))
+            }
+        }
+    }
+}
+
+fn after(progress: Progress) -> State {
+    match progress {
+        Progress::More => State::BetweenSteps,
+        Progress::Complete => State::Ended,
+    }
+}
+
+/// Positions inside a step: its own partition has come as far as `next_offset`, the others stand as after it.
+fn up_to(
+    positions: &[(PartitionId, Offset)],
+    partition: PartitionId,
+    next_offset: Offset,
+) -> Vec<(PartitionId, Offset)> {
+    positions
+        .iter()
+        .map(|&(other, offset)| (other, if other == partition { next_offset } else { offset }))
+        .collect()
+}
+
+fn as_batches(step: ReadStep) -> v1::ReadResponse {
+    v1::ReadResponse {
+        partition: step.partition.0,
+        aborted_transactions: convert::aborted(&step.chunk.aborted),
+        batches: step.chunk.batches,
+        resume: Some(convert::resume_token(&step.positions)),
+        high_watermark: step.chunk.high_watermark.0,
+        log_start_offset: step.chunk.log_start.0,
+        complete: step.progress == Progress::Complete,
+        ..v1::ReadResponse::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::ReadEnd;
+    use prost::Message;
+
+    fn request() -> v1::ReadRequest {
+        v1::ReadRequest {
+            topic: "flights".into(),
+            ..Default::default()
+        }
+    }
+
+    fn token(positions: &[(i32, i64)]) -> Option<v1::ResumeToken> {
+        let positions = positions
+            .iter()
+            .map(|&(partition, offset)| v1::PartitionOffset { partition, offset })
+            .collect();
+        Some(v1::ResumeToken { positions })
+    }
+
+    #[test]
+    fn a_read_that_says_nothing_goes_from_the_earliest_record_to_the_end_of_now() {
+        let (spec, format) = checked(request()).unwrap();
+        assert_eq!((spec.start, spec.end), (ReadStart::Earliest, ReadEnd::Now));
+        assert_eq!((spec.chunk_bytes, format), (1 << 20, Format::Records));
+        let (spec, _) = checked(v1::ReadRequest {
+            max_response_bytes: u32::MAX,
+            ..request()
+        })
+        .unwrap();
+        assert_eq!(spec.chunk_bytes, MAX_RESPONSE_BYTES);
+    }
+
+    #[test]
+    fn a_read_that_contradicts_itself_is_told_what_is_right() {
+        let partition = |partition| v1::ReadPartition {
+            partition,
+            start: None,
+        };
+        let start = |at| Some(v1::ReadStart { at: Some(at) });
+        let end = |at| Some(v1::ReadEnd { at: Some(at) });
+        let cases = [
+            (
+                v1::ReadRequest {
+                    partitions: vec![partition(-1)],
+                    ..request()
+                },
+                "numbered from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    partitions: vec![partition(1), partition(1)],
+                    ..request()
+                },
+                "named twice",
+            ),
+            (
+                v1::ReadRequest {
+                    resume: token(&[(0, -5)]),
+                    ..request()
+                },
+                "counted from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    resume: token(&[(0, 5), (0, 6)]),
+                    ..request()
+                },
+                "named twice",
+            ),
+            (
+                v1::ReadRequest {
+                    partitions: vec![partition(1)],
+                    resume: token(&[(0, 5)]),
+                    ..request()
+                },
+                "names partition 0, which the request does not read",
+            ),
+            (
+                v1::ReadRequest {
+                    start: start(v1::read_start::At::Offset(-1)),
+                    ..request()
+                },
+                "counted from 0",
+            ),
+            (
+                v1::ReadRequest {
+                    start: start(v1::read_start::At::Latest(false)),
+                    ..request()
+                },
+                "set it to true",
+            ),
+            (
+                v1::ReadRequest {
+                    end: end(v1::read_end::At::Follow(false)),
+                    ..request()
+                },
+                "set it to true",
+            ),
+            (
+                v1::ReadRequest {
+                    isolation: 7,
+                    ..request()
+                },
+                "isolation is 7",
+            ),
+            (
+                v1::ReadRequest {
+                    format: 7,
+                    ..request()
+                },
+                "format is 7",
+            ),
+        ];
+        for (request, hint) in cases {
+            match checked(request) {
+                Err(Error::InvalidRequest { reason }) => {
+                    assert!(reason.contains(hint), "{reason:?} lacks {hint:?}")
+                }
+                other => panic!("{hint}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn inside_a_step_the_token_stands_right_after_the_last_record_sent() {
+        let positions = [(PartitionId(0), Offset(70)), (PartitionId(1), Offset(90))];
+        assert_eq!(
+            up_to(&positions, PartitionId(1), Offset(42)),
+            [(PartitionId(0), Offset(70)), (PartitionId(1), Offset(42))]
+        );
+    }
+
+    #[test]
+    fn the_fields_beside_the_records_never_take_more_than_was_set_aside() {
+        let positions = vec![(PartitionId(i32::MAX), Offset::MAX); 100];
+        let largest = v1::ReadResponse {
+            partition: i32::MAX,
+            resume: Some(convert::resume_token(&positions)),
+            high_watermark: i64::MAX,
+            log_start_offset: i64::MAX,
+            complete: true,
+            ..Default::default()
+        };
+        assert!(largest.encoded_len() <= OVERHEAD + POSITION_LEN * positions.len());
+    }
+}

@@ -1,0 +1,103 @@
+//! The HTTP door: is the process alive, is it ready, what does it measure.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 while the process lives |
+//! | `/readyz` | 200 when the broker serves; 503 and the reason while it starts or stops |
+//! | `/metrics` | the broker's metrics as Prometheus text; 503 before there is a broker |
+//!
+//! Invariants
+//! - It answers from before the broker starts until after it has stopped, so that a long recovery can be watched.
+//! - A client costs little, whatever it sends: headers must come within a time, bodies are not read, connections are limited.
+
+mod serve;
+
+pub use serve::serve;
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::broker::Broker;
+
+/// The type of Prometheus text.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the server's configuration says about this door.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpConfig {
+    /// Host and port to listen on; port 0 is any free one.
+    pub listen: String,
+}
+
+/// What the door reports on: the broker, once there is one. Cheap to clone, all clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub struct Subject(Arc<OnceLock<Broker>>);
+
+impl Subject {
+    /// Names the broker; the first one stays.
+    pub fn set(&self, broker: Broker) {
+        // A second broker cannot come: a server has one.
+        let _ = self.0.set(broker);
+    }
+}
+
+/// Returns the paths and what answers them.
+pub fn router(subject: Subject) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                "not found; the paths are /healthz, /readyz and /metrics\n",
+            )
+        })
+        .with_state(subject)
+}
+
+async fn readyz(State(subject): State<Subject>) -> Response {
+    match subject.0.get() {
+        Some(broker) if broker.is_ready() => "ready\n".into_response(),
+        Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n").into_response(),
+        None => starting(),
+    }
+}
+
+async fn metrics(State(subject): State<Subject>) -> Response {
+    match subject.0.get() {
+        Some(broker) => ([(header::CONTENT_TYPE, METRICS_TYPE)], broker.metrics_text()).into_response(),
+        None => starting(),
+    }
+}
+
+fn starting() -> Response {
+    (
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the server is starting: it opens and recovers its data directory\n",
+    )
+        .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn before_there_is_a_broker_the_door_says_that_it_is_starting() {
+        let subject = Subject::default();
+        assert_eq!(
+            readyz(State(subject.clone())).await.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert_eq!(
+            metrics(State(subject)).await.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+}

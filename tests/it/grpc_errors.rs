@@ -1,0 +1,194 @@
+//! Requests that are wrong, hostile or too large: a clear status, and a server that lives.
+
+use proptest::prelude::*;
+use siltstone::proto::v1;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{TestServer, everything, records};
+
+#[tokio::test]
+async fn an_error_names_its_reason_and_what_it_is_about() {
+    let server = TestServer::start().await;
+    server.topic("flights", 2).await;
+    let mut log = server.log().await;
+    let status = log.produce(records("nowhere", 0, &["x"])).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(
+        (info.reason.as_str(), info.domain.as_str()),
+        ("UNKNOWN_TOPIC", "siltstone")
+    );
+    assert_eq!(info.metadata["topic"], "nowhere");
+    let status = log.produce(records("flights", 2, &["x"])).await.unwrap_err();
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "UNKNOWN_PARTITION");
+    assert_eq!(
+        (
+            info.metadata["partition"].as_str(),
+            info.metadata["partition_count"].as_str()
+        ),
+        ("2", "2")
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_is_not_sound_is_refused_and_nothing_is_stored() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let request = v1::ProduceRequest {
+        batch: Some(vec![0xff; 500].into()),
+        records: Vec::new(),
+        ..records("flights", 0, &[])
+    };
+    let status = log.produce(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "CORRUPT_BATCH");
+    let responses = crate::support::read_all(&mut log, everything("flights")).await;
+    assert!(responses.iter().all(|response| response.records.is_empty()));
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_limit_is_refused_and_the_connection_goes_on() {
+    let server = TestServer::start_with(&[("grpc.max_request_bytes", "64KiB")]).await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let status = log
+        .produce(records("flights", 0, &[&"x".repeat(100_000)]))
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange);
+    log.produce(records("flights", 0, &["x"])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_beyond_the_topics_limit_says_which_limit() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let status = server
+        .log()
+        .await
+        .produce(records("flights", 0, &[&"x".repeat(2 << 20)]))
+        .await
+        .unwrap_err();
+    let info = status.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "TOO_LARGE");
+    assert_eq!(info.metadata["limit_name"], "max.message.bytes");
+}
+
+#[tokio::test]
+async fn fetches_that_ask_for_the_impossible_are_told_what_is_possible() {
+    let server = TestServer::start().await;
+    let mut log = server.log().await;
+    let target = v1::FetchPartition {
+        topic: "flights".to_owned(),
+        ..Default::default()
+    };
+    for (request, hint) in [
+        (v1::FetchRequest::default(), "name 1 to 10000"),
+        (
+            v1::FetchRequest {
+                partitions: vec![target.clone(); 10_001],
+                ..Default::default()
+            },
+            "name 1 to 10000",
+        ),
+        (
+            v1::FetchRequest {
+                partitions: vec![target.clone()],
+                max_wait_ms: 60_001,
+                ..Default::default()
+            },
+            "at most 60000",
+        ),
+        (
+            v1::FetchRequest {
+                partitions: vec![v1::FetchPartition {
+                    offset: -1,
+                    ..target.clone()
+                }],
+                ..Default::default()
+            },
+            "counted from 0",
+        ),
+        (
+            v1::FetchRequest {
+                partitions: vec![v1::FetchPartition {
+                    partition: -1,
+                    ..target
+                }],
+                ..Default::default()
+            },
+            "numbered from 0",
+        ),
+    ] {
+        let status = log.fetch(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(
+            status.message().contains(hint),
+            "{:?} lacks {hint:?}",
+            status.message()
+        );
+    }
+}
+
+fn any_request() -> impl Strategy<Value = v1::ProduceRequest> {
+    let record = (
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..20)),
+        prop::option::of(any::<i64>()),
+    )
+        .prop_map(|(value, timestamp_ms)| v1::Record {
+            value: value.map(Into::into),
+            timestamp_ms,
+            ..Default::default()
+        });
+    let stamp = (any::<i64>(), any::<i32>(), any::<i32>()).prop_map(
+        |(producer_id, producer_epoch, base_sequence)| v1::ProducerStamp {
+            producer_id,
+            producer_epoch,
+            base_sequence,
+        },
+    );
+    (
+        prop_oneof![Just("flights".to_owned()), ".{0,8}"],
+        prop::option::of(prop_oneof![Just(0), any::<i32>()]),
+        prop_oneof![0..3, any::<i32>()],
+        prop::collection::vec(record, 0..5),
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..200)),
+        prop::option::of(stamp),
+        prop_oneof![0..5, any::<i32>()],
+    )
+        .prop_map(
+            |(topic, partition, acks, records, batch, producer, compression)| v1::ProduceRequest {
+                topic,
+                partition,
+                acks,
+                records,
+                batch: batch.map(Into::into),
+                producer,
+                compression,
+            },
+        )
+}
+
+#[test]
+fn no_request_ends_the_server_and_each_is_answered() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = runtime.block_on(TestServer::start());
+    runtime.block_on(server.topic("flights", 1));
+    let mut log = runtime.block_on(server.log());
+    proptest!(ProptestConfig::with_cases(300), |(request in any_request())| {
+        if let Err(status) = runtime.block_on(log.clone().produce(request)) {
+            prop_assert!(
+                !matches!(status.code(), Code::Unknown | Code::Internal | Code::Unavailable | Code::Cancelled),
+                "{status:?}"
+            );
+            prop_assert!(status.get_details_error_info().is_some());
+        }
+    });
+    runtime
+        .block_on(log.produce(records("flights", 0, &["x"])))
+        .unwrap();
+    runtime.block_on(server.server.stop()).unwrap();
+}

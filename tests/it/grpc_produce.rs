@@ -1,0 +1,296 @@
+//! Writing over gRPC: plain records and raw batches, one request at a time and many under way.
+
+use futures_util::stream;
+use siltstone::proto::v1;
+use siltstone::proto::v1::produce_stream_response::Outcome;
+use siltstone::record::{BatchBuilder, BatchOptions, Codec, ProducerStamp};
+use siltstone::types::{ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+use crate::support::{TestServer, everything, read_all, record, records, values};
+
+fn batch(values: &[&str], options: BatchOptions) -> bytes::Bytes {
+    let mut builder = BatchBuilder::new(options);
+    for value in values {
+        builder
+            .append(Some(Timestamp(1)), None, Some(value.as_bytes()), &[])
+            .unwrap();
+    }
+    builder.build().unwrap().bytes().clone()
+}
+
+fn raw(batch: bytes::Bytes) -> v1::ProduceRequest {
+    v1::ProduceRequest {
+        topic: "flights".to_owned(),
+        partition: Some(0),
+        batch: Some(batch),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_plain_record_comes_back_as_it_was_sent() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let sent = [
+        record("N14228", "first"),
+        v1::Record {
+            key: None,
+            value: None,
+            timestamp_ms: Some(0),
+            headers: vec![],
+        },
+        v1::Record {
+            value: Some(bytes::Bytes::new()),
+            ..record("", "")
+        },
+    ];
+    let request = v1::ProduceRequest {
+        records: sent.to_vec(),
+        ..records("flights", 0, &[])
+    };
+    let appended = log.produce(request).await.unwrap().into_inner().appended;
+    assert_eq!(appended.len(), 1);
+    assert_eq!(
+        (appended[0].base_offset, appended[0].last_offset),
+        (Some(0), Some(2))
+    );
+    let read = read_all(&mut log, everything("flights")).await;
+    let read: Vec<_> = read.into_iter().flat_map(|response| response.records).collect();
+    assert_eq!(read.len(), sent.len());
+    for (offset, (read, sent)) in (0..).zip(read.iter().zip(&sent)) {
+        assert_eq!(read.offset, offset);
+        assert_eq!(
+            (&read.key, &read.value, read.timestamp_ms, &read.headers),
+            (&sent.key, &sent.value, sent.timestamp_ms, &sent.headers)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_raw_batch_comes_back_byte_for_byte_outside_the_fields_the_server_owns() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let sent = batch(
+            &["a", "b", "c"],
+            BatchOptions {
+                codec,
+                ..Default::default()
+            },
+        );
+        let appended = log
+            .produce(raw(sent.clone()))
+            .await
+            .unwrap()
+            .into_inner()
+            .appended;
+        let request = v1::FetchRequest {
+            partitions: vec![v1::FetchPartition {
+                topic: "flights".to_owned(),
+                partition: 0,
+                offset: appended[0].base_offset.unwrap(),
+                max_bytes: 0,
+            }],
+            format: i32::from(v1::RecordFormat::Batches),
+            ..Default::default()
+        };
+        let fetched = log
+            .fetch(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .partitions
+            .remove(0);
+        assert_eq!(fetched.error, None);
+        assert_eq!(fetched.batches[8..12], sent[8..12], "{codec:?}: the length");
+        assert_eq!(
+            fetched.batches[16..],
+            sent[16..],
+            "{codec:?}: all but base offset and epoch"
+        );
+        assert_eq!(
+            Some(fetched.next_offset),
+            appended[0].last_offset.map(|last| last + 1)
+        );
+    }
+}
+
+#[tokio::test]
+async fn records_without_a_partition_go_where_their_keys_say_and_each_is_accounted_for() {
+    let server = TestServer::start().await;
+    server.topic("flights", 4).await;
+    let mut log = server.log().await;
+    let sent: Vec<_> = (0..100)
+        .map(|n| record(&format!("key {}", n % 10), &n.to_string()))
+        .collect();
+    let request = v1::ProduceRequest {
+        partition: None,
+        records: sent.clone(),
+        ..records("flights", 0, &[])
+    };
+    let appended = log.produce(request).await.unwrap().into_inner().appended;
+    assert!(appended.is_sorted_by_key(|one| one.partition));
+    let read = read_all(&mut log, everything("flights")).await;
+    let mut accounted = 0;
+    for one in &appended {
+        let there: Vec<_> = read
+            .iter()
+            .filter(|response| response.partition == one.partition)
+            .flat_map(|response| &response.records)
+            .collect();
+        assert_eq!(there.len(), one.record_indexes.len());
+        for (record, index) in there.iter().zip(&one.record_indexes) {
+            assert_eq!(record.value, sent[usize::try_from(*index).unwrap()].value);
+        }
+        accounted += there.len();
+    }
+    assert_eq!(accounted, sent.len());
+}
+
+#[tokio::test]
+async fn a_numbered_batch_sent_again_is_acknowledged_and_not_written_again_also_after_a_restart() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let producer = log
+        .init_producer(v1::InitProducerRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let stamp = ProducerStamp {
+        id: ProducerId(producer.producer_id),
+        epoch: ProducerEpoch(i16::try_from(producer.producer_epoch).unwrap()),
+        base_sequence: Some(Sequence(0)),
+    };
+    let request = raw(batch(
+        &["a", "b"],
+        BatchOptions {
+            producer: Some(stamp),
+            ..Default::default()
+        },
+    ));
+    let first = log
+        .produce(request.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .appended
+        .remove(0);
+    assert!(!first.duplicate);
+    let again = log
+        .produce(request.clone())
+        .await
+        .unwrap()
+        .into_inner()
+        .appended
+        .remove(0);
+    assert!(again.duplicate);
+    assert_eq!(
+        (again.base_offset, again.last_offset),
+        (first.base_offset, first.last_offset)
+    );
+    let server = server.restart().await;
+    let mut log = server.log().await;
+    let later = log
+        .produce(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .appended
+        .remove(0);
+    assert!(later.duplicate);
+    assert_eq!(later.base_offset, first.base_offset);
+    assert_eq!(
+        values(&read_all(&mut log, everything("flights")).await),
+        ["a", "b"]
+    );
+    let other = log
+        .init_producer(v1::InitProducerRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_ne!(other.producer_id, producer.producer_id, "an id is given once");
+}
+
+#[tokio::test]
+async fn a_stream_answers_in_order_and_an_error_answers_its_own_request_alone() {
+    let server = TestServer::start().await;
+    server.topic("flights", 2).await;
+    let mut log = server.log().await;
+    let requests = (0..1000_u64).map(|id| {
+        let topic = if id % 100 == 7 { "nowhere" } else { "flights" };
+        let request = records(topic, i32::try_from(id % 2).unwrap(), &[&id.to_string()]);
+        v1::ProduceStreamRequest {
+            id: id + 5000,
+            request: Some(request),
+        }
+    });
+    let mut answers = log
+        .produce_stream(stream::iter(requests.collect::<Vec<_>>()))
+        .await
+        .unwrap()
+        .into_inner();
+    for id in 0..1000 {
+        let answer = answers.message().await.unwrap().unwrap();
+        assert_eq!(answer.id, id + 5000);
+        match answer.outcome.unwrap() {
+            Outcome::Acknowledged(_) => assert_ne!(id % 100, 7),
+            Outcome::Error(error) => {
+                assert_eq!(id % 100, 7);
+                assert_eq!(error.reason, "UNKNOWN_TOPIC");
+                assert_eq!(error.metadata["topic"], "nowhere");
+            }
+        }
+    }
+    assert!(
+        answers.message().await.unwrap().is_none(),
+        "the stream ends with the client's side"
+    );
+    let read = read_all(&mut log, everything("flights")).await;
+    for partition in 0..2 {
+        let of_partition: Vec<_> = read
+            .iter()
+            .filter(|one| one.partition == partition)
+            .cloned()
+            .collect();
+        let expected: Vec<_> = (0..1000)
+            .filter(|id| id % 2 == partition && id % 100 != 7)
+            .map(|id| id.to_string())
+            .collect();
+        assert_eq!(values(&of_partition), expected);
+    }
+}
+
+#[tokio::test]
+async fn without_acknowledgement_no_offset_is_told_and_a_stream_stays_silent() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let quiet = |topic| v1::ProduceRequest {
+        acks: i32::from(v1::Acks::None),
+        ..records(topic, 0, &["x"])
+    };
+    let appended = log.produce(quiet("flights")).await.unwrap().into_inner().appended;
+    assert_eq!((appended[0].base_offset, appended[0].last_offset), (None, None));
+    let requests = [quiet("flights"), quiet("nowhere"), records("flights", 0, &["y"])];
+    let requests = (0..).zip(requests).map(|(id, request)| v1::ProduceStreamRequest {
+        id,
+        request: Some(request),
+    });
+    let mut answers = log
+        .produce_stream(stream::iter(requests.collect::<Vec<_>>()))
+        .await
+        .unwrap()
+        .into_inner();
+    let mut answered = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        answered.push(answer.id);
+    }
+    assert_eq!(answered, [1, 2]);
+    assert_eq!(
+        values(&read_all(&mut log, everything("flights")).await),
+        ["x", "x", "y"]
+    );
+}

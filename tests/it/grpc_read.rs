@@ -1,0 +1,236 @@
+//! Reading over gRPC: streams with bounds and tokens, fetches that wait, offsets.
+
+use prost::Message;
+use siltstone::proto::v1;
+
+use crate::support::{TestServer, everything, read_all, record, records, values};
+
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
+
+async fn timed(server: &TestServer, timestamps: &[i64]) {
+    let records = timestamps.iter().map(|timestamp| v1::Record {
+        timestamp_ms: Some(*timestamp),
+        ..record("key", &timestamp.to_string())
+    });
+    let request = v1::ProduceRequest {
+        topic: "flights".to_owned(),
+        partition: Some(0),
+        records: records.collect(),
+        ..Default::default()
+    };
+    server.log().await.produce(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_goes_on_exactly_after_its_response_also_in_the_middle_of_a_batch() {
+    let server = TestServer::start().await;
+    server.topic("flights", 2).await;
+    let mut log = server.log().await;
+    let large = "x".repeat(1000);
+    for partition in 0..2 {
+        let sent: Vec<_> = (0..50).map(|n| format!("{partition} {n} {large}")).collect();
+        let sent: Vec<_> = sent.iter().map(String::as_str).collect();
+        log.produce(records("flights", partition, &sent)).await.unwrap();
+    }
+    let mut expected = values(&read_all(&mut log, everything("flights")).await);
+    expected.sort();
+    assert_eq!(expected.len(), 100);
+    let (mut seen, mut resume) = (Vec::new(), None);
+    loop {
+        let request = v1::ReadRequest {
+            resume: resume.take(),
+            max_response_bytes: 5000,
+            ..everything("flights")
+        };
+        let mut responses = log.read(request).await.unwrap().into_inner();
+        // One response of each read, then another read from its token.
+        let response = responses.message().await.unwrap().unwrap();
+        assert!(response.encoded_len() <= 5000, "{}", response.encoded_len());
+        seen.extend(values(std::slice::from_ref(&response)));
+        if response.complete {
+            assert!(
+                responses.message().await.unwrap().is_none(),
+                "complete is said last"
+            );
+            break;
+        }
+        resume = response.resume;
+        assert!(resume.is_some());
+    }
+    seen.sort();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_read_bounded_by_time_returns_exactly_the_records_of_the_half_open_range() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    timed(&server, &[50, 10, 30]).await;
+    timed(&server, &[20, 40, 10, 60]).await;
+    let request = v1::ReadRequest {
+        start: Some(v1::ReadStart {
+            at: Some(v1::read_start::At::TimestampMs(20)),
+        }),
+        end: Some(v1::ReadEnd {
+            at: Some(v1::read_end::At::TimestampMs(50)),
+        }),
+        ..everything("flights")
+    };
+    let responses = read_all(&mut server.log().await, request).await;
+    assert_eq!(values(&responses), ["30", "20", "40"]);
+    let complete: Vec<_> = responses.iter().map(|response| response.complete).collect();
+    assert_eq!(complete.iter().filter(|complete| **complete).count(), 1);
+    assert_eq!(complete.last(), Some(&true));
+}
+
+#[tokio::test]
+async fn no_response_exceeds_its_bound_however_well_the_batches_are_compressed() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let value = "0".repeat(10_000);
+    let request = v1::ProduceRequest {
+        compression: i32::from(v1::Compression::Zstd),
+        ..records("flights", 0, &vec![value.as_str(); 1000])
+    };
+    log.produce(request).await.unwrap();
+    let request = v1::ReadRequest {
+        max_response_bytes: u32::MAX,
+        ..everything("flights")
+    };
+    let responses = read_all(&mut log, request).await;
+    assert_eq!(values(&responses).len(), 1000);
+    assert!(responses.len() >= 3, "10 MB of records");
+    assert!(
+        responses
+            .iter()
+            .all(|response| response.encoded_len() <= MAX_RESPONSE_BYTES)
+    );
+    let (mut offset, mut fetches) = (0, 0);
+    while offset < 1000 {
+        let fetch = fetch(&[("flights", offset)]);
+        let response = log.fetch(fetch).await.unwrap().into_inner();
+        assert!(response.encoded_len() <= MAX_RESPONSE_BYTES);
+        let fetched = &response.partitions[0];
+        assert_eq!(fetched.records.first().map(|record| record.offset), Some(offset));
+        assert!(fetched.next_offset > offset);
+        offset = fetched.next_offset;
+        fetches += 1;
+    }
+    assert!(fetches >= 3);
+}
+
+fn fetch(targets: &[(&str, i64)]) -> v1::FetchRequest {
+    let partitions = targets
+        .iter()
+        .map(|(topic, offset)| v1::FetchPartition {
+            topic: (*topic).to_owned(),
+            partition: 0,
+            offset: *offset,
+            max_bytes: 0,
+        })
+        .collect();
+    v1::FetchRequest {
+        partitions,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_fetch_is_answered_when_a_record_comes_and_errors_stay_with_their_partition() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let mut waiting = server.log().await;
+    let request = v1::FetchRequest {
+        max_wait_ms: 60_000,
+        min_bytes: 1,
+        ..fetch(&[("flights", 0)])
+    };
+    let fetched = tokio::spawn(async move { waiting.fetch(request).await });
+    log.produce(records("flights", 0, &["x"])).await.unwrap();
+    let fetched = fetched.await.unwrap().unwrap().into_inner();
+    assert_eq!(fetched.partitions[0].records.len(), 1);
+    let request = fetch(&[("flights", 0), ("nowhere", 0), ("flights", 99)]);
+    let partitions = log.fetch(request).await.unwrap().into_inner().partitions;
+    assert_eq!(partitions[0].records.len(), 1);
+    let reasons: Vec<_> = partitions
+        .iter()
+        .map(|partition| partition.error.as_ref().map(|error| error.reason.as_str()))
+        .collect();
+    assert_eq!(
+        reasons,
+        [None, Some("UNKNOWN_TOPIC"), Some("OFFSET_OUT_OF_RANGE")]
+    );
+    assert_eq!(
+        partitions[2].error.as_ref().unwrap().metadata["high_watermark"],
+        "1"
+    );
+}
+
+#[tokio::test]
+async fn a_follower_sees_what_is_written_after_it_came() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    log.produce(records("flights", 0, &["before"])).await.unwrap();
+    let request = v1::ReadRequest {
+        start: Some(v1::ReadStart {
+            at: Some(v1::read_start::At::Earliest(true)),
+        }),
+        end: Some(v1::ReadEnd {
+            at: Some(v1::read_end::At::Follow(true)),
+        }),
+        ..everything("flights")
+    };
+    let mut responses = server.log().await.read(request).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while seen.is_empty() {
+        seen.extend(values(&[responses.message().await.unwrap().unwrap()]));
+    }
+    log.produce(records("flights", 0, &["after"])).await.unwrap();
+    while seen.len() < 2 {
+        seen.extend(values(&[responses.message().await.unwrap().unwrap()]));
+    }
+    assert_eq!(seen, ["before", "after"]);
+}
+
+#[tokio::test]
+async fn offsets_are_found_by_time_and_by_boundary_and_deleted_records_are_gone() {
+    use v1::list_offsets_request::At;
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    timed(&server, &[50, 10, 70, 20]).await;
+    let boundary = |boundary| At::Boundary(i32::from(boundary));
+    for (at, offset, timestamp_ms) in [
+        (boundary(v1::Boundary::Earliest), Some(0), None),
+        (boundary(v1::Boundary::Latest), Some(4), None),
+        (boundary(v1::Boundary::MaxTimestamp), Some(2), Some(70)),
+        (At::TimestampMs(15), Some(0), Some(50)),
+        (At::TimestampMs(60), Some(2), Some(70)),
+        (At::TimestampMs(71), None, None),
+    ] {
+        let request = v1::ListOffsetsRequest {
+            topic: "flights".to_owned(),
+            at: Some(at),
+            ..Default::default()
+        };
+        let found = log.list_offsets(request).await.unwrap().into_inner().offsets;
+        assert_eq!(
+            (found[0].offset, found[0].timestamp_ms),
+            (offset, timestamp_ms),
+            "{at:?}"
+        );
+    }
+    let request = v1::DeleteRecordsRequest {
+        topic: "flights".to_owned(),
+        partitions: vec![v1::DeleteBefore {
+            partition: 0,
+            before_offset: Some(3),
+        }],
+    };
+    let deleted = log.delete_records(request).await.unwrap().into_inner();
+    assert_eq!(deleted.partitions[0].log_start_offset, 3);
+    assert_eq!(values(&read_all(&mut log, everything("flights")).await), ["20"]);
+}

@@ -1,0 +1,149 @@
+//! `siltstone serve` as a process: its one line, its signals, its exit codes.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+struct Process {
+    child: Child,
+    ready: String,
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SILTSTONE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(dir)
+        .args([
+            "serve",
+            "--grpc-listen",
+            "127.0.0.1:0",
+            "--http-listen",
+            "127.0.0.1:0",
+        ])
+        .args(["--set", "storage.min_free_bytes=0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+impl Process {
+    /// Waits for the ready line; anything else on standard output fails the test.
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut ready = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut ready)
+            .unwrap();
+        Self {
+            child,
+            ready: ready.trim_end().to_owned(),
+        }
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let mut words = self.ready.split(' ');
+        assert_eq!(words.next(), Some("ready"), "{:?}", self.ready);
+        words
+            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+            .unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Everything else it printed, and how it ended.
+    fn end(mut self) -> (String, ExitStatus) {
+        let mut stdout = String::new();
+        self.child
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut stdout)
+            .unwrap();
+        (stdout, self.child.wait().unwrap())
+    }
+}
+
+#[test]
+fn the_ready_line_names_real_ports_and_the_directory_as_given_and_signals_end_it_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Process::start(command(dir.path()));
+        for name in ["grpc", "http"] {
+            let address = process.field(name);
+            assert!(
+                address.starts_with("127.0.0.1:") && !address.ends_with(":0"),
+                "{address}"
+            );
+            std::net::TcpStream::connect(address).unwrap();
+        }
+        assert_eq!(process.field("data"), "./siltstone-data");
+        process.signal(signal);
+        let (stdout, status) = process.end();
+        assert_eq!(stdout, "", "the ready line stands alone");
+        assert_eq!(status.code(), Some(0));
+        assert!(dir.path().join("siltstone-data").is_dir(), "data is kept");
+    }
+}
+
+#[test]
+fn ephemeral_data_is_gone_after_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    for place in [None, Some("here")] {
+        let mut command = command(dir.path());
+        command.arg("--ephemeral");
+        if let Some(place) = place {
+            command.args(["--data-dir", place]);
+        }
+        let process = Process::start(command);
+        let data = dir.path().join(process.field("data"));
+        assert!(data.is_dir());
+        process.signal("TERM");
+        assert_eq!(process.end().1.code(), Some(0));
+        assert!(!data.exists());
+    }
+}
+
+#[test]
+fn what_is_wrong_is_one_line_and_an_exit_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    std::fs::write(dir.path().join("full"), "a file, not a directory").unwrap();
+    std::fs::write(dir.path().join("x.toml"), "grpc.lisen = 'a:1'\n").unwrap();
+    let in_use = format!("--set=grpc.listen={taken}");
+    for (args, code, hint) in [
+        (vec!["--set", "nonsense=1"], 2, "unknown setting nonsense"),
+        (vec!["--config", "x.toml"], 2, "did you mean grpc.listen?"),
+        (vec!["--set", "log=a=b=c"], 2, "log is"),
+        (vec!["--data-dir", "full"], 1, "full"),
+        (vec![in_use.as_str()], 1, "choose another --grpc-listen"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
+        command
+            .current_dir(dir.path())
+            .args(["serve", "--set", "http.listen=127.0.0.1:0"])
+            .args(&args);
+        if code != 1 || !args.contains(&in_use.as_str()) {
+            command.args(["--grpc-listen", "127.0.0.1:0"]);
+        }
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let told: Vec<_> = stderr
+            .lines()
+            .filter(|line| line.starts_with("siltstone: "))
+            .collect();
+        assert_eq!(told.len(), 1, "{args:?}: {stderr}");
+        assert!(told[0].contains(hint), "{args:?}: {stderr}");
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
