@@ -25,8 +25,11 @@ use std::ops::Range;
 
 use crc_fast::{CrcAlgorithm, checksum};
 
-use super::producers::CoordinatorEpoch;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
+
+/// The incarnation of a transaction coordinator.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CoordinatorEpoch(pub i32);
 
 /// The only version there is.
 const VERSION: i16 = 1;

@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
-use super::producer_snapshot::{LastBatch, ProducerEntry};
+use super::producer_snapshot::{CoordinatorEpoch, LastBatch, ProducerEntry};
 use super::txn_index::AbortedTransaction;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
@@ -37,10 +37,6 @@ pub const MAX_PRODUCERS: NonZeroUsize = NonZeroUsize::new(16_384).expect("not ze
 
 /// One in so many of the producers goes when the limit is met, so that the search for them is rare.
 const FORGOTTEN_SHARE: usize = 16;
-
-/// The incarnation of a transaction coordinator.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct CoordinatorEpoch(pub i32);
 
 /// Who asks for an append.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

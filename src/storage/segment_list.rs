@@ -88,5 +88,6 @@ impl SegmentList {
                     .is_some_and(|greatest| greatest >= at)
             })
             .unwrap_or(self.sealed.len())
+            .max(from)
     }
 }
