@@ -13,4 +13,5 @@ pub mod proto;
 pub mod record;
 pub mod server;
 pub mod storage;
+pub mod telemetry;
 pub mod types;

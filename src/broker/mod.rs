@@ -1,18 +1,58 @@
 //! The broker: topics over partitions, routing, waiting, limits and schedules; asynchronous, and the same for every door.
 //!
+//! ```text
+//!  produce --> served partition --> log        fetch, read, lookup --> log
+//!                 |        ^                      |         ^
+//!               commit ----' acknowledges       wait <------' rings
+//!  admin --> metadata, topics       schedule --> checkpoints, flush, repair, disk guard
+//! ```
+//!
 //! Invariants
 //! - No protobuf and no Kafka request struct comes in here.
-//! - Whatever touches a disk for reading, or syncs, runs off the network threads.
+//! - Whatever touches a disk for reading, or syncs, runs off the network threads. An append runs on the caller's: a check,
+//!   and a write into the page cache.
+//! - What is under way is counted by the gate; nothing begins once it closed, and a shutdown waits for the rest.
+//! - What a caller was told about a topic is in the metadata, synced, before it was told.
+//!
+//! What is not here: bytes and files (`record`, `storage`), authentication, wire formats.
 
+mod admin;
+mod chunk;
+mod commit;
+mod core;
+mod cursor;
+mod disk;
 mod error;
+mod fetch;
+mod flush;
+mod gate;
+mod inflight;
+mod lookup;
+mod metadata;
+mod produce;
+mod producer_ids;
+mod read;
+mod repair;
 mod requests;
+mod schedule;
+mod served;
+mod setting_table;
+mod settings;
+mod start;
+mod topics;
+mod translate;
+mod wait;
 
 pub use error::{Error, ErrorKind};
+pub use fetch::FETCH_BYTES_MAX;
+pub use produce::{ACK_TIMEOUT, PendingAck};
+pub use read::ReadStream;
 pub use requests::{
     Aborted, Acks, Adopted, Appended, Chunk, ConfigChange, ConfigEntry, ConfigSource, Execution, Fetch,
     FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
     Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription, TopicSummary,
 };
+pub use settings::{CleanupPolicy, CompressionLevels, Settings, TopicConfig};
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -21,8 +61,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::env::{Clock, Fs};
-use crate::record::Record;
+use crate::telemetry::Metrics;
 use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, TopicName};
+
+use self::core::Core;
+use start::Running;
 
 /// Everything the broker can be told about itself; every field has a default but the directory.
 #[derive(Clone, Debug)]
@@ -68,58 +111,22 @@ pub struct World {
     pub clock: Arc<dyn Clock>,
 }
 
-/// A running broker; cheap to clone, all clones are the same one. Needs a tokio runtime.
+/// A running broker; cheap to clone, all clones are the same one. Needs a tokio runtime. When the last clone is dropped
+/// without a shutdown, everything ends as after a crash.
 #[derive(Clone, Debug)]
-pub struct Broker {}
-
-/// An acknowledgement on its way. Acknowledgements of one partition complete in the order of its appends.
-#[derive(Debug)]
-pub struct PendingAck {}
-
-impl PendingAck {
-    /// Waits until the write is as durable as was asked for.
-    ///
-    /// # Errors
-    /// What kept it from being so.
-    pub async fn wait(self) -> Result<Appended, Error> {
-        todo!()
-    }
+pub struct Broker {
+    core: Arc<Core>,
+    running: Arc<Running>,
 }
 
-/// A read under way: see [`Broker::open_read`].
-#[derive(Debug)]
-pub struct ReadStream {}
-
-impl ReadStream {
-    /// Returns the next step, waiting for records when the read follows; `None` after [`Progress::Complete`]. Cancel safe:
-    /// a step that was not returned is not lost.
-    ///
-    /// # Errors
-    /// The read ends with the first error.
-    pub async fn next(&mut self) -> Result<Option<ReadStep>, Error> {
-        todo!()
-    }
-}
-
-impl Chunk {
-    /// Decodes the records that were asked for: within offsets and times, without control records and aborted ones. Checks
-    /// each batch's CRC.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when stored bytes are not sound.
-    pub fn records(&self) -> Result<Vec<Record>, Error> {
-        todo!()
-    }
-}
-
-#[expect(unused_variables, clippy::unused_async)]
 impl Broker {
     /// Opens the data directory, recovers what needs it and starts the schedules.
     ///
     /// # Errors
     /// When the directory cannot be used; the text says why and what to do.
     pub async fn start(config: BrokerConfig, world: World) -> Result<Self, Error> {
-        todo!()
+        let (core, running) = start::start(config, world).await?;
+        Ok(Self { core, running })
     }
 
     /// Stops: refuses new work, finishes what is under way, syncs everything and writes the clean-shutdown marker.
@@ -127,7 +134,7 @@ impl Broker {
     /// # Errors
     /// What could not be synced.
     pub async fn shutdown(&self) -> Result<(), Error> {
-        todo!()
+        self.running.shutdown().await
     }
 
     /// Gives a new producer id, never given before on this data directory.
@@ -135,7 +142,8 @@ impl Broker {
     /// # Errors
     /// When it cannot be recorded.
     pub async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), Error> {
-        todo!()
+        let result = self.core.init_producer().await;
+        self.core.counted(result)
     }
 
     /// Appends one raw batch now, in the order of calls; the result is the acknowledgement to wait for.
@@ -149,7 +157,8 @@ impl Broker {
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
-        todo!()
+        self.core
+            .counted(self.core.append_batch(topic, partition, batch, acks))
     }
 
     /// Appends plain records now, split over partitions where none is named.
@@ -157,12 +166,12 @@ impl Broker {
     /// # Errors
     /// What concerns the request as a whole; a partition's own error is in its [`Placed`].
     pub fn append_records(&self, records: NewRecords, acks: Acks) -> Result<Vec<Placed<PendingAck>>, Error> {
-        todo!()
+        self.core.counted(self.core.append_records(&records, acks))
     }
 
     /// Reads from any number of partitions, waiting for data as asked. As many results as targets, in their order.
     pub async fn fetch(&self, fetch: Fetch) -> Vec<Result<Chunk, Error>> {
-        todo!()
+        self.core.fetch(fetch).await
     }
 
     /// Opens a read over partitions of one topic.
@@ -170,7 +179,8 @@ impl Broker {
     /// # Errors
     /// An unknown topic or partition, or a start outside the log.
     pub async fn open_read(&self, spec: ReadSpec) -> Result<ReadStream, Error> {
-        todo!()
+        let result = self.core.open_read(spec).await;
+        self.core.counted(result)
     }
 
     /// Finds offsets; no partitions named means all. Ascending by partition.
@@ -184,7 +194,8 @@ impl Broker {
         query: OffsetQuery,
         isolation: Isolation,
     ) -> Result<Vec<FoundOffset>, Error> {
-        todo!()
+        let result = self.core.list_offsets(topic, partitions, query, isolation).await;
+        self.core.counted(result)
     }
 
     /// Raises log start offsets to the given ones, `None` meaning the high watermark; returns the new ones, durable.
@@ -196,7 +207,8 @@ impl Broker {
         topic: &TopicName,
         before: &[(PartitionId, Option<Offset>)],
     ) -> Result<Vec<(PartitionId, Offset)>, Error> {
-        todo!()
+        let result = self.core.delete_records(topic, before).await;
+        self.core.counted(result)
     }
 
     /// Creates a topic.
@@ -208,12 +220,28 @@ impl Broker {
         topic: NewTopic,
         execution: Execution,
     ) -> Result<TopicDescription, Error> {
-        todo!()
+        let result = self.core.create_topic(topic, execution).await;
+        self.core.counted(result)
+    }
+
+    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults. A
+    /// door calls it before it appends, which itself never waits.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] where topics are not made by being named; what [`Broker::create_topic`] says.
+    pub async fn ensure_topic(&self, topic: &TopicName) -> Result<(), Error> {
+        let result = self.core.ensure_topic(topic).await;
+        self.core.counted(result)
     }
 
     /// Lists topics by name, the internal ones included.
     pub fn list_topics(&self) -> Vec<TopicSummary> {
-        todo!()
+        self.core
+            .topics
+            .all()
+            .iter()
+            .map(|topic| topic.summary())
+            .collect()
     }
 
     /// Describes a topic.
@@ -221,7 +249,8 @@ impl Broker {
     /// # Errors
     /// An unknown topic.
     pub fn describe_topic(&self, topic: &TopicName) -> Result<TopicDescription, Error> {
-        todo!()
+        let topic = self.core.topics.find(topic)?;
+        Ok(self.core.describe(&topic))
     }
 
     /// Changes a topic's settings, all or none.
@@ -234,7 +263,8 @@ impl Broker {
         change: ConfigChange,
         execution: Execution,
     ) -> Result<TopicDescription, Error> {
-        todo!()
+        let result = self.core.alter_topic(topic.clone(), change, execution).await;
+        self.core.counted(result)
     }
 
     /// Gives a topic more partitions.
@@ -242,7 +272,8 @@ impl Broker {
     /// # Errors
     /// An unknown topic; a total below what it has or above the limit.
     pub async fn add_partitions(&self, topic: &TopicName, total: i32) -> Result<TopicDescription, Error> {
-        todo!()
+        let result = self.core.add_partitions(topic.clone(), total).await;
+        self.core.counted(result)
     }
 
     /// Deletes a topic and its data.
@@ -250,7 +281,8 @@ impl Broker {
     /// # Errors
     /// An unknown or internal topic.
     pub async fn delete_topic(&self, topic: &TopicName) -> Result<(), Error> {
-        todo!()
+        let result = self.core.delete_topic(topic.clone()).await;
+        self.core.counted(result)
     }
 
     /// Verifies a partition directory and brings it in.
@@ -263,21 +295,27 @@ impl Broker {
         topic: &TopicName,
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
-        todo!()
+        let result = self.core.adopt_partition(directory, topic, partition).await;
+        self.core.counted(result)
     }
 
     /// Renders the broker's metrics as Prometheus text.
     pub fn metrics_text(&self) -> String {
-        todo!()
+        self.core.metrics_text()
+    }
+
+    /// Returns the broker's metrics; the doors count their calls there.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.core.metrics
     }
 
     /// Whether it serves: open, not stopping.
     pub fn is_ready(&self) -> bool {
-        todo!()
+        self.core.gate.is_open()
     }
 
     /// Completes when the broker begins to stop.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
-        async { todo!() }
+        self.core.gate.stopping()
     }
 }

@@ -6,7 +6,9 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::record::{Codec, Header, ProducerStamp};
-use crate::types::{Isolation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName};
+use crate::types::{
+    Isolation, LeaderEpoch, Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition,
+};
 
 use super::Error;
 
@@ -105,6 +107,8 @@ pub struct Fetch {
 /// A stretch of one partition: whole batches lying back to back, the very bytes of the log.
 #[derive(Clone, Debug)]
 pub struct Chunk {
+    /// Of which partition.
+    pub partition: TopicPartition,
     /// The batches; may be empty.
     pub batches: Bytes,
     /// Records before this offset were not asked for (the first batch may begin earlier).
@@ -123,6 +127,8 @@ pub struct Chunk {
     pub last_stable: Offset,
     /// See `high_watermark`.
     pub log_start: Offset,
+    /// The most that one batch may decompress to when its records are read.
+    pub max_decompressed_bytes: u32,
 }
 
 /// A transaction whose records a committed reader drops.
@@ -154,7 +160,7 @@ pub enum ReadEnd {
     /// The end of the log as of the call.
     #[default]
     Now,
-    /// Before this offset, in each partition.
+    /// Before this offset, in each partition, or at the end of the log as of the call if that comes first.
     Offset(Offset),
     /// As `Now`, and only records with an earlier timestamp.
     Time(Timestamp),

@@ -25,6 +25,7 @@ use std::borrow::Borrow;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,6 +37,10 @@ use super::second_chance::SecondChance;
 
 /// Mappings start at a multiple of this: a page on every platform.
 const MAP_ALIGNMENT: usize = 64 << 10;
+
+/// Windows that `forget` looks for one by one; where files have more, it looks at every mapping instead. With default
+/// windows this is a file of 4 GiB.
+const MAX_PROBES: u64 = 64;
 
 /// How much a [`FileCache`] keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,7 +172,7 @@ impl FileCache {
             return self.copy(path, position, len);
         }
         let start = window * window_bytes;
-        let (file, mapping) = self.view(path, View::Window(window), start..start + window_bytes)?;
+        let (file, mapping) = self.view(path, View::Window(window), start..start + window_bytes, end)?;
         let from = usize::try_from(position - start).expect("less than the window's length");
         let bytes = mapping.slice(from..from + len);
         file.populate(&bytes, position)?;
@@ -183,7 +188,7 @@ impl FileCache {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let (file, mapping) = self.view(path, View::Whole, 0..to_u64(len))?;
+        let (file, mapping) = self.view(path, View::Whole, 0..to_u64(len), to_u64(len))?;
         if mapping.len() < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -198,10 +203,14 @@ impl FileCache {
         kept.era += 1;
         let key = PathKey(Arc::from(path));
         let file = kept.files.remove(&key);
-        let views = (0..=kept.last_window).map(View::Window).chain([View::Whole]);
-        let maps: Vec<Bytes> = views
-            .filter_map(|view| kept.maps.remove(&(key.clone(), view)))
-            .collect();
+        let maps: Vec<Bytes> = if kept.last_window < MAX_PROBES {
+            let views = (0..=kept.last_window).map(View::Window).chain([View::Whole]);
+            views
+                .filter_map(|view| kept.maps.remove(&(key.clone(), view)))
+                .collect()
+        } else {
+            kept.maps.remove_all(|(other, _)| *other == key)
+        };
         drop(kept);
         drop((file, maps));
     }
@@ -262,12 +271,14 @@ impl FileCache {
         Ok(file)
     }
 
-    /// Returns a mapping of `range`, which `view` names, and a handle of the file.
+    /// Returns a mapping of `range`, which `view` names, and a handle of the file. What the file does not have up to
+    /// `needed` is not mapped: positions out of damaged bytes leave no mapping behind.
     fn view(
         &self,
         path: &Arc<Path>,
         view: View,
-        range: std::ops::Range<u64>,
+        range: Range<u64>,
+        needed: u64,
     ) -> io::Result<(Arc<dyn File>, Bytes)> {
         let len = usize::try_from(range.end - range.start).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let key = (PathKey(path.clone()), view);
@@ -286,6 +297,9 @@ impl FileCache {
         };
         if let Some(mapping) = mapping {
             return Ok((file, mapping));
+        }
+        if file.len_bytes()? < needed {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let mapping = file.map(range.start, len)?;
         let mut kept = self.kept.lock();

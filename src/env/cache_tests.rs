@@ -65,7 +65,9 @@ fn a_read_past_the_end_is_an_error_wherever_it_starts() {
             (u64::MAX, 2),
         ];
         for (position, len) in starts {
+            let maps = cache.stats().maps;
             let past = cache.read(&path, position, len).unwrap_err();
+            assert_eq!(cache.stats().maps, maps, "{len} bytes at {position}");
             assert_eq!(past.kind(), ErrorKind::UnexpectedEof, "{len} bytes at {position}");
         }
         assert_eq!(
@@ -187,6 +189,60 @@ fn a_replaced_file_is_read_anew_once_forgotten() {
         assert_eq!(cache.map_whole(&log, len).unwrap(), vec![2; len]);
         assert_eq!(old_whole, vec![1; len]);
         assert_eq!(cache.read(&swap, 0, 1).unwrap_err().kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn forgetting_a_file_of_many_windows_takes_all_of_them_and_no_others() {
+    let limits = CacheLimits { maps: 1000, ..LIMITS };
+    on_each(limits, |cache, dir| {
+        let (large, small) = (path(dir, "large"), path(dir, "small"));
+        cache
+            .open_rw(&large)
+            .unwrap()
+            .set_len(80 * WINDOW as u64)
+            .unwrap();
+        write(cache, &small, b"abc", 0);
+        for window in [0, 1, 79] {
+            cache.read(&large, window * WINDOW as u64, 1).unwrap();
+        }
+        cache.map_whole(&large, 1).unwrap();
+        cache.map_whole(&small, 3).unwrap();
+        cache.forget(&large);
+        assert_eq!((cache.stats().open_files, cache.stats().maps), (1, 1));
+    });
+}
+
+#[test]
+fn readers_see_one_version_of_a_file_that_is_being_replaced_and_the_new_one_in_the_end() {
+    let limits = CacheLimits {
+        open_files: 2,
+        maps: 2,
+        ..LIMITS
+    };
+    on_each(limits, |cache, dir| {
+        let (log, swap, other) = (path(dir, "a.log"), path(dir, "a.swap"), path(dir, "b.log"));
+        write(cache, &log, &[0; 1000], 0);
+        write(cache, &other, &[0; 10], 0);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let bytes = cache.read(&log, 0, 1000).unwrap();
+                        assert!(bytes.iter().all(|byte| *byte == bytes[0]));
+                        // Pushes the log out from time to time.
+                        cache.map_whole(&other, 10).unwrap();
+                    }
+                });
+            }
+            for version in 1..=200 {
+                write(cache, &swap, &[version; 1000], 0);
+                cache.fs().rename(&swap, &log).unwrap();
+                cache.forget(&swap);
+                cache.forget(&log);
+                assert_eq!(cache.read(&log, 0, 1000).unwrap(), [version; 1000].as_slice());
+            }
+        });
     });
 }
 

@@ -55,3 +55,26 @@ impl Clock for ManualClock {
         Timestamp(self.0.load(Ordering::SeqCst))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_whole_milliseconds_on_both_sides_of_the_epoch() {
+        let time = |us| Duration::from_micros(us);
+        assert_eq!(timestamp_of(UNIX_EPOCH + time(1_999)), Timestamp(1));
+        assert_eq!(timestamp_of(UNIX_EPOCH), Timestamp(0));
+        assert_eq!(timestamp_of(UNIX_EPOCH - time(5_000)), Timestamp(-5));
+    }
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let clock = ManualClock::starting_at(Timestamp(10));
+        assert_eq!(clock.now(), Timestamp(10));
+        clock.advance_ms(-3);
+        assert_eq!(clock.now(), Timestamp(7));
+    }
+}

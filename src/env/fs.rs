@@ -119,7 +119,7 @@ pub trait File: Debug + Send + Sync + 'static {
     fn populate(&self, bytes: &Bytes, position: u64) -> io::Result<()>;
 
     /// Drops what the page cache holds of the file from `position` on, as far as it is clean, so that the next read
-    /// comes from the disk.
+    /// comes from the disk. Linux keeps pages that a live mapping has made resident, too: let go of the mappings first.
     ///
     /// # Errors
     /// What the operating system says.

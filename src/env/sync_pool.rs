@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn sixteen_files_are_synced_at_the_same_time() {
-        check(&SyncPool::default(), HELPERS + 1, HELPERS + 1);
+        check(&SyncPool::default(), 16, 16);
     }
 
     #[test]

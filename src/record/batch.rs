@@ -56,9 +56,7 @@ impl RecordBatch {
     /// `bytes` has room for the header in front.
     pub(super) fn seal(mut header: BatchHeader, mut bytes: Vec<u8>) -> Self {
         header.size_bytes = u32::try_from(bytes.len()).expect("whoever builds a batch bounds it");
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        header.crc = crc32c(&bytes[CRC_START..]);
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        write_header(&mut header, &mut bytes);
         Self {
             header,
             bytes: bytes.into(),
@@ -78,9 +76,7 @@ impl RecordBatch {
             Ok(bytes) => bytes,
             Err(shared) => BytesMut::from(&shared[..]),
         };
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
-        header.crc = crc32c(&bytes[CRC_START..]);
-        bytes[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+        write_header(&mut header, &mut bytes);
         Self {
             header,
             bytes: bytes.freeze(),
@@ -129,7 +125,7 @@ impl RecordBatch {
             header: self.header,
             payload: self.shared_payload(limit)?,
             walk: Walk::new(self.header.record_count),
-            least_delta: Some(0),
+            least_delta: 0,
         })
     }
 
@@ -171,7 +167,7 @@ impl RecordBatch {
 
     /// Returns the encoded records, lent where they are not compressed.
     pub(super) fn payload(&self, limit: DecompressLimit) -> Result<Cow<'_, [u8]>, Damage> {
-        Ok(self.header.codec.decompress(self.stream(), limit)?)
+        Ok(self.header.codec.decompress(&self.bytes[HEADER_LEN..], limit)?)
     }
 
     fn shared_payload(&self, limit: DecompressLimit) -> Result<Bytes, Damage> {
@@ -180,11 +176,13 @@ impl RecordBatch {
             Cow::Owned(payload) => payload.into(),
         })
     }
+}
 
-    /// The payload as stored. A batch that the cleaner emptied has none, and then nothing to decompress either.
-    fn stream(&self) -> &[u8] {
-        &self.bytes[HEADER_LEN..]
-    }
+/// Puts `header` in front of the batch and gives both the checksum that results.
+fn write_header(header: &mut BatchHeader, batch: &mut [u8]) {
+    batch[..HEADER_LEN].copy_from_slice(&header.to_bytes());
+    header.crc = crc32c(&batch[CRC_START..]);
+    batch[..HEADER_LEN].copy_from_slice(&header.to_bytes());
 }
 
 /// Checks `stored` against a whole batch.
@@ -364,15 +362,15 @@ pub struct Records {
     header: BatchHeader,
     payload: Bytes,
     walk: Walk,
-    /// The least offset delta the next record may have; none when there is no greater one.
-    least_delta: Option<i32>,
+    /// The least offset delta the next record may have; after the greatest there is, one that none can have.
+    least_delta: i64,
 }
 
 impl Records {
     fn build(&mut self, raw: &RawRecord) -> Result<Record, Damage> {
         let (delta, greatest) = (raw.offset_delta, self.header.last_offset_delta);
-        let least = self.least_delta.unwrap_or(i32::MAX);
-        if self.least_delta.is_none() || delta < least || delta > greatest {
+        let least = self.least_delta;
+        if i64::from(delta) < least || delta > greatest {
             self.walk.state = WalkState::Over;
             return Err(Damage::Record {
                 index: self.walk.present - 1,
@@ -383,7 +381,7 @@ impl Records {
                 },
             });
         }
-        self.least_delta = delta.checked_add(1);
+        self.least_delta = i64::from(delta) + 1;
         let shared = |range: &Range<usize>| self.payload.slice(range.clone());
         Ok(Record {
             offset: self.header.base_offset + i64::from(delta),

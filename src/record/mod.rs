@@ -10,6 +10,20 @@
 //!                                     `-- BatchRebuild (the cleaner) --> RecordBatch
 //! ```
 //!
+//! ```
+//! use siltstone::record::{BatchBuilder, BatchOptions, Codec, DecompressLimit};
+//! use siltstone::types::{LeaderEpoch, Offset, Timestamp};
+//!
+//! let mut builder = BatchBuilder::new(BatchOptions { codec: Codec::Zstd, ..BatchOptions::default() });
+//! builder.append(Some(Timestamp(1_357_034_400_000)), Some(b"N14228"), Some(b"EWR to IAH"), &[])?;
+//! let batch = builder.build()?.stamped(Offset(40), LeaderEpoch(1));
+//!
+//! let record = batch.records(DecompressLimit(1 << 20))?.next().expect("there is one")?;
+//! assert_eq!(record.offset, Offset(40));
+//! assert_eq!(record.key.as_deref(), Some(&b"N14228"[..]));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Invariants
 //! - No decoder panics, reads past its input, or allocates more than its input plus a stated bound.
 //! - A batch that passed the door is never encoded again on its way through: the bytes after its first 16 stay as they are.
@@ -25,18 +39,24 @@ mod control;
 mod crc;
 mod damage;
 mod header;
+mod partitioner;
+#[expect(
+    clippy::module_inception,
+    reason = "of all that is told of batches, this file tells of one record"
+)]
 mod record;
+mod rejection;
 #[cfg(test)]
 mod testing;
 mod varint;
 
-pub use accept::{
-    Accepted, BatchFault, KeyRule, RecordError, RecordErrors, RecordReason, Rejection, Rules, accept,
-};
+pub use accept::{Accepted, KeyRule, Rules, accept};
 pub use batch::{Batches, RecordBatch, Records};
 pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
 pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
 pub use control::{ControlMarker, Outcome, TransactionEnd};
 pub use damage::{Damage, RecordFault};
 pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
+pub use partitioner::partition_for_key;
 pub use record::{Header, Record};
+pub use rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};

@@ -26,7 +26,12 @@ pub(super) fn read_i32(bytes: &[u8], at: &mut usize) -> Option<i32> {
             *at += 2;
             u32::from(low & 0x7F) | u32::from(high) << 7
         }
-        _ => u32::try_from(read_groups(bytes, at, MAX_LEN_32)?).ok()?,
+        _ => {
+            let mut end = *at;
+            let raw = u32::try_from(read_groups(bytes, &mut end, MAX_LEN_32)?).ok()?;
+            *at = end;
+            raw
+        }
     };
     Some((raw >> 1).cast_signed() ^ -(raw & 1).cast_signed())
 }

@@ -12,7 +12,7 @@ use crate::env::fs::SyncSite;
 /// A kind of call, as faults name it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Call {
-    /// `open`, in any mode.
+    /// `open` in any mode, `lock`.
     Open,
     /// `read_exact_at`, `map`, `populate`.
     Read,

@@ -168,6 +168,7 @@ impl Disk {
     }
 
     fn open(&mut self, path: &Path, mode: OpenMode) -> io::Result<NodeId> {
+        self.faults.check_alive()?;
         let text = path.to_string_lossy();
         let place = self.tree.place(path)?;
         let found = self.tree.at(&place);
@@ -348,7 +349,7 @@ impl Fs for SimFs {
         let limit = match &allowed {
             Ok(()) => usize::MAX,
             Err(Refusal::Dying(_, rng)) => rng.clone().below(4),
-            Err(_) => 0,
+            Err(Refusal::Plain(_) | Refusal::LosesDirtyPages(_)) => return Ok(allowed?),
         };
         let place = disk.tree.place(dir)?;
         let id = disk.tree.at(&place).ok_or(io::ErrorKind::NotFound)?;

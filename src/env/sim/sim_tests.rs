@@ -287,6 +287,13 @@ fn the_machine_dies_at_the_chosen_call_and_answers_nothing_afterwards() {
         assert!(SimulatedCrash::caused(&run(&disk).unwrap_err()), "call {call}");
         assert_eq!(disk.mutations(), call);
         assert!(SimulatedCrash::caused(&disk.list(Path::new("/")).unwrap_err()));
+        for missing in ["/no/a", "/a"] {
+            let missing = Path::new(missing);
+            assert!(SimulatedCrash::caused(
+                &disk.open(missing, OpenMode::Read).unwrap_err()
+            ));
+            assert!(SimulatedCrash::caused(&disk.remove_dir_all(missing).unwrap_err()));
+        }
         assert!(SimulatedCrash::caused(
             &disk.free_bytes(Path::new("/")).unwrap_err()
         ));
@@ -313,6 +320,25 @@ fn a_write_that_dies_may_have_got_anywhere() {
         lens.insert(content_at(&disk.crash(CrashChoice::KeepAll), "/a").unwrap().len());
     }
     assert_eq!(lens, (0..=5).collect());
+}
+
+#[test]
+fn a_removal_of_a_directory_that_dies_may_have_got_anywhere() {
+    let mut left = BTreeSet::new();
+    for call in 0..30 {
+        let disk = SimFs::new();
+        disk.create_dir(Path::new("/t")).unwrap();
+        for name in 0..call + 2 {
+            create(&disk, &format!("/t/{name}"));
+        }
+        disk.fail_after(0);
+        assert!(SimulatedCrash::caused(
+            &disk.remove_dir_all(Path::new("/t")).unwrap_err()
+        ));
+        let found = disk.crash(CrashChoice::KeepAll).list(Path::new("/t")).unwrap();
+        left.insert(call + 2 - found.len());
+    }
+    assert_eq!(left, (0..4).collect());
 }
 
 #[test]
@@ -465,8 +491,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..5000usize, 0..2000usize).prop_map(|(position, len)| Step::Write { position, len }),
-        1 => (0..6000usize).prop_map(Step::SetLen),
+        6 => (0..1500usize, 0..1200usize).prop_map(|(position, len)| Step::Write { position, len }),
+        1 => (0..3000usize).prop_map(Step::SetLen),
         2 => Just(Step::Sync),
     ]
 }

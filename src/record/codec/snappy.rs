@@ -6,8 +6,8 @@
 //!          chunk = length i32 | one snappy block
 //! ```
 //!
-//! A raw block cannot begin like a xerial stream by chance: its first bytes would say that it holds 1.3 GiB or more
-//! in an impossible way of writing a length. A xerial stream may begin again where a chunk could.
+//! A raw block cannot begin like a xerial stream: after its length (82 53), its first element (4E) would copy from before
+//! the start. A xerial stream may begin again where a chunk could.
 //! A block states its decompressed length, which is checked against the limit before anything is allocated.
 
 use super::{DecompressLimit, Fault};

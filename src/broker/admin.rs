@@ -1,0 +1,392 @@
+//! Creating, changing and deleting topics, and giving out producer ids: one after the other, under one lock.
+//!
+//! Each operation writes the metadata first and changes what is served after: what a caller was told is what the next start
+//! finds. Operations run to their end also when the caller stops waiting.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::storage::PartitionSpec;
+use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
+
+use super::core::{Core, off_thread};
+use super::metadata::{self, Change, MetadataLog, TopicEntry};
+use super::producer_ids::ProducerIds;
+use super::requests::{
+    Adopted, ConfigChange, Execution, NewTopic, PartitionDescription, TopicDescription, TopicSummary,
+};
+use super::served::Served;
+use super::settings::{TopicConfig, changed};
+use super::topics::{PARTITIONS_MAX, Topic, unknown};
+use super::{AutoCreate, Error, translate};
+
+/// What the admin lock guards.
+#[derive(Debug)]
+pub(super) struct Admin {
+    pub(super) metadata: MetadataLog,
+    pub(super) producer_ids: ProducerIds,
+    /// Topics whose deletion has begun and did not come to its end.
+    pub(super) deleting: BTreeMap<TopicName, TopicEntry>,
+}
+
+impl Core {
+    /// Runs `work` under the admin lock, where it may block.
+    async fn administer<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>, &mut Admin) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let pass = self.gate.enter()?;
+        let mut admin = Arc::clone(&self.admin).lock_owned().await;
+        let core = Arc::clone(self);
+        off_thread(pass, move || work(&core, &mut admin)).await
+    }
+
+    /// See [`super::Broker::create_topic`].
+    pub(super) async fn create_topic(
+        self: &Arc<Self>,
+        new: NewTopic,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
+        self.administer(move |core, admin| core.create(admin, new, execution))
+            .await
+    }
+
+    /// See [`super::Broker::ensure_topic`].
+    pub(super) async fn ensure_topic(self: &Arc<Self>, name: &TopicName) -> Result<(), Error> {
+        let found = self.topics.find(name);
+        if found.is_ok() || self.config.auto_create_topics == AutoCreate::Off {
+            return found.map(drop);
+        }
+        let new = NewTopic {
+            name: name.to_string(),
+            partitions: None,
+            config: BTreeMap::new(),
+        };
+        match self.create_topic(new, Execution::Apply).await {
+            Ok(_) | Err(Error::TopicExists { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(
+        &self,
+        admin: &mut Admin,
+        new: NewTopic,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
+        let name = TopicName::new(&new.name).map_err(|error| Error::InvalidRequest {
+            reason: format!("topic name {:?}: {error}", new.name),
+        })?;
+        if name.is_internal() {
+            let reason =
+                format!("topic name {name}: names that begin with two underscores belong to the store");
+            return Err(Error::InvalidRequest { reason });
+        }
+        if self.topics.find(&name).is_ok() {
+            return Err(Error::TopicExists { topic: name });
+        }
+        let count = new.partitions.unwrap_or(self.config.num_partitions);
+        self.check_count(&name, count, 0)?;
+        let config = self.settings.resolve(&new.config)?;
+        if execution == Execution::ValidateOnly {
+            return Ok(self.planned(name, count, &config));
+        }
+        if let Some(entry) = admin.deleting.get(&name).cloned() {
+            self.finish_deletion(admin, &name, &entry)?;
+        }
+        let id = new_topic_id()?;
+        let entry = TopicEntry::active(id, count, new.config);
+        self.record(admin, Change::topic(&name, Some(&entry)), None)?;
+        let partitions = self.open(&name, 0..count, id, &config)?;
+        let topic = self.topics.put(Topic::new(name, id, config, partitions));
+        tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
+        Ok(self.describe(&topic))
+    }
+
+    fn check_count(&self, name: &TopicName, total: i32, present: usize) -> Result<(), Error> {
+        if !(1..=PARTITIONS_MAX).contains(&total) {
+            let reason = format!("topic {name}: partitions must be 1 to {PARTITIONS_MAX}, got {total}");
+            return Err(Error::InvalidRequest { reason });
+        }
+        let total = usize::try_from(total).expect("it is positive");
+        let max = usize::try_from(PARTITIONS_MAX).expect("it is positive");
+        if self.topics.user_partitions() + total.saturating_sub(present) > max {
+            let limit = u64::try_from(PARTITIONS_MAX).expect("it is positive");
+            return Err(Error::Overloaded {
+                what: "partitions of the server",
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// Opens partitions that hold nothing yet, or what an earlier start left in them.
+    fn open(
+        &self,
+        name: &TopicName,
+        numbers: std::ops::Range<i32>,
+        id: TopicId,
+        config: &TopicConfig,
+    ) -> Result<Vec<Arc<Served>>, Error> {
+        let specs: Vec<PartitionSpec> = numbers
+            .map(|number| self.spec(name, number, id, config))
+            .collect();
+        let opened = self.store.open_partitions(specs, self.now());
+        let serve = |log| Ok(Served::new(log?));
+        let served: Result<_, _> = opened.into_iter().map(serve).collect();
+        served.map_err(|error| translate::store(name, &error))
+    }
+
+    /// Writes one change of the metadata; a disk that fails puts the metadata partition into repair.
+    fn record(&self, admin: &mut Admin, change: Change, before: Option<bytes::Bytes>) -> Result<(), Error> {
+        let written = admin.metadata.write(change, before, &self.store, self.now());
+        let served = admin.metadata.served();
+        match &written {
+            Ok(high_watermark) => served.advance(*high_watermark, &self.metrics.ack_latency),
+            Err(_) if served.log.refusal().is_some() => self.repairs.add(served),
+            Err(_) => {}
+        }
+        written.map(drop)
+    }
+
+    /// See [`super::Broker::alter_topic`].
+    pub(super) async fn alter_topic(
+        self: &Arc<Self>,
+        name: TopicName,
+        change: ConfigChange,
+        execution: Execution,
+    ) -> Result<TopicDescription, Error> {
+        self.administer(move |core, admin| {
+            let topic = core.topics.find_writable(&name)?;
+            let overrides = changed(&topic.config.overrides, &change)?;
+            let config = core.settings.resolve(&overrides)?;
+            if execution == Execution::ValidateOnly {
+                return Ok(core.describe(&topic.with_config(config)));
+            }
+            let before = entry_of(&topic);
+            let entry = TopicEntry::active(topic.id, topic.count(), overrides);
+            core.record(
+                admin,
+                Change::topic(&name, Some(&entry)),
+                Some(metadata::stored(&before)),
+            )?;
+            let log_config = config.log_config(core.config.max_decompressed_bytes);
+            let topic = core.topics.put(topic.with_config(config));
+            for served in &topic.partitions {
+                served.log.configure(log_config.clone());
+                let marks = served.log.watermarks();
+                if marks.recovery_point < marks.log_end {
+                    // What was only written may be promised as synced from now on.
+                    core.commit.mark(served);
+                }
+            }
+            Ok(core.describe(&topic))
+        })
+        .await
+    }
+
+    /// See [`super::Broker::add_partitions`].
+    pub(super) async fn add_partitions(
+        self: &Arc<Self>,
+        name: TopicName,
+        total: i32,
+    ) -> Result<TopicDescription, Error> {
+        self.administer(move |core, admin| {
+            let topic = core.topics.find_writable(&name)?;
+            let present = topic.count();
+            if total < present {
+                let reason =
+                    format!("topic {name} has {present} partitions; there can only be more, not {total}");
+                return Err(Error::InvalidRequest { reason });
+            }
+            core.check_count(&name, total, topic.partitions.len())?;
+            let before = metadata::stored(&entry_of(&topic));
+            let entry = TopicEntry::active(topic.id, total, topic.config.overrides.clone());
+            core.record(admin, Change::topic(&name, Some(&entry)), Some(before))?;
+            let mut partitions = topic.partitions.clone();
+            partitions.extend(core.open(&name, present..total, topic.id, &topic.config)?);
+            let topic = core.topics.put(topic.with_partitions(partitions));
+            Ok(core.describe(&topic))
+        })
+        .await
+    }
+
+    /// See [`super::Broker::delete_topic`].
+    pub(super) async fn delete_topic(self: &Arc<Self>, name: TopicName) -> Result<(), Error> {
+        self.administer(move |core, admin| {
+            let topic = core.topics.find_writable(&name)?;
+            let before = entry_of(&topic);
+            let entry = before.deleting();
+            core.record(
+                admin,
+                Change::topic(&name, Some(&entry)),
+                Some(metadata::stored(&before)),
+            )?;
+            core.topics.remove(&name);
+            admin.deleting.insert(name.clone(), entry.clone());
+            for served in &topic.partitions {
+                served.close(&unknown(&name));
+            }
+            core.finish_deletion(admin, &name, &entry)?;
+            tracing::info!(topic = %name, id = %topic.id, "topic deleted");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the data of a topic whose entry says `deleting`, then the entry.
+    pub(super) fn finish_deletion(
+        &self,
+        admin: &mut Admin,
+        name: &TopicName,
+        entry: &TopicEntry,
+    ) -> Result<(), Error> {
+        for number in 0..entry.partitions {
+            let id = crate::types::TopicPartition::new(name.clone(), PartitionId(number));
+            self.store
+                .remove_partition(&id)
+                .map_err(|error| translate::store(&id, &error))?;
+        }
+        self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
+        admin.deleting.remove(name);
+        Ok(())
+    }
+
+    /// See [`super::Broker::init_producer`].
+    pub(super) async fn init_producer(self: &Arc<Self>) -> Result<(ProducerId, ProducerEpoch), Error> {
+        self.administer(|core, admin| {
+            let id = match admin.producer_ids.take() {
+                Some(id) => id,
+                None => {
+                    let (end, recorded) = admin.producer_ids.next_block();
+                    let before = Change::producer_ids(recorded).into_value();
+                    core.record(admin, Change::producer_ids(end), before)?;
+                    admin.producer_ids.recorded(end);
+                    admin.producer_ids.take().ok_or_else(|| Error::PolicyViolation {
+                        reason: "all producer ids were given".to_owned(),
+                    })?
+                }
+            };
+            Ok((id, ProducerEpoch(0)))
+        })
+        .await
+    }
+
+    /// See [`super::Broker::adopt_partition`].
+    pub(super) async fn adopt_partition(
+        self: &Arc<Self>,
+        directory: &Path,
+        topic: &TopicName,
+        partition: PartitionId,
+    ) -> Result<Adopted, Error> {
+        let (directory, name) = (directory.to_path_buf(), topic.clone());
+        self.administer(move |core, _| core.adopt(directory, &name, partition))
+            .await
+    }
+
+    fn adopt(&self, from: PathBuf, name: &TopicName, partition: PartitionId) -> Result<Adopted, Error> {
+        let topic = self.topics.find_writable(name)?;
+        let old = Arc::clone(topic.partition(partition)?);
+        let turn = old.turn_alone()?;
+        let marks = old.log.watermarks();
+        if marks.log_end > Offset::ZERO {
+            let reason = format!(
+                "{} holds records, up to offset {}; adopt into an empty partition",
+                old.id(),
+                marks.log_end
+            );
+            return Err(Error::PolicyViolation { reason });
+        }
+        let adopting = Error::WritesRefused {
+            partition: old.id().clone(),
+            reason: "a directory is being brought in; try again".to_owned(),
+        };
+        old.close_in_turn(turn, &adopting);
+        let spec = self.spec(name, partition.0, topic.id, &topic.config);
+        let adopted = self
+            .store
+            .remove_partition(old.id())
+            .and_then(|()| self.store.adopt(&from, spec, self.now()));
+        let (served, report) = match adopted {
+            Ok((log, report)) => (Served::new(log), Ok(report)),
+            Err(error) => {
+                let again = self.open(name, partition.0..partition.0 + 1, topic.id, &topic.config)?;
+                let served = again.into_iter().next().expect("one was asked for");
+                let reason = format!("cannot adopt {}: {error}", from.display());
+                (served, Err(Error::InvalidRequest { reason }))
+            }
+        };
+        let place = usize::try_from(partition.0).expect("the partition was found");
+        let mut partitions = topic.partitions.clone();
+        partitions[place] = served;
+        self.topics.put(topic.with_partitions(partitions));
+        let report = report?;
+        tracing::info!(partition = %old.id(), from = %from.display(), records = report.records, "partition adopted");
+        Ok(Adopted {
+            log_start: report.log_start,
+            log_end: report.log_end,
+            segments: report.segments,
+            batches: report.batches,
+            records: report.records,
+            size_bytes: report.size_bytes,
+            dropped_tail_bytes: report.dropped_tail_bytes,
+        })
+    }
+
+    /// Describes a topic as it is now, from memory.
+    pub(super) fn describe(&self, topic: &Topic) -> TopicDescription {
+        TopicDescription {
+            summary: topic.summary(),
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|served| describe_partition(served))
+                .collect(),
+            config: self.settings.entries(&topic.config.overrides),
+        }
+    }
+
+    /// Describes a topic as it would be.
+    fn planned(&self, name: TopicName, count: i32, config: &TopicConfig) -> TopicDescription {
+        TopicDescription {
+            summary: TopicSummary {
+                name,
+                id: TopicId([0; 16]),
+                partitions: count,
+            },
+            partitions: Vec::new(),
+            config: self.settings.entries(&config.overrides),
+        }
+    }
+}
+
+fn entry_of(topic: &Topic) -> TopicEntry {
+    TopicEntry::active(topic.id, topic.count(), topic.config.overrides.clone())
+}
+
+fn new_topic_id() -> Result<TopicId, Error> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| Error::Storage {
+        target: "the system's random source".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(TopicId(id))
+}
+
+fn describe_partition(served: &Served) -> PartitionDescription {
+    let stats = served.log.describe();
+    PartitionDescription {
+        partition: served.id().partition,
+        log_start: stats.watermarks.log_start,
+        last_stable: stats.watermarks.last_stable,
+        high_watermark: stats.watermarks.high_watermark,
+        log_end: stats.watermarks.log_end,
+        recovery_point: stats.watermarks.recovery_point,
+        segments: stats.segments,
+        size_bytes: stats.size_bytes,
+        least_timestamp: stats.least_timestamp,
+        greatest_timestamp: stats.greatest_timestamp,
+        write_refusal: stats.refusal,
+    }
+}

@@ -1,0 +1,70 @@
+//! Syncs that nobody waits for: of partitions with `durability = written`, by `flush.ms`, `flush.messages`, and after a
+//! roll. They run apart from group commit, so that a large one keeps no acknowledgement waiting.
+//!
+//! A partition is on the list from its first unsynced append until everything in it is synced; storage says what is due.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::storage::SyncDue;
+use crate::types::Timestamp;
+
+use super::served::Served;
+
+/// The partitions that hold something unsynced.
+#[derive(Debug, Default)]
+pub(super) struct Flushes {
+    list: Mutex<Vec<Arc<Served>>>,
+    wake: Notify,
+}
+
+/// When the list is to be looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Urgency {
+    /// At the next sweep.
+    Sweep,
+    /// Now: `flush.messages` is reached.
+    Now,
+}
+
+impl Flushes {
+    /// Puts a partition on the list.
+    pub(super) fn watch(&self, served: &Arc<Served>, urgency: Urgency) {
+        let first = Served::first_to_set(&served.watched);
+        if first {
+            self.list.lock().push(Arc::clone(served));
+        }
+        if first || urgency == Urgency::Now {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Completes when the list has something new or urgent.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Returns the partitions to sync at `now`, and takes those with nothing unsynced off the list.
+    pub(super) fn due(&self, now: Timestamp) -> Vec<Arc<Served>> {
+        let mut list = self.list.lock();
+        list.retain(|served| {
+            // Unmarked first: an append after this puts it on the list again.
+            served.watched.store(false, Ordering::SeqCst);
+            let marks = served.log.watermarks();
+            let stays = marks.recovery_point < marks.log_end && served.closed().is_none();
+            stays && Served::first_to_set(&served.watched)
+        });
+        list.iter()
+            .filter(|served| served.log.sync_due(now) == SyncDue::Now)
+            .cloned()
+            .collect()
+    }
+
+    /// True when nothing is unsynced.
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.lock().is_empty()
+    }
+}

@@ -1,0 +1,117 @@
+//! Finding offsets, and deleting records before one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::types::{Isolation, Offset, PartitionId, TopicName};
+
+use super::core::Core;
+use super::fetch::{bound, out_of_range};
+use super::requests::{FoundOffset, OffsetQuery};
+use super::served::Served;
+use super::{Error, translate};
+
+impl Core {
+    /// See [`super::Broker::list_offsets`].
+    pub(super) async fn list_offsets(
+        self: &Arc<Self>,
+        name: &TopicName,
+        partitions: &[PartitionId],
+        query: OffsetQuery,
+        isolation: Isolation,
+    ) -> Result<Vec<FoundOffset>, Error> {
+        let topic = self.topics.find(name)?;
+        let served: Vec<Arc<Served>> = if partitions.is_empty() {
+            topic.partitions.clone()
+        } else {
+            let ascending: BTreeSet<_> = partitions.iter().copied().collect();
+            ascending
+                .into_iter()
+                .map(|partition| topic.partition(partition).map(Arc::clone))
+                .collect::<Result<_, _>>()?
+        };
+        self.blocking(move |core| {
+            served
+                .iter()
+                .map(|served| core.find(served, query, isolation))
+                .collect()
+        })
+        .await
+    }
+
+    fn find(&self, served: &Served, query: OffsetQuery, isolation: Isolation) -> Result<FoundOffset, Error> {
+        let marks = served.log.watermarks();
+        let readable = bound(&marks, isolation);
+        let partition = served.id().partition;
+        let at = |offset| FoundOffset {
+            partition,
+            offset: Some(offset),
+            timestamp: None,
+            leader_epoch: served.log.epoch_at(offset),
+        };
+        let by_time = match query {
+            OffsetQuery::Earliest => return Ok(at(marks.log_start)),
+            OffsetQuery::Latest => {
+                return Ok(FoundOffset {
+                    leader_epoch: Some(self.store.epoch()),
+                    ..at(readable)
+                });
+            }
+            OffsetQuery::MaxTimestamp => served.log.find_max_timestamp(readable),
+            OffsetQuery::Time(time) => served.log.find_time(time, readable),
+        };
+        let found = by_time.map_err(|error| translate::read(served.id(), error, marks.high_watermark))?;
+        Ok(FoundOffset {
+            partition,
+            offset: found.map(|found| found.offset),
+            timestamp: found.map(|found| found.timestamp),
+            leader_epoch: found.and_then(|found| found.leader_epoch),
+        })
+    }
+
+    /// See [`super::Broker::delete_records`]. All partitions are checked before the first is changed. The data below is
+    /// removed by retention.
+    pub(super) async fn delete_records(
+        self: &Arc<Self>,
+        name: &TopicName,
+        before: &[(PartitionId, Option<Offset>)],
+    ) -> Result<Vec<(PartitionId, Offset)>, Error> {
+        let topic = self.topics.find_writable(name)?;
+        let cleanup = topic.config.cleanup;
+        if cleanup.compacts() && !cleanup.deletes() {
+            let reason =
+                format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
+            return Err(Error::PolicyViolation { reason });
+        }
+        let mut raises = Vec::with_capacity(before.len());
+        let mut seen = BTreeSet::new();
+        for (partition, offset) in before {
+            if !seen.insert(*partition) {
+                let reason = format!("partition {partition} of topic {name} is named twice");
+                return Err(Error::InvalidRequest { reason });
+            }
+            let served = Arc::clone(topic.partition(*partition)?);
+            let marks = served.log.watermarks();
+            let to = offset.unwrap_or(marks.high_watermark);
+            if to < Offset::ZERO || to > marks.high_watermark {
+                return Err(out_of_range(&served, to, &marks));
+            }
+            raises.push((served, to));
+        }
+        self.blocking(move |core| {
+            let mut raised = Vec::with_capacity(raises.len());
+            for (served, to) in raises {
+                let high_watermark = served.log.watermarks().high_watermark;
+                let log_start = served.log.raise_log_start(to);
+                let log_start =
+                    log_start.map_err(|error| translate::read(served.id(), error, high_watermark))?;
+                raised.push((served.id().partition, log_start));
+            }
+            core.store
+                .checkpoint()
+                .map_err(|error| translate::store(&core.config.data_dir.display(), &error))?;
+            Ok(raised)
+        })
+        .await
+    }
+}

@@ -1,0 +1,402 @@
+//! What is known about topics and producer ids, kept in the store's own compacted topic `__siltstone_topics`, partition 0.
+//!
+//! | key | value | null value |
+//! |---|---|---|
+//! | a topic's name | JSON of [`TopicEntry`] | the topic is gone, its data too |
+//! | `/producer-ids` | JSON of [`ProducerIdsEntry`] | not written |
+//!
+//! No topic's name has a slash, so the keys cannot meet. The newest value of a key counts. Every entry carries `version`, 1;
+//! a greater one stops the start with a text that says so: a newer server wrote it.
+//!
+//! Deleting a topic
+//! 1. Its entry is written with `state = deleting`, and synced. *If it dies before:* the topic is there.
+//! 2. Its partitions are removed. *If it dies here:* the next start removes the rest, then goes on with 3.
+//! 3. A tombstone is written, and synced. *If it dies before:* the next start removes nothing more and writes it.
+//!
+//! Creating a topic writes its entry, synced, before anything else of it exists: a directory without an entry is never ours.
+//!
+//! A write that failed may still be found by the next start. So what was true before it is remembered and written again in
+//! front of the next write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::record::{BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit, Stamping, Transactional};
+use crate::storage::{FirstBatch, Origin, Partition, Read, Store};
+use crate::types::{Offset, PartitionId, ProducerId, Timestamp, TopicId, TopicName, TopicPartition};
+
+use super::translate;
+use super::{Error, served::Served};
+
+/// The topic's name.
+const TOPIC: &str = "__siltstone_topics";
+/// Its id is the same in every store: it must be known before anything is read.
+pub(super) const TOPIC_ID: TopicId = TopicId(*b"siltstone-topics");
+/// Greater versions were written by a newer server.
+const VERSION: u32 = 1;
+const PRODUCER_IDS_KEY: &[u8] = b"/producer-ids";
+const READ_BYTES: usize = 1 << 20;
+/// Entries are not compressed; this bounds what damage can make us allocate.
+const DECOMPRESS_LIMIT: DecompressLimit = DecompressLimit(16 << 20);
+
+/// Returns topic and partition of the metadata.
+pub(super) fn partition() -> TopicPartition {
+    let topic = TopicName::new(TOPIC).expect("the name is valid");
+    TopicPartition::new(topic, PartitionId(0))
+}
+
+/// Whether a topic is there or on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    /// It is there.
+    Active,
+    /// Its data is being removed.
+    Deleting,
+}
+
+/// What is stored about a topic.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct TopicEntry {
+    version: u32,
+    /// 32 hexadecimal digits.
+    id: String,
+    /// How many.
+    pub(super) partitions: i32,
+    /// What the topic itself sets.
+    pub(super) config: BTreeMap<String, String>,
+    /// See [`State`].
+    pub(super) state: State,
+}
+
+impl TopicEntry {
+    /// Describes an active topic.
+    pub(super) fn active(id: TopicId, partitions: i32, config: BTreeMap<String, String>) -> Self {
+        Self {
+            version: VERSION,
+            id: id.to_string(),
+            partitions,
+            config,
+            state: State::Active,
+        }
+    }
+
+    /// Returns this entry with `state = deleting`.
+    pub(super) fn deleting(&self) -> Self {
+        Self {
+            state: State::Deleting,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the id; `None` when it is not 32 hexadecimal digits.
+    pub(super) fn topic_id(&self) -> Option<TopicId> {
+        if self.id.len() != 32 || !self.id.is_ascii() {
+            return None;
+        }
+        u128::from_str_radix(&self.id, 16)
+            .ok()
+            .map(|id| TopicId(id.to_be_bytes()))
+    }
+}
+
+/// What is stored about producer ids.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct ProducerIdsEntry {
+    version: u32,
+    /// No id from this one on was ever given.
+    next: i64,
+}
+
+/// What the metadata says, read at the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Contents {
+    /// By name.
+    pub(super) topics: BTreeMap<TopicName, TopicEntry>,
+    /// No id from this one on was ever given.
+    pub(super) next_producer_id: i64,
+}
+
+impl Contents {
+    /// Takes in one record, newer than all before.
+    fn apply(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Result<(), String> {
+        let key = key.ok_or("a record has no key")?;
+        if key == PRODUCER_IDS_KEY {
+            let value = value.ok_or("the producer ids have no value")?;
+            let entry: ProducerIdsEntry = parse(value)?;
+            self.next_producer_id = checked_version(entry.version).map(|()| entry.next)?;
+            return Ok(());
+        }
+        let text = std::str::from_utf8(key).map_err(|_| "a key is not UTF-8")?;
+        let name = TopicName::new(text).map_err(|error| format!("key {text:?}: {error}"))?;
+        let Some(value) = value else {
+            self.topics.remove(&name);
+            return Ok(());
+        };
+        let entry: TopicEntry = parse(value).map_err(|error| format!("topic {name}: {error}"))?;
+        checked_version(entry.version)?;
+        if entry.partitions < 1 || entry.topic_id().is_none() {
+            return Err(format!(
+                "topic {name}: {entry:?} has no valid id or number of partitions"
+            ));
+        }
+        self.topics.insert(name, entry);
+        Ok(())
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+fn checked_version(version: u32) -> Result<(), String> {
+    if version > VERSION {
+        return Err(format!(
+            "an entry has version {version}, this server knows {VERSION}; start a newer server"
+        ));
+    }
+    Ok(())
+}
+
+/// Reads everything the metadata partition holds.
+///
+/// # Errors
+/// [`Error::Damaged`] names the offset and what is wrong there.
+pub(super) fn read(log: &Partition) -> Result<Contents, Error> {
+    let mut contents = Contents::default();
+    let marks = log.watermarks();
+    let mut from = marks.log_start;
+    while from < marks.log_end {
+        let read = Read {
+            from,
+            until: marks.log_end,
+            times: None,
+            max_bytes: READ_BYTES,
+            first: FirstBatch::Whole,
+        };
+        let slice = log
+            .read(&read)
+            .map_err(|error| translate::read(log.id(), error, marks.high_watermark))?;
+        apply_all(&mut contents, log.id(), slice.bytes)?;
+        if slice.next_offset <= from {
+            return Err(damaged(log.id(), from, "reading makes no progress"));
+        }
+        from = slice.next_offset;
+    }
+    Ok(contents)
+}
+
+fn apply_all(contents: &mut Contents, partition: &TopicPartition, bytes: Bytes) -> Result<(), Error> {
+    for batch in Batches::over(bytes, 0) {
+        let (_, batch) = batch.map_err(|error| damaged(partition, Offset::ZERO, &error.to_string()))?;
+        let at = batch.header().base_offset;
+        batch
+            .verify_crc()
+            .map_err(|error| translate::damage(partition, at, &error))?;
+        if batch.header().is_control() {
+            continue;
+        }
+        for record in batch
+            .records(DECOMPRESS_LIMIT)
+            .map_err(|error| translate::damage(partition, at, &error))?
+        {
+            let record = record.map_err(|error| translate::damage(partition, at, &error))?;
+            contents
+                .apply(record.key.as_deref(), record.value.as_deref())
+                .map_err(|reason| damaged(partition, record.offset, &reason))?;
+        }
+    }
+    Ok(())
+}
+
+fn damaged(partition: &TopicPartition, at: Offset, reason: &str) -> Error {
+    Error::Damaged {
+        partition: partition.clone(),
+        reason: format!("topic metadata at offset {at}: {reason}"),
+    }
+}
+
+/// One change of the metadata.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Change {
+    key: Bytes,
+    value: Option<Bytes>,
+}
+
+impl Change {
+    /// A topic's new entry, or its tombstone.
+    pub(super) fn topic(name: &TopicName, entry: Option<&TopicEntry>) -> Self {
+        Self {
+            key: Bytes::copy_from_slice(name.as_str().as_bytes()),
+            value: entry.map(json),
+        }
+    }
+
+    /// From this producer id on, none was ever given.
+    pub(super) fn producer_ids(next: ProducerId) -> Self {
+        let entry = ProducerIdsEntry {
+            version: VERSION,
+            next: next.0,
+        };
+        Self {
+            key: Bytes::from_static(PRODUCER_IDS_KEY),
+            value: Some(json(&entry)),
+        }
+    }
+
+    /// Returns the value: what [`MetadataLog::write`] wants as `before` of a later change.
+    pub(super) fn into_value(self) -> Option<Bytes> {
+        self.value
+    }
+}
+
+fn json(entry: &impl Serialize) -> Bytes {
+    serde_json::to_vec(entry)
+        .expect("an entry of text and numbers is JSON")
+        .into()
+}
+
+/// The write side of the metadata. One writer at a time: it lives under the admin lock.
+#[derive(Debug)]
+pub(super) struct MetadataLog {
+    served: Arc<Served>,
+    /// What to write in front of the next change, because a write that failed may have left the contrary.
+    corrections: BTreeMap<Bytes, Option<Bytes>>,
+}
+
+impl MetadataLog {
+    /// Writes to this partition.
+    pub(super) fn new(served: Arc<Served>) -> Self {
+        Self {
+            served,
+            corrections: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the partition.
+    pub(super) fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    /// Writes `change` and syncs it; `before` is what was true of its key. Blocks for the disk.
+    ///
+    /// # Errors
+    /// What the disk said; the change is then not made, and will not be found after the next successful write.
+    pub(super) fn write(
+        &mut self,
+        change: Change,
+        before: Option<Bytes>,
+        store: &Store,
+        now: Timestamp,
+    ) -> Result<Offset, Error> {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            codec: Codec::None,
+            level: None,
+            stamping: Stamping::CreateTime,
+            producer: None,
+            transactional: Transactional::No,
+        });
+        self.corrections.remove(&change.key);
+        let current = std::iter::once((&change.key, &change.value));
+        for (key, value) in self.corrections.iter().chain(current) {
+            builder
+                .append(Some(now), Some(key), value.as_deref(), &[])
+                .map_err(|error| Error::InvalidRequest {
+                    reason: error.to_string(),
+                })?;
+        }
+        let batch = builder.build().map_err(|error| Error::InvalidRequest {
+            reason: error.to_string(),
+        })?;
+        let log = &self.served.log;
+        let written = log
+            .append(&batch, Origin::Coordinator, now)
+            .map_err(|error| translate::append(log.id(), error))
+            .and_then(|append| {
+                let synced = store
+                    .sync(std::slice::from_ref(log))
+                    .pop()
+                    .expect("one result for one partition");
+                let synced = synced.map_err(|error| translate::store(log.id(), &error))?;
+                if synced.high_watermark > append.last_offset {
+                    return Ok(synced.high_watermark);
+                }
+                Err(Error::WritesRefused {
+                    partition: log.id().clone(),
+                    reason: "the sync did not cover the change; try again".to_owned(),
+                })
+            });
+        match &written {
+            Ok(_) => self.corrections.clear(),
+            Err(_) => {
+                self.corrections.insert(change.key, before);
+            }
+        }
+        written
+    }
+}
+
+/// Returns an entry as it is stored: what [`MetadataLog::write`] wants as `before`.
+pub(super) fn stored(entry: &TopicEntry) -> Bytes {
+    json(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> TopicEntry {
+        let config = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
+        TopicEntry::active(TopicId([0xab; 16]), 3, config)
+    }
+
+    fn apply(contents: &mut Contents, change: &Change) -> Result<(), String> {
+        contents.apply(Some(&change.key), change.value.as_deref())
+    }
+
+    #[test]
+    fn an_entry_is_stored_as_json_that_never_changes() {
+        assert_eq!(
+            String::from_utf8(json(&entry()).to_vec()).expect("UTF-8"),
+            r#"{"version":1,"id":"abababababababababababababababab","partitions":3,"config":{"retention.ms":"7"},"state":"active"}"#
+        );
+    }
+
+    #[test]
+    fn the_newest_value_of_a_key_counts_and_a_tombstone_removes() {
+        let name = TopicName::new("a").expect("valid");
+        let mut contents = Contents::default();
+        apply(&mut contents, &Change::topic(&name, Some(&entry()))).expect("valid");
+        apply(&mut contents, &Change::producer_ids(ProducerId(2000))).expect("valid");
+        assert_eq!(contents.topics[&name].topic_id(), Some(TopicId([0xab; 16])));
+        assert_eq!(contents.next_producer_id, 2000);
+        apply(&mut contents, &Change::topic(&name, Some(&entry().deleting()))).expect("valid");
+        assert_eq!(contents.topics[&name].state, State::Deleting);
+        apply(&mut contents, &Change::topic(&name, None)).expect("valid");
+        assert!(contents.topics.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_named() {
+        let error = |key: &str, value: &str| {
+            Contents::default()
+                .apply(Some(key.as_bytes()), Some(value.as_bytes()))
+                .expect_err("must be refused")
+        };
+        assert!(
+            error("a", "{}").starts_with("topic a: missing field"),
+            "{}",
+            error("a", "{}")
+        );
+        assert!(error("a/b", "{}").starts_with("key \"a/b\": "));
+        assert_eq!(
+            error("/producer-ids", r#"{"version":2,"next":5}"#),
+            "an entry has version 2, this server knows 1; start a newer server"
+        );
+        let no_id = r#"{"version":1,"id":"+b","partitions":1,"config":{},"state":"active"}"#;
+        assert!(error("a", no_id).contains("no valid id"));
+    }
+}

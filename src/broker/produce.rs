@@ -1,0 +1,449 @@
+//! Appending: a raw batch, or plain records that become batches here; and the acknowledgement to wait for.
+//!
+//! ```text
+//!  raw batch ------------------------> accept --> append --> acknowledgement
+//!  records --> partitions --> batches --'           '--> group commit, or flush
+//! ```
+//!
+//! All of it runs on the caller's thread: a check, and a write into the page cache. Calls from one thread to one partition
+//! lie in the log in their order. Records of one request and partition lie back to back, also as several batches.
+//!
+//! Partial success: a request of records is checked as a whole before the first batch is appended. Only a failing disk can
+//! then stop it between two batches of a partition; that partition reports the failure, and a retry may write the first
+//! batches again. A producer with sequences sends one batch at a time and has no such case.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::record::{
+    Accepted, BatchBuilder, BatchOptions, Stamping, TimestampType, Transactional, accept, partition_for_key,
+};
+use crate::storage::{Append, AppendError, Durability, Origin, SyncDue, Written};
+use crate::telemetry::Metrics;
+use crate::types::{PartitionId, Timestamp, TopicName, TopicPartition};
+
+use super::core::{Core, count_refusal};
+use super::flush::Urgency;
+use super::gate::Pass;
+use super::requests::{Acks, Appended, NewRecord, NewRecords, Novelty, Placed};
+use super::served::{Hold, Served};
+use super::settings::TopicConfig;
+use super::topics::Topic;
+use super::{Error, translate};
+
+/// How long an acknowledgement is waited for.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What one record may take more than [`BatchBuilder::record_len`] says.
+const RECORD_LEN_SLACK: usize = 30;
+
+/// An acknowledgement on its way. Acknowledgements of one partition complete in the order of its appends.
+#[derive(Debug)]
+pub struct PendingAck {
+    appended: Appended,
+    /// `None`: nothing to wait for.
+    waiting: Option<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    partition: TopicPartition,
+    receiver: oneshot::Receiver<Result<(), Error>>,
+    metrics: Arc<Metrics>,
+}
+
+impl PendingAck {
+    /// Waits until the write is as durable as was asked for.
+    ///
+    /// # Errors
+    /// What kept it from being so; [`Error::AckTimeout`] after [`ACK_TIMEOUT`].
+    pub async fn wait(self) -> Result<Appended, Error> {
+        let Some(waiting) = self.waiting else {
+            return Ok(self.appended);
+        };
+        let outcome = match tokio::time::timeout(ACK_TIMEOUT, waiting.receiver).await {
+            Ok(Ok(outcome)) => outcome,
+            // The queue is gone, and the broker with it.
+            Ok(Err(_)) => Err(Error::ShuttingDown),
+            Err(_) => Err(Error::AckTimeout {
+                partition: waiting.partition,
+                waited: ACK_TIMEOUT,
+            }),
+        };
+        if let Err(error) = &outcome {
+            count_refusal(&waiting.metrics, error);
+        }
+        outcome.map(|()| self.appended)
+    }
+}
+
+/// Records of one request for one partition.
+struct Share {
+    served: Arc<Served>,
+    /// Which records of the request; ascending.
+    indexes: Vec<usize>,
+}
+
+/// Where batches go and what is asked of them.
+struct Target<'a> {
+    served: &'a Arc<Served>,
+    config: &'a TopicConfig,
+    acks: Acks,
+    now: Timestamp,
+}
+
+impl Core {
+    /// See [`super::Broker::append_batch`].
+    pub(super) fn append_batch(
+        self: &Arc<Self>,
+        name: &TopicName,
+        partition: PartitionId,
+        batch: Bytes,
+        acks: Acks,
+    ) -> Result<PendingAck, Error> {
+        let (pass, topic) = self.admit(name)?;
+        let served = topic.partition(partition)?;
+        let started = Instant::now();
+        let target = Target {
+            served,
+            config: &topic.config,
+            acks,
+            now: self.now(),
+        };
+        let accepted = accept(batch, &self.rules(target.config, target.now))
+            .map_err(|rejection| translate::rejection(served.id(), rejection))?;
+        let pending = self.append(&target, &[accepted], pass);
+        self.metrics.append_latency.record(started.elapsed());
+        pending
+    }
+
+    /// See [`super::Broker::append_records`].
+    pub(super) fn append_records(
+        self: &Arc<Self>,
+        new: &NewRecords,
+        acks: Acks,
+    ) -> Result<Vec<Placed<PendingAck>>, Error> {
+        let (_pass, topic) = self.admit(&new.topic)?;
+        let started = Instant::now();
+        let shares = shares(&topic, new)?;
+        let now = self.now();
+        let whole = new.partition.is_some();
+        let mut placed = Vec::with_capacity(shares.len());
+        for share in shares {
+            let target = Target {
+                served: &share.served,
+                config: &topic.config,
+                acks,
+                now,
+            };
+            let outcome = self.append_share(&target, new, &share.indexes);
+            let indexes = if whole {
+                Vec::new()
+            } else {
+                share.indexes.iter().map(|index| as_u32(*index)).collect()
+            };
+            placed.push(Placed {
+                partition: share.served.id().partition,
+                indexes,
+                outcome: self.counted(outcome),
+            });
+        }
+        self.metrics.append_latency.record(started.elapsed());
+        Ok(placed)
+    }
+
+    /// Lets a write to a topic begin.
+    fn admit(&self, name: &TopicName) -> Result<(Pass, Arc<Topic>), Error> {
+        let pass = self.gate.enter()?;
+        let topic = self.topics.find_writable(name)?;
+        self.disk.check()?;
+        Ok((pass, topic))
+    }
+
+    fn append_share(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        new: &NewRecords,
+        indexes: &[usize],
+    ) -> Result<PendingAck, Error> {
+        let partition = target.served.id();
+        let rules = self.rules(target.config, target.now);
+        let mut accepted = Vec::new();
+        for built in build(target, new, indexes)? {
+            let first = built.first;
+            let batch = accept(built.batch.bytes().clone(), &rules).map_err(|rejection| {
+                in_request(translate::rejection(partition, rejection), &indexes[first..])
+            })?;
+            accepted.push(batch);
+        }
+        if new.producer.is_some() && accepted.len() > 1 {
+            let size_bytes = accepted.iter().map(|batch| u64::from(batch.size_bytes())).sum();
+            return Err(Error::TooLarge {
+                partition: partition.clone(),
+                size_bytes,
+                limit_name: "max.message.bytes",
+                limit_bytes: target.config.max_message_bytes.into(),
+            });
+        }
+        self.append(target, &accepted, self.gate.enter()?)
+    }
+
+    /// Appends batches back to back and prepares their one acknowledgement.
+    fn append(
+        self: &Arc<Self>,
+        target: &Target<'_>,
+        batches: &[Accepted],
+        pass: Pass,
+    ) -> Result<PendingAck, Error> {
+        let size_bytes: u64 = batches.iter().map(|batch| u64::from(batch.size_bytes())).sum();
+        let hold = match target.acks {
+            Acks::All => Some(Hold::new(pass, self.inflight.take(size_bytes)?)),
+            Acks::Leader | Acks::None => None,
+        };
+        if let [batch] = batches {
+            let _turn = target.served.turn()?;
+            let append = self.write(target, batch)?;
+            return Ok(self.appended(target, (append, append), hold));
+        }
+        let _turn = target.served.turn_alone()?;
+        let mut both = None;
+        for batch in batches {
+            let append = match self.write(target, batch) {
+                Ok(append) => append,
+                Err(error) => {
+                    // What went in before is there and must be synced, though nobody is told of it.
+                    self.appended_to(target);
+                    return Err(error);
+                }
+            };
+            both = Some(both.map_or((append, append), |(first, _)| (first, append)));
+        }
+        let both = both.ok_or_else(|| Error::InvalidRequest {
+            reason: "there is no record to append".to_owned(),
+        })?;
+        Ok(self.appended(target, both, hold))
+    }
+
+    fn write(&self, target: &Target<'_>, batch: &Accepted) -> Result<Append, Error> {
+        let served = target.served;
+        match served.log.append(batch, Origin::Client, target.now) {
+            Ok(append) if append.written == Written::Now => {
+                self.metrics.produce_batches.inc();
+                self.metrics.produce_bytes.inc_by(batch.size_bytes().into());
+                self.metrics.produce_records.inc_by(batch.record_count().into());
+                Ok(append)
+            }
+            Ok(append) => {
+                self.metrics.produce_duplicates.inc();
+                Ok(append)
+            }
+            Err(error) => Err(self.not_written(served, error)),
+        }
+    }
+
+    /// Sees to what a failed append says about the disk.
+    fn not_written(&self, served: &Arc<Served>, error: AppendError) -> Error {
+        match error {
+            AppendError::Storage(error) if error.is_disk_full() => {
+                tracing::warn!(partition = %served.id(), %error, "no room for an append");
+                if served.log.refusal().is_some() {
+                    self.repairs.add(served);
+                }
+                self.disk.write_found_no_room()
+            }
+            AppendError::Storage(error) => {
+                tracing::error!(partition = %served.id(), %error, "append failed");
+                if served.log.refusal().is_some() {
+                    self.repairs.add(served);
+                }
+                translate::append(served.id(), AppendError::Storage(error))
+            }
+            refused @ AppendError::Refused { .. } => {
+                self.repairs.add(served);
+                translate::append(served.id(), refused)
+            }
+            other => translate::append(served.id(), other),
+        }
+    }
+
+    fn appended(
+        &self,
+        target: &Target<'_>,
+        (first, last): (Append, Append),
+        hold: Option<Hold>,
+    ) -> PendingAck {
+        let served = target.served;
+        let log_append_time = match (target.config.timestamp_type, last.written) {
+            (TimestampType::CreateTime, _) => None,
+            (TimestampType::LogAppendTime, Written::Now) => Some(target.now),
+            (TimestampType::LogAppendTime, Written::Before { timestamp }) => timestamp,
+        };
+        let appended = Appended {
+            base_offset: first.base_offset,
+            last_offset: last.last_offset,
+            log_append_time,
+            log_start: last.log_start,
+            novelty: match last.written {
+                Written::Now => Novelty::New,
+                Written::Before { .. } => Novelty::Duplicate,
+            },
+        };
+        let waiting = hold
+            .filter(|_| last.high_watermark <= last.last_offset)
+            .map(|hold| Waiting {
+                partition: served.id().clone(),
+                receiver: served.expect_ack(last.last_offset, hold),
+                metrics: Arc::clone(&self.metrics),
+            });
+        self.appended_to(target);
+        PendingAck { appended, waiting }
+    }
+
+    /// Tells the background and the readers that something was appended. After [`Served::expect_ack`]: the watermark may
+    /// have passed between the append and it.
+    fn appended_to(&self, target: &Target<'_>) {
+        let served = target.served;
+        match target.config.durability {
+            Durability::Synced => self.commit.mark(served),
+            Durability::Written => {
+                let counts = target.config.flush_messages < i64::MAX;
+                let now = counts && served.log.sync_due(target.now) == SyncDue::Now;
+                self.flushes
+                    .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
+            }
+        }
+        served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
+    }
+}
+
+/// Divides the records of a request over partitions.
+fn shares(topic: &Topic, new: &NewRecords) -> Result<Vec<Share>, Error> {
+    let invalid = |reason: &str| {
+        Err(Error::InvalidRequest {
+            reason: reason.to_owned(),
+        })
+    };
+    if new.records.is_empty() {
+        return invalid("a request has at least one record");
+    }
+    if let Some(partition) = new.partition {
+        let served = Arc::clone(topic.partition(partition)?);
+        return Ok(vec![Share {
+            served,
+            indexes: (0..new.records.len()).collect(),
+        }]);
+    }
+    if new.producer.is_some() {
+        return invalid("records with a producer's sequence name their partition");
+    }
+    let mut keyless = None;
+    let mut chosen: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+    for (index, record) in new.records.iter().enumerate() {
+        let partition = match &record.key {
+            Some(key) => partition_for_key(key, topic.count()),
+            None => *keyless.get_or_insert_with(|| topic.partition_in_turn()),
+        };
+        chosen.entry(partition).or_default().push(index);
+    }
+    let share = |(partition, indexes)| {
+        let served = Arc::clone(topic.partition(partition)?);
+        Ok(Share { served, indexes })
+    };
+    chosen.into_iter().map(share).collect()
+}
+
+struct Built {
+    /// Place, among the partition's indexes, of the batch's first record.
+    first: usize,
+    batch: Accepted,
+}
+
+/// Builds as few batches of records as the topic's limit allows.
+fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec<Built>, Error> {
+    let config = target.config;
+    let codec = config.codec.unwrap_or(new.codec);
+    let limit = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
+    let begin = || {
+        BatchBuilder::new(BatchOptions {
+            codec,
+            level: config.level(codec),
+            stamping: Stamping::CreateTime,
+            producer: new.producer,
+            transactional: Transactional::No,
+        })
+    };
+    let impossible = |error: crate::record::BuildError| Error::InvalidRequest {
+        reason: error.to_string(),
+    };
+    let mut built = Vec::new();
+    let mut builder = begin();
+    let mut first = 0;
+    for (place, index) in indexes.iter().enumerate() {
+        let NewRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = &new.records[*index];
+        let (key, value) = (key.as_deref(), value.as_deref());
+        let len = BatchBuilder::record_len(key, value, headers) + RECORD_LEN_SLACK;
+        if builder.record_count() > 0 && builder.size_bytes() + len > limit {
+            let full = std::mem::replace(&mut builder, begin());
+            built.push(Built {
+                first,
+                batch: full.build().map_err(impossible)?,
+            });
+            first = place;
+        }
+        let timestamp = timestamp.unwrap_or(target.now);
+        builder
+            .append(Some(timestamp), key, value, headers)
+            .map_err(impossible)?;
+    }
+    built.push(Built {
+        first,
+        batch: builder.build().map_err(impossible)?,
+    });
+    Ok(built)
+}
+
+/// Turns record numbers of a batch into those of the request; `indexes` begins with the batch's first record.
+fn in_request(error: Error, indexes: &[usize]) -> Error {
+    let global = |batch: Vec<u32>| {
+        let place = |index: u32| usize::try_from(index).ok().and_then(|index| indexes.get(index));
+        batch
+            .into_iter()
+            .filter_map(place)
+            .map(|index| as_u32(*index))
+            .collect()
+    };
+    match error {
+        Error::InvalidRecord {
+            partition,
+            reason,
+            indexes,
+        } => Error::InvalidRecord {
+            partition,
+            reason,
+            indexes: global(indexes),
+        },
+        Error::InvalidTimestamp {
+            partition,
+            reason,
+            indexes,
+        } => Error::InvalidTimestamp {
+            partition,
+            reason,
+            indexes: global(indexes),
+        },
+        other => other,
+    }
+}
+
+fn as_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("a request holds fewer than 2^32 records")
+}

@@ -1,0 +1,283 @@
+//! A read over partitions of one topic, one step at a time.
+//!
+//! Partitions with something to read take turns, one chunk each. Nothing is read before it is asked for, so a slow reader
+//! holds one chunk. A step moves the read on only as it is returned: dropping `next` half way loses nothing.
+//!
+//! - **End as of the call**: the watermark of each partition when the read is opened.
+//! - **Times**: each partition begins at its first record that is late enough; nothing before it can match, whatever the
+//!   order of timestamps. From there storage leaves out what its indexes rule out, and `Chunk::records` the rest.
+//! - **Progress without records**: steps over long stretches without a match carry positions alone, so that a resume token
+//!   moves on; at most one a second.
+//! - **Complete** stands on the last step. A read that has nothing to say says so in one empty step.
+//!
+//! A topic that is deleted under a read, and a server that stops, end it with an error; the last resume token stays good.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::storage::{FirstBatch, Read};
+use crate::types::{Isolation, Offset, PartitionId};
+
+use super::core::Core;
+use super::cursor::{Begin, Cursor, Plan};
+use super::fetch::{Stretch, out_of_range};
+use super::requests::{Chunk, Progress, ReadSpec, ReadStep};
+use super::served::Served;
+use super::topics::Topic;
+use super::wait::Wait;
+use super::{Error, translate};
+
+/// A step without records is returned at most so often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A read under way: see [`super::Broker::open_read`].
+#[derive(Debug)]
+pub struct ReadStream {
+    core: Arc<Core>,
+    lanes: Vec<Lane>,
+    isolation: Isolation,
+    chunk_bytes: usize,
+    /// Which lane has its turn next.
+    turn: usize,
+    /// When the last step was returned.
+    last_step: tokio::time::Instant,
+    state: State,
+    /// While it follows and found nothing.
+    wait: Option<Wait<Served>>,
+}
+
+#[derive(Debug)]
+struct Lane {
+    served: Arc<Served>,
+    cursor: Cursor,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Reading,
+    Over,
+}
+
+/// What the read as a whole needs next.
+enum Next {
+    Read { lane: usize, range: Range<Offset> },
+    Wait,
+    Complete,
+}
+
+impl Core {
+    /// See [`super::Broker::open_read`].
+    pub(super) async fn open_read(self: &Arc<Self>, spec: ReadSpec) -> Result<ReadStream, Error> {
+        let topic = self.topics.find(&spec.topic)?;
+        let partitions = chosen(&topic, &spec)?;
+        let mut lanes = Vec::with_capacity(partitions.len());
+        let mut look_up = Vec::new();
+        for served in partitions {
+            let marks = served.log.watermarks();
+            let (mut cursor, begin) = Cursor::begin(&spec, served.id().partition, &marks);
+            match begin {
+                Begin::At(offset) => cursor.position = offset,
+                Begin::OutOfRange(offset) => return Err(out_of_range(&served, offset, &marks)),
+                Begin::LookUp(at) => look_up.push((lanes.len(), Arc::clone(&served), at, cursor.position)),
+            }
+            lanes.push(Lane { served, cursor });
+        }
+        if !look_up.is_empty() {
+            let found = self.blocking(move |_| {
+                let find = |(lane, served, at, bound): (usize, Arc<Served>, _, _)| {
+                    let found = served.log.find_time(at, bound);
+                    let found = found.map_err(|error| translate::read(served.id(), error, bound))?;
+                    Ok((lane, found.map_or(bound, |found| found.offset)))
+                };
+                look_up.into_iter().map(find).collect::<Result<Vec<_>, Error>>()
+            });
+            for (lane, position) in found.await? {
+                lanes[lane].cursor.position = position;
+            }
+        }
+        Ok(ReadStream {
+            core: Arc::clone(self),
+            lanes,
+            isolation: spec.isolation,
+            chunk_bytes: spec.chunk_bytes,
+            turn: 0,
+            last_step: tokio::time::Instant::now(),
+            state: State::Reading,
+            wait: None,
+        })
+    }
+}
+
+/// Returns the partitions of a read, ascending.
+fn chosen(topic: &Topic, spec: &ReadSpec) -> Result<Vec<Arc<Served>>, Error> {
+    for (partition, _) in &spec.resume {
+        topic.partition(*partition)?;
+    }
+    if spec.partitions.is_empty() {
+        return Ok(topic.partitions.clone());
+    }
+    let mut numbers = BTreeSet::new();
+    for (partition, _) in &spec.partitions {
+        if !numbers.insert(*partition) {
+            let reason = format!("partition {partition} is named twice in one read");
+            return Err(Error::InvalidRequest { reason });
+        }
+    }
+    numbers
+        .into_iter()
+        .map(|partition| topic.partition(partition).map(Arc::clone))
+        .collect()
+}
+
+impl ReadStream {
+    /// Returns the next step, waiting for records when the read follows; `None` after [`Progress::Complete`]. Cancel safe:
+    /// a step that was not returned is not lost.
+    ///
+    /// # Errors
+    /// The read ends with the first error.
+    pub async fn next(&mut self) -> Result<Option<ReadStep>, Error> {
+        if self.state == State::Over {
+            return Ok(None);
+        }
+        let step = self.step().await;
+        match &step {
+            Ok(step) if step.progress == Progress::More => {}
+            _ => {
+                self.state = State::Over;
+                self.wait = None;
+            }
+        }
+        step.map(Some)
+    }
+
+    async fn step(&mut self) -> Result<ReadStep, Error> {
+        loop {
+            if !self.core.gate.is_open() {
+                return Err(Error::ShuttingDown);
+            }
+            match self.plan()? {
+                Next::Read { lane, range } => {
+                    let chunk = self.read(lane, range).await?;
+                    // From here to the return nothing is awaited: the step counts, or it never was.
+                    let found = !chunk.batches.is_empty();
+                    self.lanes[lane].cursor.advance(chunk.next_offset);
+                    self.turn = lane + 1;
+                    self.wait = None;
+                    let progress = match self.plan() {
+                        Ok(Next::Complete) => Progress::Complete,
+                        _ => Progress::More,
+                    };
+                    let due = self.last_step.elapsed() >= PROGRESS_INTERVAL;
+                    if found || due || progress == Progress::Complete {
+                        return Ok(self.returned(chunk, progress));
+                    }
+                }
+                Next::Complete => {
+                    let chunk = self.nothing()?;
+                    return Ok(self.returned(chunk, Progress::Complete));
+                }
+                Next::Wait if self.wait.is_none() => {
+                    // Registered first, planned again after: what came in between is seen.
+                    let places = self
+                        .lanes
+                        .iter()
+                        .map(|lane| (Arc::clone(&lane.served), lane.cursor.position));
+                    self.wait = Some(self.core.waits.register(places)?);
+                }
+                Next::Wait => self.sleep().await,
+            }
+        }
+    }
+
+    /// Says what is next: of the lanes with something to read, the one whose turn it is.
+    fn plan(&self) -> Result<Next, Error> {
+        let mut waiting = false;
+        for step in 0..self.lanes.len() {
+            let index = (self.turn + step) % self.lanes.len();
+            let Lane { served, cursor } = &self.lanes[index];
+            if let Some(error) = served.closed() {
+                return Err(error);
+            }
+            let marks = served.log.watermarks();
+            match cursor.plan(&marks, self.isolation) {
+                Plan::Read(range) => return Ok(Next::Read { lane: index, range }),
+                Plan::Wait => waiting = true,
+                Plan::Done => {}
+                Plan::Gone => return Err(out_of_range(served, cursor.position, &marks)),
+            }
+        }
+        Ok(if waiting { Next::Wait } else { Next::Complete })
+    }
+
+    async fn read(&self, lane: usize, range: Range<Offset>) -> Result<Chunk, Error> {
+        let Lane { served, cursor } = &self.lanes[lane];
+        let served = Arc::clone(served);
+        let stretch = self.stretch(cursor, range.clone());
+        let started = Instant::now();
+        let chunk = self.core.blocking(move |_| stretch.chunk(&served)).await?;
+        self.core.metrics.fetch_latency.record(started.elapsed());
+        self.core
+            .metrics
+            .fetch_bytes
+            .inc_by(u64::try_from(chunk.batches.len()).unwrap_or(u64::MAX));
+        if chunk.next_offset <= range.start {
+            return Err(Error::Damaged {
+                partition: chunk.partition,
+                reason: format!("reading from offset {} makes no progress", range.start),
+            });
+        }
+        Ok(Chunk {
+            next_offset: chunk.next_offset.min(range.end),
+            ..chunk
+        })
+    }
+
+    fn stretch(&self, cursor: &Cursor, range: Range<Offset>) -> Stretch {
+        Stretch {
+            read: Read {
+                from: range.start,
+                until: range.end,
+                times: cursor.times.clone(),
+                max_bytes: self.chunk_bytes,
+                first: FirstBatch::Whole,
+            },
+            isolation: self.isolation,
+            max_decompressed_bytes: self.core.config.max_decompressed_bytes,
+        }
+    }
+
+    /// An empty chunk of the first partition, for a read that ends without one.
+    fn nothing(&self) -> Result<Chunk, Error> {
+        let Lane { served, cursor } = &self.lanes[0];
+        let stretch = self.stretch(cursor, cursor.position..cursor.position);
+        stretch.chunk(served)
+    }
+
+    fn returned(&mut self, chunk: Chunk, progress: Progress) -> ReadStep {
+        self.last_step = tokio::time::Instant::now();
+        ReadStep {
+            partition: chunk.partition.partition,
+            chunk,
+            positions: self.positions(),
+            progress,
+        }
+    }
+
+    /// Returns where every partition of the read stands.
+    pub fn positions(&self) -> Vec<(PartitionId, Offset)> {
+        self.lanes
+            .iter()
+            .map(|lane| (lane.cursor.partition, lane.cursor.position))
+            .collect()
+    }
+
+    async fn sleep(&self) {
+        let Some(wait) = &self.wait else { return };
+        tokio::select! {
+            () = wait.rung() => {}
+            () = self.core.gate.stopping() => {}
+        }
+    }
+}

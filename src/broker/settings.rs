@@ -1,0 +1,492 @@
+//! Topic settings: text under Kafka's names in, a checked [`TopicConfig`] out.
+//!
+//! A value comes from the topic itself, else from the server's configuration (under the topic-level name, else under the
+//! first broker-level synonym that is set), else from the table. Everything is checked against the table's range on its
+//! way in: what a topic stores has been valid once, and is checked again when it is read back.
+//!
+//! What is not here: the table (`setting_table`), and what the settings do.
+
+use std::collections::BTreeMap;
+
+use crate::record::{Codec, KeyRule, TimestampType};
+use crate::storage::{Durability, LogConfig};
+
+use super::Error;
+use super::requests::{ConfigChange, ConfigEntry, ConfigSource};
+use super::setting_table::{self as table, Kind, SETTINGS, Setting};
+
+/// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
+const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
+
+/// How old data leaves a topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CleanupPolicy {
+    /// It does not.
+    Keep,
+    /// By age and size.
+    Delete,
+    /// All but the newest record of each key.
+    Compact,
+    /// Both.
+    CompactAndDelete,
+}
+
+impl CleanupPolicy {
+    /// True where the newest record of each key is what stays, so that every record needs a key.
+    pub fn compacts(self) -> bool {
+        matches!(self, Self::Compact | Self::CompactAndDelete)
+    }
+
+    /// True where age and size delete.
+    pub fn deletes(self) -> bool {
+        matches!(self, Self::Delete | Self::CompactAndDelete)
+    }
+}
+
+/// Levels for the codecs that have one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompressionLevels {
+    /// `compression.gzip.level`.
+    pub gzip: i32,
+    /// `compression.zstd.level`.
+    pub zstd: i32,
+}
+
+/// The settings of one topic, checked, with the server's defaults in them. Times in milliseconds; `None` is "no limit"
+/// where Kafka writes -1 or the greatest number.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TopicConfig {
+    /// What the topic itself sets, as text.
+    pub overrides: BTreeMap<String, String>,
+    /// `cleanup.policy`.
+    pub cleanup: CleanupPolicy,
+    /// `retention.ms`.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`.
+    pub retention_bytes: Option<u64>,
+    /// `segment.bytes`.
+    pub segment_bytes: u32,
+    /// `segment.ms`, for a compacted topic at most `max.compaction.lag.ms`.
+    pub segment_ms: i64,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: i64,
+    /// `segment.index.bytes`.
+    pub segment_index_bytes: u32,
+    /// `index.interval.bytes`.
+    pub index_interval_bytes: u32,
+    /// `max.message.bytes`.
+    pub max_message_bytes: u32,
+    /// `compression.type`; `None` keeps the producer's.
+    pub codec: Option<Codec>,
+    /// `compression.*.level`.
+    pub levels: CompressionLevels,
+    /// `message.timestamp.type`.
+    pub timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`.
+    pub timestamp_before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub timestamp_after_max_ms: i64,
+    /// `min.cleanable.dirty.ratio`.
+    pub min_cleanable_dirty_ratio: f64,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`.
+    pub max_compaction_lag_ms: i64,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `flush.messages`.
+    pub flush_messages: i64,
+    /// `flush.ms`.
+    pub flush_ms: i64,
+    /// `durability`.
+    pub durability: Durability,
+}
+
+impl TopicConfig {
+    /// Returns what storage is told; `max_decompressed_bytes` is the server's bound.
+    pub fn log_config(&self, max_decompressed_bytes: u32) -> LogConfig {
+        LogConfig {
+            segment_bytes: self.segment_bytes,
+            segment_ms: self.segment_ms,
+            segment_jitter_ms: self.segment_jitter_ms,
+            segment_index_bytes: self.segment_index_bytes,
+            index_interval_bytes: self.index_interval_bytes,
+            durability: self.durability,
+            flush_messages: self.flush_messages,
+            flush_ms: self.flush_ms,
+            producer_id_expiration_ms: PRODUCER_ID_EXPIRATION_MS,
+            max_decompressed_bytes,
+        }
+    }
+
+    /// Whether a record needs a key.
+    pub fn key_rule(&self) -> KeyRule {
+        if self.cleanup.compacts() {
+            KeyRule::Required
+        } else {
+            KeyRule::Optional
+        }
+    }
+
+    /// The level for `codec`; `None` where it has none, or where its own default is meant.
+    pub fn level(&self, codec: Codec) -> Option<i32> {
+        match codec {
+            Codec::None | Codec::Snappy | Codec::Lz4 => None,
+            Codec::Gzip => (self.levels.gzip >= 0).then_some(self.levels.gzip),
+            Codec::Zstd => Some(self.levels.zstd),
+        }
+    }
+}
+
+/// The settings of this server: the table with the server's own defaults in between.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// By topic-level name, in the setting's own unit.
+    server: BTreeMap<&'static str, String>,
+}
+
+impl Settings {
+    /// Reads the server's defaults, under topic-level or broker-level names.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting and its allowed range, or the nearest known name.
+    pub fn new(topic_defaults: &BTreeMap<String, String>) -> Result<Self, Error> {
+        for name in topic_defaults.keys() {
+            if !server_names().any(|known| known == name) {
+                return Err(unknown(name, server_names()));
+            }
+        }
+        let mut server = BTreeMap::new();
+        for setting in SETTINGS {
+            let own = std::iter::once((setting.name, 1));
+            let broad = setting
+                .synonyms
+                .iter()
+                .map(|synonym| (synonym.name, synonym.factor));
+            for (name, factor) in own.chain(broad) {
+                let Some(text) = topic_defaults.get(name) else {
+                    continue;
+                };
+                let text = in_own_unit(name, text, factor)?;
+                read(setting, name, &text)?;
+                server.entry(setting.name).or_insert(text);
+            }
+        }
+        let settings = Self { server };
+        settings.resolve(&BTreeMap::new())?;
+        Ok(settings)
+    }
+
+    /// Checks a topic's own settings and joins them with the defaults.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting and its allowed range, or the nearest known name.
+    pub fn resolve(&self, overrides: &BTreeMap<String, String>) -> Result<TopicConfig, Error> {
+        for name in overrides.keys() {
+            if find(name).is_none() {
+                return Err(unknown(name, SETTINGS.iter().map(|setting| setting.name)));
+            }
+        }
+        let values = Values {
+            overrides,
+            server: &self.server,
+        };
+        let config = values.topic_config()?;
+        if config.levels.gzip == 0 {
+            let reason = format!("{} must be -1 or 1 to 9, got 0", table::COMPRESSION_GZIP_LEVEL);
+            return Err(Error::InvalidConfig { reason });
+        }
+        if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
+            return Err(Error::InvalidConfig {
+                reason: format!(
+                    "{} = {} must not exceed {} = {}",
+                    table::MIN_COMPACTION_LAG_MS,
+                    config.min_compaction_lag_ms,
+                    table::MAX_COMPACTION_LAG_MS,
+                    config.max_compaction_lag_ms
+                ),
+            });
+        }
+        Ok(config)
+    }
+
+    /// Lists every setting as a topic with these `overrides` has it, ascending by name.
+    pub fn entries(&self, overrides: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
+        let entry = |setting: &Setting| {
+            let (value, source) = match (overrides.get(setting.name), self.server.get(setting.name)) {
+                (Some(own), _) => (own.as_str(), ConfigSource::Topic),
+                (None, Some(server)) => (server.as_str(), ConfigSource::Server),
+                (None, None) => (setting.default, ConfigSource::Default),
+            };
+            ConfigEntry {
+                name: setting.name,
+                value: value.to_owned(),
+                source,
+                doc: setting.doc,
+            }
+        };
+        SETTINGS.iter().map(entry).collect()
+    }
+}
+
+/// Applies a change to a topic's own settings.
+///
+/// # Errors
+/// [`Error::InvalidConfig`] for an unknown name to unset, or one that is both set and unset; values are checked by
+/// [`Settings::resolve`].
+pub(super) fn changed(
+    overrides: &BTreeMap<String, String>,
+    change: &ConfigChange,
+) -> Result<BTreeMap<String, String>, Error> {
+    let mut new = overrides.clone();
+    for name in &change.unset {
+        if find(name).is_none() {
+            return Err(unknown(name, SETTINGS.iter().map(|setting| setting.name)));
+        }
+        if change.set.contains_key(name) {
+            let reason = format!("{name} is both set and unset; choose one");
+            return Err(Error::InvalidConfig { reason });
+        }
+        new.remove(name);
+    }
+    new.extend(
+        change
+            .set
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
+    Ok(new)
+}
+
+/// A topic's own values before the server's before the table's.
+struct Values<'a> {
+    overrides: &'a BTreeMap<String, String>,
+    server: &'a BTreeMap<&'static str, String>,
+}
+
+impl Values<'_> {
+    fn topic_config(&self) -> Result<TopicConfig, Error> {
+        let cleanup = match self.words(table::CLEANUP_POLICY)?.as_slice() {
+            [] => CleanupPolicy::Keep,
+            ["compact"] => CleanupPolicy::Compact,
+            ["delete"] => CleanupPolicy::Delete,
+            _ => CleanupPolicy::CompactAndDelete,
+        };
+        let max_compaction_lag_ms = self.whole(table::MAX_COMPACTION_LAG_MS)?;
+        let longest_segment_ms = if cleanup.compacts() {
+            max_compaction_lag_ms
+        } else {
+            i64::MAX
+        };
+        self.whole(table::MIN_INSYNC_REPLICAS)?;
+        Ok(TopicConfig {
+            overrides: self.overrides.clone(),
+            cleanup,
+            retention_ms: Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0),
+            retention_bytes: u64::try_from(self.whole(table::RETENTION_BYTES)?).ok(),
+            segment_bytes: self.size(table::SEGMENT_BYTES)?,
+            segment_ms: self.whole(table::SEGMENT_MS)?.min(longest_segment_ms),
+            segment_jitter_ms: self.whole(table::SEGMENT_JITTER_MS)?,
+            segment_index_bytes: self.size(table::SEGMENT_INDEX_BYTES)?,
+            index_interval_bytes: self.size(table::INDEX_INTERVAL_BYTES)?,
+            max_message_bytes: self.size(table::MAX_MESSAGE_BYTES)?,
+            codec: self.codec()?,
+            levels: CompressionLevels {
+                gzip: self.level(table::COMPRESSION_GZIP_LEVEL)?,
+                zstd: self.level(table::COMPRESSION_ZSTD_LEVEL)?,
+            },
+            timestamp_type: match self.word(table::TIMESTAMP_TYPE)? {
+                "LogAppendTime" => TimestampType::LogAppendTime,
+                _ => TimestampType::CreateTime,
+            },
+            timestamp_before_max_ms: self.whole(table::TIMESTAMP_BEFORE_MAX_MS)?,
+            timestamp_after_max_ms: self.whole(table::TIMESTAMP_AFTER_MAX_MS)?,
+            min_cleanable_dirty_ratio: self.fraction(table::MIN_CLEANABLE_DIRTY_RATIO)?,
+            min_compaction_lag_ms: self.whole(table::MIN_COMPACTION_LAG_MS)?,
+            max_compaction_lag_ms,
+            delete_retention_ms: self.whole(table::DELETE_RETENTION_MS)?,
+            flush_messages: self.whole(table::FLUSH_MESSAGES)?,
+            flush_ms: self.whole(table::FLUSH_MS)?,
+            durability: match self.word(table::DURABILITY)? {
+                "written" => Durability::Written,
+                _ => Durability::Synced,
+            },
+        })
+    }
+
+    fn codec(&self) -> Result<Option<Codec>, Error> {
+        Ok(match self.word(table::COMPRESSION_TYPE)? {
+            "uncompressed" => Some(Codec::None),
+            "gzip" => Some(Codec::Gzip),
+            "snappy" => Some(Codec::Snappy),
+            "lz4" => Some(Codec::Lz4),
+            "zstd" => Some(Codec::Zstd),
+            _ => None,
+        })
+    }
+
+    fn value(&self, name: &'static str) -> Result<Value, Error> {
+        let setting = find(name).expect("every name asked for stands in the table");
+        let text = match (self.overrides.get(name), self.server.get(name)) {
+            (Some(own), _) => own,
+            (None, Some(server)) => server,
+            (None, None) => setting.default,
+        };
+        read(setting, name, text)
+    }
+
+    fn whole(&self, name: &'static str) -> Result<i64, Error> {
+        match self.value(name)? {
+            Value::Whole(number) => Ok(number),
+            other => unreachable!("{name} is a whole number in the table, read as {other:?}"),
+        }
+    }
+
+    fn size(&self, name: &'static str) -> Result<u32, Error> {
+        Ok(u32::try_from(self.whole(name)?).expect("the table keeps sizes between 0 and 2,147,483,647"))
+    }
+
+    fn level(&self, name: &'static str) -> Result<i32, Error> {
+        Ok(i32::try_from(self.whole(name)?).expect("the table keeps levels small"))
+    }
+
+    fn fraction(&self, name: &'static str) -> Result<f64, Error> {
+        match self.value(name)? {
+            Value::Fraction(number) => Ok(number),
+            other => unreachable!("{name} is a fraction in the table, read as {other:?}"),
+        }
+    }
+
+    fn words(&self, name: &'static str) -> Result<Vec<&'static str>, Error> {
+        match self.value(name)? {
+            Value::Words(words) => Ok(words),
+            other => unreachable!("{name} is a word in the table, read as {other:?}"),
+        }
+    }
+
+    fn word(&self, name: &'static str) -> Result<&'static str, Error> {
+        let words = self.words(name)?;
+        Ok(words.first().copied().expect("a single word was read"))
+    }
+}
+
+#[derive(Debug)]
+enum Value {
+    Whole(i64),
+    Fraction(f64),
+    /// In the table's order, each once.
+    Words(Vec<&'static str>),
+}
+
+/// Reads `text` as a value of `setting`, known to the caller as `name`.
+fn read(setting: &Setting, name: &str, text: &str) -> Result<Value, Error> {
+    let text = text.trim();
+    let value = match setting.kind {
+        Kind::Whole { min, max } => {
+            let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+            number.map(Value::Whole)
+        }
+        Kind::Fraction { min, max } => {
+            let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+            number.map(Value::Fraction)
+        }
+        Kind::Word(words) => {
+            let word = words.iter().find(|word| **word == text);
+            word.map(|word| Value::Words(vec![word]))
+        }
+        Kind::Words(words) => {
+            let given: Vec<_> = text
+                .split(',')
+                .map(str::trim)
+                .filter(|word| !word.is_empty())
+                .collect();
+            let known = given.iter().all(|word| words.contains(word));
+            let chosen = || {
+                words
+                    .iter()
+                    .copied()
+                    .filter(|word| given.contains(word))
+                    .collect()
+            };
+            known.then(|| Value::Words(chosen()))
+        }
+    };
+    value.ok_or_else(|| Error::InvalidConfig {
+        reason: format!("{name} must be {}, got {text}", allowed(setting.kind)),
+    })
+}
+
+fn allowed(kind: Kind) -> String {
+    match kind {
+        Kind::Whole { min, max } if min == max => min.to_string(),
+        Kind::Whole { min, max } => format!("{min} to {max}"),
+        Kind::Fraction { min, max } => format!("{min} to {max}"),
+        Kind::Word(words) => format!("one of {}", words.join(", ")),
+        Kind::Words(words) => format!("empty or any of {}, joined by commas", words.join(", ")),
+    }
+}
+
+/// Turns a broker-level value into the setting's own unit; a negative one means the same in every unit.
+fn in_own_unit(name: &str, text: &str, factor: i64) -> Result<String, Error> {
+    if factor == 1 {
+        return Ok(text.to_owned());
+    }
+    let number: Option<i64> = text.trim().parse().ok();
+    match number.and_then(|number| {
+        if number < 0 {
+            Some(number)
+        } else {
+            number.checked_mul(factor)
+        }
+    }) {
+        Some(number) => Ok(number.to_string()),
+        None => Err(Error::InvalidConfig {
+            reason: format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
+        }),
+    }
+}
+
+fn find(name: &str) -> Option<&'static Setting> {
+    let place = SETTINGS.binary_search_by(|setting| setting.name.cmp(name)).ok()?;
+    Some(&SETTINGS[place])
+}
+
+fn server_names() -> impl Iterator<Item = &'static str> {
+    let broad = |setting: &'static Setting| setting.synonyms.iter().map(|synonym| synonym.name);
+    SETTINGS
+        .iter()
+        .flat_map(move |setting| std::iter::once(setting.name).chain(broad(setting)))
+}
+
+fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
+    let nearest = known
+        .map(|candidate| (edits(name, candidate), candidate))
+        .min()
+        .filter(|(edits, candidate)| *edits <= candidate.len() / 3);
+    Error::InvalidConfig {
+        reason: match nearest {
+            Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),
+            None => format!("no setting is named {name:?}"),
+        },
+    }
+}
+
+/// Counts the single-character changes that turn one name into the other. A name from outside is cut first: no longer
+/// one is near anything.
+fn edits(a: &str, b: &str) -> usize {
+    const LONGEST: usize = 64;
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().take(LONGEST).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -1,0 +1,314 @@
+//! From a data directory to a running broker, and back.
+//!
+//! Starting
+//! 1. Storage takes the lock and claims its epoch.
+//! 2. The metadata partition is opened, recovered if need be, and read.
+//! 3. Deletions that had begun are finished. *If it dies here:* the next start finishes them.
+//! 4. Directories that no topic owns are set aside, never removed. If there are some and the metadata is empty, the start
+//!    stops instead: this is somebody else's directory, or the metadata was lost.
+//! 5. All partitions are opened in parallel; one that cannot be opened stops the start, by name.
+//! 6. The commit thread and the background tasks begin.
+//!
+//! Stopping: the gate closes for newcomers; what is inside is waited for, acknowledgements included; tasks and thread end
+//! and are joined; storage syncs, writes the clean marker and gives the lock back.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+
+use crate::env::{CacheLimits, FileCache};
+use crate::storage::{PartitionSpec, Store, StoreConfig};
+use crate::telemetry::Metrics;
+use crate::types::{TopicName, TopicPartition};
+
+use super::admin::Admin;
+use super::commit::{Commit, Syncer};
+use super::core::Core;
+use super::disk::DiskGuard;
+use super::flush::Flushes;
+use super::gate::Gate;
+use super::inflight::Inflight;
+use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
+use super::producer_ids::ProducerIds;
+use super::repair::Repairs;
+use super::served::Served;
+use super::settings::{Settings, TopicConfig};
+use super::topics::{Topic, Topics};
+use super::wait::{REGISTRATIONS_MAX, WaitSet};
+use super::{BrokerConfig, Error, World, schedule, translate};
+
+/// How long a shutdown waits for what is under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many stray directories an error names.
+const STRAYS_NAMED: usize = 3;
+
+/// Ends the background when the last handle of the broker is dropped, or joins it at shutdown.
+#[derive(Debug)]
+pub(super) struct Running {
+    core: Arc<Core>,
+    background: Mutex<Option<Background>>,
+}
+
+#[derive(Debug)]
+struct Background {
+    commit: thread::JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// Starts a broker.
+pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Core>, Arc<Running>), Error> {
+    let opening = tokio::task::spawn_blocking(move || open(config, world));
+    let core = match opening.await {
+        Ok(core) => core?,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => return Err(Error::ShuttingDown),
+    };
+    let (commit, syncer) = (Arc::clone(&core.commit), Arc::clone(&core.syncer));
+    let commit = thread::Builder::new()
+        .name("siltstone-commit".to_owned())
+        .spawn(move || commit.serve(&syncer))
+        .map_err(|error| Error::Storage {
+            target: "the commit thread".to_owned(),
+            reason: error.to_string(),
+        })?;
+    let background = Background {
+        commit,
+        tasks: schedule::start(&core),
+    };
+    let running = Running {
+        core: Arc::clone(&core),
+        background: Mutex::new(Some(background)),
+    };
+    Ok((core, Arc::new(running)))
+}
+
+impl Running {
+    /// Stops the broker. A second call returns at once.
+    pub(super) async fn shutdown(&self) -> Result<(), Error> {
+        let core = &self.core;
+        if !core.gate.stop() {
+            return Ok(());
+        }
+        if tokio::time::timeout(DRAIN_TIMEOUT, core.gate.drained())
+            .await
+            .is_err()
+        {
+            tracing::warn!(waited = ?DRAIN_TIMEOUT, "work is still under way; stopping without it");
+        }
+        core.gate.close();
+        core.commit.end();
+        let background = self.background.lock().take();
+        if let Some(Background { commit, tasks }) = background {
+            for task in tasks {
+                // A task that panicked has said so; there is nothing left to end.
+                let _ = task.await;
+            }
+            join(commit).await;
+        }
+        for topic in core.topics.all() {
+            for served in &topic.partitions {
+                served.close(&Error::ShuttingDown);
+            }
+        }
+        let core = Arc::clone(core);
+        let closed = tokio::task::spawn_blocking(move || core.store.close().map_err(|error| (core, error)));
+        match closed.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((core, error))) => Err(translate::store(&core.config.data_dir.display(), &error)),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+async fn join(thread: thread::JoinHandle<()>) {
+    // Both results are a panic that was reported where it happened.
+    let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+}
+
+impl Drop for Running {
+    /// Without a shutdown: as after a crash, but no task and no thread stays behind.
+    fn drop(&mut self) {
+        self.core.gate.close();
+        self.core.commit.end();
+    }
+}
+
+/// Opens everything; blocks for the disk.
+fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
+    let settings = Settings::new(&config.topic_defaults)?;
+    let limits = CacheLimits {
+        open_files: config.max_open_files,
+        maps: config.max_maps,
+        ..CacheLimits::default()
+    };
+    let files = Arc::new(FileCache::new(world.fs, limits));
+    let store_config = StoreConfig {
+        dir: config.data_dir.clone(),
+        threads: config.recovery_threads,
+    };
+    let store = Store::open(Arc::clone(&files), store_config)
+        .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
+    let store = Arc::new(store);
+
+    let (metadata_topic, metadata_log) = open_metadata(&config, &store, world.clock.now())?;
+    let contents = metadata::read(&metadata_log.served().log)?;
+    set_strays_aside(&store, &contents, &config.data_dir)?;
+
+    let metrics = Arc::new(Metrics::new());
+    let repairs = Arc::new(Repairs::default());
+    let admin = Admin {
+        metadata: metadata_log,
+        producer_ids: ProducerIds::after(contents.next_producer_id),
+        deleting: BTreeMap::new(),
+    };
+    let core = Core {
+        disk: DiskGuard::new(&config.data_dir, config.min_free_bytes),
+        inflight: Inflight::new(config.max_inflight_produce_bytes),
+        clock: world.clock,
+        files,
+        settings,
+        topics: Topics::default(),
+        admin: Arc::new(tokio::sync::Mutex::new(admin)),
+        gate: Gate::new(),
+        commit: Commit::new(),
+        syncer: Arc::new(Syncer {
+            store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
+            repairs: Arc::clone(&repairs),
+        }),
+        flushes: Flushes::default(),
+        repairs,
+        waits: WaitSet::new(REGISTRATIONS_MAX),
+        metrics,
+        store,
+        config,
+    };
+    core.topics.put(metadata_topic);
+    core.finish_deletions(&contents)?;
+    core.open_topics(contents)?;
+    core.look_at_disk();
+    core.count_gauges();
+    Ok(Arc::new(core))
+}
+
+/// Settings of the metadata topic: the table's own, whatever the server's defaults are.
+fn metadata_config() -> Result<TopicConfig, Error> {
+    let own = [("cleanup.policy", "compact"), ("durability", "synced")];
+    let own = own
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Settings::default().resolve(&own.collect())
+}
+
+fn open_metadata(
+    config: &BrokerConfig,
+    store: &Store,
+    now: crate::types::Timestamp,
+) -> Result<(Topic, MetadataLog), Error> {
+    let id = metadata::partition();
+    let topic_config = metadata_config()?;
+    let spec = PartitionSpec {
+        id: id.clone(),
+        topic_id: metadata::TOPIC_ID,
+        config: topic_config.log_config(config.max_decompressed_bytes),
+    };
+    let log = store
+        .open_partitions(vec![spec], now)
+        .pop()
+        .expect("one result for one partition");
+    let served = Served::new(log.map_err(|error| translate::store(&id, &error))?);
+    let topic = Topic::new(
+        id.topic,
+        metadata::TOPIC_ID,
+        topic_config,
+        vec![Arc::clone(&served)],
+    );
+    Ok((topic, MetadataLog::new(served)))
+}
+
+fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Result<(), Error> {
+    let owned = |found: &TopicPartition| {
+        let entry = contents.topics.get(&found.topic);
+        *found == metadata::partition() || entry.is_some_and(|entry| found.partition.0 < entry.partitions)
+    };
+    let strays: Vec<_> = store.found().iter().filter(|found| !owned(found)).collect();
+    if !strays.is_empty() && contents.topics.is_empty() {
+        let named: Vec<_> = strays
+            .iter()
+            .take(STRAYS_NAMED)
+            .map(ToString::to_string)
+            .collect();
+        return Err(Error::Storage {
+            target: data_dir.display().to_string(),
+            reason: format!(
+                "it holds {} partition directories ({}) and no topic: it is not this store's, or {} was lost; \
+                 choose another directory, or move these away and bring them in with `siltstone topic adopt`",
+                strays.len(),
+                named.join(", "),
+                metadata::partition()
+            ),
+        });
+    }
+    for stray in strays {
+        let aside = store
+            .set_aside(stray)
+            .map_err(|error| translate::store(stray, &error))?;
+        tracing::warn!(partition = %stray, aside = %aside.display(), "directory of no topic set aside");
+    }
+    Ok(())
+}
+
+impl Core {
+    /// Finishes what an earlier run began to delete.
+    fn finish_deletions(&self, contents: &Contents) -> Result<(), Error> {
+        let mut admin = self.admin.blocking_lock();
+        for (name, entry) in &contents.topics {
+            if entry.state == State::Deleting {
+                self.finish_deletion(&mut admin, name, entry)?;
+                tracing::info!(topic = %name, "deletion finished");
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the partitions of all topics at once.
+    fn open_topics(&self, contents: Contents) -> Result<(), Error> {
+        let active = contents
+            .topics
+            .into_iter()
+            .filter(|(_, entry)| entry.state == State::Active);
+        let mut specs = Vec::new();
+        let mut topics: Vec<(TopicName, TopicEntry, TopicConfig)> = Vec::new();
+        for (name, entry) in active {
+            let config = self
+                .settings
+                .resolve(&entry.config)
+                .map_err(|error| Error::Storage {
+                    target: format!("topic {name}"),
+                    reason: format!("{error}; it was valid when the topic was made"),
+                })?;
+            let id = entry.topic_id().expect("checked when the entry was read");
+            specs.extend((0..entry.partitions).map(|number| self.spec(&name, number, id, &config)));
+            topics.push((name, entry, config));
+        }
+        let ids: Vec<_> = specs.iter().map(|spec| spec.id.clone()).collect();
+        let opened = self.store.open_partitions(specs, self.now());
+        let mut served = ids.iter().zip(opened).map(|(id, log)| {
+            let log = log.map_err(|error| translate::store(id, &error))?;
+            Ok(Served::new(log))
+        });
+        for (name, entry, config) in topics {
+            let count = usize::try_from(entry.partitions).expect("checked when the entry was read");
+            let partitions = served.by_ref().take(count).collect::<Result<Vec<_>, Error>>()?;
+            let id = entry.topic_id().expect("checked when the entry was read");
+            self.topics.put(Topic::new(name, id, config, partitions));
+        }
+        Ok(())
+    }
+}

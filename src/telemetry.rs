@@ -1,0 +1,432 @@
+//! Metrics: every name, its unit, and what to do when it moves.
+//!
+//! One [`Metrics`] belongs to one broker, so that many can live in one process. Handles are public fields: whoever has
+//! something to count counts it with one or two atomic additions, without a lock or a look-up by name. Names read
+//! `siltstone_<subsystem>_<noun>_<unit>[_total]`; the suffix `_total` is written by the encoder. Labels come from closed
+//! lists.
+//!
+//! What is not here: logs (each layer uses `tracing` itself), and any knowledge of what is being measured.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{
+    EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of the latency buckets: 10 microseconds to 10 seconds, and everything above.
+const LATENCY_BOUNDS_NS: [u64; 16] = [
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    10_000_000_000,
+];
+
+/// Why a request was refused: the closed list of the label `reason`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// No such topic or partition.
+    NotFound,
+    /// Wrong in itself.
+    InvalidArgument,
+    /// Bytes that are no sound batch.
+    CorruptBatch,
+    /// Larger than a limit.
+    TooLarge,
+    /// An offset outside the log.
+    OutOfRange,
+    /// A sequence, an epoch, a policy or a state that forbids it.
+    Precondition,
+    /// A limit of the server.
+    Overloaded,
+    /// Too little free space.
+    DiskFull,
+    /// A partition under repair.
+    WritesRefused,
+    /// Stopping.
+    ShuttingDown,
+    /// No acknowledgement in time.
+    AckTimeout,
+    /// Damaged bytes or a failing disk.
+    Storage,
+}
+
+impl EncodeLabelValue for Refusal {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let text = match self {
+            Self::NotFound => "not_found",
+            Self::InvalidArgument => "invalid_argument",
+            Self::CorruptBatch => "corrupt_batch",
+            Self::TooLarge => "too_large",
+            Self::OutOfRange => "out_of_range",
+            Self::Precondition => "precondition",
+            Self::Overloaded => "overloaded",
+            Self::DiskFull => "disk_full",
+            Self::WritesRefused => "writes_refused",
+            Self::ShuttingDown => "shutting_down",
+            Self::AckTimeout => "ack_timeout",
+            Self::Storage => "storage",
+        };
+        text.encode(encoder)
+    }
+}
+
+/// Labels of refused requests.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct RefusalLabels {
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// Labels of calls at a door. Both come from the door's own closed lists.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct CallLabels {
+    /// The call's name.
+    pub method: &'static str,
+    /// How it ended.
+    pub status: &'static str,
+}
+
+/// Latencies in fixed buckets; recording takes two atomic additions.
+#[derive(Clone, Debug, Default)]
+pub struct Latency(Arc<LatencyCells>);
+
+#[derive(Debug, Default)]
+struct LatencyCells {
+    /// One for each bound, and one for what lies above the last.
+    counts: [AtomicU64; LATENCY_BOUNDS_NS.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Latency {
+    /// Counts one.
+    pub fn record(&self, latency: Duration) {
+        let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BOUNDS_NS.partition_point(|bound| *bound < ns);
+        self.0.counts[bucket].fetch_add(1, Ordering::Relaxed);
+        self.0.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    /// Returns how many were counted.
+    pub fn count(&self) -> u64 {
+        self.0
+            .counts
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed))
+            .sum()
+    }
+}
+
+impl EncodeMetric for Latency {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        let bounds = LATENCY_BOUNDS_NS.iter().map(|ns| seconds(*ns)).chain([f64::MAX]);
+        let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let sum = seconds(self.0.sum_ns.load(Ordering::Relaxed));
+        encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64()
+}
+
+/// All metrics of one broker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Bytes of batches appended.
+    pub produce_bytes: Counter,
+    /// Records appended.
+    pub produce_records: Counter,
+    /// Batches appended.
+    pub produce_batches: Counter,
+    /// Batches that had been written before.
+    pub produce_duplicates: Counter,
+    /// Refused requests by reason.
+    pub refused: Family<RefusalLabels, Counter>,
+    /// Calls at the doors.
+    pub calls: Family<CallLabels, Counter>,
+    /// Time of an append, validation included.
+    pub append_latency: Latency,
+    /// Time from append to acknowledgement.
+    pub ack_latency: Latency,
+    /// Bytes read for clients.
+    pub fetch_bytes: Counter,
+    /// Time of one pass of reading, without waiting for data.
+    pub fetch_latency: Latency,
+    /// Rounds of group commit.
+    pub sync_rounds: Counter,
+    /// Partitions synced in those rounds.
+    pub sync_partitions: Counter,
+    /// Syncs that failed.
+    pub sync_failures: Counter,
+    /// Time of one round.
+    pub sync_latency: Latency,
+    /// Repairs that failed.
+    pub repair_failures: Counter,
+    /// Partitions waiting for repair.
+    pub repairing: Gauge,
+    /// Partitions served.
+    pub partitions: Gauge,
+    /// Segments of all partitions.
+    pub segments: Gauge,
+    /// Bytes of all segments.
+    pub log_bytes: Gauge,
+    /// Waits for data under way, counted per partition.
+    pub waiters: Gauge,
+    /// Bytes waiting for acknowledgement.
+    pub inflight_bytes: Gauge,
+    /// Bytes free on the disk.
+    pub disk_free_bytes: Gauge,
+    /// 1 while the disk is too full for produce.
+    pub disk_full: Gauge,
+    /// Descriptors held open.
+    pub open_files: Gauge,
+    /// Mappings held.
+    pub open_maps: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Makes all metrics, at zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("siltstone"),
+            produce_bytes: Counter::default(),
+            produce_records: Counter::default(),
+            produce_batches: Counter::default(),
+            produce_duplicates: Counter::default(),
+            refused: Family::default(),
+            calls: Family::default(),
+            append_latency: Latency::default(),
+            ack_latency: Latency::default(),
+            fetch_bytes: Counter::default(),
+            fetch_latency: Latency::default(),
+            sync_rounds: Counter::default(),
+            sync_partitions: Counter::default(),
+            sync_failures: Counter::default(),
+            sync_latency: Latency::default(),
+            repair_failures: Counter::default(),
+            repairing: Gauge::default(),
+            partitions: Gauge::default(),
+            segments: Gauge::default(),
+            log_bytes: Gauge::default(),
+            waiters: Gauge::default(),
+            inflight_bytes: Gauge::default(),
+            disk_free_bytes: Gauge::default(),
+            disk_full: Gauge::default(),
+            open_files: Gauge::default(),
+            open_maps: Gauge::default(),
+        };
+        metrics.register_produce();
+        metrics.register_reads();
+        metrics.register_disk();
+        metrics
+    }
+
+    /// Renders everything as Prometheus text.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+
+    fn register_produce(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "produce_bytes",
+            "Bytes of batches appended. Falls to 0 while clients send: look at siltstone_produce_refused_requests",
+            self.produce_bytes.clone(),
+        );
+        r.register(
+            "produce_records",
+            "Records appended. Far fewer bytes per record than usual: a client changed",
+            self.produce_records.clone(),
+        );
+        r.register(
+            "produce_batches",
+            "Batches appended. Few records per batch: let producers linger",
+            self.produce_batches.clone(),
+        );
+        r.register(
+            "produce_duplicate_batches",
+            "Batches sent again and not written twice. Rises: acknowledgements get lost or come late",
+            self.produce_duplicates.clone(),
+        );
+        r.register(
+            "produce_refused_requests",
+            "Requests refused or failed, by reason. disk_full, writes_refused or storage: look at the disk now",
+            self.refused.clone(),
+        );
+        r.register(
+            "door_calls",
+            "Calls by method and how they ended",
+            self.calls.clone(),
+        );
+        r.register(
+            "produce_append_seconds",
+            "Time to check a batch and write it to the page cache. Rises: short of memory or processor",
+            self.append_latency.clone(),
+        );
+        r.register(
+            "produce_ack_seconds",
+            "Time from append to acknowledgement. Rises with siltstone_sync_round_seconds: the disk is slow",
+            self.ack_latency.clone(),
+        );
+        r.register(
+            "produce_inflight_bytes",
+            "Bytes waiting for acknowledgement. Near max_inflight_produce_bytes: producers are about to be refused",
+            self.inflight_bytes.clone(),
+        );
+    }
+
+    fn register_reads(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "fetch_bytes",
+            "Bytes of batches read for clients",
+            self.fetch_bytes.clone(),
+        );
+        r.register(
+            "fetch_seconds",
+            "Time of one pass of reading, waits for data left out. Rises: reads come from the disk, not from memory",
+            self.fetch_latency.clone(),
+        );
+        r.register(
+            "wait_registrations",
+            "Partitions waited on by readers. Grows without end: clients open reads and leave them",
+            self.waiters.clone(),
+        );
+    }
+
+    fn register_disk(&mut self) {
+        let r = &mut self.registry;
+        r.register("sync_rounds", "Rounds of group commit", self.sync_rounds.clone());
+        r.register(
+            "sync_partitions",
+            "Partitions synced; divided by rounds: how well syncs are shared",
+            self.sync_partitions.clone(),
+        );
+        r.register(
+            "sync_failures",
+            "Syncs that failed. Any: the disk is failing, read the log",
+            self.sync_failures.clone(),
+        );
+        r.register(
+            "sync_round_seconds",
+            "Time of a round. Rises: the disk is slow or shared",
+            self.sync_latency.clone(),
+        );
+        r.register(
+            "repair_failures",
+            "Repairs that failed and will be tried again. Any: the disk is failing",
+            self.repair_failures.clone(),
+        );
+        r.register(
+            "repair_partitions",
+            "Partitions that refuse writes until they are repaired. Stays above 0: read the log",
+            self.repairing.clone(),
+        );
+        r.register("log_partitions", "Partitions served", self.partitions.clone());
+        r.register(
+            "log_segments",
+            "Segments of all partitions",
+            self.segments.clone(),
+        );
+        r.register("log_bytes", "Bytes of all segments", self.log_bytes.clone());
+        r.register(
+            "disk_free_bytes",
+            "Free on the disk of the data directory. Near storage.min_free_bytes: add space",
+            self.disk_free_bytes.clone(),
+        );
+        r.register(
+            "disk_full_state",
+            "1 while produce is refused for want of space",
+            self.disk_full.clone(),
+        );
+        r.register(
+            "env_open_files",
+            "Descriptors held open. At its limit and siltstone_fetch_seconds rises: raise storage.max_open_files",
+            self.open_files.clone(),
+        );
+        r.register(
+            "env_open_maps",
+            "Mappings held. At its limit and siltstone_fetch_seconds rises: raise storage.max_maps",
+            self.open_maps.clone(),
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_fall_into_the_bucket_whose_bound_they_do_not_exceed() {
+        let metrics = Metrics::new();
+        for micros in [10, 11, 20_000_000] {
+            metrics.sync_latency.record(Duration::from_micros(micros));
+        }
+        let text = metrics.text();
+        for line in [
+            "siltstone_sync_round_seconds_bucket{le=\"0.00001\"} 1",
+            "siltstone_sync_round_seconds_bucket{le=\"0.000025\"} 2",
+            "siltstone_sync_round_seconds_bucket{le=\"10.0\"} 2",
+            "siltstone_sync_round_seconds_bucket{le=\"+Inf\"} 3",
+            "siltstone_sync_round_seconds_count 3",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let metrics = Metrics::new();
+        let labels = RefusalLabels {
+            reason: Refusal::DiskFull,
+        };
+        metrics.refused.get_or_create(&labels).inc();
+        let line = "siltstone_produce_refused_requests_total{reason=\"disk_full\"} 1";
+        assert!(metrics.text().contains(line));
+    }
+
+    #[test]
+    fn every_metric_says_what_it_is_and_has_the_house_prefix() {
+        let text = Metrics::new().text();
+        let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        assert_eq!(types.len(), 27);
+        assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 27);
+    }
+}
