@@ -151,7 +151,9 @@ mod tests {
     use super::*;
     use crate::broker::Aborted;
     use crate::record::{BatchBuilder, BatchOptions, Outcome, RecordBatch, TransactionEnd};
-    use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId, Timestamp};
+    use crate::types::{
+        LeaderEpoch, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName, TopicPartition,
+    };
     use proptest::prelude::*;
 
     fn record(offset: i64, value_len: usize) -> v1::StoredRecord {
@@ -199,6 +201,8 @@ mod tests {
 
     fn chunk(batches: Vec<u8>, aborted: &[Aborted]) -> Chunk {
         Chunk {
+            partition: TopicPartition::new(TopicName::new("flights").unwrap(), PartitionId(0)),
+            max_decompressed_bytes: 1 << 20,
             batches: batches.into(),
             from: Offset::ZERO,
             until: Offset::MAX,

@@ -29,9 +29,18 @@ enum Submission {
     Records(NewRecords),
 }
 
-/// Appends what `request` carries, now.
-pub(super) fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
+impl Submission {
+    fn topic(&self) -> &TopicName {
+        match self {
+            Self::Batch { topic, .. } | Self::Records(NewRecords { topic, .. }) => topic,
+        }
+    }
+}
+
+/// Appends what `request` carries, now; waits only where a topic is made by being named.
+pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
     let (submission, acks) = submission(request)?;
+    broker.ensure_topic(submission.topic()).await?;
     let placed = match submission {
         Submission::Batch {
             topic,
