@@ -1,33 +1,102 @@
-//! The command line.
+//! The command line: `siltstone COMMAND`.
+//!
+//! Invariants
+//! - Exit code 0 done, 1 failed or not found, 2 wrong usage; an error is one line on standard error.
+//! - Standard output carries what was asked for alone: with `--json`, one object a line.
+//! - A closed output pipe ends a command in peace.
+//!
+//! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
+mod completion;
+mod connect;
+mod error;
+mod input;
+mod json_line;
+mod offsets;
+mod output;
+mod produce;
+mod produce_record;
+mod read;
+mod record_text;
+mod segment;
 pub mod serve;
+mod time;
+mod topic;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-/// A log you can query.
+use self::connect::ServerArgs;
+pub use self::error::CliError;
+use self::error::Said;
+
+/// A log you can query: keeps event streams for good, in Apache Kafka's file format, served over gRPC.
 #[derive(Parser, Debug)]
-#[command(name = "siltstone", version)]
+#[command(name = "siltstone", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed or not found, 2 wrong usage.")]
 struct Cli {
+    #[command(flatten)]
+    server: ServerArgs,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the server
+    /// Run a server
     Serve(serve::ServeArgs),
+    /// Create, list, describe, change and delete topics
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Write lines of a file or of standard input to a topic
+    Produce(produce::ProduceArgs),
+    /// Print records of a topic
+    Read(read::ReadArgs),
+    /// Find offsets by time, or the ends of the log
+    Offsets(offsets::OffsetsArgs),
+    /// Look into segment files, without a server
+    #[command(subcommand)]
+    Segment(segment::SegmentCommand),
+    /// Print a completion script for a shell
+    Completion(completion::CompletionArgs),
 }
 
-/// Runs the command that the arguments name.
+/// Returns the description of the command line: every command, flag and help text.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs the command that the process's arguments name, and returns the code to end with.
 pub fn run() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(args) => serve::serve(args).unwrap_or_else(|error| {
-            // Nothing is left to be told when standard error is gone.
-            let _ = writeln!(std::io::stderr(), "siltstone: {error}");
-            error.exit_code()
-        }),
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come here too, for standard output; nobody is left to hear that printing failed.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            let (code, said) = error.exit();
+            if said == Said::Error {
+                output::say(&format!("siltstone: {error}"));
+            }
+            code
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
+    match cli.command {
+        Command::Serve(args) => Ok(serve::serve(args)?),
+        Command::Topic(command) => connect::block_on(topic::run(&cli.server, command)),
+        Command::Produce(args) => connect::block_on(produce::run(&cli.server, args)),
+        Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
+        Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
+        Command::Segment(command) => segment::run(command),
+        Command::Completion(args) => completion::run(&args, &mut command()),
     }
 }

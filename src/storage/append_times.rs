@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn every_step_th_append_and_the_last_are_kept() {
-        assert_eq!(kept(0), []);
+        assert_eq!(kept(0), [0; 0]);
         assert_eq!(kept(1), [0]);
         assert_eq!(kept(16), Vec::from_iter(0..16));
         assert_eq!(kept(17), Vec::from_iter((0..17).step_by(2)));

@@ -183,7 +183,7 @@ impl File for CallLog {
     fn map(&self, _: u64, _: usize) -> io::Result<Bytes> {
         unreachable!("a replacement does not map")
     }
-    fn populate(&self, _: &Bytes) -> io::Result<()> {
+    fn populate(&self, _: &Bytes, _: u64) -> io::Result<()> {
         unreachable!("a replacement does not map")
     }
     fn drop_cache(&self, _: u64) -> io::Result<()> {
@@ -192,6 +192,10 @@ impl File for CallLog {
 }
 
 impl Fs for CallLog {
+    fn mappings(&self) -> crate::env::Mappings {
+        crate::env::Mappings::Copies
+    }
+
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn File>> {
         self.call(format!("open {} {mode:?}", path.display()))?;
         Ok(Arc::new(self.clone()))

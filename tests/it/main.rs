@@ -1,4 +1,4 @@
-//! Tests against a whole server, from outside.
+//! The integration tests: one binary, a module for each subject.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
@@ -7,6 +7,8 @@ mod grpc_produce;
 mod grpc_read;
 mod grpc_stop;
 mod grpc_tls;
+mod help;
 mod http;
 mod serve;
 mod support;
+mod tidy;

@@ -1,0 +1,72 @@
+//! What ends a command early, and the exit code that says so.
+//!
+//! 0 done, 1 failed or not found, 2 wrong usage. A reader that closed its end of our output has had enough: that is
+//! done, not failed.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::serve::ServeError;
+use crate::client;
+
+/// Exit code of wrong usage, as clap's.
+const USAGE: u8 = 2;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// No server answered.
+    #[error("{error}; start one with 'siltstone serve' or name it with --server")]
+    Unreachable {
+        /// What was tried.
+        error: client::Error,
+    },
+    /// The server or the connection failed.
+    #[error("{0}")]
+    Client(#[source] client::Error),
+    /// The server did not start, or ended badly.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// Arguments that contradict each other or are out of range.
+    #[error("{0}")]
+    Usage(String),
+    /// The command failed; the text says on what, and what to do.
+    #[error("{0}")]
+    Failed(String),
+    /// Writing to standard output failed.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl From<client::Error> for CliError {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::Unreachable { .. } => Self::Unreachable { error },
+            client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
+            error => Self::Client(error),
+        }
+    }
+}
+
+impl CliError {
+    /// Returns the code that the process ends with, and whether anything is to be said.
+    pub(super) fn exit(&self) -> (ExitCode, Said) {
+        match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                (ExitCode::SUCCESS, Said::Nothing)
+            }
+            Self::Serve(error) => (error.exit_code(), Said::Error),
+            Self::Usage(_) => (ExitCode::from(USAGE), Said::Error),
+            _ => (ExitCode::FAILURE, Said::Error),
+        }
+    }
+}
+
+/// What standard error gets at the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Said {
+    /// Not a word.
+    Nothing,
+    /// The error.
+    Error,
+}

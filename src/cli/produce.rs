@@ -1,0 +1,303 @@
+//! `siltstone produce`: lines of a file or of standard input, written to a topic.
+//!
+//! Invariants
+//! - Lines before one that stops the load are sent, acknowledged and counted.
+//! - The command always ends with a summary of what was acknowledged; on Ctrl-C within [`INTERRUPT_GRACE`], even when the
+//!   server is gone.
+//! - Memory is bounded by the input's blocks and the producer's buffer.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::connect::ServerArgs;
+use super::input::{Block, Input};
+use super::produce_record::RecordRules;
+use super::{CliError, output};
+use crate::client::{self, Acks, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
+use crate::record::Codec;
+use crate::types::PartitionId;
+
+/// How long acknowledgements are waited for after Ctrl-C.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
+/// An input that takes longer gets a progress bar.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Arguments of `produce`.
+#[derive(clap::Args, Debug)]
+pub(super) struct ProduceArgs {
+    /// Where to
+    topic: String,
+    /// The file to read; - is standard input
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    input: PathBuf,
+    #[command(flatten)]
+    rules: RecordRules,
+    /// How batches are compressed
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    compression: Compression,
+    /// Write to this partition, whatever the key
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// When a record counts as written
+    #[arg(long, value_enum, default_value = "all", value_name = "WHEN")]
+    acks: AcksArg,
+    /// Seconds after which an unacknowledged record ends the load
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    delivery_timeout: u32,
+    /// Print the summary as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum AcksArg {
+    /// When it is as durable as the topic's settings say
+    All,
+    /// When it is appended
+    Leader,
+    /// When it is sent; it may be lost
+    None,
+}
+
+/// How the load went.
+enum Ended {
+    AtTheEnd,
+    Interrupted,
+    Failed(CliError),
+}
+
+/// Runs the command.
+pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCode, CliError> {
+    let rules = args.rules.checked()?;
+    let input = Input::open(Some(&args.input))?;
+    let client = server.connect().await?;
+    let options = ProducerOptions {
+        acks: match args.acks {
+            AcksArg::All => Acks::All,
+            AcksArg::Leader => Acks::Leader,
+            AcksArg::None => Acks::None,
+        },
+        codec: match args.compression {
+            Compression::None => Codec::None,
+            Compression::Gzip => Codec::Gzip,
+            Compression::Snappy => Codec::Snappy,
+            Compression::Lz4 => Codec::Lz4,
+            Compression::Zstd => Codec::Zstd,
+        },
+        delivery_timeout: Duration::from_secs(args.delivery_timeout.into()),
+        ..ProducerOptions::default()
+    };
+    let producer = client.producer(&args.topic, options).await?;
+    let max_line_bytes = producer.max_message_bytes();
+    let mut load = Load {
+        producer,
+        rules,
+        partition: args.partition.map(PartitionId),
+        input_name: input.name.clone(),
+        skipped: 0,
+        progress: Progress::new(input.len),
+        started: Instant::now(),
+    };
+    let ended = load.until_end(input, max_line_bytes).await;
+    load.progress.clear();
+    let report = Report {
+        topic: args.topic,
+        acks: args.acks,
+        summary: load.producer.summary(),
+        skipped: load.skipped,
+        elapsed: load.started.elapsed(),
+    };
+    // The summary comes first, so that a failure is the last thing to be read.
+    output::write_all(if args.json { report.json() } else { report.text() }.as_bytes())?;
+    match ended {
+        Ended::AtTheEnd => Ok(ExitCode::SUCCESS),
+        Ended::Failed(error) => Err(error),
+        Ended::Interrupted => {
+            let open = report.summary.sent_records - report.summary.acknowledged_records;
+            Err(CliError::Failed(format!(
+                "interrupted; {open} records were sent and not acknowledged"
+            )))
+        }
+    }
+}
+
+struct Load {
+    producer: Producer,
+    rules: RecordRules,
+    partition: Option<PartitionId>,
+    input_name: String,
+    skipped: u64,
+    progress: Progress,
+    started: Instant,
+}
+
+impl Load {
+    /// Sends all lines and waits for their acknowledgement, as far as it goes.
+    async fn until_end(&mut self, input: Input, max_line_bytes: usize) -> Ended {
+        let sent = tokio::select! {
+            sent = self.send_all(input, max_line_bytes) => sent,
+            () = interrupt() => {
+                // What is under way may still come in.
+                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
+                return Ended::Interrupted;
+            }
+        };
+        let closed = tokio::select! {
+            closed = self.producer.close() => closed,
+            () = interrupt() => return Ended::Interrupted,
+        };
+        match (sent, closed) {
+            (Ok(()), Ok(())) => Ended::AtTheEnd,
+            (Err(error), _) => Ended::Failed(error),
+            (Ok(()), Err(error)) => Ended::Failed(error.into()),
+        }
+    }
+
+    async fn send_all(&mut self, input: Input, max_line_bytes: usize) -> Result<(), CliError> {
+        let mut blocks = input.blocks(max_line_bytes);
+        while let Some(block) = blocks.recv().await {
+            let block = block.map_err(|error| CliError::Failed(format!("{}: {error}", self.input_name)))?;
+            self.send_block(&block).await?;
+            self.progress
+                .advance(block.len(), self.started.elapsed(), &self.producer.summary());
+        }
+        Ok(())
+    }
+
+    async fn send_block(&mut self, block: &Block) -> Result<(), CliError> {
+        for (number, line) in block.lines() {
+            let at = |reason: String| CliError::Failed(format!("{}:{number}: {reason}", self.input_name));
+            let Some(record) = self.rules.record(line).map_err(at)? else {
+                self.skipped += 1;
+                continue;
+            };
+            let record = ProducerRecord {
+                key: record.key.as_deref(),
+                value: Some(record.value),
+                timestamp: record.timestamp,
+                partition: self.partition,
+                headers: &[],
+            };
+            self.producer.send(record).await.map_err(|error| match error {
+                client::Error::RecordTooLarge { .. } => at(error.to_string()),
+                error => error.into(),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Waits for Ctrl-C; for ever where the system has no such thing.
+async fn interrupt() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A bar on standard error, if that is a terminal and the input is long.
+struct Progress {
+    bar: ProgressBar,
+    read_bytes: u64,
+    len: Option<u64>,
+}
+
+impl Progress {
+    fn new(len: Option<u64>) -> Self {
+        Self {
+            bar: ProgressBar::hidden(),
+            read_bytes: 0,
+            len,
+        }
+    }
+
+    fn advance(&mut self, bytes: u64, elapsed: Duration, summary: &ProducerSummary) {
+        self.read_bytes += bytes;
+        if self.bar.is_hidden() && elapsed > LONG && std::io::stderr().is_terminal() {
+            self.bar = Self::visible(self.len);
+        }
+        self.bar.set_position(self.read_bytes);
+        self.bar
+            .set_message(format!("{} records acknowledged", summary.acknowledged_records));
+    }
+
+    fn visible(len: Option<u64>) -> ProgressBar {
+        let template = match len {
+            Some(_) => "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}",
+            None => "{spinner} {binary_bytes} {binary_bytes_per_sec} {msg}",
+        };
+        let style = ProgressStyle::with_template(template).expect("the templates are well formed");
+        ProgressBar::with_draw_target(len, ProgressDrawTarget::stderr()).with_style(style)
+    }
+
+    fn clear(&self) {
+        self.bar.finish_and_clear();
+        let _ = std::io::stderr().flush();
+    }
+}
+
+/// The last words.
+struct Report {
+    topic: String,
+    acks: AcksArg,
+    summary: ProducerSummary,
+    skipped: u64,
+    elapsed: Duration,
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let acknowledged = match self.acks {
+            AcksArg::None => "sent without acknowledgement",
+            _ => "acknowledged",
+        };
+        let skipped = match self.skipped {
+            0 => String::new(),
+            skipped => format!(", {skipped} skipped"),
+        };
+        let (records, bytes) = (self.summary.acknowledged_records, self.summary.acknowledged_bytes);
+        format!(
+            "{records} records {acknowledged}{skipped}, {} in {:.1} s: {} records/s, {}/s\n",
+            output::size(bytes),
+            self.elapsed.as_secs_f64(),
+            self.per_second(records),
+            output::size(self.per_second(bytes)),
+        )
+    }
+
+    fn json(&self) -> String {
+        let (records, bytes) = (self.summary.acknowledged_records, self.summary.acknowledged_bytes);
+        let report = json!({
+            "topic": self.topic,
+            "acknowledged_records": records,
+            "acknowledged_bytes": bytes,
+            "skipped_records": self.skipped,
+            "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+            "records_per_second": self.per_second(records),
+            "bytes_per_second": self.per_second(bytes),
+        });
+        format!("{report}\n")
+    }
+
+    fn per_second(&self, count: u64) -> u64 {
+        let rate = u128::from(count) * 1_000_000 / self.elapsed.as_micros().max(1);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+#[path = "produce_tests.rs"]
+mod tests;

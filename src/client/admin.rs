@@ -1,0 +1,328 @@
+//! Topics and their settings.
+//!
+//! The values are the client's own: numbers have their types, what may be missing is an `Option`.
+
+use std::collections::BTreeMap;
+
+use super::{Client, Error};
+use crate::proto::v1;
+use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
+
+/// A topic in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicSummary {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: i32,
+    /// True for the store's own.
+    pub internal: bool,
+}
+
+/// All that is known of a topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicDescription {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub id: TopicId,
+    /// True for the store's own.
+    pub internal: bool,
+    /// Ascending by number.
+    pub partitions: Vec<PartitionDescription>,
+    /// Every setting, ascending by name.
+    pub config: Vec<ConfigEntry>,
+}
+
+impl TopicDescription {
+    /// Returns the value of a setting.
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        self.config
+            .iter()
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.value.as_str())
+    }
+}
+
+/// One partition's ends and sizes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionDescription {
+    /// Its number.
+    pub partition: PartitionId,
+    /// The first record that can be read.
+    pub log_start: Offset,
+    /// Committed readers see what lies before.
+    pub last_stable: Offset,
+    /// Readers see what lies before.
+    pub high_watermark: Offset,
+    /// Where the next record goes.
+    pub log_end: Offset,
+    /// Everything before is on disk.
+    pub recovery_point: Offset,
+    /// How many segments there are.
+    pub segments: i64,
+    /// Bytes of its record batches.
+    pub size_bytes: i64,
+    /// The least timestamp of its records, where known.
+    pub least_timestamp: Option<Timestamp>,
+    /// The greatest timestamp of its records, where known.
+    pub greatest_timestamp: Option<Timestamp>,
+    /// While it refuses writes: why.
+    pub write_refusal: Option<String>,
+}
+
+/// One setting of a topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigEntry {
+    /// Kafka's name.
+    pub name: String,
+    /// Its value as text.
+    pub value: String,
+    /// Where the value comes from.
+    pub source: ConfigSource,
+    /// What it does, in one line.
+    pub doc: String,
+}
+
+/// Where a setting's value comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigSource {
+    /// Nobody set it.
+    Default,
+    /// The server's configuration.
+    Server,
+    /// The topic itself.
+    Topic,
+}
+
+/// What to change of a topic's settings; all of it or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConfigChanges {
+    /// Settings to set.
+    pub set: BTreeMap<String, String>,
+    /// Settings to give back to their default.
+    pub unset: Vec<String>,
+}
+
+/// What an adopted directory held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adopted {
+    /// The first offset.
+    pub log_start: Offset,
+    /// The offset after the last.
+    pub log_end: Offset,
+    /// How many segments.
+    pub segments: i64,
+    /// How many batches.
+    pub batches: i64,
+    /// How many records.
+    pub records: i64,
+    /// Bytes of the batches.
+    pub size_bytes: i64,
+    /// Bytes at the end that were no whole, sound batch, and were left out.
+    pub dropped_tail_bytes: i64,
+}
+
+impl Client {
+    /// Creates a topic; `partitions` absent means the server's default. Durable on return.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `InvalidArgument` for a name, number or setting that is not allowed.
+    pub async fn create_topic(
+        &self,
+        name: &str,
+        partitions: Option<i32>,
+        config: &BTreeMap<String, String>,
+    ) -> Result<TopicDescription, Error> {
+        let request = v1::CreateTopicRequest {
+            name: name.to_owned(),
+            partitions,
+            config: config
+                .iter()
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect(),
+            validate_only: false,
+        };
+        let response = self.answer(self.admin().create_topic(request)).await?;
+        self.description(response.topic)
+    }
+
+    /// Lists topics ascending by name; `internal` says whether the store's own are among them.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn list_topics(&self, internal: InternalTopics) -> Result<Vec<TopicSummary>, Error> {
+        let include_internal = internal == InternalTopics::Included;
+        let response = self
+            .answer(
+                self.admin()
+                    .list_topics(v1::ListTopicsRequest { include_internal }),
+            )
+            .await?;
+        response
+            .topics
+            .into_iter()
+            .map(|topic| {
+                Ok(TopicSummary {
+                    id: self.topic_id(&topic.topic_id)?,
+                    name: topic.name,
+                    partitions: topic.partitions,
+                    internal: topic.internal,
+                })
+            })
+            .collect()
+    }
+
+    /// Describes a topic.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
+        let request = v1::DescribeTopicRequest {
+            name: name.to_owned(),
+        };
+        let response = self.answer(self.admin().describe_topic(request)).await?;
+        self.description(response.topic)
+    }
+
+    /// Changes settings: all of `changes` or none.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a setting that is unknown or out of its range.
+    pub async fn alter_topic(&self, name: &str, changes: ConfigChanges) -> Result<TopicDescription, Error> {
+        let request = v1::AlterTopicRequest {
+            name: name.to_owned(),
+            set: changes.set.into_iter().collect(),
+            unset: changes.unset,
+            validate_only: false,
+        };
+        let response = self.answer(self.admin().alter_topic(request)).await?;
+        self.description(response.topic)
+    }
+
+    /// Raises the number of partitions to `total`.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` when there are more already.
+    pub async fn add_partitions(&self, name: &str, total: i32) -> Result<TopicDescription, Error> {
+        let request = v1::AddPartitionsRequest {
+            name: name.to_owned(),
+            total,
+        };
+        let response = self.answer(self.admin().add_partitions(request)).await?;
+        self.description(response.topic)
+    }
+
+    /// Deletes a topic and its data.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for the store's own.
+    pub async fn delete_topic(&self, name: &str) -> Result<(), Error> {
+        let request = v1::DeleteTopicRequest {
+            name: name.to_owned(),
+        };
+        self.answer(self.admin().delete_topic(request)).await?;
+        Ok(())
+    }
+
+    /// Verifies a partition directory on the server's machine and brings it in as `partition` of `topic`, which must
+    /// hold no record yet. The original is not altered. Waits as long as it takes.
+    ///
+    /// # Errors
+    /// `NotFound` for the directory; `FailedPrecondition` when the partition has records; `DataLoss` for damage.
+    pub async fn adopt_partition(
+        &self,
+        directory: &str,
+        topic: &str,
+        partition: PartitionId,
+    ) -> Result<Adopted, Error> {
+        let request = v1::AdoptPartitionRequest {
+            directory: directory.to_owned(),
+            topic: topic.to_owned(),
+            partition: partition.0,
+        };
+        // No deadline: verifying reads every byte; keep-alive notices a server that is gone.
+        let response = self
+            .admin()
+            .adopt_partition(request)
+            .await
+            .map_err(|status| self.error(&status))?;
+        let adopted = response.into_inner();
+        Ok(Adopted {
+            log_start: Offset(adopted.log_start_offset),
+            log_end: Offset(adopted.log_end_offset),
+            segments: adopted.segments,
+            batches: adopted.batches,
+            records: adopted.records,
+            size_bytes: adopted.size_bytes,
+            dropped_tail_bytes: adopted.dropped_tail_bytes,
+        })
+    }
+
+    fn topic_id(&self, bytes: &[u8]) -> Result<TopicId, Error> {
+        let id = bytes
+            .try_into()
+            .map_err(|_| self.protocol_error("a topic id is not 16 bytes long"))?;
+        Ok(TopicId(id))
+    }
+
+    fn description(&self, topic: Option<v1::TopicDescription>) -> Result<TopicDescription, Error> {
+        let topic = topic.ok_or_else(|| self.protocol_error("a topic's description is missing"))?;
+        Ok(TopicDescription {
+            id: self.topic_id(&topic.topic_id)?,
+            name: topic.name,
+            internal: topic.internal,
+            partitions: topic.partitions.into_iter().map(partition_description).collect(),
+            config: topic.config.into_iter().map(config_entry).collect(),
+        })
+    }
+}
+
+/// Whether the store's own topics are meant too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum InternalTopics {
+    /// They are.
+    Included,
+    /// They are not.
+    Excluded,
+}
+
+fn partition_description(partition: v1::PartitionDescription) -> PartitionDescription {
+    PartitionDescription {
+        partition: PartitionId(partition.partition),
+        log_start: Offset(partition.log_start_offset),
+        last_stable: Offset(partition.last_stable_offset),
+        high_watermark: Offset(partition.high_watermark),
+        log_end: Offset(partition.log_end_offset),
+        recovery_point: Offset(partition.recovery_point),
+        segments: partition.segments,
+        size_bytes: partition.size_bytes,
+        least_timestamp: partition.least_timestamp_ms.map(Timestamp),
+        greatest_timestamp: partition.greatest_timestamp_ms.map(Timestamp),
+        write_refusal: Some(partition.write_refusal).filter(|text| !text.is_empty()),
+    }
+}
+
+fn config_entry(entry: v1::ConfigEntry) -> ConfigEntry {
+    let source = match entry.source() {
+        v1::ConfigSource::Default => ConfigSource::Default,
+        v1::ConfigSource::Server => ConfigSource::Server,
+        v1::ConfigSource::Topic => ConfigSource::Topic,
+    };
+    ConfigEntry {
+        name: entry.name,
+        value: entry.value,
+        source,
+        doc: entry.doc,
+    }
+}
+
+/// Checks a topic's name before it is sent.
+pub(super) fn topic_name(name: &str) -> Result<TopicName, Error> {
+    TopicName::new(name).map_err(|error| Error::TopicName {
+        name: name.to_owned(),
+        error,
+    })
+}

@@ -1,0 +1,161 @@
+//! One connection to one server, shared by all who hold the client.
+//!
+//! Invariants
+//! - `Client` is cheap to clone; all clones share one HTTP/2 connection, which is made again by itself after a loss.
+//! - No call is without a deadline, streams apart: those end by keep-alive when the other side is gone.
+//!
+//! What is not here: what the calls say (`admin`, `offsets`, `reader`, `producer`).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Response, Status};
+
+use super::Error;
+use super::endpoint::{Security, ServerAddress};
+use crate::proto::v1::admin_service_client::AdminServiceClient;
+use crate::proto::v1::log_service_client::LogServiceClient;
+
+/// The greatest answer taken: a batch may be larger than the 4 MiB to which the server otherwise keeps.
+const MAX_ANSWER_BYTES: usize = 128 << 20;
+/// Receive windows of one stream and of the connection: enough to keep a fast local link busy.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A server that answers no ping for this long is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long to wait for the answer of a call that is not a stream.
+    pub call_timeout: Duration,
+    /// Certificates of authorities that may vouch for an `https` server, as PEM text.
+    pub tls_authorities_pem: Option<Vec<u8>>,
+}
+
+impl Default for ConnectOptions {
+    /// 3 seconds to connect, 30 for a call, no authority.
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            call_timeout: Duration::from_secs(30),
+            tls_authorities_pem: None,
+        }
+    }
+}
+
+/// A connection to a server; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    channel: Channel,
+    address: Arc<str>,
+    call_timeout: Duration,
+}
+
+impl Client {
+    /// Connects to `address`: `HOST:PORT`, with or without `http://` or `https://`.
+    ///
+    /// # Errors
+    /// [`Error::Address`] for text that is no address, [`Error::Unreachable`] when nothing answers within 3 seconds.
+    pub async fn connect(address: &str) -> Result<Self, Error> {
+        Self::connect_with(address, &ConnectOptions::default()).await
+    }
+
+    /// Connects to `address` as `options` say.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and [`Error::Tls`] when `https` is asked for and cannot be set up.
+    pub async fn connect_with(address: &str, options: &ConnectOptions) -> Result<Self, Error> {
+        let address = ServerAddress::parse(address)?;
+        let endpoint = endpoint(&address, options)?;
+        let address: Arc<str> = address.to_string().into();
+        let connecting = tokio::time::timeout(options.connect_timeout, endpoint.connect());
+        let channel = match connecting.await {
+            Ok(connected) => connected.map_err(|error| Error::unreachable(&address, &error))?,
+            Err(_) => {
+                let reason = format!("no answer within {:?}", options.connect_timeout);
+                return Err(Error::Unreachable {
+                    address: address.to_string(),
+                    reason,
+                });
+            }
+        };
+        Ok(Self {
+            channel,
+            address,
+            call_timeout: options.call_timeout,
+        })
+    }
+
+    /// Returns the server's host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn log(&self) -> LogServiceClient<Channel> {
+        LogServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(super) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Waits for a call's answer, at most as long as a call may take.
+    pub(super) async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.call_timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.error(&status)),
+            Err(_) => Err(Error::NoAnswer {
+                address: self.address.to_string(),
+                waited: self.call_timeout,
+            }),
+        }
+    }
+
+    pub(super) fn error(&self, status: &Status) -> Error {
+        Error::from_status(&self.address, status)
+    }
+
+    /// An answer that lacks what the protocol promises.
+    pub(super) fn protocol_error(&self, reason: impl Into<String>) -> Error {
+        Error::Protocol {
+            address: self.address.to_string(),
+            reason: reason.into(),
+        }
+    }
+}
+
+fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoint, Error> {
+    let tls_error = |reason: String| Error::Tls {
+        address: address.to_string(),
+        reason,
+    };
+    let endpoint = Endpoint::from_shared(address.uri())
+        .map_err(|error| Error::Address {
+            address: address.to_string(),
+            reason: error.to_string(),
+        })?
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true);
+    match (address.security(), &options.tls_authorities_pem) {
+        (Security::Plain, _) => Ok(endpoint),
+        (Security::Tls, None) => Err(tls_error(
+            "name the certificate of the authority that vouches for the server".to_owned(),
+        )),
+        (Security::Tls, Some(pem)) => endpoint
+            .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
+            .map_err(|error| tls_error(error.to_string())),
+    }
+}

@@ -1,0 +1,377 @@
+//! What can go wrong between a client and its server, with the question "retry?" answered.
+//!
+//! A server's own refusal is passed on whole: kind, machine-readable reason, message, metadata. What the transport says
+//! is never mistaken for it: only a status with `google.rpc.ErrorInfo` of domain `siltstone` is the server speaking.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::proto::v1;
+use crate::record::Damage;
+use crate::types::{NameError, PartitionId, TopicName};
+
+/// Waits between tries double from the least to the most.
+const BACKOFF_LEAST: Duration = Duration::from_millis(20);
+const BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// The domain of this service's `google.rpc.ErrorInfo`.
+const ERROR_DOMAIN: &str = "siltstone";
+
+/// The kinds of failure: two errors of one kind ask the same of the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ErrorKind {
+    /// What was named does not exist.
+    NotFound,
+    /// What was to be made exists.
+    AlreadyExists,
+    /// The request is wrong in itself; sending it again is pointless.
+    InvalidArgument,
+    /// An offset outside the log.
+    OutOfRange,
+    /// The state of the topic or the producer forbids it.
+    FailedPrecondition,
+    /// A limit is reached.
+    ResourceExhausted,
+    /// Not now; a retry may succeed.
+    Unavailable,
+    /// Nothing came in time; whether it happened is open.
+    DeadlineExceeded,
+    /// Stored or received bytes are damaged.
+    DataLoss,
+    /// A fault of the server.
+    Internal,
+}
+
+/// A server's refusal, as it told it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// What a caller can do about it.
+    pub kind: ErrorKind,
+    /// Machine-readable, upper snake case, stable: `OFFSET_OUT_OF_RANGE`.
+    pub reason: String,
+    /// What failed, on what, and what to do.
+    pub message: String,
+    /// What the reason is about: topic, partition, offsets, limits.
+    pub metadata: BTreeMap<String, String>,
+    /// Present when a retry may succeed: the least wait before it.
+    pub retry_after: Option<Duration>,
+}
+
+/// A failed call.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Text that is not a server's address.
+    #[error("{address:?} is not a server's address: {reason}")]
+    Address {
+        /// The text.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Text that is not a topic's name.
+    #[error("{name:?} is not a topic's name: {error}")]
+    TopicName {
+        /// The text.
+        name: String,
+        /// The rule it breaks.
+        error: NameError,
+    },
+    /// TLS cannot be set up.
+    #[error("tls to {address} cannot be set up: {reason}")]
+    Tls {
+        /// The server.
+        address: String,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// No connection could be made.
+    #[error("cannot reach a server at {address}: {reason}")]
+    Unreachable {
+        /// The server.
+        address: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// A connection or a call on it broke; whether the call happened is open.
+    #[error("connection to {address} is lost: {reason}")]
+    ConnectionLost {
+        /// The server.
+        address: String,
+        /// What the network said.
+        reason: String,
+    },
+    /// No answer within the call's deadline; whether the call happened is open.
+    #[error("no answer from {address} within {waited:?}")]
+    NoAnswer {
+        /// The server.
+        address: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The server refused.
+    #[error("{}", .0.message)]
+    Refused(Box<Refusal>),
+    /// The server sent something that its protocol does not allow.
+    #[error("{address} answered against the protocol: {reason}")]
+    Protocol {
+        /// The server.
+        address: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// A batch that the server sent is damaged.
+    #[error("batch of {topic}-{partition} from the server is damaged: {damage}")]
+    DamagedBatch {
+        /// Of which topic.
+        topic: TopicName,
+        /// Of which partition.
+        partition: PartitionId,
+        /// What is wrong with it.
+        damage: Damage,
+    },
+    /// A record that no batch of the topic can hold.
+    #[error("record of {size_bytes} bytes exceeds max.message.bytes = {limit_bytes} of topic {topic}")]
+    RecordTooLarge {
+        /// The topic.
+        topic: TopicName,
+        /// The record's size in a batch of its own, in bytes.
+        size_bytes: usize,
+        /// The topic's limit in bytes.
+        limit_bytes: usize,
+    },
+    /// A partition number that the topic does not have.
+    #[error("topic {topic} has {count} partitions, no partition {partition}")]
+    UnknownPartition {
+        /// The topic.
+        topic: TopicName,
+        /// The number asked for.
+        partition: PartitionId,
+        /// How many it has; numbers are below.
+        count: usize,
+    },
+    /// Records were not acknowledged within the delivery timeout; whether they are there is open.
+    #[error(
+        "records for {topic}-{partition} were not acknowledged within {waited:?}; last error: {last_error}"
+    )]
+    DeliveryTimeout {
+        /// The topic.
+        topic: TopicName,
+        /// The partition.
+        partition: PartitionId,
+        /// How long was waited.
+        waited: Duration,
+        /// What stood in the way.
+        last_error: String,
+    },
+    /// The producer was closed.
+    #[error("the producer of topic {topic} is closed")]
+    Closed {
+        /// The topic.
+        topic: TopicName,
+    },
+}
+
+impl Error {
+    /// Returns what a caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Address { .. }
+            | Self::TopicName { .. }
+            | Self::Tls { .. }
+            | Self::RecordTooLarge { .. } => ErrorKind::InvalidArgument,
+            Self::Unreachable { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
+            Self::NoAnswer { .. } | Self::DeliveryTimeout { .. } => ErrorKind::DeadlineExceeded,
+            Self::Refused(refusal) => refusal.kind,
+            Self::Protocol { .. } => ErrorKind::Internal,
+            Self::DamagedBatch { .. } => ErrorKind::DataLoss,
+            Self::UnknownPartition { .. } => ErrorKind::NotFound,
+            Self::Closed { .. } => ErrorKind::FailedPrecondition,
+        }
+    }
+
+    /// Returns the server's machine-readable reason, when it was the server that refused.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Refused(refusal) => Some(&refusal.reason),
+            _ => None,
+        }
+    }
+
+    /// True when the same call may succeed later.
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::ConnectionLost { .. } | Self::NoAnswer { .. } => true,
+            Self::Refused(refusal) => refusal.retry_after.is_some() || refusal.kind == ErrorKind::Unavailable,
+            _ => false,
+        }
+    }
+
+    /// Returns the least wait before a retry, where the server named one.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            _ => None,
+        }
+    }
+
+    /// Returns how long to wait before try number `attempt` (from 0), or nothing when trying again is pointless.
+    pub(super) fn retry_delay(&self, attempt: u32) -> Option<Duration> {
+        if !self.is_retriable() {
+            return None;
+        }
+        let backoff = BACKOFF_LEAST
+            .saturating_mul(1 << attempt.min(10))
+            .min(BACKOFF_MOST);
+        Some(self.retry_after().unwrap_or_default().max(backoff))
+    }
+
+    /// Reads a failed call's status.
+    pub(super) fn from_status(address: &str, status: &Status) -> Self {
+        let details = status.get_error_details();
+        let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
+        if info.is_none() && speaks_for_transport(status) {
+            return Self::ConnectionLost {
+                address: address.to_owned(),
+                reason: transport_reason(status),
+            };
+        }
+        let (reason, metadata) = match info {
+            Some(info) => (info.reason.clone(), info.metadata.clone().into_iter().collect()),
+            None => (String::new(), BTreeMap::new()),
+        };
+        let retry_after = details
+            .retry_info()
+            .map(|retry| retry.retry_delay.unwrap_or_default());
+        Self::Refused(Box::new(Refusal {
+            kind: kind_of(status.code()),
+            reason,
+            message: status.message().to_owned(),
+            metadata,
+            retry_after,
+        }))
+    }
+
+    /// Reads an error inside a response or on a stream.
+    pub(super) fn from_message(error: v1::Error) -> Self {
+        let retry_after = error
+            .retry_after_ms
+            .map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0)));
+        Self::Refused(Box::new(Refusal {
+            kind: kind_of(Code::from_i32(error.code)),
+            reason: error.reason,
+            message: error.message,
+            metadata: error.metadata.into_iter().collect(),
+            retry_after,
+        }))
+    }
+
+    /// Names why a connection was not made.
+    pub(super) fn unreachable(address: &str, error: &tonic::transport::Error) -> Self {
+        Self::Unreachable {
+            address: address.to_owned(),
+            reason: innermost(error),
+        }
+    }
+}
+
+/// True for codes that a broken connection, a proxy or a dying server produces by itself.
+fn speaks_for_transport(status: &Status) -> bool {
+    status.source().is_some()
+        || matches!(
+            status.code(),
+            Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted
+        )
+}
+
+fn transport_reason(status: &Status) -> String {
+    status
+        .source()
+        .map_or_else(|| status.message().to_owned(), innermost)
+}
+
+/// Returns the text of the first cause, which names the fact; the layers above it only say that something failed.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    match cause.downcast_ref::<std::io::Error>() {
+        Some(error) if error.kind() != std::io::ErrorKind::Other => error.kind().to_string(),
+        _ => cause.to_string(),
+    }
+}
+
+fn kind_of(code: Code) -> ErrorKind {
+    match code {
+        Code::NotFound => ErrorKind::NotFound,
+        Code::AlreadyExists => ErrorKind::AlreadyExists,
+        Code::InvalidArgument | Code::Unimplemented => ErrorKind::InvalidArgument,
+        Code::OutOfRange => ErrorKind::OutOfRange,
+        Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated => {
+            ErrorKind::FailedPrecondition
+        }
+        Code::ResourceExhausted => ErrorKind::ResourceExhausted,
+        Code::Unavailable | Code::Aborted | Code::Cancelled => ErrorKind::Unavailable,
+        Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
+        Code::DataLoss => ErrorKind::DataLoss,
+        Code::Ok | Code::Unknown | Code::Internal => ErrorKind::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn a_refusal_of_the_server_is_passed_on_whole() {
+        let mut details = ErrorDetails::new();
+        let metadata = [("topic".to_owned(), "flights".to_owned())];
+        details.set_error_info(
+            "UNKNOWN_TOPIC",
+            ERROR_DOMAIN,
+            std::collections::HashMap::from(metadata),
+        );
+        let status = Status::with_error_details(Code::NotFound, "topic flights does not exist", details);
+        let error = Error::from_status("h:1", &status);
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(error.reason(), Some("UNKNOWN_TOPIC"));
+        assert_eq!(error.to_string(), "topic flights does not exist");
+        assert!(!error.is_retriable());
+        let Error::Refused(refusal) = error else {
+            panic!("not a refusal: {error}")
+        };
+        assert_eq!(refusal.metadata["topic"], "flights");
+    }
+
+    #[test]
+    fn a_retry_hint_makes_any_refusal_retriable() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("OVERLOADED", ERROR_DOMAIN, std::collections::HashMap::new());
+        details.set_retry_info(Some(Duration::from_millis(100)));
+        let status = Status::with_error_details(Code::ResourceExhausted, "too much", details);
+        let error = Error::from_status("h:1", &status);
+        assert!(error.is_retriable());
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn a_status_that_no_server_wrote_is_a_lost_connection() {
+        let error = Error::from_status("h:1", &Status::unknown("h2 protocol error"));
+        assert!(matches!(error, Error::ConnectionLost { .. }), "{error:?}");
+        assert!(error.is_retriable());
+    }
+
+    #[test]
+    fn an_internal_error_that_the_server_names_is_not_a_lost_connection() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("STORAGE", ERROR_DOMAIN, std::collections::HashMap::new());
+        let status = Status::with_error_details(Code::Internal, "disk failed", details);
+        let error = Error::from_status("h:1", &status);
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(!error.is_retriable());
+    }
+}

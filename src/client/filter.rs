@@ -1,0 +1,201 @@
+//! Which records of a chunk count.
+//!
+//! A chunk is whole batches: the first may begin before what was asked for, the last may reach beyond, control batches
+//! and records of aborted transactions lie between. Kafka's rule for the last: going through batches in order, from an
+//! aborted transaction's first offset on, its producer's transactional batches are dropped, up to the producer's abort
+//! marker.
+//!
+//! Invariants
+//! - Batches are checked (CRC) before a record of them is shown.
+//! - After damage nothing more comes of the chunk.
+//!
+//! What is not here: the connection, positions.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::Error;
+use crate::record::{Batches, ControlMarker, Damage, DecompressLimit, Record, RecordBatch, Records};
+use crate::types::{Offset, PartitionId, ProducerId, Timestamp, TopicName};
+
+/// The most that one batch may decompress to.
+const DECOMPRESSED_MAX: DecompressLimit = DecompressLimit(1 << 30);
+
+/// The bounds of what was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub(super) offsets: Range<Offset>,
+    /// A bound on a side means that records without a timestamp are not asked for.
+    pub(super) times: Range<Timestamp>,
+}
+
+impl Wanted {
+    fn has(&self, record: &Record) -> bool {
+        self.offsets.contains(&record.offset) && self.has_time(record.timestamp)
+    }
+
+    fn has_time(&self, timestamp: Option<Timestamp>) -> bool {
+        let everything = self.times.start == Timestamp::MIN && self.times.end == Timestamp::MAX;
+        everything || timestamp.is_some_and(|time| self.times.contains(&time))
+    }
+}
+
+/// A stretch of one partition.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    partition: PartitionId,
+    batches: Bytes,
+    wanted: Wanted,
+    /// Producer and first offset, ascending by offset.
+    aborted: Vec<(ProducerId, Offset)>,
+}
+
+impl Chunk {
+    pub(super) fn new(
+        partition: PartitionId,
+        batches: Bytes,
+        wanted: Wanted,
+        aborted: Vec<(i64, i64)>,
+    ) -> Self {
+        let mut aborted: Vec<_> = aborted
+            .into_iter()
+            .map(|(producer, first)| (ProducerId(producer), Offset(first)))
+            .collect();
+        aborted.sort_by_key(|(_, first)| *first);
+        Self {
+            partition,
+            batches,
+            wanted,
+            aborted,
+        }
+    }
+
+    /// Returns the partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// Returns the whole batches, back to back, unfiltered: the very bytes of the log.
+    pub fn batches(&self) -> &Bytes {
+        &self.batches
+    }
+
+    pub(super) fn records(&self, topic: &TopicName) -> ChunkRecords {
+        ChunkRecords {
+            topic: topic.clone(),
+            partition: self.partition,
+            batches: Batches::over(self.batches.clone(), 0),
+            records: None,
+            wanted: self.wanted.clone(),
+            to_come: self.aborted.iter().copied().collect(),
+            aborted: BTreeSet::new(),
+            over: Over::No,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Yes,
+    No,
+}
+
+/// The records of a chunk that were asked for, in order.
+pub struct ChunkRecords {
+    topic: TopicName,
+    partition: PartitionId,
+    batches: Batches,
+    records: Option<Records>,
+    wanted: Wanted,
+    /// Aborted transactions that begin further on.
+    to_come: VecDeque<(ProducerId, Offset)>,
+    /// Producers within an aborted transaction.
+    aborted: BTreeSet<ProducerId>,
+    over: Over,
+}
+
+impl ChunkRecords {
+    fn step(&mut self) -> Result<Option<Record>, Damage> {
+        loop {
+            if let Some(records) = &mut self.records {
+                for record in records {
+                    let record = record?;
+                    if self.wanted.has(&record) {
+                        return Ok(Some(record));
+                    }
+                }
+                self.records = None;
+            }
+            match self.batches.next() {
+                None if self.batches.trailing_len() > 0 => {
+                    let rest = self.batches.trailing_len();
+                    return Err(Damage::Short { len: rest });
+                }
+                None => return Ok(None),
+                Some(batch) => {
+                    let (_, batch) = batch?;
+                    if self.counts(&batch)? {
+                        batch.verify_crc()?;
+                        self.records = Some(batch.records(DECOMPRESSED_MAX)?);
+                    }
+                }
+            }
+        }
+    }
+
+    /// True when records of the batch may have been asked for.
+    fn counts(&mut self, batch: &RecordBatch) -> Result<bool, Damage> {
+        let header = batch.header();
+        while let Some((producer, _)) = self
+            .to_come
+            .pop_front_if(|(_, first)| *first <= header.last_offset())
+        {
+            self.aborted.insert(producer);
+        }
+        if header.is_control() {
+            let producer = header.producer.map(|stamp| stamp.id);
+            let marker = batch.control_marker()?;
+            if let (Some(producer), Some(ControlMarker::Abort { .. })) = (producer, marker) {
+                self.aborted.remove(&producer);
+            }
+            return Ok(false);
+        }
+        let is_aborted = header.is_transactional()
+            && header
+                .producer
+                .is_some_and(|stamp| self.aborted.contains(&stamp.id));
+        let overlaps =
+            header.base_offset < self.wanted.offsets.end && header.last_offset() >= self.wanted.offsets.start;
+        Ok(overlaps && !is_aborted)
+    }
+}
+
+impl Iterator for ChunkRecords {
+    type Item = Result<Record, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.over == Over::Yes {
+            return None;
+        }
+        match self.step() {
+            Ok(Some(record)) => return Some(Ok(record)),
+            Ok(None) => self.over = Over::Yes,
+            Err(damage) => {
+                self.over = Over::Yes;
+                let (topic, partition) = (self.topic.clone(), self.partition);
+                return Some(Err(Error::DamagedBatch {
+                    topic,
+                    partition,
+                    damage,
+                }));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+#[path = "filter_tests.rs"]
+mod tests;

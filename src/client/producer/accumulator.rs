@@ -1,0 +1,269 @@
+//! Turns records into batches: chooses partitions, fills one open batch for each, numbers what it seals.
+//!
+//! Invariants
+//! - Batches of a partition are sealed in the order of their records, with gapless sequences.
+//! - A batch is sealed when the next record would take it past its size, when it has waited as long as records may
+//!   linger, or when all are to go.
+//! - A batch is at most as large as the topic admits, counted before compression.
+//! - Records without a key share one partition until its batch is sealed, then move to the next.
+//!
+//! What is sealed goes out, for the caller to pass on. What is not here: limits on memory, locks, the network.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::window::SealedBatch;
+use super::{BatchLimits, Clock, ProducerRecord};
+use crate::client::Error;
+use crate::record::{BatchBuilder, BatchOptions, Codec, HEADER_LEN, ProducerStamp, partition_for_key};
+use crate::types::{PartitionId, ProducerEpoch, ProducerId, Sequence, TopicName};
+
+/// How much [`BatchBuilder::record_len`] may be too low.
+const RECORD_LEN_SLACK: usize = 30;
+
+/// The identity of an idempotent producer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ProducerIdentity {
+    pub(super) id: ProducerId,
+    pub(super) epoch: ProducerEpoch,
+}
+
+/// What batches are like.
+pub(super) struct Plan {
+    pub(super) topic: TopicName,
+    /// How many the topic has; at least 1.
+    pub(super) partitions: i32,
+    pub(super) limits: BatchLimits,
+    pub(super) codec: Codec,
+    /// Absent: batches are not numbered.
+    pub(super) producer: Option<ProducerIdentity>,
+    pub(super) clock: Clock,
+}
+
+/// A batch on its way out.
+pub(super) struct Sealed {
+    /// The partition's place in the topic.
+    pub(super) partition: usize,
+    pub(super) batch: SealedBatch,
+}
+
+/// Whether a record began a batch: its time to linger starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Began {
+    Batch,
+    Nothing,
+}
+
+struct OpenBatch {
+    builder: BatchBuilder,
+    payload_bytes: u64,
+    opened_at: Instant,
+}
+
+struct Slot {
+    open: Option<OpenBatch>,
+    next_sequence: Sequence,
+    /// How many batches were opened: tells an open batch from the partition's earlier ones.
+    opened: u64,
+}
+
+/// The open batches of a topic.
+pub(super) struct Accumulator {
+    plan: Plan,
+    slots: Vec<Slot>,
+    /// Open batches by age, as partition and `Slot::opened`; some may be sealed since.
+    ages: VecDeque<(Instant, usize, u64)>,
+    /// Where records without a key go.
+    sticky: usize,
+    open_bytes: usize,
+}
+
+impl Accumulator {
+    /// Begins with no open batch.
+    pub(super) fn new(plan: Plan) -> Self {
+        let slots = (0..plan.partitions).map(|_| Slot {
+            open: None,
+            next_sequence: Sequence(0),
+            opened: 0,
+        });
+        let slots = slots.collect();
+        Self {
+            plan,
+            slots,
+            ages: VecDeque::new(),
+            sticky: 0,
+            open_bytes: 0,
+        }
+    }
+
+    /// Returns the bytes of all open batches.
+    pub(super) fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Returns the most bytes that a record adds to the open batches.
+    pub(super) fn greatest_growth(record: &ProducerRecord<'_>) -> usize {
+        HEADER_LEN + RECORD_LEN_SLACK + BatchBuilder::record_len(record.key, record.value, record.headers)
+    }
+
+    /// Adds a record; batches that had no room for it go to `sealed`.
+    ///
+    /// # Errors
+    /// The record is too large for any batch, or names a partition that does not exist. Nothing is added then.
+    pub(super) fn append(
+        &mut self,
+        record: &ProducerRecord<'_>,
+        sealed: &mut Vec<Sealed>,
+    ) -> Result<Began, Error> {
+        let growth = Self::greatest_growth(record);
+        if growth > self.plan.limits.greatest_bytes {
+            return Err(self.too_large(growth));
+        }
+        let partition = loop {
+            let partition = self.choose_partition(record)?;
+            if !self.lacks_room(partition, growth - HEADER_LEN) {
+                break partition;
+            }
+            sealed.extend(self.seal(partition));
+            if record.is_free() {
+                self.sticky = (self.sticky + 1) % self.slots.len();
+            }
+        };
+        let timestamp = record.timestamp.unwrap_or_else(|| (self.plan.clock)());
+        let (open, began) = self.open(partition);
+        let before = open.builder.size_bytes();
+        open.builder
+            .append(Some(timestamp), record.key, record.value, record.headers)
+            .expect("a batch of at most BATCH_MAX_BYTES is far below what the format holds");
+        open.payload_bytes += len(record.key) + len(record.value);
+        let grown = open.builder.size_bytes() - before;
+        self.open_bytes += grown;
+        Ok(began)
+    }
+
+    /// Seals every open batch into `sealed`.
+    pub(super) fn seal_all(&mut self, sealed: &mut Vec<Sealed>) {
+        while let Some(&(_, partition, _)) = self.oldest() {
+            sealed.extend(self.seal(partition));
+        }
+    }
+
+    /// Seals into `sealed` what was opened at `opened_before` or earlier.
+    pub(super) fn seal_older(&mut self, opened_before: Instant, sealed: &mut Vec<Sealed>) {
+        while let Some(&(opened_at, partition, _)) = self.oldest() {
+            if opened_at > opened_before {
+                break;
+            }
+            sealed.extend(self.seal(partition));
+        }
+    }
+
+    /// Returns when the oldest open batch was opened.
+    pub(super) fn oldest_opened_at(&mut self) -> Option<Instant> {
+        self.oldest().map(|(opened_at, _, _)| *opened_at)
+    }
+
+    fn oldest(&mut self) -> Option<&(Instant, usize, u64)> {
+        while let Some((_, partition, opened)) = self.ages.front() {
+            let slot = &self.slots[*partition];
+            if slot.open.is_some() && slot.opened == *opened {
+                break;
+            }
+            self.ages.pop_front();
+        }
+        self.ages.front()
+    }
+
+    fn choose_partition(&self, record: &ProducerRecord<'_>) -> Result<usize, Error> {
+        match (record.partition, record.key) {
+            (Some(partition), _) => usize::try_from(partition.0)
+                .ok()
+                .filter(|place| *place < self.slots.len())
+                .ok_or_else(|| Error::UnknownPartition {
+                    topic: self.plan.topic.clone(),
+                    partition,
+                    count: self.slots.len(),
+                }),
+            (None, Some(key)) => {
+                let PartitionId(partition) = partition_for_key(key, self.plan.partitions);
+                Ok(usize::try_from(partition).expect("a partition's number is not negative"))
+            }
+            (None, None) => Ok(self.sticky),
+        }
+    }
+
+    fn lacks_room(&self, partition: usize, record_bytes: usize) -> bool {
+        self.slots[partition]
+            .open
+            .as_ref()
+            .is_some_and(|open| open.builder.size_bytes() + record_bytes > self.plan.limits.target_bytes)
+    }
+
+    /// Returns the partition's open batch, a new one if need be.
+    fn open(&mut self, partition: usize) -> (&mut OpenBatch, Began) {
+        let slot = &mut self.slots[partition];
+        let began = if slot.open.is_some() {
+            Began::Nothing
+        } else {
+            Began::Batch
+        };
+        let open = slot.open.get_or_insert_with(|| {
+            let producer = self.plan.producer.map(|producer| ProducerStamp {
+                id: producer.id,
+                epoch: producer.epoch,
+                base_sequence: Some(slot.next_sequence),
+            });
+            let options = BatchOptions {
+                codec: self.plan.codec,
+                producer,
+                ..BatchOptions::default()
+            };
+            let opened_at = Instant::now();
+            slot.opened += 1;
+            self.ages.push_back((opened_at, partition, slot.opened));
+            let builder = BatchBuilder::new(options);
+            self.open_bytes += builder.size_bytes();
+            OpenBatch {
+                builder,
+                payload_bytes: 0,
+                opened_at,
+            }
+        });
+        (open, began)
+    }
+
+    fn seal(&mut self, partition: usize) -> Option<Sealed> {
+        let slot = &mut self.slots[partition];
+        let open = slot.open.take()?;
+        self.open_bytes -= open.builder.size_bytes();
+        let records = open.builder.record_count();
+        let count = i32::try_from(records).expect("a batch counts its records in 31 bits");
+        slot.next_sequence = slot.next_sequence.plus(count);
+        let built = open
+            .builder
+            .build()
+            .expect("an open batch has a record and is far below what the format holds");
+        let batch = SealedBatch {
+            bytes: built.bytes().clone(),
+            records,
+            payload_bytes: open.payload_bytes,
+            opened_at: open.opened_at,
+        };
+        Some(Sealed { partition, batch })
+    }
+
+    fn too_large(&self, size_bytes: usize) -> Error {
+        Error::RecordTooLarge {
+            topic: self.plan.topic.clone(),
+            size_bytes,
+            limit_bytes: self.plan.limits.greatest_bytes,
+        }
+    }
+}
+
+fn len(part: Option<&[u8]>) -> u64 {
+    part.map_or(0, |part| {
+        u64::try_from(part.len()).expect("a length fits 64 bits")
+    })
+}

@@ -1,0 +1,382 @@
+//! The sending task: one pipelined stream, made again after every loss.
+//!
+//! ```text
+//!  wait for work -> open stream -> [ seal what is due, send what may go, take answers ] -> lost -> back off -> ...
+//!                                                                                       -> closed and all settled: end
+//! ```
+//!
+//! Invariants
+//! - Only this task sends, so batches of a partition go out in the order of their window.
+//! - No wait is without an end: an answer has the request timeout, a record the delivery timeout.
+//! - A refusal that no retry mends stops the producer: what comes after would leave a gap.
+//!
+//! What is not here: which batch goes next (`windows`, `window`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::window::{Refused, RequestId, Verdict};
+use super::windows::IN_FLIGHT_REQUESTS;
+use super::{Acks, Shared};
+use crate::client::{Client, Error};
+use crate::proto::v1::{self, produce_stream_response::Outcome};
+use crate::types::PartitionId;
+
+/// How often timeouts are looked at while something is under way.
+const TICK: Duration = Duration::from_millis(50);
+/// How long the end of the stream may take after the last request.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The reason of a refusal whose batch is not the next of its partition.
+const OUT_OF_ORDER: &str = "OUT_OF_ORDER_SEQUENCE";
+
+/// Why a session ended before its time.
+enum Broken {
+    /// The connection; a new one may do.
+    Lost(Error),
+    /// The producer.
+    Fatal(Error),
+}
+
+/// Whether the stream takes more now.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Free,
+    Full,
+}
+
+/// The sending task's state.
+pub(super) struct Sender {
+    client: Client,
+    shared: Arc<Shared>,
+    /// Losses in a row.
+    losses: u32,
+    last_error: Option<Error>,
+    /// Requests by the time they were sent; some are answered since.
+    sent: VecDeque<(Instant, RequestId)>,
+}
+
+impl Sender {
+    pub(super) fn new(client: Client, shared: Arc<Shared>) -> Self {
+        Self {
+            client,
+            shared,
+            losses: 0,
+            last_error: None,
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// Sends until the producer is closed and all is settled, or until it fails.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.wait_for_work().await;
+            let fatal = match self.session().await {
+                Ok(()) => return,
+                Err(Broken::Fatal(error)) => error,
+                Err(Broken::Lost(error)) => match self.back_off(error).await {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+            };
+            self.shared.fail(fatal);
+            return;
+        }
+    }
+
+    /// Waits until something is sealed, or is to be, or the producer closes.
+    async fn wait_for_work(&self) {
+        while !self.has_work() {
+            self.shared.work.notified().await;
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire)
+            || self.shared.accumulator.lock().open_bytes() > 0
+            || !self.shared.windows.lock().is_empty()
+    }
+
+    /// Takes a loss: everything under way will go again, after a wait.
+    async fn back_off(&mut self, error: Error) -> Result<(), Error> {
+        self.shared.windows.lock().connection_lost();
+        self.sent.clear();
+        let delay = error.retry_delay(self.losses).ok_or_else(|| error.clone())?;
+        tracing::debug!(topic = %self.shared.topic, %error, ?delay, "connection lost, sending again");
+        self.losses = self.losses.saturating_add(1);
+        self.last_error = Some(error);
+        let until = Instant::now() + delay;
+        while Instant::now() < until {
+            self.check_delivery_timeout()?;
+            sleep_until(until.min(Instant::now() + TICK)).await;
+        }
+        self.check_delivery_timeout()
+    }
+
+    async fn session(&mut self) -> Result<(), Broken> {
+        let (requests, receiver) = mpsc::channel(IN_FLIGHT_REQUESTS);
+        let mut answers = self.open(receiver).await?;
+        loop {
+            let flow = self.pump(&requests)?;
+            if self.is_done() {
+                break;
+            }
+            let wake = self.next_wake();
+            tokio::select! {
+                answer = answers.message() => self.take(answer)?,
+                () = self.shared.work.notified() => {}
+                permit = requests.reserve(), if flow == Flow::Full => drop(permit),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.check_timeouts()?,
+            }
+        }
+        drop(requests);
+        self.drain(answers).await
+    }
+
+    async fn open(
+        &self,
+        receiver: mpsc::Receiver<v1::ProduceStreamRequest>,
+    ) -> Result<Streaming<v1::ProduceStreamResponse>, Broken> {
+        let mut log = self.client.log();
+        let opening = log.produce_stream(ReceiverStream::new(receiver));
+        tokio::pin!(opening);
+        let deadline = Instant::now() + self.shared.options.request_timeout;
+        loop {
+            match timeout(TICK, &mut opening).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => return Err(Broken::Lost(self.client.error(&status))),
+                Err(_) => self.check_delivery_timeout().map_err(Broken::Fatal)?,
+            }
+            if Instant::now() >= deadline {
+                return Err(Broken::Lost(self.no_answer()));
+            }
+        }
+    }
+
+    /// Seals what is due and sends all that may go.
+    fn pump(&mut self, requests: &mpsc::Sender<v1::ProduceStreamRequest>) -> Result<Flow, Broken> {
+        self.seal_due();
+        loop {
+            let permit = match requests.try_reserve() {
+                Ok(permit) => permit,
+                Err(TrySendError::Full(())) => return Ok(Flow::Full),
+                Err(TrySendError::Closed(())) => return Err(Broken::Lost(self.stream_ended())),
+            };
+            let now = Instant::now();
+            let Some(outgoing) = self.shared.windows.lock().next(now) else {
+                return Ok(Flow::Free);
+            };
+            permit.send(self.request(outgoing.request, outgoing.partition, outgoing.bytes));
+            if self.shared.options.acks == Acks::None {
+                self.acknowledge(outgoing.request);
+            } else {
+                self.sent.push_back((now, outgoing.request));
+            }
+        }
+    }
+
+    fn request(&self, id: RequestId, partition: usize, batch: bytes::Bytes) -> v1::ProduceStreamRequest {
+        let acks = match self.shared.options.acks {
+            Acks::All => v1::Acks::All,
+            Acks::Leader => v1::Acks::Leader,
+            Acks::None => v1::Acks::None,
+        };
+        v1::ProduceStreamRequest {
+            id: id.0,
+            request: Some(v1::ProduceRequest {
+                topic: self.shared.topic.as_str().to_owned(),
+                partition: Some(partition_id(partition).0),
+                acks: acks.into(),
+                batch: Some(batch),
+                ..v1::ProduceRequest::default()
+            }),
+        }
+    }
+
+    fn seal_due(&self) {
+        let mut accumulator = self.shared.accumulator.lock();
+        let mut sealed = Vec::new();
+        if self.shared.hurry.swap(false, Ordering::AcqRel) || self.shared.closing.load(Ordering::Acquire) {
+            accumulator.seal_all(&mut sealed);
+        } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger) {
+            accumulator.seal_older(before, &mut sealed);
+        }
+        self.shared.push(sealed);
+    }
+
+    /// Returns when to look again though nothing else happens.
+    fn next_wake(&self) -> Option<Instant> {
+        let opened_at = self.shared.accumulator.lock().oldest_opened_at();
+        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger);
+        let tick = (!self.shared.windows.lock().is_empty()).then(|| Instant::now() + TICK);
+        linger_ends.into_iter().chain(tick).min()
+    }
+
+    fn is_done(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire)
+            && self.shared.accumulator.lock().open_bytes() == 0
+            && self.shared.windows.lock().is_empty()
+    }
+
+    fn take(
+        &mut self,
+        answer: Result<Option<v1::ProduceStreamResponse>, tonic::Status>,
+    ) -> Result<(), Broken> {
+        let answer = match answer {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Err(Broken::Lost(self.stream_ended())),
+            Err(status) => return Err(Broken::Lost(self.client.error(&status))),
+        };
+        let request = RequestId(answer.id);
+        match answer.outcome {
+            Some(Outcome::Acknowledged(response)) => {
+                match response.appended.into_iter().find_map(|appended| appended.error) {
+                    None => self.acknowledge(request),
+                    Some(error) => self.refuse(request, error)?,
+                }
+            }
+            Some(Outcome::Error(error)) => self.refuse(request, error)?,
+            None => {
+                return Err(Broken::Fatal(
+                    self.client.protocol_error("an answer has no outcome"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, request: RequestId) {
+        let settled = self.shared.windows.lock().acknowledge(request, Instant::now());
+        if let Some(settled) = settled {
+            self.losses = 0;
+            let shared = &self.shared;
+            shared
+                .acknowledged_records
+                .fetch_add(u64::from(settled.records), Ordering::Relaxed);
+            shared
+                .acknowledged_bytes
+                .fetch_add(settled.payload_bytes, Ordering::Relaxed);
+            shared
+                .sealed_bytes
+                .fetch_sub(settled.batch_bytes, Ordering::Relaxed);
+            shared.settled.notify_waiters();
+        }
+    }
+
+    fn refuse(&mut self, request: RequestId, error: v1::Error) -> Result<(), Broken> {
+        let error = Error::from_message(error);
+        if self.shared.options.acks == Acks::None {
+            // Sent without a number: it cannot be sent again without the risk of writing it twice.
+            return Err(Broken::Fatal(error));
+        }
+        let mut windows = self.shared.windows.lock();
+        let Some(refusals) = windows.refusals(request) else {
+            return Ok(());
+        };
+        let refused = match error.retry_delay(refusals) {
+            Some(delay) => Refused::Later(delay),
+            None if error.reason() == Some(OUT_OF_ORDER) => Refused::OutOfOrder,
+            None => Refused::Never,
+        };
+        let verdict = windows.refuse(request, refused, Instant::now());
+        drop(windows);
+        if verdict == Verdict::Fatal {
+            return Err(Broken::Fatal(error));
+        }
+        if matches!(refused, Refused::Later(_)) {
+            self.last_error = Some(error);
+        }
+        Ok(())
+    }
+
+    fn check_timeouts(&mut self) -> Result<(), Broken> {
+        self.check_delivery_timeout().map_err(Broken::Fatal)?;
+        let now = Instant::now();
+        let mut windows = self.shared.windows.lock();
+        windows.release_held(now);
+        while self
+            .sent
+            .front()
+            .is_some_and(|(_, request)| !windows.is_under_way(*request))
+        {
+            self.sent.pop_front();
+        }
+        drop(windows);
+        let overdue = self
+            .sent
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) >= self.shared.options.request_timeout);
+        if overdue {
+            Err(Broken::Lost(self.no_answer()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn check_delivery_timeout(&self) -> Result<(), Error> {
+        let waited = self.shared.options.delivery_timeout;
+        let Some((partition, since)) = self.shared.windows.lock().waiting_since() else {
+            return Ok(());
+        };
+        if since.elapsed() < waited {
+            return Ok(());
+        }
+        Err(Error::DeliveryTimeout {
+            topic: self.shared.topic.clone(),
+            partition: partition_id(partition),
+            waited,
+            last_error: self
+                .last_error
+                .as_ref()
+                .map_or_else(|| "none".to_owned(), ToString::to_string),
+        })
+    }
+
+    /// Takes what comes until the server ends the stream: with acks, nothing but the end.
+    async fn drain(&mut self, mut answers: Streaming<v1::ProduceStreamResponse>) -> Result<(), Broken> {
+        let ending = async {
+            while let Some(answer) = answers
+                .message()
+                .await
+                .map_err(|status| self.client.error(&status))?
+            {
+                if let Some(Outcome::Error(error)) = answer.outcome {
+                    return Err(Error::from_message(error));
+                }
+            }
+            Ok(())
+        };
+        let ended = timeout(CLOSE_TIMEOUT, ending)
+            .await
+            .unwrap_or_else(|_| Err(self.no_answer()));
+        match ended {
+            // What was sent without acks is known to have arrived only by the orderly end.
+            Err(error) if self.shared.options.acks == Acks::None => Err(Broken::Fatal(error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn stream_ended(&self) -> Error {
+        Error::ConnectionLost {
+            address: self.client.address().to_owned(),
+            reason: "the server ended the stream".to_owned(),
+        }
+    }
+
+    fn no_answer(&self) -> Error {
+        Error::NoAnswer {
+            address: self.client.address().to_owned(),
+            waited: self.shared.options.request_timeout,
+        }
+    }
+}
+
+fn partition_id(place: usize) -> PartitionId {
+    PartitionId(i32::try_from(place).expect("a topic has far fewer than 2^31 partitions"))
+}

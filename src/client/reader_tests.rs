@@ -1,0 +1,213 @@
+//! Tests of the reader against a scripted server.
+
+use bytes::Bytes;
+
+use super::testing::Scripted;
+use super::{Client, Error, ReadEnd, ReadSpec, ReadStart, Reader};
+use crate::proto::v1;
+use crate::record::{BatchBuilder, BatchOptions};
+use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
+
+/// A batch of records at `base`, whose values are their offsets and whose times are ten times as much.
+fn batch(base: i64, count: i64) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for offset in base..base + count {
+        let value = offset.to_string();
+        builder
+            .append(Some(Timestamp(offset * 10)), None, Some(value.as_bytes()), &[])
+            .expect("small");
+    }
+    let built = builder.build().expect("it has records");
+    built.stamped(Offset(base), LeaderEpoch(0)).bytes().clone()
+}
+
+fn response(batches: Bytes, next: i64) -> v1::ReadResponse {
+    v1::ReadResponse {
+        partition: 0,
+        batches,
+        resume: Some(v1::ResumeToken {
+            positions: vec![v1::PartitionOffset {
+                partition: 0,
+                offset: next,
+            }],
+        }),
+        high_watermark: 100,
+        ..v1::ReadResponse::default()
+    }
+}
+
+fn last(mut response: v1::ReadResponse) -> v1::ReadResponse {
+    response.complete = true;
+    response
+}
+
+async fn reader(server: &Scripted, spec: ReadSpec) -> Reader {
+    let client = Client::connect(&server.address.to_string())
+        .await
+        .expect("the server listens");
+    client.read("t", spec).await.expect("the topic is there")
+}
+
+/// Reads until the end, an error, or `count` records.
+async fn offsets(reader: &mut Reader, count: usize) -> Result<Vec<i64>, Error> {
+    let mut offsets = Vec::new();
+    while offsets.len() < count
+        && let Some(chunk) = reader.next().await?
+    {
+        for record in reader.records(&chunk) {
+            offsets.push(record?.offset.0);
+        }
+    }
+    Ok(offsets)
+}
+
+#[tokio::test]
+async fn a_read_gives_exactly_the_offsets_asked_for_though_batches_reach_beyond() {
+    let server = Scripted::start(1, []).await;
+    server.state.lock().reads.push_back(vec![
+        response(batch(0, 10), 10),
+        response(batch(10, 10), 15),
+        last(response(Bytes::new(), 15)),
+    ]);
+    let spec = ReadSpec {
+        start: ReadStart::Offset(Offset(7)),
+        end: ReadEnd::Offset(Offset(15)),
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    assert_eq!(
+        offsets(&mut reader, usize::MAX).await.expect("it ends"),
+        (7..15).collect::<Vec<_>>()
+    );
+    assert_eq!(reader.resume_token().to_string(), "0:15");
+}
+
+#[tokio::test]
+async fn a_read_by_time_gives_exactly_the_half_open_range() {
+    let server = Scripted::start(1, []).await;
+    server
+        .state
+        .lock()
+        .reads
+        .push_back(vec![last(response(batch(0, 10), 10))]);
+    let spec = ReadSpec {
+        start: ReadStart::Time(Timestamp(30)),
+        end: ReadEnd::Time(Timestamp(60)),
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    assert_eq!(
+        offsets(&mut reader, usize::MAX).await.expect("it ends"),
+        [3, 4, 5]
+    );
+}
+
+#[tokio::test]
+async fn records_below_the_log_start_are_gone_though_their_batch_is_there() {
+    let server = Scripted::start(1, []).await;
+    let mut first = last(response(batch(0, 10), 10));
+    first.log_start_offset = 4;
+    server.state.lock().reads.push_back(vec![first]);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    assert_eq!(
+        offsets(&mut reader, usize::MAX).await.expect("it ends"),
+        (4..10).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_follower_that_lost_its_connection_goes_on_without_gap_or_repeat() {
+    let server = Scripted::start(1, []).await;
+    server.state.lock().reads.extend([
+        vec![response(batch(0, 5), 3)],
+        vec![],
+        vec![response(batch(0, 5), 5), response(batch(5, 5), 10)],
+    ]);
+    let mut reader = reader(
+        &server,
+        ReadSpec {
+            end: ReadEnd::Follow,
+            ..ReadSpec::default()
+        },
+    )
+    .await;
+    assert_eq!(
+        offsets(&mut reader, 10).await.expect("it comes back"),
+        (0..10).collect::<Vec<_>>()
+    );
+    let requests = &server.state.lock().read_requests;
+    let resumed = |request: &v1::ReadRequest| {
+        request
+            .resume
+            .as_ref()
+            .map(|token| token.positions.iter().map(|at| at.offset).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        requests.iter().map(resumed).collect::<Vec<_>>(),
+        [None, Some(vec![3]), Some(vec![3])]
+    );
+}
+
+#[tokio::test]
+async fn a_follower_from_the_latest_keeps_its_beginning_over_a_loss() {
+    let server = Scripted::start(2, []).await;
+    server.state.lock().logs[0] = vec![Bytes::new(); 5];
+    server
+        .state
+        .lock()
+        .reads
+        .extend([vec![], vec![response(batch(5, 1), 6)]]);
+    let spec = ReadSpec {
+        start: ReadStart::Latest,
+        end: ReadEnd::Follow,
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    assert_eq!(offsets(&mut reader, 1).await.expect("it comes back"), [5]);
+    let requests = &server.state.lock().read_requests;
+    for request in requests {
+        let positions = &request.resume.as_ref().expect("pinned").positions;
+        assert_eq!(
+            positions
+                .iter()
+                .map(|at| (at.partition, at.offset))
+                .collect::<Vec<_>>(),
+            [(0, 5), (1, 0)]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_bounded_read_that_lost_its_connection_says_so() {
+    let server = Scripted::start(1, []).await;
+    server
+        .state
+        .lock()
+        .reads
+        .push_back(vec![response(batch(0, 5), 5)]);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    let error = offsets(&mut reader, usize::MAX).await.expect_err("it broke");
+    assert!(matches!(error, Error::ConnectionLost { .. }), "{error:?}");
+    assert_eq!(reader.resume_token().0[&PartitionId(0)], Offset(5));
+}
+
+#[tokio::test]
+async fn a_damaged_batch_is_named_after_the_sound_ones_before_it() {
+    let server = Scripted::start(1, []).await;
+    let mut bytes = [batch(0, 2), batch(2, 2)].concat();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    server
+        .state
+        .lock()
+        .reads
+        .push_back(vec![last(response(bytes.into(), 4))]);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    let chunk = reader.next().await.expect("a chunk").expect("a chunk");
+    let records: Vec<_> = reader.records(&chunk).collect();
+    assert_eq!(records.iter().filter(|record| record.is_ok()).count(), 2);
+    let error = records[2].as_ref().expect_err("damaged").to_string();
+    assert!(
+        error.starts_with("batch of t-0 from the server is damaged: "),
+        "{error}"
+    );
+}

@@ -1,0 +1,361 @@
+//! A scripted server for tests: keeps Kafka's rules of idempotence in memory, and fails as it is told.
+//!
+//! It answers what a producer and a reader ask, over a real connection on a port of its own. What is not here: storage.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::proto::v1::admin_service_server::{AdminService, AdminServiceServer};
+use crate::proto::v1::log_service_server::{LogService, LogServiceServer};
+use crate::proto::v1::{self, produce_stream_response::Outcome};
+use crate::record::{DecompressLimit, RecordBatch};
+
+/// What befalls a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// Appended and acknowledged.
+    Answered,
+    /// Refused before it is looked at; a retry may succeed.
+    Refused,
+    /// Appended, but the answer says that it was not in time.
+    WrittenButRefused,
+    /// The stream breaks before it is looked at.
+    LostBefore,
+    /// Appended; the stream breaks instead of the answer.
+    LostAfter,
+    /// Refused for good.
+    Rejected,
+    /// Appended; answered when the test says so.
+    Held,
+}
+
+/// What a test sees of the server.
+#[derive(Default)]
+pub(crate) struct State {
+    /// Values of the records of each partition, in order.
+    pub(crate) logs: Vec<Vec<Bytes>>,
+    /// What befalls the next requests; after them, all is well.
+    pub(crate) script: VecDeque<Fate>,
+    /// Requests received, by partition.
+    pub(crate) received: Vec<usize>,
+    /// Answers to `read` calls, in order; the stream then breaks, or ends if the last is complete.
+    pub(crate) reads: VecDeque<Vec<v1::ReadResponse>>,
+    /// What `read` calls asked.
+    pub(crate) read_requests: Vec<v1::ReadRequest>,
+    /// First and last sequence of the batches of each producer and partition.
+    written: HashMap<(i64, usize), Vec<(i32, i32)>>,
+    next_producer: i64,
+}
+
+/// The server.
+#[derive(Clone)]
+pub(crate) struct Scripted {
+    pub(crate) state: Arc<Mutex<State>>,
+    /// Lets held answers go.
+    pub(crate) release: Arc<Notify>,
+    /// Told of every request received.
+    pub(crate) received: Arc<Notify>,
+    pub(crate) address: SocketAddr,
+}
+
+/// The topic's `max.message.bytes`.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4096;
+
+impl Scripted {
+    /// Starts a server whose topic has `partitions`, and which fails as `script` says.
+    pub(crate) async fn start(partitions: usize, script: impl IntoIterator<Item = Fate>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
+        let state = State {
+            logs: vec![Vec::new(); partitions],
+            received: vec![0; partitions],
+            script: script.into_iter().collect(),
+            ..State::default()
+        };
+        let server = Self {
+            state: Arc::new(Mutex::new(state)),
+            release: Arc::new(Notify::new()),
+            received: Arc::new(Notify::new()),
+            address: listener.local_addr().expect("it is bound"),
+        };
+        let serving = tonic::transport::Server::builder()
+            .add_service(LogServiceServer::new(server.clone()))
+            .add_service(AdminServiceServer::new(server.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        server
+    }
+
+    /// Returns the values of a partition's records as text.
+    pub(crate) fn log(&self, partition: usize) -> Vec<String> {
+        let state = self.state.lock();
+        state.logs[partition]
+            .iter()
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .collect()
+    }
+
+    /// Waits until the server received `count` requests for a partition.
+    pub(crate) async fn has_received(&self, partition: usize, count: usize) {
+        loop {
+            let received = self.received.notified();
+            tokio::pin!(received);
+            received.as_mut().enable();
+            if self.state.lock().received[partition] >= count {
+                return;
+            }
+            received.await;
+        }
+    }
+}
+
+impl State {
+    /// Appends a batch by Kafka's rules.
+    fn append(&mut self, partition: usize, bytes: Bytes) -> Result<(), v1::Error> {
+        let batch = RecordBatch::parse(bytes).expect("the client sends sound batches");
+        batch.verify_crc().expect("the client sends sound batches");
+        let header = *batch.header();
+        if let Some(producer) = header.producer {
+            let first = producer.base_sequence.expect("a numbered batch").0;
+            let last = header.last_sequence().expect("a numbered batch").0;
+            let written = self.written.entry((producer.id.0, partition)).or_default();
+            if written.iter().rev().take(5).any(|batch| *batch == (first, last)) {
+                return Ok(());
+            }
+            // Without memory of the producer any sequence is taken.
+            if written.last().is_some_and(|(_, end)| *end + 1 != first) {
+                return Err(error(
+                    tonic::Code::FailedPrecondition,
+                    "OUT_OF_ORDER_SEQUENCE",
+                    None,
+                ));
+            }
+            written.push((first, last));
+        }
+        let records = batch.records(DecompressLimit(1 << 20)).expect("sound records");
+        let values = records.map(|record| record.expect("a sound record").value.expect("a value"));
+        self.logs[partition].extend(values);
+        Ok(())
+    }
+}
+
+fn error(code: tonic::Code, reason: &str, retry_after_ms: Option<i64>) -> v1::Error {
+    v1::Error {
+        code: code.into(),
+        message: format!("scripted {reason}"),
+        reason: reason.to_owned(),
+        retry_after_ms,
+        ..v1::Error::default()
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Scripted {
+    /// Works through one stream; returns when it breaks or ends.
+    async fn serve_stream(
+        &self,
+        mut requests: Streaming<v1::ProduceStreamRequest>,
+        answers: mpsc::Sender<Result<v1::ProduceStreamResponse, Status>>,
+    ) {
+        while let Ok(Some(v1::ProduceStreamRequest {
+            id,
+            request: Some(request),
+        })) = requests.message().await
+        {
+            let partition =
+                usize::try_from(request.partition.expect("raw batches name it")).expect("not negative");
+            let batch = request.batch.expect("the client sends raw batches");
+            let (fate, appended) = {
+                let mut state = self.state.lock();
+                state.received[partition] += 1;
+                let fate = state.script.pop_front().unwrap_or(Fate::Answered);
+                let appended = match fate {
+                    Fate::Refused => Err(error(tonic::Code::Unavailable, "WRITES_REFUSED", Some(1))),
+                    Fate::Rejected => Err(error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)),
+                    Fate::LostBefore => Ok(()),
+                    Fate::WrittenButRefused => state
+                        .append(partition, batch)
+                        .and_then(|()| Err(error(tonic::Code::DeadlineExceeded, "ACK_TIMEOUT", Some(0)))),
+                    Fate::Answered | Fate::LostAfter | Fate::Held => state.append(partition, batch),
+                };
+                (fate, appended)
+            };
+            self.received.notify_waiters();
+            match fate {
+                Fate::LostBefore | Fate::LostAfter => {
+                    let _ = answers.send(Err(Status::unknown("scripted loss"))).await;
+                    return;
+                }
+                Fate::Held => self.release.notified().await,
+                _ => {}
+            }
+            let outcome = match appended {
+                Ok(()) => Outcome::Acknowledged(v1::ProduceResponse::default()),
+                Err(error) => Outcome::Error(error),
+            };
+            if answers
+                .send(Ok(v1::ProduceStreamResponse {
+                    id,
+                    outcome: Some(outcome),
+                }))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl LogService for Scripted {
+    type ProduceStreamStream = Answers<v1::ProduceStreamResponse>;
+    type ReadStream = Answers<v1::ReadResponse>;
+
+    async fn init_producer(
+        &self,
+        _: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        let mut state = self.state.lock();
+        state.next_producer += 1;
+        Ok(Response::new(v1::InitProducerResponse {
+            producer_id: state.next_producer,
+            producer_epoch: 0,
+        }))
+    }
+
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<v1::ProduceStreamRequest>>,
+    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        let (answers, receiver) = mpsc::channel(1024);
+        let server = self.clone();
+        tokio::spawn(async move { server.serve_stream(request.into_inner(), answers).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        let mut state = self.state.lock();
+        state.read_requests.push(request.into_inner());
+        let responses = state
+            .reads
+            .pop_front()
+            .ok_or_else(|| Status::unknown("no more scripted reads"))?;
+        let complete = responses.last().is_some_and(|last| last.complete);
+        let mut items: Vec<_> = responses.into_iter().map(Ok).collect();
+        if !complete {
+            items.push(Err(Status::unknown("scripted loss")));
+        }
+        Ok(Response::new(Box::pin(tokio_stream::iter(items))))
+    }
+
+    async fn list_offsets(
+        &self,
+        _: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        let state = self.state.lock();
+        let found = |(partition, log): (i32, &Vec<Bytes>)| v1::FoundOffset {
+            partition,
+            offset: Some(i64::try_from(log.len()).expect("a short log")),
+            ..v1::FoundOffset::default()
+        };
+        Ok(Response::new(v1::ListOffsetsResponse {
+            offsets: (0..).zip(&state.logs).map(found).collect(),
+        }))
+    }
+
+    async fn produce(&self, _: Request<v1::ProduceRequest>) -> Result<Response<v1::ProduceResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn delete_records(
+        &self,
+        _: Request<v1::DeleteRecordsRequest>,
+    ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Scripted {
+    async fn describe_topic(
+        &self,
+        request: Request<v1::DescribeTopicRequest>,
+    ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let count = i32::try_from(self.state.lock().logs.len()).expect("few partitions");
+        let partition = |partition| v1::PartitionDescription {
+            partition,
+            ..v1::PartitionDescription::default()
+        };
+        let limit = v1::ConfigEntry {
+            name: "max.message.bytes".to_owned(),
+            value: MAX_MESSAGE_BYTES.to_string(),
+            ..v1::ConfigEntry::default()
+        };
+        let topic = v1::TopicDescription {
+            name: request.into_inner().name,
+            topic_id: Bytes::from_static(&[7; 16]),
+            internal: false,
+            partitions: (0..count).map(partition).collect(),
+            config: vec![limit],
+        };
+        Ok(Response::new(v1::DescribeTopicResponse { topic: Some(topic) }))
+    }
+
+    async fn create_topic(
+        &self,
+        _: Request<v1::CreateTopicRequest>,
+    ) -> Result<Response<v1::CreateTopicResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn list_topics(
+        &self,
+        _: Request<v1::ListTopicsRequest>,
+    ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn alter_topic(
+        &self,
+        _: Request<v1::AlterTopicRequest>,
+    ) -> Result<Response<v1::AlterTopicResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn add_partitions(
+        &self,
+        _: Request<v1::AddPartitionsRequest>,
+    ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn delete_topic(
+        &self,
+        _: Request<v1::DeleteTopicRequest>,
+    ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn adopt_partition(
+        &self,
+        _: Request<v1::AdoptPartitionRequest>,
+    ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+}

@@ -1,0 +1,112 @@
+"""Lets Kafka's own dump tool read every file of a partition directory, and finds fault with what it says.
+
+The tool exits 0 even when a batch is invalid or an index disagrees with its log, so each line of its output must be one of
+those that a sound file gives; any other line is a fault.
+"""
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+
+import record_batch
+from kafka_broker import java_command
+
+BATCH = re.compile(
+    r"baseOffset: (?P<base>\d+) lastOffset: (?P<last>\d+) count: (?P<count>\d+) .* magic: 2 compresscodec: (?P<codec>\w+) .* isvalid: true"
+)
+RECORD = re.compile(
+    r"\| offset: (?P<offset>\d+) (?:CreateTime|LogAppendTime): (?P<timestamp>\d+) keySize: -?\d+ valueSize: -?\d+ "
+    r"sequence: -?\d+ headerKeys: \[.*?\](?: key: (?P<key>.*?))? payload: (?P<value>.*)"
+)
+NEUTRAL = re.compile(r"Dumping .*|Log starting offset: \d+|Snapshot end offset: .*")
+INDEX_ENTRY = re.compile(r"offset: \d+ position: \d+|timestamp: \d+ offset: \d+")
+PRODUCER_ENTRY = re.compile(r"producerId: \d+ producerEpoch: \d+ coordinatorEpoch: -?\d+ currentTxnFirstOffset: .*")
+ABORTED_ENTRY = re.compile(r"version: 0 producerId: \d+ firstOffset: \d+ lastOffset: \d+ lastStableOffset: \d+")
+INDEX_INTERVAL_BYTES = 4096
+
+
+@dataclasses.dataclass
+class Dump:
+    """What the tool read from the `.log` files of one partition, in the order of offsets."""
+
+    records: list[tuple[int, int, str | None, str]]
+    codecs: list[str]
+
+
+def tool(files: list[Path], *flags: str) -> list[str]:
+    """The lines that the tool prints for `files`; mismatches come on stderr, so both streams count."""
+    command = java_command("kafka.tools.DumpLogSegments", "--files", ",".join(map(str, files)), *flags)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False)
+    # Not splitlines: a value may hold any of the characters that it takes for an end of line.
+    lines = done.stdout.decode(errors="replace").rstrip("\n").split("\n")
+    if done.returncode != 0:
+        raise AssertionError(f"the dump tool exited {done.returncode}: {lines[-20:]}")
+    return lines
+
+
+def dump_logs(directory: Path) -> Dump:
+    """Dumps every `.log` of a partition whose keys and values are lines of text; each batch must be valid."""
+    dump = Dump([], [])
+    counted = 0
+    for line in tool(sorted(directory.glob("*.log")), "--deep-iteration", "--print-data-log"):
+        if batch := BATCH.fullmatch(line):
+            dump.codecs.append(batch["codec"])
+            counted += int(batch["count"])
+        elif record := RECORD.fullmatch(line):
+            dump.records.append((int(record["offset"]), int(record["timestamp"]), record["key"], record["value"]))
+        elif not NEUTRAL.fullmatch(line):
+            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+    if counted != len(dump.records):
+        raise AssertionError(f"{directory.name}: batches count {counted} records, {len(dump.records)} are there")
+    return dump
+
+
+def verify_logs(directory: Path) -> int:
+    """Dumps every `.log` of any partition, whatever it holds, and returns the number of batches; each must be valid."""
+    verdicts = [line for line in tool(sorted(directory.glob("*.log")), "--deep-iteration") if line.startswith("baseOffset:")]
+    for line in verdicts:
+        if not line.endswith("isvalid: true"):
+            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+    return len(verdicts)
+
+
+def verify_indexes(directory: Path) -> int:
+    """Checks every index alone and against its log; returns how many files there were."""
+    files = sorted([*directory.glob("*.index"), *directory.glob("*.timeindex")])
+    if not files:
+        raise AssertionError(f"{directory}: no index")
+    sane = tool(files, "--index-sanity-check")
+    compared = tool(files)
+    for file in files:
+        empty = f"{file} is empty."
+        if empty in sane:
+            verify_may_be_empty(file)
+        elif f"{file} passed sanity check." not in sane:
+            raise AssertionError(f"{file}: no sanity line in {[line for line in sane if str(file) in line]}")
+        if f"Dumping {file}" not in compared:
+            raise AssertionError(f"{file}: was not compared with its log")
+    for line in compared:
+        if not (NEUTRAL.fullmatch(line) or INDEX_ENTRY.fullmatch(line) or line.endswith("index is empty.")):
+            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+    return len(files)
+
+
+def verify_may_be_empty(index: Path) -> None:
+    """Raises unless the log is so short that no entry was due: one is, at each batch after `index.interval.bytes`."""
+    batches = record_batch.headers(index.with_suffix(".log").read_bytes())
+    before_the_last = sum(batch.size_bytes for batch in batches[:-1])
+    if before_the_last > INDEX_INTERVAL_BYTES:
+        raise AssertionError(f"{index} is empty beside {before_the_last} bytes of batches before the last")
+
+
+def verify_states(directory: Path) -> int:
+    """Reads every `.snapshot` and `.txnindex`; returns the number of entries."""
+    files = sorted([*directory.glob("*.snapshot"), *directory.glob("*.txnindex")])
+    entries = 0
+    for line in tool(files) if files else []:
+        if PRODUCER_ENTRY.fullmatch(line) or ABORTED_ENTRY.fullmatch(line):
+            entries += 1
+        elif line and not NEUTRAL.fullmatch(line):
+            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+    return entries

@@ -1,0 +1,309 @@
+"""Runs every command of the README, verbatim and in order, and compares the answers with ones computed from the input file.
+
+Works in a fresh copy of the checkout whose `target` is the checkout's own, so that no dependency is built twice. The
+first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records.
+A command for which no check is written here is a failure: the README promises nothing untested.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import flights
+import record_batch
+from server import CHECKOUT, Server, by_partition, objects, target_dir
+from suite import Suite, equal
+
+READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-data"
+INPUT = "examples/data/flights-2013-week1.jsonl"
+COMMAND_WITHIN_S = 1800
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command line of the README, and the programs that its section says it needs."""
+
+    text: str
+    needs: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a command printed."""
+
+    stdout: str
+    stderr: str
+
+
+def commands(readme: str) -> Iterator[Command]:
+    """Every line of every ```sh block. `<!-- needs: PROGRAM ... -->` holds to the end of its section."""
+    needs: tuple[str, ...] = ()
+    inside, pending = False, ""
+    for line in readme.splitlines():
+        if inside:
+            if line.startswith("```"):
+                inside = False
+            elif line.endswith("\\"):
+                pending += line + "\n"
+            elif line.strip() and not line.startswith("#"):
+                yield Command(pending + line, needs)
+                pending = ""
+        elif line == "```sh":
+            inside = True
+        elif line.startswith("## "):
+            needs = ()
+        elif marker := re.fullmatch(r"<!-- needs: (.+) -->", line):
+            needs = tuple(marker[1].split())
+
+
+class Walk:
+    """A reader of the README who types what it says, in a directory of his own."""
+
+    def __init__(self, root: Path, input_file: Path | None) -> None:
+        self.root = root
+        self.copy_checkout()
+        if input_file is not None:
+            opener = gzip.open if input_file.suffix == ".gz" else open
+            with opener(input_file, "rb") as source, (root / INPUT).open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+        self.flights = flights.load(root / INPUT)
+        self.environment = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "SILTSTONE_SERVER")}
+        self.exports = root.with_name(root.name + ".exports")
+        self.exports.touch()
+        self.partitions: dict[int, list[dict]] = {}
+
+    def copy_checkout(self) -> None:
+        """Copies the files that a clone would have; times too, so that cargo sees no change."""
+        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listing, cwd=CHECKOUT, stdout=subprocess.PIPE, check=True).stdout.decode().split("\0")
+        for name in filter(None, names):
+            if (CHECKOUT / name).is_file():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(CHECKOUT / name, self.root / name)
+        target_dir().mkdir(parents=True, exist_ok=True)
+        (self.root / "target").symlink_to(target_dir())
+
+    def start(self, command: str) -> Server:
+        """Runs the serve command in the background; its ready line must be the one that the README shows."""
+        stderr = self.root.with_name(self.root.name + ".stderr")
+        server = Server.from_command(["bash", "-c", "exec " + command], self.root, self.environment, stderr, COMMAND_WITHIN_S)
+        if server.ready_line != READY_LINE:
+            server.kill()
+        equal(server.ready_line, READY_LINE, "the ready line")
+        return server
+
+    def run(self, command: str) -> Answer:
+        """Runs one command as typed into a shell that remembers what was exported before; it must exit 0."""
+        script = f'. "{self.exports}"\n{command}\nstatus=$?\nexport -p >"{self.exports}"\nexit $status\n'
+        done = subprocess.run(
+            ["bash", "-c", script],
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WITHIN_S,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise AssertionError(f"exited {done.returncode}; stdout: {done.stdout[-1500:]}; stderr: {done.stderr[-3000:]}")
+        return Answer(done.stdout, done.stderr)
+
+    def check(self, command: str) -> None:
+        """Runs `command` and compares its answer."""
+        checks = [check for start, check in CHECKS.items() if command.startswith(start)]
+        if len(checks) != 1:
+            raise AssertionError(f"{len(checks)} checks are written for this command, expected one")
+        checks[0](self, command, self.run(command))
+
+    def read_everything(self) -> dict[int, list[dict]]:
+        """The whole topic, by partition."""
+        return by_partition(objects(self.run("siltstone read flights --json").stdout))
+
+
+def nothing_to_compare(_walk: Walk, _command: str, _answer: Answer) -> None:
+    """The exit code is the answer."""
+
+
+def check_tests(_walk: Walk, _command: str, answer: Answer) -> None:
+    """Every test binary ends with `test result: ok`, and some test ran."""
+    results = re.findall(r"test result: (\w+)\. (\d+) passed", answer.stdout)
+    if {word for word, _ in results} != {"ok"} or sum(int(passed) for _, passed in results) == 0:
+        raise AssertionError(f"test results: {results}")
+
+
+def check_path(walk: Walk, _command: str, _answer: Answer) -> None:
+    """The command is found, and it is the one just built."""
+    found = walk.run("command -v siltstone").stdout.strip()
+    equal(Path(found).resolve(), target_dir() / "release" / "siltstone", "the command on the path")
+
+
+def check_create(walk: Walk, _command: str, answer: Answer) -> None:
+    """It names the topic; four empty partitions are there."""
+    if "flights" not in answer.stdout:
+        raise AssertionError(f"the topic is not named: {answer.stdout!r}")
+    listed = objects(walk.run("siltstone offsets flights --at 1970-01-01T00:00:00Z --json").stdout)
+    expected = [{"topic": "flights", "partition": p, "offset": None, "timestamp_ms": None} for p in range(flights.PARTITIONS)]
+    equal(listed, expected, "offsets of an empty topic")
+
+
+def check_produce(walk: Walk, _command: str, answer: Answer) -> None:
+    """Every line is acknowledged, and the whole topic is the whole input."""
+    if not re.search(rf"(?<![\d,]){len(walk.flights)} records acknowledged", answer.stdout + answer.stderr):
+        raise AssertionError(f"expected {len(walk.flights)} records acknowledged: {answer}")
+    walk.partitions = walk.read_everything()
+    flights.check_loaded(walk.partitions, walk.flights, flights.PARTITIONS)
+
+
+def check_read(walk: Walk, command: str, answer: Answer) -> None:
+    """Exactly the records whose time lies in the half-open range, in the order of the log."""
+    start, end = (flights.epoch_ms(re.search(rf"--{bound} (\S+)", command)[1]) for bound in ("from", "to"))
+    got = by_partition(objects(answer.stdout))
+    expected = {
+        partition: [record for record in records if start <= record["timestamp_ms"] < end]
+        for partition, records in walk.partitions.items()
+    }
+    equal(got, {partition: records for partition, records in expected.items() if records}, "records in the range")
+    values = sorted(record["value"] for records in got.values() for record in records)
+    from_input = sorted(flight.value for flight in walk.flights if start <= flight.timestamp_ms < end)
+    equal(values, from_input, "lines of the input in the range")
+    if not values:
+        raise AssertionError("the range is empty: it shows nothing")
+
+
+def check_offsets(walk: Walk, command: str, answer: Answer) -> None:
+    """Per partition the first record that is late enough, in the text and in JSON."""
+    expected = flights.first_at(walk.partitions, flights.epoch_ms(re.search(r"--at (\S+)", command)[1]))
+    in_json = objects(walk.run(command + " --json").stdout)
+    equal(
+        in_json,
+        [{"topic": "flights", "partition": p, "offset": o, "timestamp_ms": t} for p, (o, t) in sorted(expected.items())],
+        "offsets in JSON",
+    )
+    for partition, (offset, _) in expected.items():
+        require_line(answer.stdout, partition, offset)
+
+
+def check_describe(walk: Walk, command: str, answer: Answer) -> None:
+    """Each partition ends where its records end."""
+    ends = {partition: len(walk.partitions.get(partition, [])) for partition in range(flights.PARTITIONS)}
+    in_json = [entry for line in objects(walk.run(command + " --json").stdout) for entry in members_with(line, "partition")]
+    equal({entry["partition"]: entry["high_watermark"] for entry in in_json}, ends, "high watermarks in JSON")
+    for partition, end in ends.items():
+        require_line(answer.stdout, partition, end)
+
+
+def check_dump(walk: Walk, command: str, answer: Answer) -> None:
+    """The batches that the tool names are those in the file, and they cover every offset of the partition."""
+    file = walk.root / command.split()[-1]
+    batches = record_batch.headers(file.read_bytes())
+    next_offset = 0
+    for batch in batches:
+        equal(batch.base_offset, next_offset, f"first offset of the batch at {batch.position}")
+        equal(batch.records, batch.last_offset - batch.base_offset + 1, f"records of the batch at {batch.position}")
+        next_offset = batch.last_offset + 1
+    equal(next_offset, len(walk.partitions[0]), "offset after the last batch")
+    in_json = [entry for line in objects(walk.run(command + " --json").stdout) for entry in members_with(line, "base_offset")]
+    places = [(entry["position"], entry["base_offset"], entry["last_offset"]) for entry in in_json]
+    equal(places, [(batch.position, batch.base_offset, batch.last_offset) for batch in batches], "batches in JSON")
+    for batch in batches:
+        require_line(answer.stdout, batch.base_offset, batch.last_offset)
+
+
+def check_grpc_client(_walk: Walk, _command: str, answer: Answer) -> None:
+    """What was written comes back."""
+    for name in ("Ada", "Grace", "Barbara"):
+        if f" {name}: hello, {name}\n" not in answer.stdout:
+            raise AssertionError(f"{name} is not greeted: {answer.stdout!r}")
+
+
+CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
+    "cargo test": check_tests,
+    "export PATH=": check_path,
+    "siltstone topic create": check_create,
+    "siltstone produce": check_produce,
+    "siltstone read": check_read,
+    "siltstone offsets": check_offsets,
+    "siltstone topic describe": check_describe,
+    "siltstone segment dump": check_dump,
+    "python3 -m venv": nothing_to_compare,
+    ".venv/bin/pip install": nothing_to_compare,
+    ".venv/bin/python -m grpc_tools.protoc": nothing_to_compare,
+    "PYTHONPATH=.venv .venv/bin/python": check_grpc_client,
+}
+
+
+def require_line(text: str, *numbers: int | None) -> None:
+    """Raises unless one line of `text` holds these numbers in this order, whatever stands between them."""
+    wanted = [str(number) for number in numbers if number is not None]
+    pattern = re.compile(".*".join(rf"(?<!\d){number}(?!\d)" for number in wanted))
+    if any(pattern.search(re.sub(r"(?<=\d),(?=\d{3})", "", line)) for line in text.splitlines()):
+        return
+    raise AssertionError(f"no line with {wanted} in: {text[:1500]}")
+
+
+def members_with(value: object, name: str) -> Iterator[dict]:
+    """Every object inside `value`, at any depth, that has a member called `name`."""
+    if isinstance(value, dict):
+        if name in value:
+            yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for member in value:
+            yield from members_with(member, name)
+
+
+def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
+    """Types every command, then stops the server, starts it again and looks whether all is still there."""
+    serve, *rest = commands((CHECKOUT / "README.md").read_text())
+    with contextlib.ExitStack() as servers:
+        with suite.case(serve.text):
+            server = servers.enter_context(walk.start(serve.text))
+        if suite.failed:
+            return
+        for command in rest:
+            missing = [program for program in command.needs if shutil.which(program) is None]
+            if command.text in already_run:
+                suite.skip(command.text, "ran before, as a step of its own")
+            elif missing:
+                suite.skip(command.text, f"{', '.join(missing)} is not installed")
+            else:
+                with suite.case(command.text):
+                    walk.check(command.text)
+        with suite.case("SIGTERM stops the server, exit 0"):
+            server.stop()
+        with suite.case("the same records are there after a restart"):
+            server = servers.enter_context(walk.start(serve.text))
+            equal(walk.read_everything(), walk.partitions, "the topic after a restart")
+            flights.check_loaded(walk.partitions, walk.flights, flights.PARTITIONS)
+            server.stop()
+
+
+def main() -> int:
+    """Runs the README; see `--help`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, help="another file of flights to load in place of the committed week; may be .gz")
+    parser.add_argument("--already-run", action="append", default=[], metavar="COMMAND", help="a command to leave out, counted as skipped")
+    arguments = parser.parse_args()
+    suite = Suite("readme")
+    with tempfile.TemporaryDirectory(prefix="siltstone-readme-") as folder:
+        root = Path(folder) / "checkout"
+        root.mkdir()
+        with suite.case("the hashes used here give known answers"):
+            flights.check_known_answers()
+            record_batch.check_known_answers()
+        walk_through(suite, Walk(root, arguments.input), arguments.already_run)
+    return suite.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+//! The help of every command, as a user sees it, against `golden/help/*.txt`.
+//!
+//! The list of commands comes from the command line itself, so that a new one cannot be forgotten. After a wanted change:
+//! `UPDATE_EXPECT=1 cargo test --test it help`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use expect_test::expect_file;
+
+/// Runs the binary in an environment of its own, so that no variable of the caller changes what it says.
+fn siltstone(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_siltstone"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the binary is built with the tests")
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = siltstone(arguments);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.stderr.is_empty(), "{arguments:?}");
+    String::from_utf8(output.stdout).expect("help is text")
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden/help")
+}
+
+/// Checks the help of `command`, reached by `path`, and of all below it; returns the names of the files.
+fn check(command: &clap::Command, path: &[&str]) -> Vec<String> {
+    let name = [&["siltstone"], path].concat().join("-") + ".txt";
+    let arguments = [path, &["--help"]].concat();
+    expect_file![golden().join(&name)].assert_eq(&stdout(&arguments));
+    let mut names = vec![name];
+    for subcommand in command.get_subcommands() {
+        names.extend(check(subcommand, &[path, &[subcommand.get_name()]].concat()));
+    }
+    names
+}
+
+#[test]
+fn the_help_of_every_command_is_as_agreed_and_no_file_is_left_over() {
+    let mut expected = check(&siltstone::cli::command(), &[]);
+    let entries = std::fs::read_dir(golden()).expect("the golden files are there");
+    let mut found: Vec<String> = entries
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_nothing_on_standard_output() {
+    for arguments in [
+        &["frobnicate"][..],
+        &["read"],
+        &["read", "t", "--from", "yesterday"],
+        &["read", "t", "--follow", "--to", "3"],
+        &["topic", "create", "t", "--partitions", "0"],
+        &["topic", "create", "t", "--config", "novalue"],
+        &["topic", "alter", "t"],
+        &["produce", "t", "--key-field", "k"],
+        &["offsets", "t", "--server", "ftp://x"],
+        &["segment", "dump", "x.txt"],
+    ] {
+        let output = siltstone(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(!output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn without_a_server_every_command_says_in_one_line_what_to_do() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    drop(listener);
+    for arguments in [
+        &["topic", "list"][..],
+        &["read", "t"],
+        &["offsets", "t"],
+        &["produce", "t", "--input", "/dev/null"],
+    ] {
+        let output = siltstone(&[arguments, &["--server", &address]].concat());
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!(
+                "siltstone: cannot reach a server at {address}: connection refused; \
+                 start one with 'siltstone serve' or name it with --server\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    for arguments in [
+        &["segment", "dump", "nowhere/1.log"][..],
+        &["produce", "t", "--input", "nowhere"],
+    ] {
+        let output = siltstone(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with("siltstone: cannot read nowhere"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn completion_scripts_name_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = stdout(&["completion", shell]);
+        assert!(
+            script.contains("produce") && script.contains("add-partitions"),
+            "{shell}"
+        );
+    }
+}
