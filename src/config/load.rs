@@ -10,7 +10,7 @@ use super::value::nearest;
 use super::{Config, DataLife, SETTINGS, Setting};
 
 /// Variables of the environment that begin as settings do and are none.
-const OTHER_VARIABLES: [&str; 2] = ["SILTSTONE_SERVER", "SILTSTONE_CONFIG"];
+const OTHER_VARIABLES: [&str; 3] = ["SILTSTONE_SERVER", "SILTSTONE_TLS_CA", "SILTSTONE_CONFIG"];
 
 /// What a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -208,13 +208,18 @@ fn key_of_variable(name: &str) -> Option<String> {
 }
 
 fn warning(name: &str) -> Option<String> {
-    if !name.starts_with(ENV_PREFIX) || OTHER_VARIABLES.contains(&name) {
+    let own = name.strip_prefix(ENV_PREFIX)?;
+    if OTHER_VARIABLES.contains(&name) {
         return None;
     }
     let variables: Vec<_> = SETTINGS.iter().map(Setting::variable).collect();
-    let near = nearest(name, variables.iter().map(String::as_str))?;
+    // What all names share says nothing about which one was meant.
+    let known = variables
+        .iter()
+        .filter_map(|variable| variable.strip_prefix(ENV_PREFIX));
+    let near = nearest(own, known)?;
     Some(format!(
-        "{name} in the environment is no setting; did you mean {near}?"
+        "{name} in the environment is no setting; did you mean {ENV_PREFIX}{near}?"
     ))
 }
 

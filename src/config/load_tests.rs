@@ -194,7 +194,11 @@ fn a_slip_in_the_environment_is_warned_about_and_a_stranger_is_not() {
         environment: pairs(&[
             ("SILTSTONE_GPRC_LISTEN", "a:1"),
             ("SILTSTONE_SERVICE_HOST", "10.0.0.1"),
+            ("SILTSTONE_SERVICE_PORT", "9095"),
+            ("SILTSTONE_PORT", "tcp://10.0.0.1:9095"),
+            ("SILTSTONE_PORT_9095_TCP_ADDR", "10.0.0.1"),
             ("SILTSTONE_SERVER", "a:1"),
+            ("SILTSTONE_TLS_CA", "ca.pem"),
         ]),
         ..Sources::default()
     })

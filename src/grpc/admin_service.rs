@@ -9,7 +9,8 @@ use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
 use super::convert;
-use super::status::{invalid, status};
+use super::observe::Call;
+use super::status::invalid;
 
 /// The service; one for all connections.
 #[derive(Clone, Debug)]
@@ -18,6 +19,10 @@ pub(super) struct AdminDoor {
 }
 
 impl AdminDoor {
+    fn call(&self, method: &'static str) -> Call {
+        Call::begin(self.broker.metrics(), method)
+    }
+
     async fn create(&self, request: v1::CreateTopicRequest) -> Result<TopicDescription, Error> {
         let topic = NewTopic {
             name: request.name,
@@ -75,13 +80,6 @@ fn execution(validate_only: bool) -> Execution {
     }
 }
 
-fn respond<T, R>(outcome: Result<T, Error>, response: impl FnOnce(T) -> R) -> Result<Response<R>, Status> {
-    match outcome {
-        Ok(outcome) => Ok(Response::new(response(outcome))),
-        Err(error) => Err(status(&error)),
-    }
-}
-
 fn told(topic: TopicDescription) -> Option<v1::TopicDescription> {
     Some(convert::topic_description(topic))
 }
@@ -92,15 +90,16 @@ impl AdminService for AdminDoor {
         &self,
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
-        respond(self.create(request.into_inner()).await, |topic| {
-            v1::CreateTopicResponse { topic: told(topic) }
-        })
+        let call = self.call("CreateTopic");
+        let created = self.create(request.into_inner()).await;
+        call.end(created.map(|topic| v1::CreateTopicResponse { topic: told(topic) }))
     }
 
     async fn list_topics(
         &self,
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
+        let call = self.call("ListTopics");
         let include_internal = request.into_inner().include_internal;
         let topics = self
             .broker
@@ -109,56 +108,58 @@ impl AdminService for AdminDoor {
             .filter(|topic| include_internal || !topic.name.is_internal())
             .map(convert::topic_summary)
             .collect();
-        Ok(Response::new(v1::ListTopicsResponse { topics }))
+        call.end(Ok(v1::ListTopicsResponse { topics }))
     }
 
     async fn describe_topic(
         &self,
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
+        let call = self.call("DescribeTopic");
         let described =
             convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
-        respond(described, |topic| v1::DescribeTopicResponse {
-            topic: told(topic),
-        })
+        call.end(described.map(|topic| v1::DescribeTopicResponse { topic: told(topic) }))
     }
 
     async fn alter_topic(
         &self,
         request: Request<v1::AlterTopicRequest>,
     ) -> Result<Response<v1::AlterTopicResponse>, Status> {
-        respond(self.alter(request.into_inner()).await, |topic| {
-            v1::AlterTopicResponse { topic: told(topic) }
-        })
+        let call = self.call("AlterTopic");
+        let altered = self.alter(request.into_inner()).await;
+        call.end(altered.map(|topic| v1::AlterTopicResponse { topic: told(topic) }))
     }
 
     async fn add_partitions(
         &self,
         request: Request<v1::AddPartitionsRequest>,
     ) -> Result<Response<v1::AddPartitionsResponse>, Status> {
+        let call = self.call("AddPartitions");
         let request = request.into_inner();
         let outcome = match convert::topic(&request.name) {
             Ok(topic) => self.broker.add_partitions(&topic, request.total).await,
             Err(error) => Err(error),
         };
-        respond(outcome, |topic| v1::AddPartitionsResponse { topic: told(topic) })
+        call.end(outcome.map(|topic| v1::AddPartitionsResponse { topic: told(topic) }))
     }
 
     async fn delete_topic(
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
+        let call = self.call("DeleteTopic");
         let outcome = match convert::topic(&request.into_inner().name) {
             Ok(topic) => self.broker.delete_topic(&topic).await,
             Err(error) => Err(error),
         };
-        respond(outcome, |()| v1::DeleteTopicResponse {})
+        call.end(outcome.map(|()| v1::DeleteTopicResponse {}))
     }
 
     async fn adopt_partition(
         &self,
         request: Request<v1::AdoptPartitionRequest>,
     ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
-        respond(self.adopt(request.into_inner()).await, |adopted| adopted)
+        let call = self.call("AdoptPartition");
+        call.end(self.adopt(request.into_inner()).await)
     }
 }

@@ -9,7 +9,7 @@ use crate::broker::{Broker, Error};
 use crate::proto::v1;
 use crate::proto::v1::log_service_server::LogService;
 
-use super::status::status;
+use super::observe::Call;
 use super::{Stopping, fetch, offsets, produce, produce_stream, read};
 
 /// The service; one for all connections.
@@ -17,6 +17,12 @@ use super::{Stopping, fetch, offsets, produce, produce_stream, read};
 pub(super) struct LogDoor {
     pub(super) broker: Broker,
     pub(super) stopping: Stopping,
+}
+
+impl LogDoor {
+    fn call(&self, method: &'static str) -> Call {
+        Call::begin(self.broker.metrics(), method)
+    }
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -30,12 +36,9 @@ impl LogService for LogDoor {
         &self,
         _: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        let (id, epoch) = self
-            .broker
-            .init_producer()
-            .await
-            .map_err(|error| status(&error))?;
-        Ok(Response::new(v1::InitProducerResponse {
+        let call = self.call("InitProducer");
+        let given = self.broker.init_producer().await;
+        call.end(given.map(|(id, epoch)| v1::InitProducerResponse {
             producer_id: id.0,
             producer_epoch: i32::from(epoch.0),
         }))
@@ -45,11 +48,12 @@ impl LogService for LogDoor {
         &self,
         request: Request<v1::ProduceRequest>,
     ) -> Result<Response<v1::ProduceResponse>, Status> {
-        let outcome = match produce::append(&self.broker, request.into_inner()) {
+        let call = self.call("Produce");
+        let outcome = match produce::append(&self.broker, request.into_inner()).await {
             Ok(waiting) => waiting.outcome().await,
             Err(error) => Err(error),
         };
-        respond(outcome)
+        call.end(outcome)
     }
 
     async fn produce_stream(
@@ -58,45 +62,51 @@ impl LogService for LogDoor {
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
         let broker = self.broker.clone();
         let append = move |request| {
-            produce::append(&broker, request).map(|waiting: produce::Waiting| waiting.outcome())
+            let broker = broker.clone();
+            async move { Ok(produce::append(&broker, request).await?.outcome()) }
         };
         let answers =
             produce_stream::answers(request.into_inner(), append, self.stopping.clone().begun_owned());
-        Ok(Response::new(Box::pin(answers)))
+        boxed(self.call("ProduceStream").stream(Ok(answers)))
     }
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
+        let call = self.call("Fetch");
         let mut stopping = self.stopping.clone();
         let fetched = tokio::select! {
             biased;
             fetched = fetch::fetch(&self.broker, request.into_inner()) => fetched,
             () = stopping.begun() => Err(Error::ShuttingDown),
         };
-        respond(fetched)
+        call.end(fetched)
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let responses = read::read(&self.broker, request.into_inner(), self.stopping.clone())
-            .await
-            .map_err(|error| status(&error))?;
-        Ok(Response::new(Box::pin(responses)))
+        let call = self.call("Read");
+        let responses = read::read(&self.broker, request.into_inner(), self.stopping.clone()).await;
+        boxed(call.stream(responses))
     }
 
     async fn list_offsets(
         &self,
         request: Request<v1::ListOffsetsRequest>,
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
-        respond(offsets::list(&self.broker, request.into_inner()).await)
+        let call = self.call("ListOffsets");
+        call.end(offsets::list(&self.broker, request.into_inner()).await)
     }
 
     async fn delete_records(
         &self,
         request: Request<v1::DeleteRecordsRequest>,
     ) -> Result<Response<v1::DeleteRecordsResponse>, Status> {
-        respond(offsets::delete_records(&self.broker, request.into_inner()).await)
+        let call = self.call("DeleteRecords");
+        call.end(offsets::delete_records(&self.broker, request.into_inner()).await)
     }
 }
 
-fn respond<T>(outcome: Result<T, Error>) -> Result<Response<T>, Status> {
-    outcome.map(Response::new).map_err(|error| status(&error))
+fn boxed<T, S>(answers: Result<Response<S>, Status>) -> Result<Response<Responses<T>>, Status>
+where
+    S: Stream<Item = Result<T, Status>> + Send + 'static,
+{
+    answers.map(|response| response.map(|answers| Box::pin(answers) as Responses<T>))
 }

@@ -5,7 +5,8 @@
 //!    `-- LogService (log_service)     produce  produce_stream  fetch  read  offsets
 //!    `-- AdminService (admin_service)
 //!    `-- health, reflection
-//!         both services: convert (messages <-> the broker's words), status (errors), portions (batches -> messages)
+//!         both services: convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
+//!                        observe (counts)
 //! ```
 //!
 //! Invariants
@@ -21,6 +22,7 @@ mod convert;
 mod fetch;
 mod listen;
 mod log_service;
+mod observe;
 mod offsets;
 mod portions;
 mod produce;

@@ -201,7 +201,7 @@ mod tests {
 
     fn chunk(batches: Vec<u8>, aborted: &[Aborted]) -> Chunk {
         Chunk {
-            partition: TopicPartition::new(TopicName::new("t").expect("a name"), PartitionId(0)),
+            partition: TopicPartition::new(TopicName::new("flights").unwrap(), PartitionId(0)),
             max_decompressed_bytes: 1 << 20,
             batches: batches.into(),
             from: Offset::ZERO,

@@ -29,9 +29,18 @@ enum Submission {
     Records(NewRecords),
 }
 
-/// Appends what `request` carries, now.
-pub(super) fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
+impl Submission {
+    fn topic(&self) -> &TopicName {
+        match self {
+            Self::Batch { topic, .. } | Self::Records(NewRecords { topic, .. }) => topic,
+        }
+    }
+}
+
+/// Appends what `request` carries, now; waits only where a topic is made by being named.
+pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
     let (submission, acks) = submission(request)?;
+    broker.ensure_topic(submission.topic()).await?;
     let placed = match submission {
         Submission::Batch {
             topic,
@@ -192,135 +201,89 @@ mod tests {
         ));
     }
 
-    /// Each damaged request is refused as invalid, with a text that says what is right.
-    #[test]
-    fn a_request_that_contradicts_itself_is_told_what_is_right() {
-        let record = |record: v1::Record| v1::ProduceRequest {
-            records: vec![record],
-            ..one_record()
-        };
-        let cases = [
-            (
-                v1::ProduceRequest {
-                    records: vec![],
-                    ..one_record()
-                },
-                "give at least one record",
-            ),
-            (
-                v1::ProduceRequest {
-                    topic: "a/b".into(),
-                    ..one_record()
-                },
-                "not '/'",
-            ),
-            (
-                v1::ProduceRequest {
-                    topic: String::new(),
-                    ..one_record()
-                },
-                "at least one character",
-            ),
-            (
-                v1::ProduceRequest {
-                    partition: Some(-1),
-                    ..one_record()
-                },
-                "numbered from 0",
-            ),
-            (
-                v1::ProduceRequest {
-                    acks: 9,
-                    ..one_record()
-                },
-                "acks is 9",
-            ),
-            (
-                v1::ProduceRequest {
-                    compression: -3,
-                    ..one_record()
-                },
-                "compression is -3",
-            ),
-            (
-                v1::ProduceRequest {
-                    producer: Some(stamp()),
-                    ..one_record()
-                },
-                "set partition",
-            ),
-            (
-                v1::ProduceRequest {
-                    partition: Some(0),
-                    producer: Some(v1::ProducerStamp {
-                        producer_epoch: 40_000,
-                        ..stamp()
-                    }),
-                    ..one_record()
-                },
-                "it is 0 to 32767",
-            ),
-            (
-                v1::ProduceRequest {
-                    partition: Some(0),
-                    producer: Some(v1::ProducerStamp {
-                        base_sequence: -1,
-                        ..stamp()
-                    }),
-                    ..one_record()
-                },
-                "neither is ever negative",
-            ),
-            (
-                record(v1::Record {
-                    timestamp_ms: Some(-1),
-                    ..Default::default()
-                }),
-                "0 or greater",
-            ),
-            (
-                v1::ProduceRequest {
-                    partition: None,
-                    ..one_batch()
-                },
-                "set partition",
-            ),
-            (
-                v1::ProduceRequest {
-                    batch: Some(bytes::Bytes::new()),
-                    ..one_batch()
-                },
-                "exactly one record batch",
-            ),
-            (
-                v1::ProduceRequest {
-                    records: one_record().records,
-                    ..one_batch()
-                },
-                "send one of them",
-            ),
-            (
-                v1::ProduceRequest {
-                    producer: Some(stamp()),
-                    ..one_batch()
-                },
-                "leave them out",
-            ),
-            (
-                v1::ProduceRequest {
-                    compression: 1,
-                    ..one_batch()
-                },
-                "leave them out",
-            ),
-        ];
-        for (request, hint) in cases {
+    /// Makes a sound request wrong.
+    type Damage = fn(&mut v1::ProduceRequest);
+
+    /// Each request, damaged by its function, is refused with a text that holds the hint.
+    fn refused(whole: fn() -> v1::ProduceRequest, cases: &[(Damage, &str)]) {
+        for (damage, hint) in cases {
+            let mut request = whole();
+            damage(&mut request);
             match submission(request) {
                 Err(Error::InvalidRequest { reason }) => {
-                    assert!(reason.contains(hint), "{reason:?} lacks {hint:?}")
+                    assert!(reason.contains(hint), "{reason:?} lacks {hint:?}");
                 }
                 other => panic!("{hint}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn records_that_contradict_themselves_are_told_what_is_right() {
+        refused(
+            one_record,
+            &[
+                (|request| request.records.clear(), "give at least one record"),
+                (|request| request.topic = "a/b".into(), "not '/'"),
+                (|request| request.topic.clear(), "at least one character"),
+                (|request| request.partition = Some(-1), "numbered from 0"),
+                (|request| request.acks = 9, "acks is 9"),
+                (|request| request.compression = -3, "compression is -3"),
+                (|request| request.producer = Some(stamp()), "set partition"),
+                (
+                    |request| request.records[0].timestamp_ms = Some(-1),
+                    "0 or greater",
+                ),
+            ],
+        );
+        refused(
+            || v1::ProduceRequest {
+                partition: Some(0),
+                producer: Some(stamp()),
+                ..one_record()
+            },
+            &[
+                (
+                    |request| stamp_of(request).producer_epoch = 40_000,
+                    "it is 0 to 32767",
+                ),
+                (
+                    |request| stamp_of(request).producer_epoch = -1,
+                    "it is 0 to 32767",
+                ),
+                (
+                    |request| stamp_of(request).base_sequence = -1,
+                    "neither is ever negative",
+                ),
+                (
+                    |request| stamp_of(request).producer_id = -1,
+                    "neither is ever negative",
+                ),
+            ],
+        );
+    }
+
+    fn stamp_of(request: &mut v1::ProduceRequest) -> &mut v1::ProducerStamp {
+        request.producer.as_mut().unwrap()
+    }
+
+    #[test]
+    fn a_batch_that_comes_with_more_or_less_is_told_what_is_right() {
+        refused(
+            one_batch,
+            &[
+                (|request| request.partition = None, "set partition"),
+                (
+                    |request| request.batch = Some(bytes::Bytes::new()),
+                    "exactly one record batch",
+                ),
+                (
+                    |request| request.records = one_record().records,
+                    "send one of them",
+                ),
+                (|request| request.producer = Some(stamp()), "leave them out"),
+                (|request| request.compression = 1, "leave them out"),
+            ],
+        );
     }
 }

@@ -35,14 +35,15 @@ pub(super) const MAX_BYTES: usize = 64 << 20;
 type Answer = Result<v1::ProduceStreamResponse, Status>;
 
 /// Appends the requests of `input` by `append`, and streams the outcomes of what it returns; ends early on `stopping`.
-pub(super) fn answers<I, A, W, S>(
+pub(super) fn answers<I, A, F, W, S>(
     input: I,
     append: A,
     stopping: S,
 ) -> impl Stream<Item = Answer> + Send + 'static
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
-    A: FnMut(v1::ProduceRequest) -> Result<W, Error> + Send + 'static,
+    A: FnMut(v1::ProduceRequest) -> F + Send + 'static,
+    F: Future<Output = Result<W, Error>> + Send + 'static,
     W: Future<Output = Result<v1::ProduceResponse, Error>> + Send + 'static,
     S: Future<Output = ()> + Send + 'static,
 {
@@ -94,10 +95,11 @@ enum Outcome<W> {
     Refused(Error),
 }
 
-impl<I, A, W> Pipeline<I, A, W>
+impl<I, A, F, W> Pipeline<I, A, W>
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
-    A: FnMut(v1::ProduceRequest) -> Result<W, Error>,
+    A: FnMut(v1::ProduceRequest) -> F,
+    F: Future<Output = Result<W, Error>>,
     W: Future<Output = Result<v1::ProduceResponse, Error>>,
 {
     async fn next(&mut self) -> Option<Answer> {
@@ -120,7 +122,7 @@ where
                     self.intake = Intake::Closed(Some(status(&Error::ShuttingDown)));
                 }
                 request = self.input.next(), if open && room => match request {
-                    Some(Ok(request)) => self.take(request),
+                    Some(Ok(request)) => self.take(request).await,
                     Some(Err(broken)) => self.intake = Intake::Closed(Some(broken)),
                     None => self.intake = Intake::Closed(None),
                 },
@@ -128,7 +130,7 @@ where
         }
     }
 
-    fn take(&mut self, message: v1::ProduceStreamRequest) {
+    async fn take(&mut self, message: v1::ProduceStreamRequest) {
         let bytes = message.encoded_len();
         let Some(request) = message.request else {
             let refused = Outcome::Refused(invalid("the message has an id and no request; set request"));
@@ -143,7 +145,7 @@ where
             v1::Acks::None => Silence::OnlyErrors,
             v1::Acks::All | v1::Acks::Leader => Silence::Answer,
         };
-        let outcome = match (self.append)(request) {
+        let outcome = match (self.append)(request).await {
             Ok(waiting) => Outcome::Waiting(Box::pin(waiting)),
             Err(error) => Outcome::Refused(error),
         };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,12 +32,14 @@ impl Bench {
             let (confirm, appended) = (Arc::clone(&confirm), Arc::clone(&appended));
             move |request: v1::ProduceRequest| {
                 if request.topic == "bad" {
-                    return Err(invalid("bad"));
+                    return future::ready(Err(invalid("bad")));
                 }
                 appended.lock().push(request.topic.clone());
                 let (sender, outcome) = oneshot::channel();
                 confirm.lock().insert(request.topic, sender);
-                Ok(async move { outcome.await.unwrap_or(Err(Error::ShuttingDown)) })
+                future::ready(Ok(
+                    async move { outcome.await.unwrap_or(Err(Error::ShuttingDown)) },
+                ))
             }
         };
         let stopping = async move { drop(stopping.await) };

@@ -259,89 +259,50 @@ mod tests {
         assert_eq!(spec.chunk_bytes, MAX_RESPONSE_BYTES);
     }
 
-    #[test]
-    fn a_read_that_contradicts_itself_is_told_what_is_right() {
-        let partition = |partition| v1::ReadPartition {
-            partition,
+    fn reads(request: &mut v1::ReadRequest, partitions: &[i32]) {
+        let partition = |partition: &i32| v1::ReadPartition {
+            partition: *partition,
             start: None,
         };
+        request.partitions = partitions.iter().map(partition).collect();
+    }
+
+    #[test]
+    fn a_read_that_contradicts_itself_is_told_what_is_right() {
+        use v1::{read_end, read_start};
         let start = |at| Some(v1::ReadStart { at: Some(at) });
         let end = |at| Some(v1::ReadEnd { at: Some(at) });
-        let cases = [
+        let (negative, latest) = (
+            start(read_start::At::Offset(-1)),
+            start(read_start::At::Latest(false)),
+        );
+        let follow = end(read_end::At::Follow(false));
+        type Damage<'a> = &'a dyn Fn(&mut v1::ReadRequest);
+        let cases: [(Damage<'_>, &str); 10] = [
+            (&|request| reads(request, &[-1]), "numbered from 0"),
+            (&|request| reads(request, &[1, 1]), "named twice"),
+            (&|request| request.resume = token(&[(0, -5)]), "counted from 0"),
             (
-                v1::ReadRequest {
-                    partitions: vec![partition(-1)],
-                    ..request()
-                },
-                "numbered from 0",
-            ),
-            (
-                v1::ReadRequest {
-                    partitions: vec![partition(1), partition(1)],
-                    ..request()
-                },
+                &|request| request.resume = token(&[(0, 5), (0, 6)]),
                 "named twice",
             ),
             (
-                v1::ReadRequest {
-                    resume: token(&[(0, -5)]),
-                    ..request()
-                },
-                "counted from 0",
-            ),
-            (
-                v1::ReadRequest {
-                    resume: token(&[(0, 5), (0, 6)]),
-                    ..request()
-                },
-                "named twice",
-            ),
-            (
-                v1::ReadRequest {
-                    partitions: vec![partition(1)],
-                    resume: token(&[(0, 5)]),
-                    ..request()
+                &|request| {
+                    reads(request, &[1]);
+                    request.resume = token(&[(0, 5)]);
                 },
                 "names partition 0, which the request does not read",
             ),
-            (
-                v1::ReadRequest {
-                    start: start(v1::read_start::At::Offset(-1)),
-                    ..request()
-                },
-                "counted from 0",
-            ),
-            (
-                v1::ReadRequest {
-                    start: start(v1::read_start::At::Latest(false)),
-                    ..request()
-                },
-                "set it to true",
-            ),
-            (
-                v1::ReadRequest {
-                    end: end(v1::read_end::At::Follow(false)),
-                    ..request()
-                },
-                "set it to true",
-            ),
-            (
-                v1::ReadRequest {
-                    isolation: 7,
-                    ..request()
-                },
-                "isolation is 7",
-            ),
-            (
-                v1::ReadRequest {
-                    format: 7,
-                    ..request()
-                },
-                "format is 7",
-            ),
+            (&|request| request.start = negative, "counted from 0"),
+            (&|request| request.start = latest, "set it to true"),
+            (&|request| request.end = follow, "set it to true"),
+            (&|request| request.isolation = 7, "isolation is 7"),
+            (&|request| request.format = 7, "format is 7"),
         ];
-        for (request, hint) in cases {
-            match checked(request) {
+        for (damage, hint) in cases {
+            let mut damaged = request();
+            damage(&mut damaged);
+            match checked(damaged) {
                 Err(Error::InvalidRequest { reason }) => {
                     assert!(reason.contains(hint), "{reason:?} lacks {hint:?}")
                 }

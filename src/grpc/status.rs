@@ -133,108 +133,107 @@ fn reason(error: &Error) -> &'static str {
 }
 
 fn metadata(error: &Error) -> HashMap<String, String> {
-    match error {
-        Error::UnknownTopic { topic } => pairs([("topic", topic)]),
-        Error::UnknownPartition {
-            topic,
-            partition,
-            count,
-        } => pairs([
-            ("topic", topic as &dyn Display),
-            ("partition", partition),
-            ("partition_count", count),
-        ]),
-        Error::TopicExists { topic } | Error::InternalTopic { topic } => pairs([("topic", topic)]),
-        Error::OffsetOutOfRange {
-            partition,
-            offset,
-            log_start,
-            high_watermark,
-        } => about(
-            partition,
-            &[
-                ("offset", offset),
-                ("log_start_offset", log_start),
-                ("high_watermark", high_watermark),
-            ],
-        ),
-        Error::InvalidRecord {
-            partition, indexes, ..
-        }
-        | Error::InvalidTimestamp {
-            partition, indexes, ..
-        } => about(partition, &[("record_indexes", &listed(indexes))]),
-        Error::TooLarge {
-            partition,
-            size_bytes,
-            limit_name,
-            limit_bytes,
-        } => about(
-            partition,
-            &[
-                ("size_bytes", size_bytes),
-                ("limit_name", limit_name),
-                ("limit_bytes", limit_bytes),
-            ],
-        ),
-        Error::OutOfOrderSequence {
-            partition,
-            producer_id,
-            expected,
-            got,
-        } => about(
-            partition,
-            &[
-                ("producer_id", producer_id),
-                ("expected_sequence", expected),
-                ("sequence", got),
-            ],
-        ),
-        Error::FencedProducer {
-            partition,
-            producer_id,
-            current,
-            got,
-        } => about(
-            partition,
-            &[
-                ("producer_id", producer_id),
-                ("current_epoch", current),
-                ("epoch", got),
-            ],
-        ),
-        Error::AckTimeout { partition, waited } => about(partition, &[("waited_ms", &waited.as_millis())]),
-        Error::CorruptBatch { partition, .. }
-        | Error::InvalidTransactionState { partition, .. }
-        | Error::WritesRefused { partition, .. }
-        | Error::Damaged { partition, .. } => about(partition, &[]),
-        Error::DiskFull {
-            free_bytes,
-            min_free_bytes,
-            ..
-        } => pairs([("free_bytes", free_bytes), ("min_free_bytes", min_free_bytes)]),
-        Error::Overloaded { what, limit } => pairs([("resource", what as &dyn Display), ("limit", limit)]),
-        Error::Storage { target, .. } => pairs([("target", target)]),
-        Error::InvalidRequest { .. }
-        | Error::InvalidConfig { .. }
-        | Error::PolicyViolation { .. }
-        | Error::ShuttingDown => HashMap::new(),
-    }
-}
-
-fn about(partition: &TopicPartition, more: &[(&str, &dyn Display)]) -> HashMap<String, String> {
-    let place: [(&str, &dyn Display); 2] = [("topic", &partition.topic), ("partition", &partition.partition)];
-    place
-        .iter()
-        .chain(more)
-        .map(|(name, value)| ((*name).to_owned(), shortened(value.to_string())))
+    place(error)
+        .into_iter()
+        .chain(details(error))
+        .map(|(name, value)| (name.to_owned(), shortened(value)))
         .collect()
 }
 
-fn pairs<const N: usize, D: Display>(pairs: [(&str, D); N]) -> HashMap<String, String> {
-    pairs
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), shortened(value.to_string())))
+/// Which topic and partition it is about.
+fn place(error: &Error) -> Vec<(&'static str, String)> {
+    match error {
+        Error::UnknownTopic { topic } => vec![("topic", topic.clone())],
+        Error::TopicExists { topic } | Error::InternalTopic { topic } => vec![("topic", topic.to_string())],
+        Error::UnknownPartition { topic, partition, .. } => {
+            vec![("topic", topic.to_string()), ("partition", partition.to_string())]
+        }
+        Error::OffsetOutOfRange { partition, .. }
+        | Error::CorruptBatch { partition, .. }
+        | Error::InvalidRecord { partition, .. }
+        | Error::InvalidTimestamp { partition, .. }
+        | Error::TooLarge { partition, .. }
+        | Error::OutOfOrderSequence { partition, .. }
+        | Error::FencedProducer { partition, .. }
+        | Error::InvalidTransactionState { partition, .. }
+        | Error::WritesRefused { partition, .. }
+        | Error::AckTimeout { partition, .. }
+        | Error::Damaged { partition, .. } => {
+            let TopicPartition { topic, partition } = partition;
+            vec![("topic", topic.to_string()), ("partition", partition.to_string())]
+        }
+        Error::InvalidRequest { .. }
+        | Error::InvalidConfig { .. }
+        | Error::PolicyViolation { .. }
+        | Error::DiskFull { .. }
+        | Error::Overloaded { .. }
+        | Error::ShuttingDown
+        | Error::Storage { .. } => Vec::new(),
+    }
+}
+
+/// Its offsets, numbers and limits.
+fn details(error: &Error) -> Vec<(&'static str, String)> {
+    let named: &[(&'static str, &dyn Display)] = match error {
+        Error::UnknownPartition { count, .. } => &[("partition_count", count)],
+        Error::OffsetOutOfRange {
+            offset: asked,
+            log_start: from,
+            high_watermark: to,
+            ..
+        } => &[
+            ("offset", asked),
+            ("log_start_offset", from),
+            ("high_watermark", to),
+        ],
+        Error::InvalidRecord { indexes, .. } | Error::InvalidTimestamp { indexes, .. } => {
+            return vec![("record_indexes", listed(indexes))];
+        }
+        Error::TooLarge {
+            size_bytes: size,
+            limit_name: name,
+            limit_bytes: limit,
+            ..
+        } => &[("size_bytes", size), ("limit_name", name), ("limit_bytes", limit)],
+        Error::OutOfOrderSequence {
+            producer_id: id,
+            expected,
+            got,
+            ..
+        } => &[
+            ("producer_id", id),
+            ("expected_sequence", expected),
+            ("sequence", got),
+        ],
+        Error::FencedProducer {
+            producer_id: id,
+            current,
+            got,
+            ..
+        } => &[("producer_id", id), ("current_epoch", current), ("epoch", got)],
+        Error::AckTimeout { waited, .. } => return vec![("waited_ms", waited.as_millis().to_string())],
+        Error::DiskFull {
+            free_bytes: free,
+            min_free_bytes: least,
+            ..
+        } => &[("free_bytes", free), ("min_free_bytes", least)],
+        Error::Overloaded { what, limit } => &[("resource", what), ("limit", limit)],
+        Error::Storage { target, .. } => &[("target", target)],
+        Error::UnknownTopic { .. }
+        | Error::TopicExists { .. }
+        | Error::InternalTopic { .. }
+        | Error::InvalidRequest { .. }
+        | Error::InvalidConfig { .. }
+        | Error::CorruptBatch { .. }
+        | Error::InvalidTransactionState { .. }
+        | Error::PolicyViolation { .. }
+        | Error::WritesRefused { .. }
+        | Error::ShuttingDown
+        | Error::Damaged { .. } => &[],
+    };
+    named
+        .iter()
+        .map(|(name, value)| (*name, value.to_string()))
         .collect()
 }
 

@@ -1,5 +1,7 @@
 //! The integration tests: one binary, a module for each subject.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
