@@ -339,7 +339,11 @@ impl Store {
         let dir = self.dir.join(id.to_string());
         match self.files.fs().remove_dir_all(&dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir)(error)),
-            _ => Ok(()),
+            _ => self
+                .files
+                .fs()
+                .sync_dir(&self.dir, SyncSite("stand-in"))
+                .map_err(io_error("sync", &dir)),
         }
     }
     pub fn set_aside(&self, id: &TopicPartition) -> Result<PathBuf, StoreError> {
@@ -500,6 +504,20 @@ impl Partition {
                     .open(&self.path, OpenMode::ReadWrite)
                     .map_err(io_error("open", &self.path))?,
             );
+            let site = SyncSite("stand-in");
+            let root = dir.parent().expect("it has one");
+            for dir in [dir, root] {
+                self.files
+                    .fs()
+                    .sync_dir(dir, site)
+                    .map_err(io_error("sync", dir))?;
+            }
+            if let Some(above) = root.parent() {
+                self.files
+                    .fs()
+                    .sync_dir(above, site)
+                    .map_err(io_error("sync", above))?;
+            }
         }
         let file = log.file.clone().expect("just opened");
         file.write_all_at(&[IoSlice::new(stamped.bytes())], log.len)

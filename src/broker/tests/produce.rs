@@ -322,7 +322,7 @@ async fn a_full_disk_refuses_produce_lets_reads_go_on_and_recovers_by_itself() {
         .append(&topic, 0, vec![record("a")])
         .await
         .expect("a good disk");
-    house.fs.set_capacity_bytes(1500);
+    house.fs.set_capacity_bytes(1100);
     // Virtual time: the disk guard looks once a second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let full = house

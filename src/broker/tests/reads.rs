@@ -195,22 +195,33 @@ async fn a_read_goes_on_exactly_where_its_token_says() {
     );
 }
 
-#[tokio::test]
-async fn a_step_that_nobody_waited_for_is_not_lost() {
-    let house = start().await;
-    let topic = house.create("t", 1, &[]).await;
-    house.append(&topic, 0, vec![record("a")]).await.expect("good");
-    let mut stream = house
-        .broker
-        .open_read(read(&topic, ReadStart::Earliest, ReadEnd::Now))
-        .await
-        .expect("known");
-    {
-        let dropped = pin!(stream.next());
-        assert!(poll_once(dropped).await.is_pending(), "the read has begun");
-    }
-    let step = stream.next().await.expect("good").expect("a step");
-    assert_eq!(texts(&step.chunk), ["a"]);
+#[test]
+fn a_step_that_nobody_waited_for_is_not_lost() {
+    // One thread for blocking work, so that the test can hold it and with it the read.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let house = start().await;
+        let topic = house.create("t", 1, &[]).await;
+        house.append(&topic, 0, vec![record("a")]).await.expect("good");
+        let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+        let mut stream = house.broker.open_read(spec).await.expect("known");
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let holder = tokio::task::spawn_blocking(move || held.recv());
+        {
+            let dropped = pin!(stream.next());
+            assert!(
+                poll_once(dropped).await.is_pending(),
+                "the read has begun and cannot end"
+            );
+        }
+        release.send(()).expect("the holder listens");
+        holder.await.expect("no panic").expect("released");
+        let step = stream.next().await.expect("good").expect("a step");
+        assert_eq!(texts(&step.chunk), ["a"]);
+    });
 }
 
 #[tokio::test]
