@@ -148,13 +148,13 @@ mod tests {
 
     fn marker(producer: i64, outcome: Outcome) -> Accepted {
         TransactionEnd {
-            producer_id: ProducerId(producer),
+            producer: ProducerId(producer),
             producer_epoch: ProducerEpoch(0),
             coordinator_epoch: 0,
             outcome,
-            timestamp: Timestamp(7),
+            at: Timestamp(7),
         }
-        .marker()
+        .to_batch()
     }
 
     fn chunk(batches: &[Accepted], aborted: &[(i64, i64)]) -> Chunk {

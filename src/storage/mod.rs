@@ -3,8 +3,9 @@
 #![allow(
     missing_docs,
     unused_variables,
-    clippy::unnecessary_wraps,
-    clippy::missing_errors_doc
+    clippy::too_many_lines,
+    clippy::collapsible_if,
+    clippy::unnecessary_wraps
 )]
 
 use std::collections::HashMap;
