@@ -391,6 +391,21 @@ fn log_append_time_patches_the_header_and_leaves_the_payload() {
 }
 
 #[test]
+fn log_append_time_is_marked_also_where_the_greatest_timestamp_is_already_now() {
+    let rules = Rules {
+        timestamp_type: TimestampType::LogAppendTime,
+        ..easy_rules()
+    };
+    let accepted = accept(plain_batch(&[keyed(5), keyed(NOW.0)]), &rules).unwrap();
+    assert_eq!(accepted.header().timestamp_type, TimestampType::LogAppendTime);
+    assert!(
+        read(&stored(&accepted, 0))
+            .iter()
+            .all(|record| record.timestamp == Some(NOW))
+    );
+}
+
+#[test]
 fn a_wrong_greatest_timestamp_is_corrected() {
     for wrong in [-1, 0, i64::MAX] {
         for codec in Codec::ALL {
@@ -413,6 +428,15 @@ fn a_batch_whose_bytes_are_shared_is_patched_in_a_copy() {
     let accepted = accept(sent.clone(), &easy_rules()).unwrap();
     assert_eq!(sent[..], before[..]);
     assert_ne!(accepted.bytes()[..], before[..]);
+}
+
+#[test]
+fn a_batch_whose_bytes_nobody_shares_is_patched_where_it_lies() {
+    let sent = changed(35, &(-1i64).to_be_bytes());
+    let at = sent.as_ptr();
+    let accepted = accept(sent, &easy_rules()).unwrap();
+    assert_eq!(accepted.header().max_timestamp, Some(NOW));
+    assert_eq!(accepted.bytes().as_ptr(), at);
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl RecordBatch {
             header: self.header,
             payload: self.shared_payload(limit)?,
             walk: Walk::new(self.header.record_count),
-            least_delta: Some(0),
+            least_delta: 0,
         })
     }
 
@@ -362,15 +362,15 @@ pub struct Records {
     header: BatchHeader,
     payload: Bytes,
     walk: Walk,
-    /// The least offset delta the next record may have; none when there is no greater one.
-    least_delta: Option<i32>,
+    /// The least offset delta the next record may have; after the greatest there is, one that none can have.
+    least_delta: i64,
 }
 
 impl Records {
     fn build(&mut self, raw: &RawRecord) -> Result<Record, Damage> {
         let (delta, greatest) = (raw.offset_delta, self.header.last_offset_delta);
-        let least = self.least_delta.unwrap_or(i32::MAX);
-        if self.least_delta.is_none() || delta < least || delta > greatest {
+        let least = self.least_delta;
+        if i64::from(delta) < least || delta > greatest {
             self.walk.state = WalkState::Over;
             return Err(Damage::Record {
                 index: self.walk.present - 1,
@@ -381,7 +381,7 @@ impl Records {
                 },
             });
         }
-        self.least_delta = delta.checked_add(1);
+        self.least_delta = i64::from(delta) + 1;
         let shared = |range: &Range<usize>| self.payload.slice(range.clone());
         Ok(Record {
             offset: self.header.base_offset + i64::from(delta),

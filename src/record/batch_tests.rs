@@ -247,6 +247,26 @@ fn the_payload_must_hold_exactly_the_records_counted() {
 }
 
 #[test]
+fn no_record_comes_after_the_greatest_offset_delta() {
+    let greatest = "14 00 00 fe ff ff ff 0f 01 01 00";
+    let mut bytes = with_payload(&small(1), Codec::None, 2, &hex(&format!("{greatest} {greatest}"))).to_vec();
+    bytes[23..27].copy_from_slice(&i32::MAX.to_be_bytes());
+    let batch = RecordBatch::parse(with_crc(bytes)).unwrap();
+    let mut records = batch.records(LIMIT).unwrap();
+    assert_eq!(
+        records.next().unwrap().unwrap().offset,
+        Offset(i64::from(i32::MAX))
+    );
+    assert!(matches!(
+        records.next(),
+        Some(Err(Damage::Record {
+            index: 1,
+            source: RecordFault::OffsetDelta { .. }
+        }))
+    ));
+}
+
+#[test]
 fn nothing_is_read_after_damage() {
     let bytes = with_payload(&small(1), Codec::None, 2, &hex("0c 00 00 00 01 01 00 80"));
     let mut records = RecordBatch::parse(bytes).unwrap().records(LIMIT).unwrap();

@@ -141,7 +141,7 @@ pub enum RecordFault {
         /// The delta as it stands.
         delta: i32,
         /// The least allowed here.
-        least: i32,
+        least: i64,
         /// The batch's last offset delta.
         greatest: i32,
     },

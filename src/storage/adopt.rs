@@ -1,0 +1,364 @@
+//! Bringing in a partition directory that a Kafka broker, or another Siltstone, wrote.
+//!
+//! 1. Every log of the foreign directory is read and verified to the last record, into a directory beside the others whose
+//!    name ends in `-future`: sealed segments as second names of the same files, the last one as a copy up to its last sound
+//!    batch. If it dies here: the next start removes the directory.
+//! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
+//! 3. The epoch of this server is raised above the foreign ones.
+//! 4. The directory gets its name, durably. If it dies before: as in 1; after: it is a partition like any other.
+//!
+//! Nothing in the foreign directory is ever written: files that are shared are sealed here, and sealed files are only read.
+
+use std::io::{self, IoSlice};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use crate::env::{File, FileKind, OpenMode, SyncSite};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+
+use super::error::{IoContext, StoreError};
+use super::files::{Replacements, read_whole};
+use super::journal::{JournalOf, closed_manifest};
+use super::load::replay_batch;
+use super::open::{PartitionSpec, open_closed};
+use super::partition::Partition;
+use super::paths::SegmentFile;
+use super::recovery::sealed_of;
+use super::scan::{ScanSpec, Scanned, scan};
+use super::segment::{Sealed, add_pending_indexes, log_path};
+use super::store::{FUTURE, LOG_STARTS, Store, marked_name};
+use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
+
+const SITE_COPY: SyncSite = SyncSite("adopted log");
+const SITE_DIR: SyncSite = SyncSite("adopted directory");
+const SITE_NAME: SyncSite = SyncSite("data directory with an adopted partition");
+const COPY_CHUNK: usize = 1 << 20;
+
+/// What was brought in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AdoptReport {
+    /// The first offset that can be read.
+    pub log_start: Offset,
+    /// The next offset to be assigned.
+    pub log_end: Offset,
+    /// How many segments.
+    pub segments: u64,
+    /// How many batches.
+    pub batches: u64,
+    /// How many records.
+    pub records: u64,
+    /// Bytes of the batches.
+    pub size_bytes: u64,
+    /// Bytes at the end of the last log that were no whole, sound batch, and were left out.
+    pub dropped_tail_bytes: u64,
+}
+
+impl Store {
+    /// Verifies a foreign partition directory and brings it in as the partition of `spec`, which must not hold anything yet.
+    /// The original is not altered. Blocks for as long as it takes to read all of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] names the file and what is wrong with it, or what is in the way here; nothing is then
+    /// brought in.
+    pub fn adopt(
+        &self,
+        from: &Path,
+        spec: PartitionSpec,
+        now: Timestamp,
+    ) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
+        let target = self.partition_dir(&spec.id);
+        let taken = self
+            .partitions
+            .lock()
+            .get(&spec.id)
+            .is_some_and(|open| open.watermarks().log_end > Offset::ZERO);
+        if taken || self.files.fs().stat(&target).is_ok() {
+            let reason = format!(
+                "{} holds data already; adopt into a partition that was never written",
+                spec.id
+            );
+            return Err(StoreError::Unusable { path: target, reason });
+        }
+        let future = self.dir.join(marked_name(&spec.id, FUTURE)?);
+        let adoption = Adoption {
+            store: self,
+            from,
+            to: &future,
+            spec: &spec,
+            now,
+        };
+        let (report, latest) = adoption.fill().inspect_err(|_| {
+            // What failed is what to tell; a leftover is removed by the next start.
+            let _ = self.files.fs().remove_dir_all(&future);
+        })?;
+        if let Some(latest) = latest {
+            self.raise_epoch(LeaderEpoch(latest.0 + 1))?;
+        }
+        self.files
+            .fs()
+            .rename(&future, &target)
+            .context("rename", &future)?;
+        self.files.forget_dir(&future);
+        self.files
+            .fs()
+            .sync_dir(&self.dir, SITE_NAME)
+            .context("sync", &self.dir)?;
+        let partition = open_closed(self, spec, now)?;
+        self.partitions
+            .lock()
+            .insert(partition.id.clone(), Arc::clone(&partition));
+        Ok((partition, report))
+    }
+}
+
+struct Adoption<'a> {
+    store: &'a Store,
+    from: &'a Path,
+    to: &'a Path,
+    spec: &'a PartitionSpec,
+    now: Timestamp,
+}
+
+/// What has been read of the foreign directory.
+#[derive(Default)]
+struct Progress {
+    report: AdoptReport,
+    epochs: LeaderEpochs,
+    producers: Producers,
+    replacements: Replacements,
+    segments: Vec<Arc<Sealed>>,
+}
+
+impl Adoption<'_> {
+    fn fill(&self) -> Result<(AdoptReport, Option<LeaderEpoch>), StoreError> {
+        let logs = self.logs()?;
+        let fs = self.store.files.fs();
+        fs.create_dir(self.to).context("create", self.to)?;
+        partition_dir::write_metadata(&self.store.files, self.to, self.spec.topic_id)?;
+        let mut progress = Progress::default();
+        let last = logs.len() - 1;
+        for (index, (base, path)) in logs.iter().enumerate() {
+            let place = if index == last { Place::Last } else { Place::Before };
+            self.segment(*base, path, place, &mut progress)?;
+        }
+        let Progress {
+            mut report,
+            epochs,
+            mut producers,
+            mut replacements,
+            segments,
+        } = progress;
+        report.log_start = self
+            .log_start()?
+            .unwrap_or(logs[0].0)
+            .clamp(logs[0].0, report.log_end);
+        producers.release_completed(report.log_end);
+        let (path, bytes) = partition_dir::epochs_file(self.to, &epochs);
+        replacements.add(path, bytes);
+        replacements.add(
+            SegmentFile::Snapshot.path(self.to, report.log_end),
+            encode_snapshot(&producers.snapshot()),
+        );
+        let log = JournalOf {
+            files: &self.store.files,
+            dir: self.to,
+            id: &self.spec.id,
+            topic_id: self.spec.topic_id,
+        };
+        let closed = Closed {
+            log_start: report.log_start,
+            log_end: report.log_end,
+            epoch: epochs.latest().unwrap_or(LeaderEpoch(0)),
+            first_unstable: producers.first_unstable(report.log_end),
+        };
+        let (path, bytes) = closed_manifest(&log, &segments, closed);
+        replacements.add(path, bytes);
+        replacements.commit(&self.store.files)?;
+        fs.sync_dir(self.to, SITE_DIR).context("sync", self.to)?;
+        Ok((report, epochs.latest()))
+    }
+
+    /// Lists the foreign logs, ascending.
+    fn logs(&self) -> Result<Vec<(Offset, PathBuf)>, StoreError> {
+        let unusable = |reason: &str| StoreError::Unusable {
+            path: self.from.to_path_buf(),
+            reason: reason.to_owned(),
+        };
+        let entries = self.store.files.fs().list(self.from).context("list", self.from)?;
+        let mut logs = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.kind == FileKind::File) {
+            let in_transit = [super::paths::SWAP, super::paths::CLEANED];
+            if in_transit.iter().any(|suffix| entry.name.ends_with(suffix)) {
+                return Err(unusable(
+                    "a compaction was cut off in it; let its broker start once and stop cleanly, then adopt it",
+                ));
+            }
+            if let Some((base, SegmentFile::Log)) = SegmentFile::parse(&entry.name) {
+                logs.push((base, self.from.join(&entry.name)));
+            }
+        }
+        if logs.is_empty() {
+            return Err(unusable(
+                "there is no .log file in it; name the directory of one partition",
+            ));
+        }
+        Ok(logs)
+    }
+
+    fn segment(
+        &self,
+        base: Offset,
+        path: &Path,
+        place: Place,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        let files = &self.store.files;
+        let file = files.fs().open(path, OpenMode::Read).context("open", path)?;
+        let len = file.len_bytes().context("read", path)?;
+        let scanned = self.verify(file.as_ref(), base, path, progress)?;
+        if scanned.stop.is_some() && place == Place::Before {
+            let reason = format!(
+                "position {}: {}; only the last log may end in a torn tail",
+                scanned.end,
+                scanned.stop.unwrap_or_default()
+            );
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason,
+            });
+        }
+        let report = &mut progress.report;
+        report.segments += 1;
+        report.batches += scanned.batches;
+        report.records += scanned.content.records;
+        report.size_bytes += u64::from(scanned.end);
+        report.dropped_tail_bytes += len - u64::from(scanned.end);
+        report.log_end = scanned.next;
+        let to = log_path(self.to, base);
+        match place {
+            Place::Before => self.share(path, &to, len)?,
+            Place::Last => self.copy(file.as_ref(), &to, u64::from(scanned.end))?,
+        }
+        let modified = files.fs().stat(path).context("read", path)?.modified;
+        let sealed = sealed_of(to, scanned, modified);
+        add_pending_indexes(&sealed, &mut progress.replacements);
+        progress.segments.push(Arc::new(sealed));
+        progress.replacements.commit_if_many(files)
+    }
+
+    fn verify(
+        &self,
+        file: &dyn File,
+        base: Offset,
+        path: &Path,
+        progress: &mut Progress,
+    ) -> Result<Scanned, StoreError> {
+        let config = &self.spec.config;
+        let len = file.len_bytes().context("read", path)?;
+        if base < progress.report.log_end {
+            let reason = format!(
+                "it begins before offset {}, where the log before it ends",
+                progress.report.log_end
+            );
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason,
+            });
+        }
+        let spec = ScanSpec {
+            base,
+            len: u32::try_from(len).map_err(|_| StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason: format!("{len} bytes are too many for a segment"),
+            })?,
+            index_interval_bytes: config.index_interval_bytes,
+            max_decompressed_bytes: config.max_decompressed_bytes,
+        };
+        let (epochs, producers) = (&mut progress.epochs, &mut progress.producers);
+        let mut scanned = scan(file, spec, |batch, indexes| {
+            if let Some(epoch) = batch.header().leader_epoch {
+                let _ = epochs.assign(epoch, batch.header().base_offset);
+            }
+            if let Some(aborted) = replay_batch(producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
+            ControlFlow::Continue(())
+        })
+        .context("read", path)?;
+        scanned.indexes.seal();
+        Ok(scanned)
+    }
+
+    /// Gives a sealed log a second name here, or copies it where the disk is another one.
+    fn share(&self, path: &Path, to: &Path, len: u64) -> Result<(), StoreError> {
+        match self.store.files.fs().link(path, to) {
+            Ok(()) => {
+                let file = self
+                    .store
+                    .files
+                    .fs()
+                    .open(to, OpenMode::Read)
+                    .context("open", to)?;
+                file.sync_data(SITE_COPY).context("sync", to)
+            }
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let file = self
+                    .store
+                    .files
+                    .fs()
+                    .open(path, OpenMode::Read)
+                    .context("open", path)?;
+                self.copy(file.as_ref(), to, len)
+            }
+            Err(error) => Err(error).context("link", to),
+        }
+    }
+
+    fn copy(&self, from: &dyn File, to: &Path, len: u64) -> Result<(), StoreError> {
+        let file = self
+            .store
+            .files
+            .fs()
+            .open(to, OpenMode::CreateNew)
+            .context("create", to)?;
+        let mut chunk = BytesMut::zeroed(COPY_CHUNK);
+        let mut position = 0;
+        while position < len {
+            let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
+            from.read_exact_at(&mut chunk[..part], position)
+                .context("read", self.from)?;
+            file.write_all_at(&[IoSlice::new(&chunk[..part])], position)
+                .context("write", to)?;
+            position += u64::try_from(part).expect("a chunk fits");
+        }
+        file.sync_data(SITE_COPY).context("sync", to)
+    }
+
+    /// The foreign broker's log start, if its checkpoint lies beside the directory.
+    fn log_start(&self) -> Result<Option<Offset>, StoreError> {
+        let id = self
+            .from
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(TopicPartition::parse_dir_name);
+        let (Some(id), Some(parent)) = (id, self.from.parent()) else {
+            return Ok(None);
+        };
+        let Some(bytes) = read_whole(&self.store.files, &parent.join(LOG_STARTS))? else {
+            return Ok(None);
+        };
+        Ok(decode_offsets(&bytes)
+            .ok()
+            .and_then(|offsets| offsets.get(&id).copied()))
+    }
+}
+
+/// Where a log stands in its directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Before,
+    Last,
+}

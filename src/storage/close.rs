@@ -1,0 +1,104 @@
+//! Bringing to disk what recovery would otherwise have to work out again: indexes, epochs, producer state, the manifest.
+//!
+//! None of it is needed for an acknowledgement, all of it is rebuildable; so it happens here, off the append path: before each
+//! checkpoint, and when the store closes.
+
+use std::sync::Arc;
+
+use crate::env::FileCache;
+
+use super::error::StoreError;
+use super::files::Replacements;
+use super::journal::{JournalOf, closed_manifest};
+use super::partition::Partition;
+use super::paths::SegmentFile;
+use super::segment::{IndexLens, Sealed, add_pending_indexes};
+use super::store::Store;
+use super::writer::{Saved, Sealing};
+use super::{Closed, commit, encode_snapshot, partition_dir};
+
+/// So many partitions are closed in one batch of syncs.
+const AT_ONCE: usize = 128;
+
+/// Writes what is only in memory of sealed segments and epochs, durably.
+pub(super) fn settle(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    partitions
+        .chunks(AT_ONCE)
+        .try_for_each(|some| settle_some(files, some))
+}
+
+fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    let mut replacements = Replacements::default();
+    let mut indexes: Vec<(Arc<Sealed>, IndexLens)> = Vec::new();
+    let mut epochs: Vec<&Arc<Partition>> = Vec::new();
+    for partition in partitions {
+        let sealed = partition.segments.read().sealed().to_vec();
+        for segment in sealed {
+            if let Some(lens) = add_pending_indexes(&segment, &mut replacements) {
+                indexes.push((segment, lens));
+            }
+        }
+        let mut writer = partition.writer.lock();
+        if writer.epochs_file == Saved::No {
+            let (path, bytes) = partition_dir::epochs_file(&writer.dir, &writer.epochs);
+            replacements.add(path, bytes);
+            writer.epochs_file = Saved::Yes;
+            epochs.push(partition);
+        }
+    }
+    let committed = replacements.commit(files);
+    if committed.is_err() {
+        epochs
+            .iter()
+            .for_each(|partition| partition.writer.lock().epochs_file = Saved::No);
+    }
+    committed?;
+    indexes
+        .into_iter()
+        .for_each(|(segment, lens)| segment.indexes_written(lens));
+    Ok(())
+}
+
+/// Closes every partition: syncs it, seals its active segment, writes producer state and manifest. Appends are refused from
+/// then on.
+///
+/// # Errors
+/// The first failure; a partition that refused writes before is one: only recovery may judge what it holds.
+pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    for some in partitions.chunks(AT_ONCE) {
+        commit::sync(&store.files, &store.dir, some)
+            .into_iter()
+            .try_for_each(|result| result.map(drop))?;
+        let mut open = Vec::new();
+        for partition in some {
+            if partition.writer.lock().seal_for_good()? == Sealing::Done {
+                open.push(Arc::clone(partition));
+            }
+        }
+        settle(&store.files, &open)?;
+        let mut replacements = Replacements::default();
+        for partition in &open {
+            let writer = partition.writer.lock();
+            let view = partition.watermarks();
+            let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
+            replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
+            let closed = Closed {
+                log_start: view.log_start,
+                log_end: view.log_end,
+                epoch: store.epoch(),
+                first_unstable: writer.producers.first_unstable(view.high_watermark),
+            };
+            let sealed = partition.segments.read().sealed().to_vec();
+            let log = JournalOf {
+                files: &store.files,
+                dir: &writer.dir,
+                id: &partition.id,
+                topic_id: partition.topic_id,
+            };
+            let (path, bytes) = closed_manifest(&log, &sealed, closed);
+            replacements.add(path, bytes);
+        }
+        replacements.commit(&store.files)?;
+    }
+    Ok(())
+}

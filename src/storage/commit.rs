@@ -1,0 +1,107 @@
+//! Group commit: everything appended so far to many partitions becomes safe in one round of syncs.
+//!
+//! 1. Each partition says what is unsynced (logs, names) and up to which offset that goes.
+//! 2. All logs are synced at once, then the directories that have new names, then the data directory if a partition is new.
+//!    If it dies here: nothing was acknowledged; recovery verifies what it finds.
+//! 3. Each partition publishes its offset, or refuses writes if a sync of its files failed.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::env::{File, FileCache, SyncSite};
+
+use super::error::{IoContext, StoreError};
+use super::partition::{Partition, SyncTicket, Synced};
+use super::writer::Names;
+
+const SITE_LOG: SyncSite = SyncSite("log");
+const SITE_NAMES: SyncSite = SyncSite("partition directory");
+const SITE_PARTITIONS: SyncSite = SyncSite("data directory with a new partition");
+/// So many files are synced in one call.
+const AT_ONCE: usize = 256;
+
+/// One round. See the module; results in the order of `partitions`.
+pub(super) fn sync(
+    files: &FileCache,
+    data_dir: &Path,
+    partitions: &[Arc<Partition>],
+) -> Vec<Result<Synced, StoreError>> {
+    let tickets: Vec<Option<SyncTicket>> = partitions
+        .iter()
+        .map(|partition| partition.begin_sync())
+        .collect();
+    let mut results: Vec<Result<(), StoreError>> = partitions.iter().map(|_| Ok(())).collect();
+    sync_logs(files, &tickets, &mut results);
+    sync_names(files, data_dir, partitions, &tickets, &mut results);
+    let finish = |((partition, ticket), result): ((&Arc<Partition>, Option<SyncTicket>), _)| match ticket {
+        Some(ticket) => partition.finish_sync(ticket, result),
+        None => Ok(partition.synced()),
+    };
+    partitions.iter().zip(tickets).zip(results).map(finish).collect()
+}
+
+fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [Result<(), StoreError>]) {
+    let logs = tickets
+        .iter()
+        .enumerate()
+        .filter_map(|(index, ticket)| Some((index, ticket.as_ref()?)));
+    let logs: Vec<(usize, &Arc<Path>)> = logs
+        .flat_map(|(index, ticket)| ticket.work.logs.iter().map(move |path| (index, path)))
+        .collect();
+    for some in logs.chunks(AT_ONCE) {
+        let mut open: Vec<Arc<dyn File>> = Vec::with_capacity(some.len());
+        let mut of: Vec<(usize, &Arc<Path>)> = Vec::with_capacity(some.len());
+        for (index, path) in some {
+            match files.open_rw(path).context("open", path) {
+                Ok(file) => {
+                    open.push(file);
+                    of.push((*index, path));
+                }
+                Err(error) => results[*index] = Err(error),
+            }
+        }
+        for ((index, path), result) in of.into_iter().zip(files.fs().sync_many(&open, SITE_LOG)) {
+            if let Err(error) = result.context("sync", path) {
+                results[index] = Err(error);
+            }
+        }
+    }
+}
+
+fn sync_names(
+    files: &FileCache,
+    data_dir: &Path,
+    partitions: &[Arc<Partition>],
+    tickets: &[Option<SyncTicket>],
+    results: &mut [Result<(), StoreError>],
+) {
+    let mut new_partition = BTreeSet::new();
+    for (index, ticket) in tickets.iter().enumerate() {
+        let names = ticket.as_ref().map_or(Names::Safe, |ticket| ticket.work.names);
+        if names == Names::Safe {
+            continue;
+        }
+        let dir = partitions[index].dir();
+        if let Err(error) = files.fs().sync_dir(&dir, SITE_NAMES).context("sync", &dir) {
+            results[index] = Err(error);
+        }
+        if names == Names::PartitionItself {
+            new_partition.insert(index);
+        }
+    }
+    if new_partition.is_empty() {
+        return;
+    }
+    if let Err(error) = files.fs().sync_dir(data_dir, SITE_PARTITIONS) {
+        let text = error.to_string();
+        for index in new_partition {
+            let source = std::io::Error::new(error.kind(), text.clone());
+            results[index] = Err(StoreError::Io {
+                action: "sync",
+                path: data_dir.to_path_buf(),
+                source,
+            });
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Replacing many small files at once, durably.
+//!
+//! 1. Each content is written to `<path>.tmp`, a new file. If it dies here: readers ignore temporary files.
+//! 2. All temporary files are synced together. If it dies here: as above.
+//! 3. Each is renamed over its path. If it dies here: some paths hold the old content, some the new, each whole.
+//! 4. The directories are synced: the new contents stay.
+//!
+//! What is not here: contents that must change together. One file is replaced by `checkpoint::write_atomic`.
+
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use crate::env::{FileCache, OpenMode, SyncSite};
+
+use super::error::{IoContext, StoreError};
+use super::paths::TMP;
+
+/// Sync of files about to be renamed into place.
+const SITE_FILES: SyncSite = SyncSite("replaced files");
+/// Sync of the directories they were renamed in.
+const SITE_DIRS: SyncSite = SyncSite("directories of replaced files");
+/// So many files are open at once, in each step.
+const AT_ONCE: usize = 64;
+
+/// Files to be replaced.
+#[derive(Debug, Default)]
+pub(super) struct Replacements(Vec<(PathBuf, Vec<u8>)>);
+
+impl Replacements {
+    pub(super) fn add(&mut self, path: PathBuf, bytes: Vec<u8>) {
+        self.0.push((path, bytes));
+    }
+
+    /// Replaces what has come together so far, if that is a lot.
+    pub(super) fn commit_if_many(&mut self, files: &FileCache) -> Result<(), StoreError> {
+        if self.0.len() < AT_ONCE {
+            Ok(())
+        } else {
+            std::mem::take(self).commit(files)
+        }
+    }
+
+    /// Replaces them all. On return they are durable.
+    ///
+    /// # Errors
+    /// The first failure; some of the files may have been replaced, each of them whole.
+    pub(super) fn commit(self, files: &FileCache) -> Result<(), StoreError> {
+        for some in self.0.chunks(AT_ONCE) {
+            let replaced = write_and_sync(files, some).and_then(|()| rename(files, some));
+            if let Err(error) = replaced {
+                for (path, _) in some {
+                    // What failed first is what to tell; a leftover is replaced by the next try.
+                    let _ = files.fs().remove_file(&temporary(path));
+                }
+                return Err(error);
+            }
+        }
+        let dirs: BTreeSet<&Path> = self.0.iter().filter_map(|(path, _)| path.parent()).collect();
+        for dir in dirs {
+            files.fs().sync_dir(dir, SITE_DIRS).context("sync", dir)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_and_sync(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), StoreError> {
+    let fs = files.fs();
+    let mut opened = Vec::with_capacity(some.len());
+    for (path, bytes) in some {
+        let temporary = temporary(path);
+        remove_if_there(files, &temporary).context("remove", &temporary)?;
+        let file = fs
+            .open(&temporary, OpenMode::CreateNew)
+            .context("create", &temporary)?;
+        file.write_all_at(&[IoSlice::new(bytes)], 0)
+            .context("write", &temporary)?;
+        opened.push(file);
+    }
+    for (result, (path, _)) in fs.sync_many(&opened, SITE_FILES).into_iter().zip(some) {
+        result.context("sync", &temporary(path))?;
+    }
+    Ok(())
+}
+
+fn rename(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), StoreError> {
+    for (path, _) in some {
+        files
+            .fs()
+            .rename(&temporary(path), path)
+            .context("replace", path)?;
+        files.forget(path);
+    }
+    Ok(())
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(TMP);
+    name.into()
+}
+
+/// Removes a file that may not be there.
+pub(super) fn remove_if_there(files: &FileCache, path: &Path) -> io::Result<()> {
+    files.forget(path);
+    match files.fs().remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Greatest size of a small file that is read whole, in bytes; beyond it lies damage, not data.
+const SMALL_FILE_MAX: u64 = 1 << 30;
+
+/// Reads a small file whole; `None` when there is none.
+pub(super) fn read_whole(files: &FileCache, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+    let file = match files.fs().open(path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).context("open", path),
+    };
+    let len = file.len_bytes().context("read", path)?;
+    let len = usize::try_from(len)
+        .ok()
+        .filter(|_| len <= SMALL_FILE_MAX)
+        .ok_or_else(|| StoreError::Unusable {
+            path: path.to_path_buf(),
+            reason: format!("{len} bytes are too many for this kind of file; move it away"),
+        })?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0).context("read", path)?;
+    Ok(Some(bytes))
+}

@@ -1,0 +1,60 @@
+//! Who a data directory is: cluster, node and directory ids in `meta.properties`, made at the first start.
+
+use std::path::Path;
+
+use crate::env::{FileCache, SyncSite};
+
+use super::error::{IoContext, StoreError};
+use super::files::read_whole;
+use super::{DirectoryId, MetaProperties, NodeId, uuid_text, write_atomic};
+
+const NAME: &str = "meta.properties";
+const SITE: SyncSite = SyncSite("meta.properties");
+const SITE_DIR: SyncSite = SyncSite("directory of meta.properties");
+
+/// The ids of a data directory.
+#[derive(Debug)]
+pub(super) struct Identity(MetaProperties);
+
+impl Identity {
+    /// Reads the ids, or makes them where there are none.
+    pub(super) fn load_or_make(files: &FileCache, dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(NAME);
+        if let Some(bytes) = read_whole(files, &path)? {
+            return MetaProperties::decode(&bytes)
+                .map(Self)
+                .map_err(|damage| StoreError::Unusable {
+                    path,
+                    reason: format!("{damage}; restore the file, or remove it to give the directory new ids"),
+                });
+        }
+        let properties = MetaProperties::new(&random_id()?, NodeId(1), DirectoryId(random_bytes()?));
+        write_atomic(files.fs().as_ref(), &path, &properties.encode(), SITE, SITE_DIR)
+            .context("write", &path)?;
+        Ok(Self(properties))
+    }
+
+    pub(super) fn cluster_id(&self) -> &str {
+        self.0.cluster_id.as_deref().unwrap_or_default()
+    }
+}
+
+/// Returns 32 random hexadecimal digits.
+pub(super) fn random_hex() -> Result<String, StoreError> {
+    Ok(random_bytes()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Returns a new id in Kafka's 22 characters.
+fn random_id() -> Result<String, StoreError> {
+    Ok(uuid_text::encode(random_bytes()?))
+}
+
+fn random_bytes() -> Result<[u8; 16], StoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| StoreError::Io {
+        action: "read",
+        path: "random numbers of the operating system".into(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    Ok(bytes)
+}

@@ -1,0 +1,142 @@
+//! The indexes of one segment, as they grow with its batches: offset index, time index, aborted transactions.
+//!
+//! One writer for all three ways a segment comes to be: appended to, rebuilt by recovery, copied by the cleaner. The bytes
+//! are the files' bytes, so a lookup reads a growing index, a mapped file and a range of an object alike.
+//!
+//! Invariants
+//! - Fed with the same batches, it holds the same bytes: a rebuild equals what was written live.
+//! - Entries follow Kafka's cadence; [`IndexSet::seal`] adds the last time entry, once.
+//!
+//! What is not here: files.
+
+use crate::record::BatchHeader;
+use crate::types::{Offset, Timestamp};
+
+use super::{
+    AbortedTransaction, IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, Position, RelativeOffset,
+    TimeEntry, TimeIndex, TimeIndexTail,
+};
+
+/// Indexes of a segment in memory.
+#[derive(Clone, Debug)]
+pub(super) struct IndexSet {
+    base: Offset,
+    cadence: IndexCadence,
+    tail: TimeIndexTail,
+    offsets: Vec<u8>,
+    times: Vec<u8>,
+    aborted: Vec<AbortedTransaction>,
+}
+
+impl IndexSet {
+    pub(super) fn new(base: Offset, interval_bytes: u32) -> Self {
+        Self {
+            base,
+            cadence: IndexCadence::new(interval_bytes),
+            tail: TimeIndexTail::default(),
+            offsets: Vec::new(),
+            times: Vec::new(),
+            aborted: Vec::new(),
+        }
+    }
+
+    /// Goes on with what the files of a segment hold. The last time entry may be the one that sealing added; it stays true.
+    pub(super) fn resume(base: Offset, interval_bytes: u32, files: IndexFiles) -> Self {
+        let tail = TimeIndexTail::resume(&TimeIndex::trusted(&files.times));
+        Self {
+            base,
+            cadence: IndexCadence::new(interval_bytes),
+            tail,
+            offsets: files.offsets,
+            times: files.times,
+            aborted: files.aborted,
+        }
+    }
+
+    pub(super) fn base(&self) -> Offset {
+        self.base
+    }
+
+    /// Takes note of a batch that lies at `position`, after all before it.
+    pub(super) fn add(&mut self, header: &BatchHeader, position: u32) {
+        let last = RelativeOffset::new(header.last_offset(), self.base)
+            .expect("a segment rolls before offsets overflow");
+        self.tail.observe(header.max_timestamp, last);
+        if self.cadence.append(header.size_bytes) == IndexEntry::Due {
+            let entry = OffsetEntry {
+                last_offset: last,
+                position: Position(position),
+            };
+            self.offsets.extend_from_slice(&entry.to_bytes());
+            self.push_time();
+        }
+    }
+
+    pub(super) fn add_aborted(&mut self, aborted: AbortedTransaction) {
+        self.aborted.push(aborted);
+    }
+
+    /// Adds the entry that says what the greatest timestamp of the whole segment is.
+    pub(super) fn seal(&mut self) {
+        self.push_time();
+    }
+
+    /// True when a further entry would exceed `limit_bytes` in either index.
+    pub(super) fn is_full(&self, limit_bytes: u32) -> bool {
+        let entries = |bytes: &Vec<u8>, len: usize| u32::try_from(bytes.len() / len).unwrap_or(u32::MAX);
+        entries(&self.offsets, OffsetEntry::LEN) >= OffsetEntry::capacity(limit_bytes)
+            || entries(&self.times, TimeEntry::LEN) >= TimeEntry::capacity(limit_bytes)
+    }
+
+    pub(super) fn offsets(&self) -> OffsetIndex<'_> {
+        OffsetIndex::trusted(&self.offsets)
+    }
+
+    pub(super) fn times(&self) -> TimeIndex<'_> {
+        TimeIndex::trusted(&self.times)
+    }
+
+    pub(super) fn aborted(&self) -> &[AbortedTransaction] {
+        &self.aborted
+    }
+
+    pub(super) fn offset_bytes(&self) -> &[u8] {
+        &self.offsets
+    }
+
+    pub(super) fn time_bytes(&self) -> &[u8] {
+        &self.times
+    }
+
+    fn push_time(&mut self) {
+        if let Some(entry) = self.tail.try_push() {
+            self.times.extend_from_slice(&entry.to_bytes());
+        }
+    }
+}
+
+/// What the index files of a segment hold.
+#[derive(Debug, Default)]
+pub(super) struct IndexFiles {
+    pub(super) offsets: Vec<u8>,
+    pub(super) times: Vec<u8>,
+    pub(super) aborted: Vec<AbortedTransaction>,
+}
+
+/// Least and greatest timestamp seen, and how many records: what a segment's summary says of its content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct ContentSpan {
+    pub(super) records: u64,
+    pub(super) least: Option<Timestamp>,
+    pub(super) greatest: Option<Timestamp>,
+}
+
+impl ContentSpan {
+    pub(super) fn add(&mut self, records: u32, times: Option<(Timestamp, Timestamp)>) {
+        self.records += u64::from(records);
+        if let Some((least, greatest)) = times {
+            self.least = Some(self.least.map_or(least, |known| known.min(least)));
+            self.greatest = Some(self.greatest.map_or(greatest, |known| known.max(greatest)));
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The partition's manifest in use: read at the start, appended to at each roll, written anew at a clean close.
+//!
+//! Invariants
+//! - Nothing here is synced and nothing fails an append: what the manifest does not tell is read from the logs. A journal that
+//!   could not be written is given up until the next close writes it anew.
+//! - What a start takes from it is checked against the file it names: a summary counts only for a log of the same length that
+//!   lies below the recovery point.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::env::FileCache;
+use crate::types::{Offset, TopicId, TopicPartition};
+
+use super::error::{IoContext, StoreError};
+use super::files::{read_whole, remove_if_there};
+use super::index_set::ContentSpan;
+use super::segment::{Extent, IndexLens, Sealed, log_path};
+use super::segment_list::SegmentList;
+use super::{Closed, MANIFEST_FILE_NAME, Manifest, ManifestRecord, SegmentFlags, SegmentSummary};
+
+/// The manifest of an open log.
+#[derive(Debug, Default)]
+pub(super) struct Journal {
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum State {
+    /// The file says what is true, and ends at this position.
+    Intact { end: u64 },
+    /// There is no file that can be appended to.
+    #[default]
+    Stale,
+}
+
+/// What the manifest of a log said at the start.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    manifest: Option<Manifest>,
+    pub(super) closed: Option<Closed>,
+    len: u64,
+}
+
+impl Known {
+    /// Tells whether the manifest is of the topic `id`.
+    pub(super) fn belongs_to(&self, id: TopicId) -> bool {
+        self.manifest
+            .as_ref()
+            .is_some_and(|manifest| manifest.topic_id == id)
+    }
+
+    /// Returns all segments as the manifest tells them.
+    pub(super) fn sealed(&self, dir: &Path) -> Vec<Arc<Sealed>> {
+        let summaries = self
+            .manifest
+            .iter()
+            .flat_map(|manifest| manifest.segments().values());
+        summaries
+            .filter_map(|summary| segment_of(dir, summary))
+            .map(Arc::new)
+            .collect()
+    }
+
+    /// Returns a segment as the manifest tells it, if that can be believed.
+    pub(super) fn trusted(
+        &self,
+        dir: &Path,
+        base: Offset,
+        len: u64,
+        recovery_point: Offset,
+    ) -> Option<Sealed> {
+        let summary = self.manifest.as_ref()?.segments().get(&base)?;
+        let believed = summary.log_bytes == len && summary.next_offset <= recovery_point && len > 0;
+        if believed { segment_of(dir, summary) } else { None }
+    }
+}
+
+impl Journal {
+    /// Reads the manifest of a partition. Whatever is wrong with it is told, and is no loss.
+    pub(super) fn read(files: &FileCache, dir: &Path, id: &TopicPartition) -> Known {
+        let path = dir.join(MANIFEST_FILE_NAME);
+        let Ok(Some(bytes)) = read_whole(files, &path) else {
+            return Known::default();
+        };
+        match Manifest::decode(&bytes) {
+            Ok(decoded) => {
+                if let Some(tail) = decoded.tail {
+                    tracing::info!(partition = %id, %tail, "manifest ends early; the rest is read from the logs");
+                }
+                let closed = decoded.manifest.closed();
+                let len = u64::try_from(decoded.valid_len).expect("a file's length fits");
+                Known {
+                    manifest: Some(decoded.manifest),
+                    closed,
+                    len,
+                }
+            }
+            Err(damage) => {
+                tracing::warn!(partition = %id, %damage, "manifest is damaged; the logs are read instead");
+                Known::default()
+            }
+        }
+    }
+
+    /// A manifest that was found true.
+    pub(super) fn intact(known: &Known) -> Self {
+        Self {
+            state: State::Intact { end: known.len },
+        }
+    }
+
+    /// A manifest that says less, or other, than the directory.
+    pub(super) fn stale() -> Self {
+        Self::default()
+    }
+
+    /// Removes the file, durably enough: until the name is gone for good its summaries are checked by length.
+    pub(super) fn remove(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
+        let path = dir.join(MANIFEST_FILE_NAME);
+        remove_if_there(files, &path).context("remove", &path)
+    }
+
+    /// The log takes appends from now on: it is no longer closed, and its last segment no longer sealed.
+    pub(super) fn opened(&mut self, log: &JournalOf<'_>, segments: &RwLock<SegmentList>) {
+        match self.state {
+            State::Intact { .. } => {
+                let active = segments.read().active().map(|active| active.base);
+                if let Some(active) = active {
+                    self.append(log, &ManifestRecord::Removed(active));
+                }
+            }
+            State::Stale => self.rewrite(log, segments),
+        }
+    }
+
+    /// A segment was sealed.
+    pub(super) fn sealed(&mut self, log: &JournalOf<'_>, sealed: &Sealed) {
+        self.append(log, &ManifestRecord::Segment(summary_of(sealed)));
+    }
+
+    /// Writes the file anew from what is in memory.
+    pub(super) fn rewrite(&mut self, log: &JournalOf<'_>, segments: &RwLock<SegmentList>) {
+        let sealed = segments.read().sealed().to_vec();
+        let bytes = manifest_of(log.id, log.topic_id, &sealed, None);
+        let path = log.dir.join(MANIFEST_FILE_NAME);
+        let written = remove_if_there(log.files, &path)
+            .and_then(|()| log.files.fs().open(&path, crate::env::OpenMode::CreateNew))
+            .and_then(|file| file.write_all_at(&[IoSlice::new(&bytes)], 0));
+        self.state = match written {
+            Ok(()) => State::Intact {
+                end: u64::try_from(bytes.len()).expect("a length fits"),
+            },
+            Err(error) => given_up(log.id, &error),
+        };
+    }
+
+    fn append(&mut self, log: &JournalOf<'_>, record: &ManifestRecord) {
+        let State::Intact { end } = self.state else { return };
+        let bytes = record.encode_append();
+        let path = log.dir.join(MANIFEST_FILE_NAME);
+        let written = log
+            .files
+            .open_rw(&path)
+            .and_then(|file| file.write_all_at(&[IoSlice::new(&bytes)], end));
+        self.state = match written {
+            Ok(()) => State::Intact {
+                end: end + u64::try_from(bytes.len()).expect("a length fits"),
+            },
+            Err(error) => given_up(log.id, &error),
+        };
+    }
+}
+
+fn given_up(id: &TopicPartition, error: &std::io::Error) -> State {
+    tracing::warn!(partition = %id, %error, "manifest not written; the next start reads the logs instead");
+    State::Stale
+}
+
+/// The log that a journal tells of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct JournalOf<'a> {
+    pub(super) files: &'a FileCache,
+    pub(super) dir: &'a Path,
+    pub(super) id: &'a TopicPartition,
+    pub(super) topic_id: TopicId,
+}
+
+/// Returns path and content of the manifest of a log that is being closed.
+pub(super) fn closed_manifest(
+    log: &JournalOf<'_>,
+    sealed: &[Arc<Sealed>],
+    closed: Closed,
+) -> (PathBuf, Vec<u8>) {
+    (
+        log.dir.join(MANIFEST_FILE_NAME),
+        manifest_of(log.id, log.topic_id, sealed, Some(closed)),
+    )
+}
+
+fn manifest_of(
+    id: &TopicPartition,
+    topic_id: TopicId,
+    sealed: &[Arc<Sealed>],
+    closed: Option<Closed>,
+) -> Vec<u8> {
+    let mut manifest = Manifest::new(topic_id, id.partition);
+    let segments = sealed
+        .iter()
+        .map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
+    for record in segments.chain(closed.map(ManifestRecord::Closed)) {
+        // A hole behind the last segment contradicts a closing record; the next start then reads the logs.
+        if let Err(contradiction) = manifest.apply(record) {
+            tracing::info!(partition = %id, %contradiction, "manifest written without a closing record");
+        }
+    }
+    manifest.encode_whole()
+}
+
+fn summary_of(sealed: &Sealed) -> SegmentSummary {
+    let (extent, lens) = (&sealed.extent, sealed.index_lens());
+    SegmentSummary {
+        next_offset: extent.next,
+        log_bytes: u64::from(extent.end),
+        offset_index_bytes: lens.offsets,
+        time_index_bytes: lens.times,
+        txn_index_bytes: lens.aborted,
+        records: extent.content.records,
+        least_timestamp: extent.content.least,
+        greatest_timestamp: extent.content.greatest,
+        append_times: extent.append_times.clone(),
+        flags: SegmentFlags::SEALED,
+        ..SegmentSummary::empty(extent.base)
+    }
+}
+
+fn segment_of(dir: &Path, summary: &SegmentSummary) -> Option<Sealed> {
+    let content = ContentSpan {
+        records: summary.records,
+        least: summary.least_timestamp,
+        greatest: summary.greatest_timestamp,
+    };
+    let extent = Extent {
+        base: summary.base_offset,
+        next: summary.next_offset,
+        end: u32::try_from(summary.log_bytes).ok()?,
+        content,
+        append_times: summary.append_times.clone(),
+    };
+    let lens = IndexLens {
+        offsets: summary.offset_index_bytes,
+        times: summary.time_index_bytes,
+        aborted: summary.txn_index_bytes,
+    };
+    Some(Sealed::on_disk(log_path(dir, extent.base), extent, lens))
+}

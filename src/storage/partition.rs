@@ -1,0 +1,443 @@
+//! One partition: a log, its watermarks, and the locks that keep readers, the one writer and syncs apart.
+//!
+//! | lock | guards | held across |
+//! |---|---|---|
+//! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
+//! | `segments` | which segments there are | memory work |
+//! | inside `Watermarks` | six offsets | arithmetic |
+//!
+//! Invariants
+//! - `writer` is taken before `segments`, and `segments` before the watermarks' lock; never the other way round.
+//! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
+//! - The log end is published after the batch, the high watermark after its confirmation.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use crate::env::FileCache;
+use crate::record::{Accepted, BatchHeader, RecordBatch};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
+
+use super::config::{Durability, LogConfig};
+use super::error::{AppendError, ReadError, StoreError};
+use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
+use super::segment::Segment;
+use super::watermarks::{Source, WatermarkView, Watermarks};
+use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
+use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
+
+/// One partition's log. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Partition {
+    pub(super) id: TopicPartition,
+    pub(super) topic_id: TopicId,
+    pub(super) files: Arc<FileCache>,
+    pub(super) epoch: Arc<AtomicI32>,
+    pub(super) config: RwLock<Arc<LogConfig>>,
+    pub(super) marks: Watermarks,
+    pub(super) segments: SharedSegments,
+    pub(super) writer: Mutex<Writer>,
+}
+
+/// Where a batch came to lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Append {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Offset of its last record.
+    pub last_offset: Offset,
+    /// Whether it was written now.
+    pub written: Written,
+    /// The log start offset.
+    pub log_start: Offset,
+    /// The high watermark after the append.
+    pub high_watermark: Offset,
+}
+
+/// Whether an append wrote anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// It did.
+    Now,
+    /// The same producer wrote the same batch before, with this timestamp; the offsets are those of then.
+    Before {
+        /// Of the batch as it was written.
+        timestamp: Option<Timestamp>,
+    },
+}
+
+/// What a finished sync made safe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Synced {
+    /// Everything before it is on disk.
+    pub recovery_point: Offset,
+    /// Readers see everything before it.
+    pub high_watermark: Offset,
+}
+
+/// A partition at a glance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionStats {
+    /// Its offsets.
+    pub watermarks: WatermarkView,
+    /// How many segments.
+    pub segments: u64,
+    /// Bytes of their batches.
+    pub size_bytes: u64,
+    /// Least timestamp of the records in them.
+    pub least_timestamp: Option<Timestamp>,
+    /// Greatest timestamp of the records in them.
+    pub greatest_timestamp: Option<Timestamp>,
+    /// Why it refuses writes, while it does.
+    pub refusal: Option<String>,
+}
+
+/// A sync that has begun: what it covers, and the files and directories it needs.
+#[derive(Debug)]
+pub(super) struct SyncTicket {
+    pub(super) upto: Offset,
+    pub(super) work: Unsynced,
+}
+
+impl Partition {
+    /// Returns topic and number.
+    pub fn id(&self) -> &TopicPartition {
+        &self.id
+    }
+
+    /// Returns the topic's id.
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+
+    /// Changes the settings, from the next append on.
+    pub fn configure(&self, config: LogConfig) {
+        self.marks.set_durability(config.durability);
+        *self.config.write() = Arc::new(config);
+    }
+
+    /// Appends one batch, without a sync. Blocks for the write into the page cache only; the first append after a start also
+    /// loads the producers' state.
+    ///
+    /// # Errors
+    /// [`AppendError`]; nothing of the batch is then in the log, and with `Storage` and `Refused` a retry may succeed.
+    pub fn append(&self, batch: &Accepted, origin: Origin, now: Timestamp) -> Result<Append, AppendError> {
+        let config = Arc::clone(&self.config.read());
+        let size = batch.header().size_bytes;
+        if size > config.segment_bytes {
+            let (size_bytes, segment_bytes) = (u64::from(size), u64::from(config.segment_bytes));
+            return Err(AppendError::LargerThanSegment {
+                size_bytes,
+                segment_bytes,
+            });
+        }
+        let mut writer = self.open_writer(now, &config)?;
+        if let Some(marker) = control_marker(batch) {
+            writer.producers.check_marker(&marker)?;
+        }
+        let verdict = match stamps::producer_batch(batch.header()).filter(|_| !batch.header().is_control()) {
+            Some(producer) => writer.producers.check(&producer, origin)?,
+            None => Verdict::Append,
+        };
+        if let Verdict::Duplicate {
+            base_offset,
+            last_offset,
+            timestamp,
+        } = verdict
+        {
+            return Ok(self.outcome(base_offset, last_offset, Written::Before { timestamp }));
+        }
+        let epoch = self.leader_epoch();
+        let log_end = self.marks.view().log_end;
+        let incoming = Incoming { batch, epoch, now };
+        let header = writer.write(&incoming, log_end, &config)?;
+        self.published(&mut writer, &incoming, &header);
+        Ok(self.outcome(header.base_offset, header.last_offset(), Written::Now))
+    }
+
+    /// The batch is in the log: producer state, transactions and watermarks follow.
+    fn published(&self, writer: &mut Writer, incoming: &Incoming<'_>, header: &BatchHeader) {
+        let placed = load::placed(header, incoming.now);
+        if let Some(marker) = control_marker(incoming.batch) {
+            let completed = writer.producers.apply_marker(&marker, placed);
+            if let Some(aborted) = completed.and_then(|completed| completed.aborted()) {
+                writer.active().add_aborted(aborted);
+            }
+        } else if let Some(producer) = stamps::producer_batch(header) {
+            writer.producers.apply(&producer, placed);
+        }
+        writer.producers.advance(header.next_offset());
+        let unstable = writer.producers.first_unstable(self.marks.view().high_watermark);
+        self.marks.appended(header.next_offset(), unstable);
+        let view = self.marks.confirm(Source::Written, header.next_offset());
+        self.settle(writer, view);
+    }
+
+    /// Lets the last stable offset follow a high watermark that moved.
+    fn settle(&self, writer: &mut Writer, view: WatermarkView) {
+        writer.producers.release_completed(view.high_watermark);
+        self.marks
+            .set_first_unstable(writer.producers.first_unstable(view.high_watermark));
+    }
+
+    fn outcome(&self, base_offset: Offset, last_offset: Offset, written: Written) -> Append {
+        let view = self.marks.view();
+        let (log_start, high_watermark) = (view.log_start, view.high_watermark);
+        Append {
+            base_offset,
+            last_offset,
+            written,
+            log_start,
+            high_watermark,
+        }
+    }
+
+    /// Takes the append lock, with everything loaded that an append needs.
+    fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
+        let mut writer = self.writer.lock();
+        if let Some(reason) = &writer.refused {
+            return Err(AppendError::Refused {
+                reason: reason.clone(),
+            });
+        }
+        if writer.readiness != Readiness::Open {
+            let view = self.marks.view();
+            load::open_for_writing(
+                &mut writer,
+                view,
+                load::Opening {
+                    id: &self.id,
+                    now,
+                    config,
+                },
+            )?;
+        }
+        Ok(writer)
+    }
+
+    /// Returns all offsets.
+    pub fn watermarks(&self) -> WatermarkView {
+        self.marks.view()
+    }
+
+    /// Reads whole batches. May read a disk: call it off the network threads.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] outside log start to log end; damage; what the disk says.
+    pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
+        self.check_range(read.from)?;
+        self.reader().read(read)
+    }
+
+    fn check_range(&self, offset: Offset) -> Result<(), ReadError> {
+        let view = self.marks.view();
+        if offset < view.log_start || offset > view.log_end {
+            let (log_start, log_end) = (view.log_start, view.log_end);
+            return Err(ReadError::OutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
+        }
+        Ok(())
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            files: &self.files,
+            segments: &self.segments,
+        }
+    }
+
+    /// Returns the aborted transactions that overlap the range, by first offset. May read a disk.
+    ///
+    /// # Errors
+    /// Damage; what the disk says.
+    pub fn aborted(&self, range: Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+        self.reader().aborted(&range)
+    }
+
+    /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
+    ///
+    /// # Errors
+    /// Damage; what the disk says.
+    pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
+        let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
+        let from = self.marks.view().log_start;
+        self.reader().find_time(&FindTime {
+            at,
+            from,
+            bound,
+            max_decompressed_bytes,
+        })
+    }
+
+    /// Finds the first record below `bound` that has the greatest timestamp. May read a disk.
+    ///
+    /// # Errors
+    /// Damage; what the disk says.
+    pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
+        let from = self.marks.view().log_start;
+        match self.reader().greatest_timestamp(from) {
+            Some(greatest) => self.find_time(greatest, bound),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the epoch under which the record at `offset` was, or would be, written.
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let view = self.marks.view();
+        if offset >= view.log_end {
+            return Some(self.leader_epoch());
+        }
+        let mut writer = self.writer.lock();
+        load::load_epochs(&mut writer);
+        writer.epochs.epoch_for(offset)
+    }
+
+    fn leader_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Raises the log start, at most to the high watermark; a lower one changes nothing. Durable after the next
+    /// [`super::Store::checkpoint`]. Returns the log start.
+    ///
+    /// # Errors
+    /// [`ReadError::OutOfRange`] beyond the high watermark.
+    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, ReadError> {
+        let view = self.marks.view();
+        if to > view.high_watermark {
+            let (log_start, log_end) = (view.log_start, view.high_watermark);
+            return Err(ReadError::OutOfRange {
+                offset: to,
+                log_start,
+                log_end,
+            });
+        }
+        Ok(self.marks.raise_log_start(to).log_start)
+    }
+
+    /// Describes it as it is now, from memory.
+    pub fn describe(&self) -> PartitionStats {
+        let segments = super::read::snapshot(&self.segments);
+        let size = |segment: &Segment| u64::from(segment.bounds().2);
+        PartitionStats {
+            watermarks: self.marks.view(),
+            segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
+            size_bytes: segments.iter().map(size).sum(),
+            least_timestamp: segments
+                .iter()
+                .filter_map(|segment| segment.content().least)
+                .min(),
+            greatest_timestamp: segments
+                .iter()
+                .filter_map(|segment| segment.content().greatest)
+                .max(),
+            refusal: self.refusal(),
+        }
+    }
+
+    /// Returns why it refuses writes, while it does.
+    pub fn refusal(&self) -> Option<String> {
+        self.writer.lock().refused.clone()
+    }
+
+    /// Tells whether something appended should be synced now: always with [`Durability::Synced`], else by `flush.messages`
+    /// and `flush.ms`, and once a segment was rolled.
+    pub fn sync_due(&self, now: Timestamp) -> SyncDue {
+        let config = Arc::clone(&self.config.read());
+        let writer = self.writer.lock();
+        let unsynced = &writer.unsynced;
+        let Some(since) = unsynced.since else {
+            return SyncDue::No;
+        };
+        let due = config.durability == Durability::Synced
+            || unsynced.records >= config.flush_messages
+            || now.ms_since(since) >= config.flush_ms
+            || unsynced.logs.len() > 1;
+        if due { SyncDue::Now } else { SyncDue::No }
+    }
+
+    /// Begins a sync of everything appended so far; `None` when all of it is safe.
+    pub(super) fn begin_sync(&self) -> Option<SyncTicket> {
+        let mut writer = self.writer.lock();
+        let nothing = writer.unsynced.logs.is_empty() && writer.unsynced.names == Names::Safe;
+        if nothing || writer.refused.is_some() {
+            return None;
+        }
+        let work = std::mem::take(&mut writer.unsynced);
+        Some(SyncTicket {
+            upto: self.marks.view().log_end,
+            work,
+        })
+    }
+
+    /// Ends a sync: on success its range is safe, on failure the log refuses writes until it is repaired.
+    pub(super) fn finish_sync(
+        &self,
+        ticket: SyncTicket,
+        result: Result<(), StoreError>,
+    ) -> Result<Synced, StoreError> {
+        let mut writer = self.writer.lock();
+        if let Err(error) = result {
+            let unsafe_from = self.marks.view().recovery_point;
+            let reason = format!(
+                "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
+            );
+            writer.refused = Some(reason);
+            writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
+            return Err(error);
+        }
+        let view = self.marks.confirm(Source::Synced, ticket.upto);
+        self.settle(&mut writer, view);
+        Ok(Synced {
+            recovery_point: view.recovery_point,
+            high_watermark: view.high_watermark,
+        })
+    }
+
+    /// Returns what is safe now.
+    pub(super) fn synced(&self) -> Synced {
+        let view = self.marks.view();
+        Synced {
+            recovery_point: view.recovery_point,
+            high_watermark: view.high_watermark,
+        }
+    }
+
+    /// Forgets producers that were idle for longer than their setting says.
+    pub fn expire_producers(&self, now: Timestamp) {
+        let expiration_ms = self.config.read().producer_id_expiration_ms;
+        let _ = self.writer.lock().producers.expire(now, expiration_ms);
+    }
+
+    /// Returns the partition's directory.
+    pub fn dir(&self) -> Arc<Path> {
+        Arc::clone(&self.writer.lock().dir)
+    }
+}
+
+/// Returns the end of a transaction that a batch of the coordinator says.
+fn control_marker(batch: &Accepted) -> Option<Marker> {
+    if !batch.header().is_control() {
+        return None;
+    }
+    let control = RecordBatch::parse(batch.bytes().clone())
+        .ok()?
+        .control_marker()
+        .ok()??;
+    stamps::marker(batch.header(), control)
+}
+
+/// Whether a sync is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SyncDue {
+    /// Now.
+    Now,
+    /// Not yet, or nothing to sync.
+    No,
+}

@@ -1,0 +1,228 @@
+//! A partition's directory: its small files, and what an unclean stop may have left in it.
+//!
+//! What is cleaned up before the segments are looked at (the numbered replacement protocol is the cleaner's; these are its
+//! rules for every state a crash can leave):
+//! 1. `.deleted`, `.tmp`: removed.
+//! 2. `.cleaned` of any base: the replacement was not complete. Removed, and with them every `.swap` of a base at or beyond
+//!    the least `.cleaned`.
+//! 3. The remaining `.swap` files are complete: every segment file whose base lies in the range they cover is removed, then
+//!    they get their final names.
+//! 4. An index without its log is removed.
+//!
+//! Each rule may be cut off at any point and starts again at the next start with the same result.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::env::{FileCache, FileKind, SyncSite};
+use crate::types::{Offset, TopicId};
+
+use super::error::{IoContext, StoreError};
+use super::files::{read_whole, remove_if_there};
+use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
+use super::scan::{ScanSpec, scan};
+use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write_atomic};
+
+/// File of leader epochs.
+const EPOCHS: &str = "leader-epoch-checkpoint";
+const SITE_METADATA: SyncSite = SyncSite("partition metadata");
+const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
+
+/// Writes the topic's id, durably: it comes before the first record.
+pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
+    let path = dir.join(PartitionMetadata::FILE_NAME);
+    let bytes = PartitionMetadata { topic_id }.encode();
+    write_atomic(
+        files.fs().as_ref(),
+        &path,
+        &bytes,
+        SITE_METADATA,
+        SITE_METADATA_DIR,
+    )
+    .context("write", &path)
+}
+
+/// Reads the topic's id; `None` when the file is missing or unreadable.
+pub(super) fn read_topic_id(files: &FileCache, dir: &Path) -> Option<TopicId> {
+    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME))
+        .ok()
+        .flatten()?;
+    PartitionMetadata::decode(&bytes)
+        .ok()
+        .map(|metadata| metadata.topic_id)
+}
+
+/// Reads the leader epochs. Damage is told and is no loss: they also stand in every batch.
+pub(super) fn read_epochs(files: &FileCache, dir: &Path) -> LeaderEpochs {
+    let path = dir.join(EPOCHS);
+    match read_whole(files, &path) {
+        Ok(Some(bytes)) => match decode_epochs(&bytes) {
+            Ok(entries) => LeaderEpochs::from_entries(&entries),
+            Err(damage) => {
+                tracing::warn!(path = %path.display(), %damage, "leader epochs are damaged; they are taken from the batches");
+                LeaderEpochs::default()
+            }
+        },
+        Ok(None) => LeaderEpochs::default(),
+        Err(error) => {
+            tracing::warn!(%error, "leader epochs cannot be read; they are taken from the batches");
+            LeaderEpochs::default()
+        }
+    }
+}
+
+/// Returns path and content of the leader epoch file.
+pub(super) fn epochs_file(dir: &Path, epochs: &LeaderEpochs) -> (std::path::PathBuf, Vec<u8>) {
+    (dir.join(EPOCHS), encode_epochs(epochs.entries()))
+}
+
+/// The segment files of a directory: base offset to the length of its `.log` in bytes.
+pub(super) type Logs = BTreeMap<Offset, u64>;
+
+/// Brings a directory into one of the states that a finished operation leaves, and lists its logs.
+pub(super) fn tidy(files: &FileCache, dir: &Path) -> Result<Logs, StoreError> {
+    let names = names(files, dir)?;
+    let (mut swaps, mut least_cleaned) = (Vec::new(), None::<Offset>);
+    for name in &names {
+        if name.ends_with(DELETED) || name.ends_with(TMP) {
+            remove(files, dir, name)?;
+        } else if let Some(inner) = name.strip_suffix(CLEANED) {
+            if let Some((base, _)) = SegmentFile::parse(inner) {
+                least_cleaned = Some(least_cleaned.map_or(base, |least| least.min(base)));
+            }
+        } else if let Some((base, kind)) = name.strip_suffix(SWAP).and_then(SegmentFile::parse) {
+            swaps.push((base, kind, name.clone()));
+        }
+    }
+    // The swaps first: while a `.cleaned` is there, the next start decides the same.
+    for (_, _, name) in swaps.extract_if(.., |(base, ..)| least_cleaned.is_some_and(|least| *base >= least)) {
+        remove(files, dir, &name)?;
+    }
+    for name in names.iter().filter(|name| name.ends_with(CLEANED)) {
+        remove(files, dir, name)?;
+    }
+    finish_swaps(files, dir, &swaps)?;
+    logs(files, dir)
+}
+
+fn finish_swaps(
+    files: &FileCache,
+    dir: &Path,
+    swaps: &[(Offset, SegmentFile, String)],
+) -> Result<(), StoreError> {
+    let bases: Vec<Offset> = swaps
+        .iter()
+        .filter(|(_, kind, _)| *kind == SegmentFile::Log)
+        .map(|(base, ..)| *base)
+        .collect();
+    let (Some(least), Some(greatest)) = (bases.iter().min(), bases.iter().max()) else {
+        // Index files alone: their log has its name already, or never came. Logs decide.
+        return swaps
+            .iter()
+            .try_for_each(|(_, _, name)| finish_swap(files, dir, name));
+    };
+    let covered_to = swap_end(files, dir, *greatest)?;
+    for name in names(files, dir)? {
+        if SegmentFile::parse(&name).is_some_and(|(base, _)| base >= *least && base < covered_to) {
+            remove(files, dir, &name)?;
+        }
+    }
+    swaps
+        .iter()
+        .try_for_each(|(_, _, name)| finish_swap(files, dir, name))
+}
+
+/// Returns the first offset after the batches of a finished replacement.
+fn swap_end(files: &FileCache, dir: &Path, base: Offset) -> Result<Offset, StoreError> {
+    let mut path = SegmentFile::Log.path(dir, base).into_os_string();
+    path.push(SWAP);
+    let path = Path::new(&path);
+    let file = files
+        .fs()
+        .open(path, crate::env::OpenMode::Read)
+        .context("open", path)?;
+    let len = u32::try_from(file.len_bytes().context("read", path)?).unwrap_or(u32::MAX);
+    let config = super::config::LogConfig::default();
+    let spec = ScanSpec {
+        base,
+        len,
+        index_interval_bytes: config.index_interval_bytes,
+        max_decompressed_bytes: config.max_decompressed_bytes,
+    };
+    let scanned =
+        scan(file.as_ref(), spec, |_, _| std::ops::ControlFlow::Continue(())).context("read", path)?;
+    Ok(scanned.next)
+}
+
+fn finish_swap(files: &FileCache, dir: &Path, name: &str) -> Result<(), StoreError> {
+    let from = dir.join(name);
+    let to = dir.join(name.strip_suffix(SWAP).expect("swaps end in their suffix"));
+    files.forget(&to);
+    files.fs().rename(&from, &to).context("rename", &from)
+}
+
+/// Lists the logs; indexes and snapshots without a log of theirs are removed.
+fn logs(files: &FileCache, dir: &Path) -> Result<Logs, StoreError> {
+    let names = names(files, dir)?;
+    let mut logs = Logs::new();
+    for name in &names {
+        if let Some((base, SegmentFile::Log)) = SegmentFile::parse(name) {
+            let path = dir.join(name);
+            logs.insert(base, files.fs().stat(&path).context("read", &path)?.len_bytes);
+        }
+    }
+    for name in &names {
+        match SegmentFile::parse(name) {
+            Some((base, SegmentFile::OffsetIndex | SegmentFile::TimeIndex | SegmentFile::TxnIndex))
+                if !logs.contains_key(&base) =>
+            {
+                remove(files, dir, name)?;
+            }
+            _ => {}
+        }
+    }
+    remove_stray_snapshots(files, dir, &names, &logs)?;
+    Ok(logs)
+}
+
+/// A snapshot belongs to a segment's base, or is the newest of all, that of a clean close.
+fn remove_stray_snapshots(
+    files: &FileCache,
+    dir: &Path,
+    names: &[String],
+    logs: &Logs,
+) -> Result<(), StoreError> {
+    let snapshot = |name: &String| match SegmentFile::parse(name) {
+        Some((offset, SegmentFile::Snapshot)) => Some(offset),
+        _ => None,
+    };
+    let newest = names.iter().filter_map(snapshot).max();
+    let last_base = logs.keys().next_back().copied();
+    for name in names {
+        let Some(offset) = snapshot(name) else { continue };
+        let closing = Some(offset) == newest && last_base.is_none_or(|base| offset >= base);
+        if !logs.contains_key(&offset) && !closing {
+            remove(files, dir, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a directory has no file in it.
+pub(super) fn is_empty(files: &FileCache, dir: &Path) -> Result<bool, StoreError> {
+    Ok(names(files, dir)?.is_empty())
+}
+
+fn names(files: &FileCache, dir: &Path) -> Result<Vec<String>, StoreError> {
+    let entries = files.fs().list(dir).context("list", dir)?;
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.kind == FileKind::File)
+        .map(|entry| entry.name)
+        .collect())
+}
+
+fn remove(files: &FileCache, dir: &Path, name: &str) -> Result<(), StoreError> {
+    let path = dir.join(name);
+    remove_if_there(files, &path).context("remove", &path)
+}

@@ -1,0 +1,356 @@
+//! Reading a log: whole batches from an offset, and offsets by time.
+//!
+//! A read takes a snapshot of the segment it needs under the lock, then does its I/O with none. It returns a slice of one
+//! segment, the very bytes on disk; a reader that wants more asks again at `next_offset`.
+//!
+//! What the indexes rule out is not read: a read bounded in time skips segments by least and greatest timestamp, begins in
+//! the first by the time index, and passes over batches whose header says that they end before the range begins.
+//!
+//! What is not here: what a reader may see (the caller bounds it by a watermark), and waiting.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::env::FileCache;
+use crate::record::{BatchHeader, DecompressLimit, RecordBatch};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+use super::AbortedTransaction;
+use super::error::ReadError;
+use super::segment::{Segment, Walk, read};
+use super::segment_list::SegmentList;
+
+/// So much is passed over in one call before it returns to say how far it came, in bytes.
+const SKIP_BUDGET: u32 = 64 << 20;
+
+/// What to read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    /// The first offset wanted. The first batch may begin before it.
+    pub from: Offset,
+    /// Exclusive: no batch that begins there or later is returned. Usually a watermark.
+    pub until: Offset,
+    /// Leave out what holds no record in this range, as far as indexes and headers tell.
+    pub times: Option<Range<Timestamp>>,
+    /// At most so many bytes, whole batches.
+    pub max_bytes: usize,
+    /// What becomes of a first batch that is larger.
+    pub first: FirstBatch,
+}
+
+/// What becomes of a batch larger than all that was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FirstBatch {
+    /// It is returned whole, so that a reader always gets on.
+    Whole,
+    /// Nothing is returned.
+    IfItFits,
+}
+
+/// Whole batches lying back to back.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// The batches; empty when there are none in what was looked at.
+    pub bytes: Bytes,
+    /// Where the next read goes on: beyond the batches, and beyond what was looked at and left out.
+    pub next_offset: Offset,
+}
+
+/// A record found by its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Found {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// The epoch under which its batch was appended.
+    pub leader_epoch: Option<LeaderEpoch>,
+}
+
+/// The read side of a log: its segments and the files they lie in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader<'a> {
+    pub(super) files: &'a FileCache,
+    pub(super) segments: &'a RwLock<SegmentList>,
+}
+
+impl Reader<'_> {
+    /// Reads batches. `read.from` lies within the log.
+    pub(super) fn read(&self, read: &Read) -> Result<Slice, ReadError> {
+        let mut from = read.from;
+        let mut budget = SKIP_BUDGET;
+        loop {
+            if from >= read.until {
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: from.max(read.from),
+                });
+            }
+            let Some(segment) = self.segment_for(from, read.times.as_ref()) else {
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: read.until,
+                });
+            };
+            let (base, next, end) = segment.bounds();
+            if base >= read.until {
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: read.until,
+                });
+            }
+            from = from.max(base);
+            let start = self.start_in(&segment, from, read.times.as_ref())?;
+            match self.run(
+                &segment,
+                Run {
+                    read,
+                    from,
+                    span: start..end,
+                },
+                &mut budget,
+            )? {
+                Step::Found(slice) => return Ok(slice),
+                Step::Nothing { next_offset } if budget == 0 => {
+                    return Ok(Slice {
+                        bytes: Bytes::new(),
+                        next_offset,
+                    });
+                }
+                // A segment read to its published end without a batch for us: what follows it is next.
+                Step::Nothing { next_offset } => from = next_offset.max(next.min(read.until)),
+            }
+            if matches!(segment, Segment::Active(_)) {
+                return Ok(Slice {
+                    bytes: Bytes::new(),
+                    next_offset: from.min(read.until).max(read.from),
+                });
+            }
+        }
+    }
+
+    /// Returns the first segment that ends after `from` and may hold what is wanted.
+    fn segment_for(&self, from: Offset, times: Option<&Range<Timestamp>>) -> Option<Segment> {
+        let list = self.segments.read();
+        let mut index = list.index_at(from);
+        let Some(times) = times else { return list.at(index) };
+        loop {
+            index = list.index_at_time(times.start, index);
+            let segment = list.at(index)?;
+            if segment.content().least.is_some_and(|least| least < times.end) {
+                return Some(segment);
+            }
+            index += 1;
+        }
+    }
+
+    /// Returns the position from which `segment` must be walked.
+    fn start_in(
+        &self,
+        segment: &Segment,
+        from: Offset,
+        times: Option<&Range<Timestamp>>,
+    ) -> Result<u32, ReadError> {
+        let from = match times {
+            Some(times) => from.max(segment.offset_before_time(self.files, times.start)?),
+            None => from,
+        };
+        segment.position_before(self.files, from)
+    }
+
+    /// Walks one segment and returns the first run of wanted batches.
+    fn run(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
+        let Run { read, from, span } = run;
+        let mut walk = Walk::new(self.files, segment.log_path(), span);
+        let mut found: Option<Range<u32>> = None;
+        let mut next_offset = from;
+        while let Some((position, header)) = walk.next_header()? {
+            if header.base_offset >= read.until {
+                break;
+            }
+            let end = position + header.size_bytes;
+            if header.last_offset() < from || !may_match(&header, read.times.as_ref()) {
+                if found.is_some() {
+                    break;
+                }
+                next_offset = next_offset.max(header.next_offset().min(read.until));
+                *budget = budget.saturating_sub(header.size_bytes);
+                if *budget == 0 {
+                    return Ok(Step::Nothing { next_offset });
+                }
+                continue;
+            }
+            let start = found.as_ref().map_or(position, |found| found.start);
+            let fits = usize::try_from(end - start).is_ok_and(|len| len <= read.max_bytes);
+            if !fits && (found.is_some() || read.first == FirstBatch::IfItFits) {
+                if found.is_none() {
+                    return Ok(Step::Found(Slice {
+                        bytes: Bytes::new(),
+                        next_offset,
+                    }));
+                }
+                break;
+            }
+            found = Some(start..end);
+            next_offset = header.next_offset();
+            if !fits {
+                break;
+            }
+        }
+        match found {
+            Some(found) => {
+                let bytes = read_range(self.files, segment, found)?;
+                Ok(Step::Found(Slice { bytes, next_offset }))
+            }
+            None => Ok(Step::Nothing { next_offset }),
+        }
+    }
+
+    /// Finds the first record at `from` or later, below `bound`, with timestamp `at` or later.
+    pub(super) fn find_time(&self, find: &FindTime) -> Result<Option<Found>, ReadError> {
+        let mut index = self.segments.read().index_at(find.from);
+        loop {
+            let segment = {
+                let list = self.segments.read();
+                index = list.index_at_time(find.at, index);
+                list.at(index)
+            };
+            let Some(segment) = segment else { return Ok(None) };
+            let (base, _, end) = segment.bounds();
+            if base >= find.bound {
+                return Ok(None);
+            }
+            let from = find.from.max(segment.offset_before_time(self.files, find.at)?);
+            let start = segment.position_before(self.files, from)?;
+            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+            while let Some((position, header)) = walk.next_header()? {
+                if header.base_offset >= find.bound {
+                    return Ok(None);
+                }
+                let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
+                if header.last_offset() < find.from || !may_hold {
+                    continue;
+                }
+                if let Some(found) = self.first_in_batch(&segment, position, &header, find)? {
+                    return Ok(Some(found).filter(|found| found.offset < find.bound));
+                }
+            }
+            index += 1;
+        }
+    }
+
+    fn first_in_batch(
+        &self,
+        segment: &Segment,
+        position: u32,
+        header: &BatchHeader,
+        find: &FindTime,
+    ) -> Result<Option<Found>, ReadError> {
+        let damaged = |reason: String| ReadError::Damaged {
+            path: segment.log_path().to_path_buf(),
+            position: u64::from(position),
+            reason,
+        };
+        if header.is_control() {
+            return Ok(None);
+        }
+        let bytes = read_range(self.files, segment, position..position + header.size_bytes)?;
+        let batch = RecordBatch::parse(bytes).map_err(|damage| damaged(damage.to_string()))?;
+        let limit = DecompressLimit(find.max_decompressed_bytes);
+        for record in batch
+            .records(limit)
+            .map_err(|damage| damaged(damage.to_string()))?
+        {
+            let record = record.map_err(|damage| damaged(damage.to_string()))?;
+            match record.timestamp {
+                Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
+                    let leader_epoch = header.leader_epoch;
+                    return Ok(Some(Found {
+                        offset: record.offset,
+                        timestamp,
+                        leader_epoch,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the greatest timestamp of the log, in O(segments).
+    pub(super) fn greatest_timestamp(&self, from: Offset) -> Option<Timestamp> {
+        let list = self.segments.read();
+        (list.index_at(from)..list.len())
+            .filter_map(|index| list.at(index))
+            .filter_map(|segment| segment.content().greatest)
+            .max()
+    }
+
+    /// Collects the aborted transactions that overlap `range`, by first offset.
+    pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+        let mut overlapping = Vec::new();
+        let mut index = self.segments.read().index_at(range.start);
+        loop {
+            let segment = self.segments.read().at(index);
+            let Some(segment) = segment else { break };
+            let mut decided = false;
+            for aborted in segment.aborted(self.files)? {
+                if aborted.last_offset >= range.start && aborted.first_offset < range.end {
+                    overlapping.push(aborted);
+                }
+                // Everything before this offset was decided when the marker came, so no later marker can abort it.
+                decided |= aborted.last_stable_offset >= range.end;
+            }
+            if decided {
+                break;
+            }
+            index += 1;
+        }
+        overlapping.sort_by_key(|aborted| aborted.first_offset);
+        Ok(overlapping)
+    }
+}
+
+/// What to look for by time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FindTime {
+    pub(super) at: Timestamp,
+    pub(super) from: Offset,
+    pub(super) bound: Offset,
+    pub(super) max_decompressed_bytes: u32,
+}
+
+struct Run<'a> {
+    read: &'a Read,
+    from: Offset,
+    span: Range<u32>,
+}
+
+enum Step {
+    Found(Slice),
+    Nothing { next_offset: Offset },
+}
+
+fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
+    let Some(times) = times else { return true };
+    !header.is_control()
+        && header
+            .max_timestamp
+            .is_some_and(|greatest| greatest >= times.start)
+}
+
+fn read_range(files: &FileCache, segment: &Segment, range: Range<u32>) -> Result<Bytes, ReadError> {
+    read(files, segment.log_path(), range.start, range.end - range.start)
+}
+
+/// Returns the segments that lie wholly or partly in the list, as readers hold them.
+pub(super) fn snapshot(segments: &RwLock<SegmentList>) -> Vec<Segment> {
+    let list = segments.read();
+    (0..list.len()).filter_map(|index| list.at(index)).collect()
+}
+
+/// Shares a list between readers and the one writer.
+pub(super) type SharedSegments = Arc<RwLock<SegmentList>>;

@@ -1,0 +1,305 @@
+//! Opening a log: trusting what a clean stop wrote down, verifying the rest.
+//!
+//! ```text
+//!   clean:    manifest says "closed", last .log has its length  ->  no directory listing, no segment opened
+//!   unclean:  tidy the directory -> per segment: below the recovery point and in the manifest? trusted
+//!             else read whole, every CRC -> first unsound byte: cut there, later segments go -> sync -> publish
+//! ```
+//!
+//! Invariants
+//! - Nothing above the old recovery point is published before it was verified and synced.
+//! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room.
+//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, and readers meet it as damage.
+//! - Dying at any point leaves a directory that the next start brings to the same result.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::env::{File, FileCache, OpenMode, SyncSite};
+use crate::types::{Offset, Timestamp, TopicPartition};
+
+use super::config::LogConfig;
+use super::error::{IoContext, ReadError, StoreError};
+use super::files::remove_if_there;
+use super::journal::{Journal, Known};
+use super::load::{StateFiles, rebuild_producers, replay_batch};
+use super::partition_dir::{self, Logs};
+use super::paths::SegmentFile;
+use super::scan::{ScanSpec, Scanned, scan};
+use super::segment::{Extent, Sealed, Segment, log_path};
+use super::{AppendTimes, LeaderEpochs, Producers};
+
+const SITE_LOGS: SyncSite = SyncSite("recovered logs");
+/// So many recovered files are held open to be synced together.
+const SYNC_AT_ONCE: usize = 64;
+const SITE_DIR: SyncSite = SyncSite("recovered directory");
+
+/// What recovery starts from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recovery<'a> {
+    pub(super) files: &'a FileCache,
+    pub(super) id: &'a TopicPartition,
+    pub(super) dir: &'a Path,
+    pub(super) config: &'a LogConfig,
+    /// Everything below it is on disk.
+    pub(super) recovery_point: Offset,
+    /// As the checkpoint says.
+    pub(super) log_start: Option<Offset>,
+    pub(super) stop: Stop,
+    pub(super) now: Timestamp,
+}
+
+/// How the process that wrote the directory ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    Clean,
+    Unclean,
+}
+
+/// A log as it was found, safe to its last byte.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) segments: Vec<Arc<Sealed>>,
+    pub(super) log_start: Offset,
+    pub(super) log_end: Offset,
+    pub(super) journal: Journal,
+    /// The first offset of the earliest open transaction.
+    pub(super) first_unstable: Option<Offset>,
+    /// Of an unclean start: as the batches tell. Else loaded when needed.
+    pub(super) epochs: LeaderEpochs,
+}
+
+impl Recovery<'_> {
+    pub(super) fn run(&self, known: Known) -> Result<Recovered, StoreError> {
+        if self.stop == Stop::Clean {
+            if let Some(recovered) = self.trust(&known) {
+                return Ok(recovered);
+            }
+        }
+        self.verify(known)
+    }
+
+    /// Takes the manifest's word, if it says that the log was closed and the last file agrees.
+    fn trust(&self, known: &Known) -> Option<Recovered> {
+        let closed = known.closed?;
+        let segments: Vec<Arc<Sealed>> = known.sealed(self.dir);
+        if let Some(last) = segments.last() {
+            let stat = self.files.fs().stat(&last.log_path).ok()?;
+            if stat.len_bytes != u64::from(last.extent.end) || last.extent.next != closed.log_end {
+                return None;
+            }
+        }
+        let log_start = closed.log_start.max(self.log_start.unwrap_or(closed.log_start));
+        Some(Recovered {
+            segments,
+            log_start: log_start.min(closed.log_end),
+            log_end: closed.log_end,
+            journal: Journal::intact(known),
+            first_unstable: closed.first_unstable,
+            epochs: LeaderEpochs::default(),
+        })
+    }
+
+    fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
+        let logs = partition_dir::tidy(self.files, self.dir)?;
+        let mut found = Found {
+            epochs: partition_dir::read_epochs(self.files, self.dir),
+            ..Found::default()
+        };
+        self.segments(&logs, &known, &mut found)?;
+        if found.cut {
+            // Its summaries may describe what was cut; without it they are made from the logs.
+            Journal::remove(self.files, self.dir)?;
+        }
+        let log_start = self.log_start.unwrap_or(Offset::ZERO);
+        let mut log_end = found.segments.last().map_or(log_start, |last| last.extent.next);
+        if log_end < log_start {
+            tracing::warn!(partition = %self.id, %log_start, %log_end, "the log ends before its start; it begins anew there");
+            self.remove_all(&found.segments)?;
+            found.segments.clear();
+            log_end = log_start;
+        }
+        let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
+        // Written again with the next settled state, changed or not.
+        let _ = found.epochs.truncate_from_end(log_end);
+        self.sync_logs(&mut found.verified)?;
+        self.files
+            .fs()
+            .sync_dir(self.dir, SITE_DIR)
+            .context("sync", self.dir)?;
+        let producers = match found.producers.take() {
+            Some(producers) => producers,
+            None => self.producers(&found.segments, log_end)?,
+        };
+        Ok(Recovered {
+            segments: found.segments,
+            log_start: log_start.max(first_base).min(log_end),
+            log_end,
+            journal: Journal::stale(),
+            first_unstable: producers.first_unstable(log_end),
+            epochs: found.epochs,
+        })
+    }
+
+    fn segments(&self, logs: &Logs, known: &Known, found: &mut Found) -> Result<(), StoreError> {
+        let last_base = logs.keys().next_back().copied();
+        let bases: Vec<Offset> = logs.keys().copied().collect();
+        for (index, (&base, &len)) in logs.iter().enumerate() {
+            if len == 0 && Some(base) != last_base {
+                self.remove_segment(base)?;
+                continue;
+            }
+            if let Some(sealed) = known.trusted(self.dir, base, len, self.recovery_point) {
+                found.segments.push(Arc::new(sealed));
+                continue;
+            }
+            let next_base = bases.get(index + 1).copied();
+            if self.one(base, len, next_base, found)? == Tail::Torn {
+                for &later in &bases[index + 1..] {
+                    self.remove_segment(later)?;
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies one segment, and cuts it where it ends to be sound.
+    fn one(
+        &self,
+        base: Offset,
+        len: u64,
+        next_base: Option<Offset>,
+        found: &mut Found,
+    ) -> Result<Tail, StoreError> {
+        let path = log_path(self.dir, base);
+        let file = self
+            .files
+            .fs()
+            .open(&path, OpenMode::ReadWrite)
+            .context("open", &path)?;
+        let spec = ScanSpec {
+            base,
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+            index_interval_bytes: self.config.index_interval_bytes,
+            max_decompressed_bytes: self.config.max_decompressed_bytes,
+        };
+        let mut producers = match found.producers.take() {
+            Some(producers) => producers,
+            None => self.producers(&found.segments, base)?,
+        };
+        let epochs = &mut found.epochs;
+        let mut scanned = scan(file.as_ref(), spec, |batch, indexes| {
+            if let Some(epoch) = batch.header().leader_epoch {
+                let _ = epochs.assign(epoch, batch.header().base_offset);
+            }
+            if let Some(aborted) = replay_batch(&mut producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
+            ControlFlow::Continue(())
+        })
+        .context("read", &path)?;
+        scanned.indexes.seal();
+        let reason = scanned
+            .stop
+            .take()
+            .or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
+        let tail = match reason {
+            None => Tail::Sound,
+            Some(reason) if next_base.is_some_and(|next| next <= self.recovery_point) => {
+                tracing::error!(partition = %self.id, log = %path.display(), position = scanned.end, %reason,
+                    "damage below the recovery point: the file is kept as it is, and what lies behind the damage cannot be read");
+                Tail::Sound
+            }
+            Some(reason) => {
+                tracing::warn!(partition = %self.id, log = %path.display(), position = scanned.end, removed_bytes = len - u64::from(scanned.end), %reason,
+                    "torn tail cut");
+                file.set_len(u64::from(scanned.end)).context("cut", &path)?;
+                found.cut = true;
+                Tail::Torn
+            }
+        };
+        found.producers = Some(producers);
+        found.verified.push((Arc::clone(&path), file));
+        if found.verified.len() >= SYNC_AT_ONCE {
+            self.sync_logs(&mut found.verified)?;
+        }
+        let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
+        found.segments.push(Arc::new(sealed_of(path, scanned, modified)));
+        Ok(tail)
+    }
+
+    fn producers(&self, segments: &[Arc<Sealed>], log_end: Offset) -> Result<Producers, StoreError> {
+        let segments: Vec<Segment> = segments.iter().cloned().map(Segment::Sealed).collect();
+        let state = StateFiles {
+            files: self.files,
+            dir: self.dir,
+            now: self.now,
+        };
+        rebuild_producers(state, &segments, log_end).or_else(|error| match error {
+            ReadError::Storage(error) => Err(error),
+            damage => {
+                tracing::error!(partition = %self.id, %damage, "producer state is incomplete: retries from before may be written again");
+                Ok(Producers::default())
+            }
+        })
+    }
+
+    fn sync_logs(&self, verified: &mut Vec<(Arc<Path>, Arc<dyn File>)>) -> Result<(), StoreError> {
+        let (paths, files): (Vec<_>, Vec<_>) = verified.drain(..).unzip();
+        for (path, result) in paths.iter().zip(self.files.fs().sync_many(&files, SITE_LOGS)) {
+            result.context("sync", path)?;
+        }
+        Ok(())
+    }
+
+    fn remove_all(&self, segments: &[Arc<Sealed>]) -> Result<(), StoreError> {
+        segments
+            .iter()
+            .try_for_each(|segment| self.remove_segment(segment.extent.base))
+    }
+
+    fn remove_segment(&self, base: Offset) -> Result<(), StoreError> {
+        // The log last: indexes without it are removed at the next start anyway.
+        for kind in SegmentFile::ALL.into_iter().rev() {
+            let path = kind.path(self.dir, base);
+            remove_if_there(self.files, &path).context("remove", &path)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    segments: Vec<Arc<Sealed>>,
+    epochs: LeaderEpochs,
+    /// State after the last verified segment; `None` before the first.
+    producers: Option<Producers>,
+    /// Verified, not yet synced.
+    verified: Vec<(Arc<Path>, Arc<dyn File>)>,
+    cut: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tail {
+    Sound,
+    Torn,
+}
+
+/// Makes a segment of what a scan found. Its appends are taken to have ended when the file last changed.
+pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, modified: Timestamp) -> Sealed {
+    let base = scanned.indexes.base();
+    let mut append_times = AppendTimes::default();
+    if scanned.end > 0 {
+        append_times.push(base, modified);
+    }
+    let extent = Extent {
+        base,
+        next: scanned.next,
+        end: scanned.end,
+        content: scanned.content,
+        append_times,
+    };
+    Sealed::pending(path, extent, Arc::new(scanned.indexes))
+}

@@ -1,0 +1,241 @@
+//! Bringing a log back after a failed sync, while the server runs (DESIGN invariant 6).
+//!
+//! A failed sync leaves open which of the unsynced bytes are on disk, and the page cache may show bytes that are not. So:
+//! 1. Appends are refused already. Whatever the page cache holds of the unsynced part is dropped.
+//! 2. Every log from the recovery point on is read again, from the disk, and verified. What is not a sound batch, and all
+//!    that follows, is cut as a torn tail.
+//! 3. What remains of each such log is copied into a new file, synced, and renamed over the old one. If it dies here: the old
+//!    file is found, or the new one, both with every acknowledged record; recovery verifies either.
+//! 4. The directory is synced, the segments are replaced in memory, producer state is rebuilt, appends resume.
+//!
+//! Offsets of records that were cut are not given again: the log end stays, and a hole remains. Acknowledged records of a
+//! synced log lie below the recovery point, so none of them is among those.
+
+use std::io::IoSlice;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::env::{File, FileCache, OpenMode, SyncSite};
+use crate::types::{Offset, Timestamp};
+
+use super::error::{IoContext, ReadError, StoreError};
+use super::files::remove_if_there;
+use super::journal::JournalOf;
+use super::load::{StateFiles, rebuild_producers, replay_batch};
+use super::partition::Partition;
+use super::paths::{CLEANED, SegmentFile};
+use super::recovery::sealed_of;
+use super::scan::{ScanSpec, Scanned, scan};
+use super::segment::{Sealed, Segment};
+use super::segment_list::SegmentList;
+use super::watermarks::Source;
+use super::writer::{Names, Readiness, Unsynced, Writer};
+use super::{LogConfig, Producers};
+
+const SITE_COPY: SyncSite = SyncSite("repaired log");
+const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
+const COPY_CHUNK: usize = 1 << 20;
+
+impl Partition {
+    /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced. Does
+    /// nothing to a log that takes writes.
+    ///
+    /// # Errors
+    /// What the disk says; the log still refuses writes, and the repair can be tried again.
+    pub fn repair(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock();
+        if writer.refused.is_none() || writer.readiness != Readiness::Open {
+            return Ok(());
+        }
+        let config = Arc::clone(&self.config.read());
+        let view = self.marks.view();
+        let Reread { kept, producers } = Rereading {
+            writer: &writer,
+            config: &config,
+            now,
+        }
+        .run(view.recovery_point)?;
+        let names = writer.unsynced.names.max(Names::InPartition);
+        self.files
+            .fs()
+            .sync_dir(&writer.dir, SITE_DIR)
+            .context("sync", &writer.dir)?;
+        if names == Names::PartitionItself {
+            let parent = writer.dir.parent().expect("a partition lies in a data directory");
+            self.files
+                .fs()
+                .sync_dir(parent, SITE_DIR)
+                .context("sync", parent)?;
+        }
+        writer.producers = producers;
+        writer.producers.advance(view.log_end);
+        *self.segments.write() = SegmentList::of(kept);
+        writer.begin_segment(view.log_end, now, &config)?;
+        let log = JournalOf {
+            files: &self.files,
+            dir: &writer.dir.clone(),
+            id: &self.id,
+            topic_id: self.topic_id,
+        };
+        writer.journal.rewrite(&log, &self.segments);
+        writer.unsynced = Unsynced {
+            names: Names::InPartition,
+            ..Unsynced::default()
+        };
+        writer.refused = None;
+        let view = self.marks.confirm(Source::Synced, view.log_end);
+        self.marks
+            .set_first_unstable(writer.producers.first_unstable(view.high_watermark));
+        tracing::warn!(partition = %self.id, log_end = %view.log_end, "log read again from disk; writes resume");
+        Ok(())
+    }
+}
+
+/// A log as it is on disk, and the producer state that goes with it.
+struct Reread {
+    kept: Vec<Arc<Sealed>>,
+    producers: Producers,
+}
+
+struct Rereading<'a> {
+    writer: &'a Writer,
+    config: &'a LogConfig,
+    now: Timestamp,
+}
+
+impl Rereading<'_> {
+    /// Reads what was not synced again, and returns all segments as they are on disk now, synced.
+    fn run(&self, recovery_point: Offset) -> Result<Reread, StoreError> {
+        let writer = self.writer;
+        let all = super::read::snapshot(&writer.segments);
+        let (safe, doubtful): (Vec<_>, Vec<_>) = all.into_iter().partition(|segment| {
+            matches!(segment, Segment::Sealed(_)) && segment.bounds().1 <= recovery_point
+        });
+        let base = doubtful.first().map_or(recovery_point, |first| first.bounds().0);
+        let mut reread = Reread {
+            producers: self.producers(&safe, base)?,
+            kept: Vec::new(),
+        };
+        let sealed = safe.into_iter().filter_map(|segment| match segment {
+            Segment::Sealed(sealed) => Some(sealed),
+            Segment::Active(_) => None,
+        });
+        reread.kept.extend(sealed);
+        let mut cut = false;
+        for segment in doubtful {
+            if cut {
+                remove_segment(&writer.files, &writer.dir, segment.bounds().0)?;
+            } else {
+                cut = self.one(&segment, &mut reread)?;
+            }
+        }
+        Ok(reread)
+    }
+
+    fn producers(&self, segments: &[Segment], end: Offset) -> Result<Producers, StoreError> {
+        let state = StateFiles {
+            files: &self.writer.files,
+            dir: &self.writer.dir,
+            now: self.now,
+        };
+        rebuild_producers(state, segments, end).map_err(|error| match error {
+            ReadError::Storage(error) => error,
+            damage => StoreError::Unusable {
+                path: self.writer.dir.to_path_buf(),
+                reason: damage.to_string(),
+            },
+        })
+    }
+
+    /// Reads one segment again; tells whether something was cut off.
+    fn one(&self, segment: &Segment, reread: &mut Reread) -> Result<bool, StoreError> {
+        let files = &self.writer.files;
+        let (base, _, end) = segment.bounds();
+        let path = Arc::clone(segment.log_path());
+        files.forget(&path);
+        let file = files
+            .fs()
+            .open(&path, OpenMode::ReadWrite)
+            .context("open", &path)?;
+        file.drop_cache(0).context("drop the cache of", &path)?;
+        let scanned = self
+            .verify(file.as_ref(), base, end, &mut reread.producers)
+            .context("read", &path)?;
+        if let Some(reason) = &scanned.stop {
+            tracing::error!(log = %path.display(), position = scanned.end, lost_bytes = end - scanned.end, %reason,
+                "records that were not synced are lost");
+        }
+        let cut = scanned.stop.is_some();
+        if scanned.end == 0 {
+            remove_segment(files, &self.writer.dir, base)?;
+            return Ok(cut);
+        }
+        copy_over(files, file.as_ref(), &path, scanned.end)?;
+        let modified = files.fs().stat(&path).context("read", &path)?.modified;
+        reread.kept.push(Arc::new(sealed_of(path, scanned, modified)));
+        Ok(cut)
+    }
+
+    fn verify(
+        &self,
+        file: &dyn File,
+        base: Offset,
+        end: u32,
+        producers: &mut Producers,
+    ) -> std::io::Result<Scanned> {
+        let on_disk = u32::try_from(file.len_bytes()?).unwrap_or(u32::MAX);
+        let spec = ScanSpec {
+            base,
+            len: end.min(on_disk),
+            index_interval_bytes: self.config.index_interval_bytes,
+            max_decompressed_bytes: self.config.max_decompressed_bytes,
+        };
+        let mut scanned = scan(file, spec, |batch, indexes| {
+            if let Some(aborted) = replay_batch(producers, batch, self.now) {
+                indexes.add_aborted(aborted);
+            }
+            ControlFlow::Continue(())
+        })?;
+        scanned.indexes.seal();
+        if scanned.stop.is_none() && scanned.end < end {
+            scanned.stop = Some(format!("the file ends at {} of {end} bytes", scanned.end));
+        }
+        Ok(scanned)
+    }
+}
+
+/// Gives the first `len` bytes of a log a new file, synced, under the same name.
+fn copy_over(files: &FileCache, from: &dyn File, path: &Arc<Path>, len: u32) -> Result<(), StoreError> {
+    let mut copy = path.as_os_str().to_owned();
+    copy.push(CLEANED);
+    let copy = Path::new(&copy);
+    remove_if_there(files, copy).context("remove", copy)?;
+    let to = files
+        .fs()
+        .open(copy, OpenMode::CreateNew)
+        .context("create", copy)?;
+    let len = u64::from(len);
+    let mut chunk = vec![0; COPY_CHUNK];
+    let mut position = 0;
+    while position < len {
+        let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
+        from.read_exact_at(&mut chunk[..part], position)
+            .context("read", path)?;
+        to.write_all_at(&[IoSlice::new(&chunk[..part])], position)
+            .context("write", copy)?;
+        position += u64::try_from(part).expect("a chunk fits");
+    }
+    to.sync_data(SITE_COPY).context("sync", copy)?;
+    files.fs().rename(copy, path).context("replace", path)?;
+    files.forget(path);
+    Ok(())
+}
+
+fn remove_segment(files: &FileCache, dir: &Path, base: Offset) -> Result<(), StoreError> {
+    for kind in SegmentFile::ALL.into_iter().rev() {
+        let path = kind.path(dir, base);
+        remove_if_there(files, &path).context("remove", &path)?;
+    }
+    Ok(())
+}

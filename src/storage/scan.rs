@@ -1,0 +1,169 @@
+//! Reading a log from disk batch by batch, trusting nothing: recovery, repair and adoption.
+//!
+//! By positioned reads, never through a mapping: the file may be torn, shorter than it should be, or failing. A scan stops at
+//! the first byte that is not a whole, sound batch with offsets after those before it, and says why. What it has seen until
+//! then is enough to make a segment of: indexes, content, next offset.
+//!
+//! Memory: one batch, and what its records decompress to, bounded by [`MAX_BATCH_BYTES`] and the caller's limit.
+
+use std::ops::ControlFlow;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::env::File;
+use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
+use crate::types::Offset;
+
+use super::index_set::{ContentSpan, IndexSet};
+
+/// A batch said to be larger is damage. Kafka's own limit, `max.message.bytes`, is 1 MiB unless raised.
+pub(super) const MAX_BATCH_BYTES: u32 = 512 << 20;
+
+/// Bytes asked of the disk at a time.
+const READ_AHEAD: usize = 1 << 20;
+
+/// What to scan.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScanSpec {
+    /// Base offset of the segment.
+    pub(super) base: Offset,
+    /// Length of the file in bytes; a segment is never larger than 2 GiB.
+    pub(super) len: u32,
+    pub(super) index_interval_bytes: u32,
+    pub(super) max_decompressed_bytes: u32,
+}
+
+/// What a scan found.
+#[derive(Debug)]
+pub(super) struct Scanned {
+    pub(super) indexes: IndexSet,
+    pub(super) content: ContentSpan,
+    /// The end of the last sound batch, in bytes.
+    pub(super) end: u32,
+    /// The first offset after it; the base offset of an empty log.
+    pub(super) next: Offset,
+    pub(super) batches: u64,
+    /// Why it stopped before the end of the file.
+    pub(super) stop: Option<String>,
+}
+
+/// Scans a log. `each` sees every sound batch with its position, and may say why it is not acceptable here.
+///
+/// # Errors
+/// What the disk says. Damage is not an error but a [`Scanned::stop`].
+pub(super) fn scan(
+    file: &dyn File,
+    spec: ScanSpec,
+    mut each: impl FnMut(&RecordBatch, &mut IndexSet) -> ControlFlow<String>,
+) -> std::io::Result<Scanned> {
+    let mut scanned = Scanned {
+        indexes: IndexSet::new(spec.base, spec.index_interval_bytes),
+        content: ContentSpan::default(),
+        end: 0,
+        next: spec.base,
+        batches: 0,
+        stop: None,
+    };
+    let mut ahead = ReadAhead {
+        file,
+        len: spec.len,
+        bytes: Bytes::new(),
+        at: 0,
+    };
+    while scanned.end < spec.len {
+        let batch = match next_batch(&mut ahead, scanned.end, scanned.next)? {
+            Ok(batch) => batch,
+            Err(reason) => {
+                scanned.stop = Some(reason);
+                break;
+            }
+        };
+        let header = *batch.header();
+        let times = match batch.timestamps(DecompressLimit(spec.max_decompressed_bytes)) {
+            Ok(times) => times,
+            Err(damage) => {
+                scanned.stop = Some(damage.to_string());
+                break;
+            }
+        };
+        if super::RelativeOffset::new(header.last_offset(), spec.base).is_none() {
+            scanned.stop = Some(format!(
+                "offset {} is too far from the segment's base",
+                header.last_offset()
+            ));
+            break;
+        }
+        if let ControlFlow::Break(reason) = each(&batch, &mut scanned.indexes) {
+            scanned.stop = Some(reason);
+            break;
+        }
+        scanned.indexes.add(&header, scanned.end);
+        scanned.content.add(header.record_count, times);
+        scanned.end += header.size_bytes;
+        scanned.next = header.next_offset();
+        scanned.batches += 1;
+    }
+    Ok(scanned)
+}
+
+/// Reads the batch at `position`; `Err` says why there is none.
+fn next_batch(
+    ahead: &mut ReadAhead<'_>,
+    position: u32,
+    least_base: Offset,
+) -> std::io::Result<Result<RecordBatch, String>> {
+    let left = ahead.len - position;
+    let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
+    if left < header_len {
+        return Ok(Err(format!("{left} bytes are left, no batch header")));
+    }
+    let header = match BatchHeader::parse(&ahead.take(position, header_len)?) {
+        Ok(header) => header,
+        Err(damage) => return Ok(Err(damage.to_string())),
+    };
+    if header.size_bytes > left || header.size_bytes > MAX_BATCH_BYTES {
+        return Ok(Err(format!(
+            "batch of {} bytes, {left} are left",
+            header.size_bytes
+        )));
+    }
+    if header.base_offset < least_base {
+        return Ok(Err(format!(
+            "batch begins at offset {}, expected {least_base} or later",
+            header.base_offset
+        )));
+    }
+    let batch = match RecordBatch::parse(ahead.take(position, header.size_bytes)?) {
+        Ok(batch) => batch,
+        Err(damage) => return Ok(Err(damage.to_string())),
+    };
+    Ok(batch
+        .verify_crc()
+        .map(|()| batch)
+        .map_err(|damage| damage.to_string()))
+}
+
+/// A window over the file that moves forward.
+struct ReadAhead<'a> {
+    file: &'a dyn File,
+    len: u32,
+    bytes: Bytes,
+    at: u32,
+}
+
+impl ReadAhead<'_> {
+    /// Returns `len` bytes from `position`; the caller has checked that the file holds them.
+    fn take(&mut self, position: u32, len: u32) -> std::io::Result<Bytes> {
+        let size = |bytes: u32| usize::try_from(bytes).expect("32 bits fit");
+        let held = position >= self.at && size(position - self.at) + size(len) <= self.bytes.len();
+        if !held {
+            let ahead = READ_AHEAD.max(size(len)).min(size(self.len - position));
+            let mut bytes = BytesMut::zeroed(ahead);
+            self.file.read_exact_at(&mut bytes, u64::from(position))?;
+            self.bytes = bytes.freeze();
+            self.at = position;
+        }
+        let from = size(position - self.at);
+        Ok(self.bytes.slice(from..from + size(len)))
+    }
+}

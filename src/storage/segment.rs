@@ -1,0 +1,445 @@
+//! A segment: a run of batches in one `.log`, with its indexes beside it.
+//!
+//! ```text
+//!   base                                   next
+//!    | batch | batch |  hole  | batch | batch |         offsets
+//!    0                                       end        positions in the .log
+//! ```
+//!
+//! Two shapes. [`Sealed`] never changes: what is known about it stands in memory, its files are opened and mapped when a
+//! reader comes. [`Active`] takes appends; its indexes live in memory and readers see it up to a published end.
+//!
+//! Invariants
+//! - Everything below the published end is whole, validated batches; a reader never looks beyond it.
+//! - A sealed segment's indexes are in memory ([`Indexes::Pending`]) until they are on disk: no append waits for them, and
+//!   a full disk cannot lose them (they are rebuilt from the log when the process dies before).
+//!
+//! What is not here: which segments a log has, and when one is rolled.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use crate::env::FileCache;
+use crate::record::{BatchHeader, HEADER_LEN};
+use crate::types::{Offset, Timestamp};
+
+use super::error::{IoContext, ReadError};
+use super::files::Replacements;
+use super::index_set::{ContentSpan, IndexSet};
+use super::paths::SegmentFile;
+use super::{AbortedTransaction, AppendTimes, OffsetIndex, RelativeOffset, TimeIndex, TxnIndex};
+
+/// How much of a log is made resident at a time while batch headers are walked.
+const WALK_CHUNK: u32 = 256 << 10;
+
+/// What is known of a segment's content without opening it.
+#[derive(Clone, Debug)]
+pub(super) struct Extent {
+    pub(super) base: Offset,
+    /// The first offset after it.
+    pub(super) next: Offset,
+    /// Length of the `.log` in bytes.
+    pub(super) end: u32,
+    pub(super) content: ContentSpan,
+    pub(super) append_times: AppendTimes,
+}
+
+/// A segment that no longer changes.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) extent: Extent,
+    pub(super) log_path: Arc<Path>,
+    indexes: Mutex<Indexes>,
+}
+
+/// Where a sealed segment's indexes are.
+#[derive(Clone, Debug)]
+enum Indexes {
+    /// In memory, not yet all on disk.
+    Pending(Arc<IndexSet>),
+    /// In files of these lengths; `aborted` tells whether there is a transaction index. Not looked at yet.
+    Unchecked(IndexLens),
+    /// As above, and found sound when they were first used.
+    Checked(IndexLens),
+}
+
+/// Lengths of a sealed segment's index files in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct IndexLens {
+    pub(super) offsets: u32,
+    pub(super) times: u32,
+    /// `None`: there is no file.
+    pub(super) aborted: Option<u32>,
+}
+
+impl Sealed {
+    /// A segment whose indexes are in memory.
+    pub(super) fn pending(log_path: Arc<Path>, extent: Extent, indexes: Arc<IndexSet>) -> Self {
+        Self {
+            extent,
+            log_path,
+            indexes: Mutex::new(Indexes::Pending(indexes)),
+        }
+    }
+
+    /// A segment whose index files are known by their length.
+    pub(super) fn on_disk(log_path: Arc<Path>, extent: Extent, lens: IndexLens) -> Self {
+        Self {
+            extent,
+            log_path,
+            indexes: Mutex::new(Indexes::Unchecked(lens)),
+        }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        self.log_path
+            .parent()
+            .expect("a log lies in its partition's directory")
+    }
+
+    /// Returns the indexes that are only in memory.
+    pub(super) fn pending_indexes(&self) -> Option<Arc<IndexSet>> {
+        match &*self.indexes.lock() {
+            Indexes::Pending(set) => Some(Arc::clone(set)),
+            Indexes::Unchecked(_) | Indexes::Checked(_) => None,
+        }
+    }
+
+    /// The indexes are on disk now, synced, with these lengths.
+    pub(super) fn indexes_written(&self, lens: IndexLens) {
+        *self.indexes.lock() = Indexes::Checked(lens);
+    }
+
+    /// Returns the lengths of the index files; of indexes in memory, what they will be.
+    pub(super) fn index_lens(&self) -> IndexLens {
+        match &*self.indexes.lock() {
+            Indexes::Pending(set) => lens_of(set),
+            Indexes::Unchecked(lens) | Indexes::Checked(lens) => *lens,
+        }
+    }
+
+    /// Runs `look` over the indexes. Those on disk are checked when they are first used, and rebuilt if damaged.
+    fn with_indexes<T>(
+        &self,
+        files: &FileCache,
+        look: impl FnOnce(OffsetIndex<'_>, TimeIndex<'_>) -> T,
+    ) -> Result<T, ReadError> {
+        let indexes = self.indexes.lock().clone();
+        let (lens, checked) = match indexes {
+            Indexes::Pending(set) => return Ok(look(set.offsets(), set.times())),
+            Indexes::Unchecked(lens) => (lens, false),
+            Indexes::Checked(lens) => (lens, true),
+        };
+        let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets);
+        let times = self.map(files, SegmentFile::TimeIndex, lens.times);
+        if let (Ok(offsets), Ok(times)) = (&offsets, &times) {
+            if checked {
+                return Ok(look(OffsetIndex::trusted(offsets), TimeIndex::trusted(times)));
+            }
+            let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
+            let sound_offsets = OffsetIndex::open(offsets, self.extent.end);
+            let sound_times = TimeIndex::open(times, last);
+            if let (Ok(sound_offsets), Ok(sound_times)) = (&sound_offsets, &sound_times) {
+                *self.indexes.lock() = Indexes::Checked(lens);
+                return Ok(look(*sound_offsets, *sound_times));
+            }
+        }
+        tracing::warn!(log = %self.log_path.display(), "indexes are damaged or missing; reading the log to rebuild them");
+        let rebuilt = Arc::new(self.rebuild_indexes(files)?);
+        *self.indexes.lock() = Indexes::Pending(Arc::clone(&rebuilt));
+        Ok(look(rebuilt.offsets(), rebuilt.times()))
+    }
+
+    /// Reads the aborted transactions whose markers lie here.
+    pub(super) fn aborted(&self, files: &FileCache) -> Result<Vec<AbortedTransaction>, ReadError> {
+        let indexes = self.indexes.lock().clone();
+        let len = match indexes {
+            Indexes::Pending(set) => return Ok(set.aborted().to_vec()),
+            Indexes::Unchecked(lens) | Indexes::Checked(lens) => lens.aborted,
+        };
+        let Some(len) = len else { return Ok(Vec::new()) };
+        let path = SegmentFile::TxnIndex.path(self.dir(), self.extent.base);
+        let bytes = self.map(files, SegmentFile::TxnIndex, len)?;
+        let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| ReadError::Damaged {
+            path,
+            position: 0,
+            reason: damage.to_string(),
+        })?;
+        Ok(index.iter().collect())
+    }
+
+    fn map(&self, files: &FileCache, file: SegmentFile, len: u32) -> Result<Bytes, ReadError> {
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        let path: Arc<Path> = file.path(self.dir(), self.extent.base).into();
+        Ok(files
+            .map_whole(&path, usize::try_from(len).expect("32 bits fit"))
+            .context("map", &path)?)
+    }
+
+    fn rebuild_indexes(&self, files: &FileCache) -> Result<IndexSet, ReadError> {
+        let mut set = IndexSet::new(
+            self.extent.base,
+            super::config::LogConfig::default().index_interval_bytes,
+        );
+        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end);
+        while let Some((position, header)) = walk.next_header()? {
+            set.add(&header, position);
+        }
+        for aborted in self.aborted(files)? {
+            set.add_aborted(aborted);
+        }
+        set.seal();
+        Ok(set)
+    }
+}
+
+fn lens_of(set: &IndexSet) -> IndexLens {
+    let len = |bytes: usize| u32::try_from(bytes).expect("an index is smaller than its segment's limit");
+    IndexLens {
+        offsets: len(set.offset_bytes().len()),
+        times: len(set.time_bytes().len()),
+        aborted: (!set.aborted().is_empty()).then(|| len(set.aborted().len() * AbortedTransaction::LEN)),
+    }
+}
+
+/// The segment that takes appends. Its lock guards what readers need; the appender alone changes it.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) base: Offset,
+    pub(super) log_path: Arc<Path>,
+    state: RwLock<ActiveState>,
+}
+
+/// What has been published of an active segment.
+#[derive(Debug)]
+pub(super) struct ActiveState {
+    pub(super) extent: Extent,
+    pub(super) indexes: IndexSet,
+    /// The greatest timestamp of the segment's first batch: time-based rolls count from it.
+    pub(super) first_batch_time: Option<Timestamp>,
+    /// When the segment was made or reopened.
+    pub(super) opened_at: Timestamp,
+}
+
+impl Active {
+    pub(super) fn new(log_path: Arc<Path>, state: ActiveState) -> Self {
+        Self {
+            base: state.extent.base,
+            log_path,
+            state: RwLock::new(state),
+        }
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        self.state.read().extent.clone()
+    }
+
+    /// Reads the published state.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&ActiveState) -> T) -> T {
+        look(&self.state.read())
+    }
+
+    /// Publishes a batch that lies whole in the file, at the published end.
+    pub(super) fn publish(
+        &self,
+        header: &BatchHeader,
+        times: Option<(Timestamp, Timestamp)>,
+        now: Timestamp,
+    ) {
+        let mut state = self.state.write();
+        let position = state.extent.end;
+        if position == 0 {
+            state.first_batch_time = header.max_timestamp;
+        }
+        state.indexes.add(header, position);
+        state.extent.end = position + header.size_bytes;
+        state.extent.next = header.next_offset();
+        state.extent.content.add(header.record_count, times);
+        state.extent.append_times.push(header.base_offset, now);
+    }
+
+    pub(super) fn add_aborted(&self, aborted: AbortedTransaction) {
+        self.state.write().indexes.add_aborted(aborted);
+    }
+
+    /// Returns what it is as a sealed segment.
+    pub(super) fn seal(&self) -> Sealed {
+        let mut state = self.state.write();
+        state.indexes.seal();
+        Sealed::pending(
+            Arc::clone(&self.log_path),
+            state.extent.clone(),
+            Arc::new(state.indexes.clone()),
+        )
+    }
+}
+
+/// Either shape, as readers hold it.
+#[derive(Clone, Debug)]
+pub(super) enum Segment {
+    Sealed(Arc<Sealed>),
+    Active(Arc<Active>),
+}
+
+impl Segment {
+    pub(super) fn log_path(&self) -> &Arc<Path> {
+        match self {
+            Self::Sealed(sealed) => &sealed.log_path,
+            Self::Active(active) => &active.log_path,
+        }
+    }
+
+    /// Returns base, next offset and published end.
+    pub(super) fn bounds(&self) -> (Offset, Offset, u32) {
+        let of = |extent: &Extent| (extent.base, extent.next, extent.end);
+        match self {
+            Self::Sealed(sealed) => of(&sealed.extent),
+            Self::Active(active) => active.look(|state| of(&state.extent)),
+        }
+    }
+
+    pub(super) fn content(&self) -> ContentSpan {
+        match self {
+            Self::Sealed(sealed) => sealed.extent.content,
+            Self::Active(active) => active.look(|state| state.extent.content),
+        }
+    }
+
+    /// Returns a position at or before the first batch that ends at or after `offset`.
+    pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
+        let (base, ..) = self.bounds();
+        let Some(target) = RelativeOffset::new(offset.max(base), base) else {
+            return Ok(0);
+        };
+        match self {
+            Self::Sealed(sealed) => {
+                sealed.with_indexes(files, |offsets, _| offsets.position_before(target).0)
+            }
+            Self::Active(active) => {
+                Ok(active.look(|state| state.indexes.offsets().position_before(target).0))
+            }
+        }
+    }
+
+    /// Returns an offset before which no record has a timestamp of `at` or later.
+    pub(super) fn offset_before_time(&self, files: &FileCache, at: Timestamp) -> Result<Offset, ReadError> {
+        let (base, ..) = self.bounds();
+        // The entry at or before `at` names the batch that first reached its time: all before that batch are earlier.
+        let floor = |times: TimeIndex<'_>| {
+            times
+                .floor(at)
+                .map_or(base, |entry| entry.last_offset.from_base(base))
+        };
+        match self {
+            Self::Sealed(sealed) => sealed.with_indexes(files, |_, times| floor(times)),
+            Self::Active(active) => Ok(active.look(|state| floor(state.indexes.times()))),
+        }
+    }
+
+    pub(super) fn aborted(&self, files: &FileCache) -> Result<Vec<AbortedTransaction>, ReadError> {
+        match self {
+            Self::Sealed(sealed) => sealed.aborted(files),
+            Self::Active(active) => Ok(active.look(|state| state.indexes.aborted().to_vec())),
+        }
+    }
+}
+
+/// Walks the batch headers of a log between two positions, both batch boundaries.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    files: &'a FileCache,
+    path: &'a Arc<Path>,
+    position: u32,
+    end: u32,
+    chunk: Bytes,
+    chunk_at: u32,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(files: &'a FileCache, path: &'a Arc<Path>, range: std::ops::Range<u32>) -> Self {
+        Self {
+            files,
+            path,
+            position: range.start,
+            end: range.end,
+            chunk: Bytes::new(),
+            chunk_at: range.start,
+        }
+    }
+
+    /// Returns the next batch's position and header; `None` at the end.
+    pub(super) fn next_header(&mut self) -> Result<Option<(u32, BatchHeader)>, ReadError> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        let at = self.position;
+        let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
+        if self.end - at < header_len {
+            return Err(self.damaged(at, format!("{} bytes are left, no batch header", self.end - at)));
+        }
+        let chunk_end =
+            self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
+        if at < self.chunk_at || at + header_len > chunk_end {
+            let len = WALK_CHUNK.min(self.end - at);
+            self.chunk = read(self.files, self.path, at, len)?;
+            self.chunk_at = at;
+        }
+        let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
+        let header = BatchHeader::parse(&self.chunk[within..within + HEADER_LEN])
+            .map_err(|damage| self.damaged(at, damage.to_string()))?;
+        match at.checked_add(header.size_bytes) {
+            Some(next) if next <= self.end => self.position = next,
+            _ => {
+                return Err(self.damaged(
+                    at,
+                    format!("batch of {} bytes reaches past the end", header.size_bytes),
+                ));
+            }
+        }
+        Ok(Some((at, header)))
+    }
+
+    fn damaged(&self, position: u32, reason: String) -> ReadError {
+        ReadError::Damaged {
+            path: self.path.to_path_buf(),
+            position: u64::from(position),
+            reason,
+        }
+    }
+}
+
+/// Reads a range of a log, resident.
+pub(super) fn read(files: &FileCache, path: &Arc<Path>, position: u32, len: u32) -> Result<Bytes, ReadError> {
+    let len = usize::try_from(len).expect("32 bits fit");
+    Ok(files.read(path, u64::from(position), len).context("read", path)?)
+}
+
+/// Returns the path of a segment's log as readers share it.
+pub(super) fn log_path(dir: &Path, base: Offset) -> Arc<Path> {
+    let path: PathBuf = SegmentFile::Log.path(dir, base);
+    path.into()
+}
+
+/// Adds the index files of a sealed segment, if they are only in memory, to files that are about to be replaced.
+/// After the replacement, tell the segment by [`Sealed::indexes_written`].
+pub(super) fn add_pending_indexes(sealed: &Sealed, replacements: &mut Replacements) -> Option<IndexLens> {
+    let set = sealed.pending_indexes()?;
+    let lens = lens_of(&set);
+    let path = |kind: SegmentFile| kind.path(sealed.dir(), sealed.extent.base);
+    replacements.add(path(SegmentFile::OffsetIndex), set.offset_bytes().to_vec());
+    replacements.add(path(SegmentFile::TimeIndex), set.time_bytes().to_vec());
+    if lens.aborted.is_some() {
+        let bytes = set
+            .aborted()
+            .iter()
+            .flat_map(|aborted| aborted.to_bytes())
+            .collect();
+        replacements.add(path(SegmentFile::TxnIndex), bytes);
+    }
+    Some(lens)
+}
