@@ -220,7 +220,18 @@ impl Broker {
         topic: NewTopic,
         execution: Execution,
     ) -> Result<TopicDescription, Error> {
-        todo!()
+        let result = self.core.create_topic(topic, execution).await;
+        self.core.counted(result)
+    }
+
+    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults. A
+    /// door calls it before it appends, which itself never waits.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] where topics are not made by being named; what [`Broker::create_topic`] says.
+    pub async fn ensure_topic(&self, topic: &TopicName) -> Result<(), Error> {
+        let result = self.core.ensure_topic(topic).await;
+        self.core.counted(result)
     }
 
     /// Lists topics by name, the internal ones included.
