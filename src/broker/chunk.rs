@@ -102,14 +102,132 @@ impl<'a> Transactions<'a> {
         }
         let producer = header.producer.map(|producer| producer.id);
         if header.is_control() {
-            if let (Some(producer), Some(marker)) = (producer, batch.control_marker()?) {
-                if matches!(marker, ControlMarker::Abort { .. }) {
-                    self.aborting.remove(&producer);
-                }
+            let marker = batch.control_marker()?;
+            if let (Some(producer), Some(ControlMarker::Abort { .. })) = (producer, marker) {
+                self.aborting.remove(&producer);
             }
             return Ok(Fate::Dropped);
         }
         let aborted = header.is_transactional() && producer.is_some_and(|id| self.aborting.contains(&id));
         Ok(if aborted { Fate::Dropped } else { Fate::Kept })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::record::{
+        Accepted, BatchBuilder, BatchOptions, Codec, Outcome, ProducerStamp, Stamping, TransactionEnd,
+        Transactional,
+    };
+    use crate::types::{
+        LeaderEpoch, PartitionId, ProducerEpoch, Sequence, Timestamp, TopicName, TopicPartition,
+    };
+
+    fn batch(producer: i64, values: &[&str]) -> Accepted {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            codec: Codec::None,
+            level: None,
+            stamping: Stamping::CreateTime,
+            producer: Some(ProducerStamp {
+                id: ProducerId(producer),
+                epoch: ProducerEpoch(0),
+                base_sequence: Some(Sequence(0)),
+            }),
+            transactional: Transactional::Yes,
+        });
+        for value in values {
+            builder
+                .append(Some(Timestamp(7)), None, Some(value.as_bytes()), &[])
+                .expect("small");
+        }
+        builder.build().expect("not empty")
+    }
+
+    fn marker(producer: i64, outcome: Outcome) -> Accepted {
+        TransactionEnd {
+            producer: ProducerId(producer),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: 0,
+            outcome,
+            at: Timestamp(7),
+        }
+        .to_batch()
+    }
+
+    fn chunk(batches: &[Accepted], aborted: &[(i64, i64)]) -> Chunk {
+        let mut bytes = Vec::new();
+        let mut next = Offset::ZERO;
+        for batch in batches {
+            let stamped = batch.stamped(next, LeaderEpoch(0));
+            bytes.extend_from_slice(stamped.bytes());
+            next = stamped.header().next_offset();
+        }
+        let topic = TopicName::new("t").expect("valid");
+        let named = |(producer, first): &(i64, i64)| Aborted {
+            producer_id: ProducerId(*producer),
+            first_offset: Offset(*first),
+        };
+        Chunk {
+            partition: TopicPartition::new(topic, PartitionId(0)),
+            batches: Bytes::from(bytes),
+            from: Offset::ZERO,
+            until: next,
+            times: None,
+            aborted: aborted.iter().map(named).collect(),
+            next_offset: next,
+            high_watermark: next,
+            last_stable: next,
+            log_start: Offset::ZERO,
+            max_decompressed_bytes: 1 << 20,
+        }
+    }
+
+    fn offsets(chunk: &Chunk) -> Vec<i64> {
+        chunk
+            .records()
+            .expect("sound")
+            .iter()
+            .map(|record| record.offset.0)
+            .collect()
+    }
+
+    #[test]
+    fn records_of_aborted_transactions_and_markers_are_dropped_and_no_others() {
+        let batches = [
+            batch(1, &["0", "1"]),
+            batch(2, &["2"]),
+            marker(1, Outcome::Abort),
+            batch(1, &["4"]),
+            marker(2, Outcome::Commit),
+            marker(1, Outcome::Commit),
+        ];
+        assert_eq!(offsets(&chunk(&batches, &[(1, 0)])), [2, 4]);
+        assert_eq!(offsets(&chunk(&batches, &[])), [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn whole_batches_are_cut_to_what_was_asked_for() {
+        let mut cut = chunk(&[batch(1, &["0", "1", "2", "3"])], &[]);
+        (cut.from, cut.until) = (Offset(1), Offset(3));
+        assert_eq!(offsets(&cut), [1, 2]);
+        cut.times = Some(Timestamp(8)..Timestamp(9));
+        assert!(offsets(&cut).is_empty());
+    }
+
+    #[test]
+    fn a_flipped_bit_is_reported_with_its_place_and_nothing_is_returned() {
+        let mut damaged = chunk(&[batch(1, &["0"]), batch(1, &["1"])], &[]);
+        let mut bytes = damaged.batches.to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        damaged.batches = bytes.into();
+        let error = damaged.records().expect_err("damaged").to_string();
+        assert!(
+            error.starts_with("t-0 is damaged: the batch at offset 1: "),
+            "{error}"
+        );
     }
 }

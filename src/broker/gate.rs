@@ -122,6 +122,7 @@ impl Drop for Pass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::tests::poll_once;
 
     #[tokio::test]
     async fn stopping_waits_for_those_inside_and_refuses_newcomers() {
@@ -132,7 +133,7 @@ mod tests {
         gate.stopping().await;
 
         let mut drained = std::pin::pin!(gate.drained());
-        assert!(futures_util::poll!(&mut drained).is_pending());
+        assert!(poll_once(drained.as_mut()).await.is_pending());
         drop(inside);
         drained.await;
     }

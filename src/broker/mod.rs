@@ -319,3 +319,6 @@ impl Broker {
         self.core.gate.stopping()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,11 @@
 //! Tests of `wait`.
 
-use futures_util::poll;
+use std::pin::pin;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::tests::poll_once;
 
 #[derive(Debug, Default)]
 struct Place(Waiters);
@@ -30,12 +32,12 @@ async fn a_waiter_wakes_when_any_of_its_partitions_passes_what_it_has() {
     let places = places(3);
     let set = WaitSet::new(10);
     let wait = set.register(at(&places, 5)).expect("below the limit");
-    let mut rung = Box::pin(wait.rung());
-    assert!(poll!(&mut rung).is_pending());
+    let mut rung = pin!(wait.rung());
+    assert!(poll_once(rung.as_mut()).await.is_pending());
     places[1].0.ring(Offset(5));
-    assert!(poll!(&mut rung).is_pending(), "5 is not past 5");
+    assert!(poll_once(rung.as_mut()).await.is_pending(), "5 is not past 5");
     places[2].0.ring(Offset(6));
-    assert!(poll!(&mut rung).is_ready());
+    assert!(poll_once(rung.as_mut()).await.is_ready());
 }
 
 #[tokio::test]
@@ -46,7 +48,10 @@ async fn a_bell_that_rings_before_the_sleep_is_not_lost() {
         .expect("below the limit");
     places[0].0.ring(Offset(1));
     wait.rung().await;
-    assert!(poll!(Box::pin(wait.rung())).is_pending(), "one bell wakes once");
+    assert!(
+        poll_once(pin!(wait.rung())).await.is_pending(),
+        "one bell wakes once"
+    );
 }
 
 #[tokio::test]
@@ -126,7 +131,7 @@ proptest! {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         for (wait, _, _, expected) in &waits {
-            let woken = runtime.block_on(async { poll!(Box::pin(wait.rung())).is_ready() });
+            let woken = runtime.block_on(async { poll_once(pin!(wait.rung())).await.is_ready() });
             prop_assert_eq!(woken, *expected);
         }
     }

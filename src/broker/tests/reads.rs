@@ -1,0 +1,374 @@
+//! Reading: fetches, long polls, reads between two points, followers, lookups.
+
+use super::*;
+
+#[tokio::test]
+async fn a_long_poll_is_answered_by_the_append_it_waits_for() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let broker = house.broker.clone();
+    let targets = vec![target(&topic, 0, 0), target(&topic, 1, 0)];
+    let waiting = tokio::spawn(async move { broker.fetch(fetch(targets, 60_000)).await });
+    tokio::task::yield_now().await;
+    house.append(&topic, 1, vec![record("a")]).await.expect("good");
+    let chunks = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("woken")
+        .expect("no panic");
+    let found: Vec<_> = chunks
+        .iter()
+        .map(|chunk| texts(chunk.as_ref().expect("in range")))
+        .collect();
+    assert_eq!(found, [vec![], vec!["a".to_owned()]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_poll_without_data_ends_when_its_time_is_over() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let before = tokio::time::Instant::now();
+    let chunk = house.fetch(&topic, 0, 5000).await.expect("in range");
+    assert!(chunk.batches.is_empty());
+    assert_eq!(before.elapsed(), Duration::from_secs(5));
+    assert!(
+        house
+            .broker
+            .metrics_text()
+            .contains("siltstone_wait_registrations 0")
+    );
+}
+
+#[tokio::test]
+async fn one_wrong_target_answers_the_fetch_at_once_and_spoils_no_other() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    house.append(&topic, 0, vec![record("a")]).await.expect("good");
+    let mut nameless = target(&topic, 0, 0);
+    nameless.topic = "no/name".to_owned();
+    let targets = vec![
+        target(&topic, 0, 0),
+        nameless,
+        target(&topic, 7, 0),
+        target(&topic, 0, 5),
+    ];
+    let many = Fetch {
+        min_bytes: 1 << 20,
+        ..fetch(targets, 60_000)
+    };
+    let chunks = tokio::time::timeout(PATIENCE, house.broker.fetch(many))
+        .await
+        .expect("answered at once");
+    assert_eq!(texts(chunks[0].as_ref().expect("in range")), ["a"]);
+    assert!(matches!(&chunks[1], Err(Error::UnknownTopic { topic }) if topic == "no/name"));
+    assert!(matches!(chunks[2], Err(Error::UnknownPartition { count: 1, .. })));
+    assert!(matches!(
+        chunks[3],
+        Err(Error::OffsetOutOfRange {
+            offset: Offset(5),
+            high_watermark: Offset(1),
+            ..
+        })
+    ));
+}
+
+#[tokio::test]
+async fn the_first_batch_comes_whole_and_later_ones_only_if_they_fit() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    for partition in 0..2 {
+        house
+            .append(&topic, partition, vec![record(&"x".repeat(5000))])
+            .await
+            .expect("good");
+    }
+    let targets = vec![target(&topic, 0, 0), target(&topic, 1, 0)];
+    let small = Fetch {
+        max_bytes: 1000,
+        ..fetch(targets, 0)
+    };
+    let lens: Vec<_> = house
+        .broker
+        .fetch(small)
+        .await
+        .iter()
+        .map(|chunk| chunk.as_ref().expect("in range").batches.len())
+        .collect();
+    assert!(lens[0] > 5000 && lens[1] == 0, "{lens:?}");
+}
+
+#[tokio::test]
+async fn a_read_to_the_end_delivers_everything_once_and_completes_at_the_end_as_of_the_call() {
+    let house = start().await;
+    let topic = house.create("t", 3, &[]).await;
+    for number in 0..30 {
+        house
+            .append(&topic, number % 3, vec![record(&format!("{number:03}"))])
+            .await
+            .expect("good");
+    }
+    let mut stream = house
+        .broker
+        .open_read(read(&topic, ReadStart::Earliest, ReadEnd::Now))
+        .await
+        .expect("known");
+    house.append(&topic, 0, vec![record("late")]).await.expect("good");
+    let (mut values, mut last) = (Vec::new(), None);
+    let mut partitions = Vec::new();
+    while let Some(step) = stream.next().await.expect("good") {
+        values.extend(texts(&step.chunk));
+        partitions.push(step.partition.0);
+        last = Some(step);
+    }
+    values.sort_unstable();
+    assert_eq!(
+        values,
+        (0..30).map(|number| format!("{number:03}")).collect::<Vec<_>>()
+    );
+    assert_eq!(partitions[..6], [0, 1, 2, 0, 1, 2], "partitions take turns");
+    let last = last.expect("there were steps");
+    assert_eq!(last.progress, Progress::Complete);
+    let ten = |partition| (PartitionId(partition), Offset(10));
+    assert_eq!(last.positions, [ten(0), ten(1), ten(2)]);
+}
+
+#[tokio::test]
+async fn a_read_of_nothing_completes_in_one_empty_step() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let mut stream = house
+        .broker
+        .open_read(read(&topic, ReadStart::Latest, ReadEnd::Now))
+        .await
+        .expect("known");
+    let step = stream.next().await.expect("good").expect("one step");
+    assert!(step.chunk.batches.is_empty() && step.progress == Progress::Complete);
+    assert!(stream.next().await.expect("good").is_none());
+}
+
+#[tokio::test]
+async fn a_read_bounded_by_time_is_exact_also_out_of_order() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let times = [50, 10, 40, 20, 30, 15, 45, 25, 20, 39, 40];
+    for (index, time) in times.iter().enumerate() {
+        let partition = i32::try_from(index % 2).expect("small");
+        let pair = vec![timed(&format!("{time}"), *time), timed("far", 1000 + time)];
+        house.append(&topic, partition, pair).await.expect("good");
+    }
+    let spec = read(
+        &topic,
+        ReadStart::Time(Timestamp(20)),
+        ReadEnd::Time(Timestamp(40)),
+    );
+    let mut values = house.values(spec).await.expect("good");
+    values.sort_unstable();
+    assert_eq!(values, ["20", "20", "25", "30", "39"]);
+    let nothing = read(&topic, ReadStart::Time(Timestamp(5000)), ReadEnd::Now);
+    assert!(house.values(nothing).await.expect("good").is_empty());
+}
+
+#[tokio::test]
+async fn a_read_goes_on_exactly_where_its_token_says() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    for number in 0..20 {
+        house
+            .append(&topic, number % 2, vec![record(&format!("{number:02}"))])
+            .await
+            .expect("good");
+    }
+    let mut spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    let mut values = Vec::new();
+    loop {
+        let mut stream = house.broker.open_read(spec.clone()).await.expect("known");
+        let step = stream.next().await.expect("good").expect("a step");
+        values.extend(texts(&step.chunk));
+        spec.resume = step.positions;
+        if step.progress == Progress::Complete {
+            break;
+        }
+    }
+    values.sort_unstable();
+    assert_eq!(
+        values,
+        (0..20).map(|number| format!("{number:02}")).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_step_that_nobody_waited_for_is_not_lost() {
+    // One thread for blocking work, so that the test can hold it and with it the read.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let house = start().await;
+        let topic = house.create("t", 1, &[]).await;
+        house.append(&topic, 0, vec![record("a")]).await.expect("good");
+        let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+        let mut stream = house.broker.open_read(spec).await.expect("known");
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let holder = tokio::task::spawn_blocking(move || held.recv());
+        {
+            let dropped = pin!(stream.next());
+            assert!(
+                poll_once(dropped).await.is_pending(),
+                "the read has begun and cannot end"
+            );
+        }
+        release.send(()).expect("the holder listens");
+        holder.await.expect("no panic").expect("released");
+        let step = stream.next().await.expect("good").expect("a step");
+        assert_eq!(texts(&step.chunk), ["a"]);
+    });
+}
+
+#[tokio::test]
+async fn a_follower_sees_every_record_once_and_ends_with_the_server() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let mut stream = house
+        .broker
+        .open_read(read(&topic, ReadStart::Latest, ReadEnd::Follow))
+        .await
+        .expect("known");
+    let (seen, mut values) = tokio::sync::mpsc::channel(100);
+    let following = tokio::spawn(async move {
+        loop {
+            match stream.next().await {
+                Ok(Some(step)) => {
+                    for value in texts(&step.chunk) {
+                        seen.send(value).await.expect("the test listens");
+                    }
+                }
+                Ok(None) => panic!("a follower does not complete"),
+                Err(error) => return error,
+            }
+        }
+    });
+    for number in 0..10 {
+        house
+            .append(&topic, number % 2, vec![record(&number.to_string())])
+            .await
+            .expect("good");
+        let value = tokio::time::timeout(PATIENCE, values.recv())
+            .await
+            .expect("woken");
+        assert_eq!(value.as_deref(), Some(number.to_string().as_str()));
+    }
+    house.broker.shutdown().await.expect("a good disk");
+    assert!(matches!(following.await.expect("no panic"), Error::ShuttingDown));
+}
+
+#[tokio::test]
+async fn a_start_outside_the_log_and_a_partition_named_twice_are_refused() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let far = read(&topic, ReadStart::Offset(Offset(1)), ReadEnd::Now);
+    assert!(matches!(
+        house.values(far).await,
+        Err(Error::OffsetOutOfRange { .. })
+    ));
+    let mut twice = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    twice.partitions = vec![(PartitionId(0), None), (PartitionId(0), None)];
+    let error = house.values(twice).await.expect_err("twice");
+    assert_eq!(error.to_string(), "partition 0 is named twice in one read");
+}
+
+#[tokio::test]
+async fn offsets_are_found_at_the_ends_and_by_time() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let records = vec![timed("a", 10), timed("b", 30), timed("c", 20), timed("d", 30)];
+    house.append(&topic, 0, records).await.expect("good");
+    let find = async |query| {
+        let found = house
+            .broker
+            .list_offsets(&topic, &[PartitionId(0)], query, Isolation::ReadUncommitted)
+            .await;
+        let found = found.expect("known").remove(0);
+        (
+            found.offset.map(|offset| offset.0),
+            found.timestamp.map(|timestamp| timestamp.0),
+        )
+    };
+    assert_eq!(find(OffsetQuery::Earliest).await, (Some(0), None));
+    assert_eq!(find(OffsetQuery::Latest).await, (Some(4), None));
+    assert_eq!(find(OffsetQuery::MaxTimestamp).await, (Some(1), Some(30)));
+    assert_eq!(find(OffsetQuery::Time(Timestamp(15))).await, (Some(1), Some(30)));
+    assert_eq!(find(OffsetQuery::Time(Timestamp(31))).await, (None, None));
+    let all = house
+        .broker
+        .list_offsets(&topic, &[], OffsetQuery::Latest, Isolation::ReadCommitted)
+        .await;
+    assert_eq!(all.expect("known").len(), 2);
+}
+
+#[tokio::test]
+async fn deleted_records_are_gone_for_every_reader() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    house
+        .append(&topic, 0, ["a", "b", "c", "d"].map(record).to_vec())
+        .await
+        .expect("good");
+    let mut by_offset = house
+        .broker
+        .open_read(read(&topic, ReadStart::Offset(Offset(0)), ReadEnd::Now))
+        .await
+        .expect("in range");
+    let mut earliest = house
+        .broker
+        .open_read(read(&topic, ReadStart::Earliest, ReadEnd::Now))
+        .await
+        .expect("known");
+    let delete = async |before: Option<i64>| {
+        let before = [(PartitionId(0), before.map(Offset))];
+        house.broker.delete_records(&topic, &before).await
+    };
+    let beyond = delete(Some(5)).await;
+    assert!(matches!(beyond, Err(Error::OffsetOutOfRange { .. })));
+    assert_eq!(
+        delete(Some(2)).await.expect("in range"),
+        [(PartitionId(0), Offset(2))]
+    );
+    assert_eq!(
+        delete(Some(1)).await.expect("nothing to do"),
+        [(PartitionId(0), Offset(2))]
+    );
+
+    let lost = by_offset.next().await.expect_err("offset 0 is gone");
+    assert!(
+        matches!(
+            lost,
+            Error::OffsetOutOfRange {
+                offset: Offset(0),
+                log_start: Offset(2),
+                ..
+            }
+        ),
+        "{lost}"
+    );
+    let step = earliest.next().await.expect("goes on").expect("a step");
+    assert_eq!(
+        texts(&step.chunk),
+        ["c", "d"],
+        "the batch begins at 0 and is cut by the log start"
+    );
+    assert!(matches!(
+        house.fetch(&topic, 1, 0).await,
+        Err(Error::OffsetOutOfRange { .. })
+    ));
+    assert_eq!(
+        delete(None).await.expect("everything"),
+        [(PartitionId(0), Offset(4))]
+    );
+
+    let compacted = house.create("c", 1, &[("cleanup.policy", "compact")]).await;
+    let refused = house
+        .broker
+        .delete_records(&compacted, &[(PartitionId(0), None)])
+        .await;
+    assert!(matches!(refused, Err(Error::PolicyViolation { .. })));
+}

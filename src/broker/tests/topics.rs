@@ -1,0 +1,269 @@
+//! Topics: creating, changing, deleting; what a restart and a crash find.
+
+use super::*;
+
+fn names(house: &House) -> Vec<String> {
+    let topics = house.broker.list_topics();
+    let user = topics.iter().filter(|topic| !topic.name.is_internal());
+    user.map(|topic| format!("{}/{}", topic.name, topic.partitions))
+        .collect()
+}
+
+#[tokio::test]
+async fn topics_with_ids_settings_and_counts_survive_a_crash() {
+    let house = start().await;
+    let topic = house.create("b", 3, &[("retention.ms", "7")]).await;
+    house.create("a", 1, &[]).await;
+    house
+        .broker
+        .add_partitions(&topic, 5)
+        .await
+        .expect("more is allowed");
+    let change = ConfigChange {
+        set: [("segment.ms".to_owned(), "99".to_owned())].into(),
+        unset: vec!["retention.ms".to_owned()],
+    };
+    let before = house
+        .broker
+        .alter_topic(&topic, change, Execution::Apply)
+        .await
+        .expect("valid");
+
+    let house = house.crash().await;
+    assert_eq!(names(&house), ["a/1", "b/5"]);
+    let after = house.broker.describe_topic(&topic).expect("known");
+    assert_eq!(after, before);
+    let setting = |name: &str| {
+        let entry = after
+            .config
+            .iter()
+            .find(|entry| entry.name == name)
+            .expect("listed");
+        (entry.value.as_str(), entry.source)
+    };
+    assert_eq!(setting("segment.ms"), ("99", ConfigSource::Topic));
+    assert_eq!(setting("retention.ms"), ("-1", ConfigSource::Default));
+}
+
+#[tokio::test]
+async fn what_is_only_validated_is_not_done() {
+    let house = start().await;
+    let plan = house
+        .broker
+        .create_topic(new_topic("t", 3, &[]), Execution::ValidateOnly)
+        .await
+        .expect("valid");
+    assert_eq!(plan.summary.partitions, 3);
+    assert!(names(&house).is_empty());
+
+    let topic = house.create("t", 1, &[]).await;
+    let change = ConfigChange {
+        set: [("flush.ms".to_owned(), "5".to_owned())].into(),
+        unset: Vec::new(),
+    };
+    house
+        .broker
+        .alter_topic(&topic, change, Execution::ValidateOnly)
+        .await
+        .expect("valid");
+    let entries = house.broker.describe_topic(&topic).expect("known").config;
+    assert!(entries.iter().all(|entry| entry.source == ConfigSource::Default));
+}
+
+#[tokio::test]
+async fn wrong_topics_are_refused_with_what_would_be_right() {
+    let house = start().await;
+    house.create("t", 2, &[]).await;
+    let refusal = async |new: NewTopic| {
+        house
+            .broker
+            .create_topic(new, Execution::Apply)
+            .await
+            .expect_err("must be refused")
+            .to_string()
+    };
+    assert_eq!(refusal(new_topic("t", 1, &[])).await, "topic t already exists");
+    assert_eq!(
+        refusal(new_topic("a/b", 1, &[])).await,
+        "topic name \"a/b\": a topic name has only a-z, A-Z, 0-9, '.', '_' and '-', not '/'"
+    );
+    assert_eq!(
+        refusal(new_topic("__x", 1, &[])).await,
+        "topic name __x: names that begin with two underscores belong to the store"
+    );
+    assert_eq!(
+        refusal(new_topic("u", 0, &[])).await,
+        "topic u: partitions must be 1 to 100000, got 0"
+    );
+    assert_eq!(
+        refusal(new_topic("u", 100_000, &[])).await,
+        "partitions of the server limit of 100000 is reached; retry with less at once"
+    );
+    assert_eq!(
+        refusal(new_topic("u", 1, &[("segment.bytes", "7")])).await,
+        "segment.bytes must be 16384 to 2147483647, got 7"
+    );
+    let topic = TopicName::new("t").expect("valid");
+    let fewer = house.broker.add_partitions(&topic, 1).await.expect_err("fewer");
+    assert_eq!(
+        fewer.to_string(),
+        "topic t has 2 partitions; there can only be more, not 1"
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_gone_with_its_data_and_its_name_makes_another_topic() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let first = house.broker.describe_topic(&topic).expect("known").summary.id;
+    house.append(&topic, 0, vec![record("old")]).await.expect("good");
+    let mut follower = house
+        .broker
+        .open_read(read(&topic, ReadStart::Latest, ReadEnd::Follow))
+        .await
+        .expect("known");
+    let following = tokio::spawn(async move { follower.next().await.map(|step| step.is_some()) });
+    house.broker.delete_topic(&topic).await.expect("known");
+    let ended = following.await.expect("no panic");
+    assert!(matches!(ended, Err(Error::UnknownTopic { .. })), "{ended:?}");
+    assert!(matches!(
+        house.append(&topic, 0, vec![record("x")]).await,
+        Err(Error::UnknownTopic { .. })
+    ));
+
+    house.create("t", 1, &[]).await;
+    let house = house.crash().await;
+    let second = house.broker.describe_topic(&topic).expect("known");
+    assert_ne!(second.summary.id, first);
+    assert_eq!(second.partitions[0].log_end, Offset(0));
+}
+
+#[tokio::test]
+async fn a_deletion_that_failed_half_way_is_finished_by_the_next_start() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    house.append(&topic, 1, vec![record("old")]).await.expect("good");
+    for call in [Call::Remove, Call::Rename] {
+        let (path_contains, failure) = ("t-1".to_owned(), Failure::Kind(IoErrorKind::Other));
+        house.fs.inject(Fault {
+            call,
+            path_contains,
+            times: 1,
+            failure,
+        });
+    }
+    house
+        .broker
+        .delete_topic(&topic)
+        .await
+        .expect_err("the disk failed");
+    assert!(names(&house).is_empty(), "it is gone for everybody");
+
+    let house = house.crash().await;
+    assert!(names(&house).is_empty());
+    house.create("t", 2, &[]).await;
+    let description = house.broker.describe_topic(&topic).expect("known");
+    assert!(
+        description
+            .partitions
+            .iter()
+            .all(|partition| partition.log_end == Offset(0))
+    );
+}
+
+#[tokio::test]
+async fn a_topic_whose_record_could_not_be_synced_is_not_there_later_either() {
+    let house = start().await;
+    house.fs.inject(Fault {
+        call: Call::SyncData,
+        path_contains: "__siltstone_topics-0".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::Other),
+    });
+    let failed = house
+        .broker
+        .create_topic(new_topic("t", 1, &[]), Execution::Apply)
+        .await;
+    failed.expect_err("the sync failed");
+    let created = async {
+        while house
+            .broker
+            .create_topic(new_topic("u", 1, &[]), Execution::Apply)
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, created)
+        .await
+        .expect("the metadata is repaired");
+    let house = house.restart().await;
+    assert_eq!(names(&house), ["u/1"]);
+}
+
+#[tokio::test]
+async fn producer_ids_are_never_given_twice() {
+    let mut house = start().await;
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..3 {
+            given.push(house.broker.init_producer().await.expect("good").0);
+        }
+        house = house.crash().await;
+    }
+    let mut unique = given.clone();
+    unique.dedup();
+    assert!(given.is_sorted() && unique.len() == given.len(), "{given:?}");
+}
+
+#[tokio::test]
+async fn a_topic_comes_into_being_by_its_name_only_where_that_is_switched_on() {
+    let house = start().await;
+    let topic = TopicName::new("t").expect("valid");
+    assert!(matches!(
+        house.broker.ensure_topic(&topic).await,
+        Err(Error::UnknownTopic { .. })
+    ));
+    house.broker.shutdown().await.expect("a good disk");
+
+    let config = BrokerConfig {
+        auto_create_topics: AutoCreate::On,
+        num_partitions: 4,
+        ..config()
+    };
+    let clock = Arc::new(ManualClock::starting_at(NOW));
+    let broker = Broker::start(
+        config,
+        World {
+            fs: Arc::new(house.fs),
+            clock,
+        },
+    )
+    .await
+    .expect("good");
+    let (one, two) = tokio::join!(broker.ensure_topic(&topic), broker.ensure_topic(&topic));
+    one.and(two).expect("both find it");
+    assert_eq!(
+        broker.describe_topic(&topic).expect("known").summary.partitions,
+        4
+    );
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_this_stores_is_not_touched() {
+    let fs = SimFs::new();
+    for dir in ["/data", "/data/orders-0"] {
+        fs.create_dir(Path::new(dir)).expect("a good disk");
+    }
+    let error = start_on(fs.clone())
+        .await
+        .map(|house| house.fs)
+        .expect_err("whose is orders-0?");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("storage of /data failed: it holds 1 partition directories (orders-0) and no topic"),
+        "{text}"
+    );
+    fs.stat(Path::new("/data/orders-0")).expect("still there");
+}
