@@ -237,7 +237,7 @@ fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Resu
         let entry = contents.topics.get(&found.topic);
         *found == metadata::partition() || entry.is_some_and(|entry| found.partition.0 < entry.partitions)
     };
-    let strays: Vec<_> = store.found().iter().filter(|found| !owned(found)).collect();
+    let strays: Vec<_> = store.found().into_iter().filter(|found| !owned(found)).collect();
     if !strays.is_empty() && contents.topics.is_empty() {
         let named: Vec<_> = strays
             .iter()
@@ -257,8 +257,8 @@ fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Resu
     }
     for stray in strays {
         let aside = store
-            .set_aside(stray)
-            .map_err(|error| translate::store(stray, &error))?;
+            .set_aside(&stray)
+            .map_err(|error| translate::store(&stray, &error))?;
         tracing::warn!(partition = %stray, aside = %aside.display(), "directory of no topic set aside");
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::recovery::{Recovered, Recovery, Stop};
 use super::segment_list::SegmentList;
 use super::store::Store;
 use super::watermarks::Watermarks;
-use super::writer::{Readiness, Saved, Unsynced, Writer};
+use super::writer::{Readiness, Saved, Syncs, Unsynced, Writer};
 use super::{LeaderEpochs, Producers};
 
 /// Which partition to open, and how.
@@ -110,15 +110,12 @@ fn open_known(
 }
 
 fn read_if_found(store: &Store, id: &TopicPartition, dir: &Path) -> Known {
-    match store.found().binary_search(id) {
-        Ok(_) => Journal::read(&store.files, dir, id),
-        Err(_) => Known::default(),
-    }
+    if store.found.lock().contains(id) { Journal::read(&store.files, dir, id) } else { Known::default() }
 }
 
 /// Tells whether the partition has a directory of its own; one of another topic is set aside.
 fn is_there(store: &Store, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<bool, StoreError> {
-    if store.found().binary_search(&spec.id).is_err() {
+    if !store.found.lock().contains(&spec.id) {
         return Ok(false);
     }
     if store.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
@@ -197,6 +194,7 @@ fn assemble(store: &Store, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) 
         epochs_file: opened.epochs_file,
         journal: opened.journal,
         unsynced: Unsynced::default(),
+        syncs: Syncs::default(),
         refused: None,
     };
     Arc::new(Partition {

@@ -96,10 +96,10 @@ pub struct PartitionStats {
     pub refusal: Option<String>,
 }
 
-/// A sync that has begun: what it covers, and the files and directories it needs.
+/// A sync that has begun: its number in [`Syncs`], and the files and directories it needs.
 #[derive(Debug)]
 pub(super) struct SyncTicket {
-    pub(super) upto: Offset,
+    number: u64,
     pub(super) work: Unsynced,
 }
 
@@ -370,10 +370,8 @@ impl Partition {
             return None;
         }
         let work = std::mem::take(&mut writer.unsynced);
-        Some(SyncTicket {
-            upto: self.marks.view().log_end,
-            work,
-        })
+        let number = writer.syncs.begin(self.marks.view().log_end);
+        Some(SyncTicket { number, work })
     }
 
     /// Ends a sync: on success its range is safe, on failure the log refuses writes until it is repaired.
@@ -389,10 +387,14 @@ impl Partition {
                 "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
             );
             writer.refused = Some(reason);
+            writer.syncs.forget();
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
             return Err(error);
         }
-        let view = self.marks.confirm(Source::Synced, ticket.upto);
+        let view = match writer.syncs.finish(ticket.number) {
+            Some(upto) => self.marks.confirm(Source::Synced, upto),
+            None => self.marks.view(),
+        };
         self.settle(&mut writer, view);
         Ok(Synced {
             recovery_point: view.recovery_point,

@@ -18,7 +18,7 @@
 //!
 //! What is not here: which topics exist (the broker knows), and when to sync or checkpoint (its schedules decide).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,13 +72,15 @@ pub struct Store {
     pub(super) epoch: Arc<AtomicI32>,
     pub(super) stop: Stop,
     identity: Identity,
-    found: Vec<TopicPartition>,
+    /// Partition directories that are there.
+    pub(super) found: Mutex<BTreeSet<TopicPartition>>,
     pub(super) recovery_points: BTreeMap<TopicPartition, Offset>,
     pub(super) log_starts: BTreeMap<TopicPartition, Offset>,
     pub(super) partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
     /// What the last checkpoint said; the lock also keeps two checkpoints apart.
     checkpointed: Mutex<Checkpointed>,
-    _lock: Box<dyn LockGuard>,
+    /// Held until the store is closed.
+    lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
 
 #[derive(Debug, Default)]
@@ -123,12 +125,12 @@ impl Store {
             epoch: Arc::new(AtomicI32::new(epoch.0)),
             stop,
             identity,
-            found,
+            found: Mutex::new(found.into_iter().collect()),
             recovery_points,
             log_starts,
             partitions: Mutex::default(),
             checkpointed: Mutex::default(),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         })
     }
 
@@ -151,9 +153,9 @@ impl Store {
         self.identity.cluster_id()
     }
 
-    /// Returns the partition directories that were there at the start, by name.
-    pub fn found(&self) -> &[TopicPartition] {
-        &self.found
+    /// Returns the partition directories that are there and were not made by this store, by name.
+    pub fn found(&self) -> Vec<TopicPartition> {
+        self.found.lock().iter().cloned().collect()
     }
 
     /// Opens partitions in parallel, recovering those that need it; as many results as specs, in their order. A partition
@@ -187,6 +189,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             renamed => renamed.context("rename", &dir)?,
         }
+        self.found.lock().remove(id);
         self.files
             .fs()
             .sync_dir(&self.dir, SITE_DIR)
@@ -203,6 +206,7 @@ impl Store {
         let aside = self.dir.join(marked_name(id, STRAY)?);
         self.files.forget_dir(&dir);
         self.files.fs().rename(&dir, &aside).context("rename", &dir)?;
+        self.found.lock().remove(id);
         self.files
             .fs()
             .sync_dir(&self.dir, SITE_DIR)
@@ -266,7 +270,8 @@ impl Store {
         Ok(())
     }
 
-    /// Syncs and closes every partition, writes the checkpoints and the clean marker. Afterwards appends are refused.
+    /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards
+    /// appends are refused.
     ///
     /// # Errors
     /// The first failure; the marker is then missing and the next start recovers.
@@ -286,7 +291,9 @@ impl Store {
         self.files
             .fs()
             .sync_dir(&self.dir, SITE_DIR)
-            .context("sync", &self.dir)
+            .context("sync", &self.dir)?;
+        self.lock.lock().take();
+        Ok(())
     }
 
     /// Returns the bytes free on the disk of the data directory.

@@ -16,6 +16,7 @@
 //! The writer sits behind the partition's append lock, the one lock that is held across a system call (the write into the
 //! page cache): the order of bytes in the file is the order of offsets. Readers never take it.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,45 @@ pub(super) enum Names {
     PartitionItself,
 }
 
+/// Syncs under way. Several may overlap, each of other files; what one covers is safe only when those before it are done.
+#[derive(Debug, Default)]
+pub(super) struct Syncs {
+    next: u64,
+    under_way: VecDeque<(u64, Offset, Done)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Done {
+    Yes,
+    No,
+}
+
+impl Syncs {
+    /// A sync of everything before `upto` begins; returns its number.
+    pub(super) fn begin(&mut self, upto: Offset) -> u64 {
+        self.next += 1;
+        self.under_way.push_back((self.next, upto, Done::No));
+        self.next
+    }
+
+    /// A sync has succeeded; returns the offset before which everything is safe now, if that moved.
+    pub(super) fn finish(&mut self, number: u64) -> Option<Offset> {
+        let sync = self.under_way.iter_mut().find(|(other, ..)| *other == number)?;
+        sync.2 = Done::Yes;
+        let mut safe = None;
+        while let Some(&(_, upto, Done::Yes)) = self.under_way.front() {
+            safe = Some(upto);
+            self.under_way.pop_front();
+        }
+        safe
+    }
+
+    /// A sync has failed: none of those under way says anything any more.
+    pub(super) fn forget(&mut self) {
+        self.under_way.clear();
+    }
+}
+
 /// How far the append side is ready.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Readiness {
@@ -106,6 +146,7 @@ pub(super) struct Writer {
     pub(super) epochs_file: Saved,
     pub(super) journal: Journal,
     pub(super) unsynced: Unsynced,
+    pub(super) syncs: Syncs,
     /// Why appends are refused, while they are.
     pub(super) refused: Option<String>,
 }
@@ -336,4 +377,19 @@ fn segment_ms(config: &LogConfig, base: Offset) -> i64 {
     }
     let spread = crc32fast::hash(&base.0.to_be_bytes());
     config.segment_ms - i64::from(spread) % room
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_counts_only_when_those_before_it_are_done() {
+        let mut syncs = Syncs::default();
+        let (first, second, third) = (syncs.begin(Offset(5)), syncs.begin(Offset(8)), syncs.begin(Offset(9)));
+        assert_eq!(syncs.finish(second), None);
+        assert_eq!(syncs.finish(first), Some(Offset(8)));
+        syncs.forget();
+        assert_eq!(syncs.finish(third), None);
+    }
 }
