@@ -5,7 +5,7 @@
 //! use siltstone::client::{Client, ProducerOptions, ProducerRecord, ReadSpec};
 //!
 //! let client = Client::connect("127.0.0.1:9095").await?;
-//! let producer = client.producer("flights", ProducerOptions::default()).await?;
+//! let mut producer = client.producer("flights", ProducerOptions::default()).await?;
 //! producer.send(ProducerRecord { value: Some(b"hello"), ..ProducerRecord::default() }).await?;
 //! producer.close().await?;
 //!
