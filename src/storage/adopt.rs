@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use crate::env::{File, FileKind, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use super::data_dir::{DataDir, FUTURE, LOG_STARTS, marked_name};
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
 use super::journal::{JournalOf, closed_manifest};
@@ -29,7 +30,7 @@ use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
-use super::store::{FUTURE, LOG_STARTS, Store, marked_name};
+use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
 const SITE_COPY: SyncSite = SyncSite("adopted log");
@@ -69,22 +70,22 @@ impl Store {
         spec: PartitionSpec,
         now: Timestamp,
     ) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
-        let target = self.partition_dir(&spec.id);
+        let target = self.dir.partition(&spec.id);
         let taken = self
             .partitions
             .lock()
             .get(&spec.id)
             .is_some_and(|open| open.watermarks().log_end > Offset::ZERO);
-        if taken || self.files.fs().stat(&target).is_ok() {
+        if taken || self.dir.files.fs().stat(&target).is_ok() {
             let reason = format!(
                 "{} holds data already; adopt into a partition that was never written",
                 spec.id
             );
             return Err(StoreError::Unusable { path: target, reason });
         }
-        let future = self.dir.join(marked_name(&spec.id, FUTURE)?);
+        let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
         let adoption = Adoption {
-            store: self,
+            dir: &self.dir,
             from,
             to: &future,
             spec: &spec,
@@ -92,21 +93,23 @@ impl Store {
         };
         let (report, latest) = adoption.fill().inspect_err(|_| {
             // What failed is what to tell; a leftover is removed by the next start.
-            let _ = self.files.fs().remove_dir_all(&future);
+            let _ = self.dir.files.fs().remove_dir_all(&future);
         })?;
         if let Some(latest) = latest {
-            self.raise_epoch(LeaderEpoch(latest.0 + 1))?;
+            self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
-        self.files
+        self.dir
+            .files
             .fs()
             .rename(&future, &target)
             .context("rename", &future)?;
-        self.files.forget_dir(&future);
-        self.files
+        self.dir.files.forget_dir(&future);
+        self.dir
+            .files
             .fs()
-            .sync_dir(&self.dir, SITE_NAME)
-            .context("sync", &self.dir)?;
-        let partition = open_closed(self, spec, now)?;
+            .sync_dir(&self.dir.path, SITE_NAME)
+            .context("sync", &self.dir.path)?;
+        let partition = open_closed(&self.dir, spec, now)?;
         self.partitions
             .lock()
             .insert(partition.id.clone(), Arc::clone(&partition));
@@ -115,7 +118,7 @@ impl Store {
 }
 
 struct Adoption<'a> {
-    store: &'a Store,
+    dir: &'a DataDir,
     from: &'a Path,
     to: &'a Path,
     spec: &'a PartitionSpec,
@@ -135,9 +138,9 @@ struct Progress {
 impl Adoption<'_> {
     fn fill(&self) -> Result<(AdoptReport, Option<LeaderEpoch>), StoreError> {
         let logs = self.logs()?;
-        let fs = self.store.files.fs();
+        let fs = self.dir.files.fs();
         fs.create_dir(self.to).context("create", self.to)?;
-        partition_dir::write_metadata(&self.store.files, self.to, self.spec.topic_id)?;
+        partition_dir::write_metadata(&self.dir.files, self.to, self.spec.topic_id)?;
         let mut progress = Progress::default();
         let last = logs.len() - 1;
         for (index, (base, path)) in logs.iter().enumerate() {
@@ -163,7 +166,7 @@ impl Adoption<'_> {
             encode_snapshot(&producers.snapshot()),
         );
         let log = JournalOf {
-            files: &self.store.files,
+            files: &self.dir.files,
             dir: self.to,
             id: &self.spec.id,
             topic_id: self.spec.topic_id,
@@ -176,7 +179,7 @@ impl Adoption<'_> {
         };
         let (path, bytes) = closed_manifest(&log, &segments, closed);
         replacements.add(path, bytes);
-        replacements.commit(&self.store.files)?;
+        replacements.commit(&self.dir.files)?;
         fs.sync_dir(self.to, SITE_DIR).context("sync", self.to)?;
         Ok((report, epochs.latest()))
     }
@@ -187,7 +190,7 @@ impl Adoption<'_> {
             path: self.from.to_path_buf(),
             reason: reason.to_owned(),
         };
-        let entries = self.store.files.fs().list(self.from).context("list", self.from)?;
+        let entries = self.dir.files.fs().list(self.from).context("list", self.from)?;
         let mut logs = Vec::new();
         for entry in entries.iter().filter(|entry| entry.kind == FileKind::File) {
             let in_transit = [super::paths::SWAP, super::paths::CLEANED];
@@ -215,7 +218,7 @@ impl Adoption<'_> {
         place: Place,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
-        let files = &self.store.files;
+        let files = &self.dir.files;
         let file = files.fs().open(path, OpenMode::Read).context("open", path)?;
         let len = file.len_bytes().context("read", path)?;
         let scanned = self.verify(file.as_ref(), base, path, progress)?;
@@ -294,19 +297,14 @@ impl Adoption<'_> {
 
     /// Gives a sealed log a second name here, or copies it where the disk is another one.
     fn share(&self, path: &Path, to: &Path, len: u64) -> Result<(), StoreError> {
-        match self.store.files.fs().link(path, to) {
+        match self.dir.files.fs().link(path, to) {
             Ok(()) => {
-                let file = self
-                    .store
-                    .files
-                    .fs()
-                    .open(to, OpenMode::Read)
-                    .context("open", to)?;
+                let file = self.dir.files.fs().open(to, OpenMode::Read).context("open", to)?;
                 file.sync_data(SITE_COPY).context("sync", to)
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let file = self
-                    .store
+                    .dir
                     .files
                     .fs()
                     .open(path, OpenMode::Read)
@@ -319,7 +317,7 @@ impl Adoption<'_> {
 
     fn copy(&self, from: &dyn File, to: &Path, len: u64) -> Result<(), StoreError> {
         let file = self
-            .store
+            .dir
             .files
             .fs()
             .open(to, OpenMode::CreateNew)
@@ -347,7 +345,7 @@ impl Adoption<'_> {
         let (Some(id), Some(parent)) = (id, self.from.parent()) else {
             return Ok(None);
         };
-        let Some(bytes) = read_whole(&self.store.files, &parent.join(LOG_STARTS))? else {
+        let Some(bytes) = read_whole(&self.dir.files, &parent.join(LOG_STARTS))? else {
             return Ok(None);
         };
         Ok(decode_offsets(&bytes)

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::env::FileCache;
 
+use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::files::Replacements;
 use super::journal::{JournalOf, closed_manifest};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::segment::{IndexLens, Sealed, add_pending_indexes};
-use super::store::Store;
 use super::writer::{Saved, Sealing};
 use super::{Closed, commit, encode_snapshot, partition_dir};
 
@@ -64,9 +64,9 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
 ///
 /// # Errors
 /// The first failure; a partition that refused writes before is one: only recovery may judge what it holds.
-pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
     for some in partitions.chunks(AT_ONCE) {
-        commit::sync(&store.files, &store.dir, some)
+        commit::sync(&dir.files, &dir.path, some)
             .into_iter()
             .try_for_each(|result| result.map(drop))?;
         let mut open = Vec::new();
@@ -75,7 +75,7 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
                 open.push(Arc::clone(partition));
             }
         }
-        settle(&store.files, &open)?;
+        settle(&dir.files, &open)?;
         let mut replacements = Replacements::default();
         for partition in &open {
             let writer = partition.writer.lock();
@@ -85,12 +85,12 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
             let closed = Closed {
                 log_start: view.log_start,
                 log_end: view.log_end,
-                epoch: store.epoch(),
+                epoch: dir.epoch(),
                 first_unstable: writer.producers.first_unstable(view.high_watermark),
             };
             let sealed = partition.segments.read().sealed().to_vec();
             let log = JournalOf {
-                files: &store.files,
+                files: &dir.files,
                 dir: &writer.dir,
                 id: &partition.id,
                 topic_id: partition.topic_id,
@@ -98,7 +98,7 @@ pub(super) fn close_all(store: &Store, partitions: &[Arc<Partition>]) -> Result<
             let (path, bytes) = closed_manifest(&log, &sealed, closed);
             replacements.add(path, bytes);
         }
-        replacements.commit(&store.files)?;
+        replacements.commit(&dir.files)?;
     }
     Ok(())
 }

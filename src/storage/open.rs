@@ -9,13 +9,13 @@ use parking_lot::{Mutex, RwLock};
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::LogConfig;
+use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::journal::{Journal, Known};
 use super::partition::Partition;
 use super::partition_dir;
 use super::recovery::{Recovered, Recovery, Stop};
 use super::segment_list::SegmentList;
-use super::store::Store;
 use super::watermarks::Watermarks;
 use super::writer::{Readiness, Saved, Syncs, Unsynced, Writer};
 use super::{LeaderEpochs, Producers};
@@ -33,25 +33,25 @@ pub struct PartitionSpec {
 
 /// Opens partitions on several threads; results in the order of `specs`.
 pub(super) fn open_all(
-    store: &Store,
+    data: &DataDir,
     specs: Vec<PartitionSpec>,
     now: Timestamp,
 ) -> Vec<Result<Arc<Partition>, StoreError>> {
     let count = specs.len();
     // Few partitions, or none on disk, are opened faster than threads are started.
-    if count < 8 || store.threads < 2 {
-        return specs.into_iter().map(|spec| open(store, spec, now)).collect();
+    if count < 8 || data.threads < 2 {
+        return specs.into_iter().map(|spec| open(data, spec, now)).collect();
     }
     let queue: Mutex<VecDeque<(usize, PartitionSpec)>> = Mutex::new(specs.into_iter().enumerate().collect());
     let opened = Mutex::new(Vec::with_capacity(count));
     std::thread::scope(|scope| {
-        for _ in 0..store.threads {
+        for _ in 0..data.threads {
             scope.spawn(|| {
                 loop {
                     let Some((index, spec)) = queue.lock().pop_front() else {
                         return;
                     };
-                    let result = open(store, spec, now);
+                    let result = open(data, spec, now);
                     opened.lock().push((index, result));
                 }
             });
@@ -62,71 +62,78 @@ pub(super) fn open_all(
     opened.into_iter().map(|(_, result)| result).collect()
 }
 
-fn open(store: &Store, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
-    let dir: Arc<Path> = store.partition_dir(&spec.id).into();
-    let log_start = store.log_starts.get(&spec.id).copied();
-    let known = read_if_found(store, &spec.id, &dir);
-    if !is_there(store, &spec, &dir, &known)? {
+fn open(data: &DataDir, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
+    let dir: Arc<Path> = data.partition(&spec.id).into();
+    let log_start = data.left.lock().log_starts.get(&spec.id).copied();
+    let known = read_if_found(data, &spec.id, &dir);
+    if !is_there(data, &spec, &dir, &known)? {
         let start = log_start.unwrap_or(Offset::ZERO);
-        return Ok(assemble(store, spec, dir, Opened::absent(start)));
+        return Ok(assemble(data, spec, dir, Opened::absent(start)));
     }
-    open_known(store, spec, known, store.stop, now)
+    open_known(data, spec, known, data.stop, now)
 }
 
 /// Opens a partition whose directory was just made as a clean close leaves one.
 pub(super) fn open_closed(
-    store: &Store,
+    data: &DataDir,
     spec: PartitionSpec,
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
-    let known = Journal::read(&store.files, &store.partition_dir(&spec.id), &spec.id);
-    open_known(store, spec, known, Stop::Clean, now)
+    let known = Journal::read(&data.files, &data.partition(&spec.id), &spec.id);
+    open_known(data, spec, known, Stop::Clean, now)
 }
 
 fn open_known(
-    store: &Store,
+    data: &DataDir,
     spec: PartitionSpec,
     known: Known,
     stop: Stop,
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
-    let dir: Arc<Path> = store.partition_dir(&spec.id).into();
+    let dir: Arc<Path> = data.partition(&spec.id).into();
+    let (recovery_point, log_start) = {
+        let left = data.left.lock();
+        (
+            left.recovery_points.get(&spec.id).copied(),
+            left.log_starts.get(&spec.id).copied(),
+        )
+    };
     let recovery = Recovery {
-        files: &store.files,
+        files: &data.files,
         id: &spec.id,
         dir: &dir,
         config: &spec.config,
-        recovery_point: store
-            .recovery_points
-            .get(&spec.id)
-            .copied()
-            .unwrap_or(Offset::ZERO),
-        log_start: store.log_starts.get(&spec.id).copied(),
+        recovery_point: recovery_point.unwrap_or(Offset::ZERO),
+        log_start,
         stop,
         now,
     };
     let recovered = recovery.run(known)?;
-    Ok(assemble(store, spec, Arc::clone(&dir), Opened::found(recovered)))
+    Ok(assemble(data, spec, Arc::clone(&dir), Opened::found(recovered)))
 }
 
-fn read_if_found(store: &Store, id: &TopicPartition, dir: &Path) -> Known {
-    if store.found.lock().contains(id) { Journal::read(&store.files, dir, id) } else { Known::default() }
+fn read_if_found(data: &DataDir, id: &TopicPartition, dir: &Path) -> Known {
+    if data.has(id) {
+        Journal::read(&data.files, dir, id)
+    } else {
+        Known::default()
+    }
 }
 
 /// Tells whether the partition has a directory of its own; one of another topic is set aside.
-fn is_there(store: &Store, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<bool, StoreError> {
-    if !store.found.lock().contains(&spec.id) {
+fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<bool, StoreError> {
+    if !data.has(&spec.id) {
         return Ok(false);
     }
-    if store.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
+    if data.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
         return Ok(true);
     }
-    match partition_dir::read_topic_id(&store.files, dir) {
+    match partition_dir::read_topic_id(&data.files, dir) {
         Some(id) if id == spec.topic_id => Ok(true),
         // Made and not yet written to when the process died: its metadata file comes before its first record.
-        None if partition_dir::is_empty(&store.files, dir)? => Ok(true),
+        None if partition_dir::is_empty(&data.files, dir)? => Ok(true),
         found => {
-            let aside = store.set_aside(&spec.id)?;
+            let aside = data.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),
                 "directory of another topic set aside");
             Ok(false)
@@ -178,12 +185,12 @@ impl Opened {
     }
 }
 
-fn assemble(store: &Store, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) -> Arc<Partition> {
+fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) -> Arc<Partition> {
     let marks = Watermarks::recovered(opened.log_start, opened.log_end, spec.config.durability);
     marks.set_first_unstable(opened.first_unstable);
     let segments = Arc::new(RwLock::new(opened.list));
     let writer = Writer {
-        files: Arc::clone(&store.files),
+        files: Arc::clone(&data.files),
         dir,
         id: spec.id.clone(),
         topic_id: spec.topic_id,
@@ -200,8 +207,8 @@ fn assemble(store: &Store, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) 
     Arc::new(Partition {
         id: spec.id,
         topic_id: spec.topic_id,
-        files: Arc::clone(&store.files),
-        epoch: Arc::clone(&store.epoch),
+        files: Arc::clone(&data.files),
+        epoch: Arc::clone(&data.epoch),
         config: RwLock::new(Arc::new(spec.config)),
         marks,
         segments,

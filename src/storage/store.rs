@@ -18,41 +18,31 @@
 //!
 //! What is not here: which topics exist (the broker knows), and when to sync or checkpoint (its schedules decide).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::env::{FileCache, FileKind, LockGuard, OpenMode, SyncSite};
+use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use super::data_dir::{DataDir, LOG_STARTS, RECOVERY_POINTS, create_if_missing};
 use super::error::{IoContext, StoreError};
-use super::files::{read_whole, remove_if_there};
 use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
-use super::{close, commit, decode_offsets, encode_offsets, epoch_file, partition_dir, write_atomic};
+use super::{WatermarkView, close, commit, encode_offsets, write_atomic};
 
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
-const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
-const SITE_DIR: SyncSite = SyncSite("data directory");
 const SITE_CHECKPOINT: SyncSite = SyncSite("checkpoint");
 const SITE_CHECKPOINT_DIR: SyncSite = SyncSite("directory of checkpoint");
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
-
-/// Suffix of a directory being deleted, after a dot and 32 hexadecimal digits.
-const DELETE: &str = "-delete";
-/// Suffix of a directory being filled, after a dot and 32 hexadecimal digits.
-pub(super) const FUTURE: &str = "-future";
-/// Suffix of a directory that belongs to no topic, after a dot and 32 hexadecimal digits.
-const STRAY: &str = "-stray";
+const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with or without the clean marker");
 
 /// How to open a data directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,16 +56,8 @@ pub struct StoreConfig {
 /// A data directory, owned by this process while open.
 #[derive(Debug)]
 pub struct Store {
-    pub(super) files: Arc<FileCache>,
-    pub(super) dir: PathBuf,
-    pub(super) threads: usize,
-    pub(super) epoch: Arc<AtomicI32>,
-    pub(super) stop: Stop,
+    pub(super) dir: DataDir,
     identity: Identity,
-    /// Partition directories that are there.
-    pub(super) found: Mutex<BTreeSet<TopicPartition>>,
-    pub(super) recovery_points: BTreeMap<TopicPartition, Offset>,
-    pub(super) log_starts: BTreeMap<TopicPartition, Offset>,
     pub(super) partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
     /// What the last checkpoint said; the lock also keeps two checkpoints apart.
     checkpointed: Mutex<Checkpointed>,
@@ -97,37 +79,28 @@ impl Store {
     /// # Errors
     /// [`StoreError::Locked`], or what on the disk is in the way.
     pub fn open(files: Arc<FileCache>, config: StoreConfig) -> Result<Self, StoreError> {
-        let dir = config.dir;
-        let fs = Arc::clone(files.fs());
-        create_if_missing(&files, &dir)?;
-        let lock = fs.lock(&dir.join(LOCK)).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => StoreError::Locked { dir: dir.clone() },
-            _ => StoreError::Io {
-                action: "lock",
-                path: dir.join(LOCK),
-                source: error,
-            },
-        })?;
-        let stop = take_clean_marker(&files, &dir)?;
-        let identity = Identity::load_or_make(&files, &dir)?;
-        let found = found_dirs(&files, &dir)?;
-        let epoch = epoch_file::claim(&files, &dir, least_epoch(&files, &dir, &found))?;
-        let recovery_points = read_offsets(&files, &dir.join(RECOVERY_POINTS))?;
-        let log_starts = read_offsets(&files, &dir.join(LOG_STARTS))?;
-        fs.sync_dir(&dir, SITE_DIR).context("sync", &dir)?;
+        let path = config.dir;
+        create_if_missing(&files, &path)?;
+        let lock = files
+            .fs()
+            .lock(&path.join(LOCK))
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => StoreError::Locked { dir: path.clone() },
+                _ => StoreError::Io {
+                    action: "lock",
+                    path: path.join(LOCK),
+                    source: error,
+                },
+            })?;
+        let stop = take_clean_marker(&files, &path)?;
+        let identity = Identity::load_or_make(&files, &path)?;
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        };
         Ok(Self {
-            threads: match config.threads {
-                0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-                threads => threads,
-            },
-            files,
-            dir,
-            epoch: Arc::new(AtomicI32::new(epoch.0)),
-            stop,
+            dir: DataDir::open(files, path, threads, stop)?,
             identity,
-            found: Mutex::new(found.into_iter().collect()),
-            recovery_points,
-            log_starts,
             partitions: Mutex::default(),
             checkpointed: Mutex::default(),
             lock: Mutex::new(Some(lock)),
@@ -136,16 +109,7 @@ impl Store {
 
     /// Returns the epoch of this start.
     pub fn epoch(&self) -> LeaderEpoch {
-        LeaderEpoch(self.epoch.load(Ordering::Acquire))
-    }
-
-    /// Makes the epoch at least `least`, durably; every append from then on carries it.
-    pub(super) fn raise_epoch(&self, least: LeaderEpoch) -> Result<(), StoreError> {
-        if least > self.epoch() {
-            let claimed = epoch_file::claim(&self.files, &self.dir, least)?;
-            self.epoch.fetch_max(claimed.0, Ordering::AcqRel);
-        }
-        Ok(())
+        self.dir.epoch()
     }
 
     /// Returns the cluster's id.
@@ -155,7 +119,7 @@ impl Store {
 
     /// Returns the partition directories that are there and were not made by this store, by name.
     pub fn found(&self) -> Vec<TopicPartition> {
-        self.found.lock().iter().cloned().collect()
+        self.dir.left.lock().found.iter().cloned().collect()
     }
 
     /// Opens partitions in parallel, recovering those that need it; as many results as specs, in their order. A partition
@@ -166,7 +130,7 @@ impl Store {
         specs: Vec<PartitionSpec>,
         now: Timestamp,
     ) -> Vec<Result<Arc<Partition>, StoreError>> {
-        let opened = open_all(self, specs, now);
+        let opened = open_all(&self.dir, specs, now);
         let mut partitions = self.partitions.lock();
         for partition in opened.iter().flatten() {
             partitions.insert(partition.id.clone(), Arc::clone(partition));
@@ -182,19 +146,9 @@ impl Store {
         if let Some(partition) = self.partitions.lock().remove(id) {
             partition.writer.lock().refused = Some(format!("{id} is deleted"));
         }
-        let dir = self.partition_dir(id);
-        let gone = self.dir.join(marked_name(id, DELETE)?);
-        self.files.forget_dir(&dir);
-        match self.files.fs().rename(&dir, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            renamed => renamed.context("rename", &dir)?,
-        }
-        self.found.lock().remove(id);
-        self.files
-            .fs()
-            .sync_dir(&self.dir, SITE_DIR)
-            .context("sync", &self.dir)?;
-        self.files.fs().remove_dir_all(&gone).context("remove", &gone)
+        self.dir.remove(id)?;
+        // Its offsets must not be found by a partition made anew under its name.
+        self.checkpoint()
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path. Nothing in it is changed.
@@ -202,22 +156,13 @@ impl Store {
     /// # Errors
     /// What the disk says.
     pub fn set_aside(&self, id: &TopicPartition) -> Result<PathBuf, StoreError> {
-        let dir = self.partition_dir(id);
-        let aside = self.dir.join(marked_name(id, STRAY)?);
-        self.files.forget_dir(&dir);
-        self.files.fs().rename(&dir, &aside).context("rename", &dir)?;
-        self.found.lock().remove(id);
-        self.files
-            .fs()
-            .sync_dir(&self.dir, SITE_DIR)
-            .context("sync", &self.dir)?;
-        Ok(aside)
+        self.dir.set_aside(id)
     }
 
     /// One round of group commit: makes everything appended so far to these partitions safe, many files at once. As many
     /// results as partitions, in their order. A partition whose sync failed refuses writes until it is repaired.
     pub fn sync(&self, partitions: &[Arc<Partition>]) -> Vec<Result<Synced, StoreError>> {
-        commit::sync(&self.files, &self.dir, partitions)
+        commit::sync(&self.dir.files, &self.dir.path, partitions)
     }
 
     /// Writes recovery points, log starts and high watermarks of all open partitions, after making safe what they let a start
@@ -230,36 +175,34 @@ impl Store {
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
         // Taken first: what is appended meanwhile is above them.
         let views: Vec<_> = open.iter().map(|partition| partition.watermarks()).collect();
-        close::settle(&self.files, &open)?;
-        let of = |pick: fn(&super::WatermarkView) -> Option<Offset>| {
-            let offsets = open.iter().zip(&views);
-            let offsets = offsets.filter_map(|(partition, view)| Some((partition.id.clone(), pick(view)?)));
-            encode_offsets(&offsets.collect())
+        close::settle(&self.dir.files, &open)?;
+        let (points, starts) = {
+            let left = self.dir.left.lock();
+            (left.recovery_points.clone(), left.log_starts.clone())
         };
-        self.write_if_changed(
-            LOG_STARTS,
-            &mut last.starts,
-            of(|view| Some(view.log_start).filter(|at| at.0 > 0)),
-        )?;
-        self.write_if_changed(
-            RECOVERY_POINTS,
-            &mut last.points,
-            of(|view| Some(view.recovery_point).filter(|at| at.0 > 0)),
-        )?;
-        self.write_if_changed(
-            HIGH_WATERMARKS,
-            &mut last.marks,
-            of(|view| Some(view.high_watermark).filter(|at| at.0 > 0)),
-        )
+        // Partitions that are not open stay as they were left.
+        let merged = |mut offsets: BTreeMap<TopicPartition, Offset>, pick: fn(&WatermarkView) -> Offset| {
+            for (partition, view) in open.iter().zip(&views) {
+                offsets.insert(partition.id.clone(), pick(view));
+            }
+            offsets.retain(|_, offset| *offset > Offset::ZERO);
+            encode_offsets(&offsets)
+        };
+        let starts = merged(starts, |view| view.log_start);
+        let points = merged(points, |view| view.recovery_point);
+        let marks = merged(BTreeMap::new(), |view| view.high_watermark);
+        self.write_if_changed(LOG_STARTS, &mut last.starts, starts)?;
+        self.write_if_changed(RECOVERY_POINTS, &mut last.points, points)?;
+        self.write_if_changed(HIGH_WATERMARKS, &mut last.marks, marks)
     }
 
     fn write_if_changed(&self, name: &str, last: &mut Vec<u8>, bytes: Vec<u8>) -> Result<(), StoreError> {
         if *last == bytes {
             return Ok(());
         }
-        let path = self.dir.join(name);
+        let path = self.dir.path.join(name);
         write_atomic(
-            self.files.fs().as_ref(),
+            self.dir.files.fs().as_ref(),
             &path,
             &bytes,
             SITE_CHECKPOINT,
@@ -277,10 +220,11 @@ impl Store {
     /// The first failure; the marker is then missing and the next start recovers.
     pub fn close(&self) -> Result<(), StoreError> {
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
-        close::close_all(self, &open)?;
+        close::close_all(&self.dir, &open)?;
         self.checkpoint()?;
-        let path = self.dir.join(CLEAN_MARKER);
+        let path = self.dir.path.join(CLEAN_MARKER);
         let file = self
+            .dir
             .files
             .fs()
             .open(&path, OpenMode::ReadWrite)
@@ -288,10 +232,11 @@ impl Store {
         file.write_all_at(&[IoSlice::new(br#"{"version":0,"brokerEpoch":-1}"#)], 0)
             .context("write", &path)?;
         file.sync_data(SITE_MARKER).context("sync", &path)?;
-        self.files
+        self.dir
+            .files
             .fs()
-            .sync_dir(&self.dir, SITE_DIR)
-            .context("sync", &self.dir)?;
+            .sync_dir(&self.dir.path, SITE_MARKER_DIR)
+            .context("sync", &self.dir.path)?;
         self.lock.lock().take();
         Ok(())
     }
@@ -301,34 +246,11 @@ impl Store {
     /// # Errors
     /// What the operating system says.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        self.files
+        self.dir
+            .files
             .fs()
-            .free_bytes(&self.dir)
-            .context("measure", &self.dir)
-    }
-
-    /// Returns where a partition lies.
-    pub(super) fn partition_dir(&self, id: &TopicPartition) -> PathBuf {
-        self.dir.join(id.to_string())
-    }
-}
-
-fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
-    match files.fs().stat(dir) {
-        Ok(stat) if stat.kind == FileKind::Dir => Ok(()),
-        Ok(_) => Err(StoreError::Unusable {
-            path: dir.to_path_buf(),
-            reason: "it is not a directory; choose another data directory".to_owned(),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files.fs().create_dir(dir).context("create", dir)?;
-            let parent = dir
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            files.fs().sync_dir(parent, SITE_DIR).context("sync", parent)
-        }
-        Err(error) => Err(error).context("read", dir),
+            .free_bytes(&self.dir.path)
+            .context("measure", &self.dir.path)
     }
 }
 
@@ -337,60 +259,10 @@ fn take_clean_marker(files: &FileCache, dir: &Path) -> Result<Stop, StoreError> 
     let path = dir.join(CLEAN_MARKER);
     match files.fs().remove_file(&path) {
         Ok(()) => {
-            files.fs().sync_dir(dir, SITE_DIR).context("sync", dir)?;
+            files.fs().sync_dir(dir, SITE_MARKER_DIR).context("sync", dir)?;
             Ok(Stop::Clean)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stop::Unclean),
         Err(error) => Err(error).context("remove", &path),
     }
-}
-
-/// Reads a checkpoint. A damaged one is as good as none: recovery then verifies everything.
-fn read_offsets(files: &FileCache, path: &Path) -> Result<BTreeMap<TopicPartition, Offset>, StoreError> {
-    let Some(bytes) = read_whole(files, path)? else {
-        return Ok(BTreeMap::new());
-    };
-    Ok(decode_offsets(&bytes).unwrap_or_else(|damage| {
-        tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
-        BTreeMap::new()
-    }))
-}
-
-/// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions.
-fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> LeaderEpoch {
-    if epoch_file::exists(files, dir) {
-        return LeaderEpoch(0);
-    }
-    let latest = |id: &TopicPartition| partition_dir::read_epochs(files, &dir.join(id.to_string())).latest();
-    found
-        .iter()
-        .filter_map(latest)
-        .max()
-        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0 + 1))
-}
-
-/// Lists partition directories, and removes those whose deletion or filling was cut off.
-fn found_dirs(files: &FileCache, dir: &Path) -> Result<Vec<TopicPartition>, StoreError> {
-    let mut found = Vec::new();
-    for entry in files.fs().list(dir).context("list", dir)? {
-        let path = dir.join(&entry.name);
-        if entry.kind != FileKind::Dir {
-            if entry.name.ends_with(super::paths::TMP) {
-                remove_if_there(files, &path).context("remove", &path)?;
-            }
-        } else if entry.name.ends_with(DELETE) || entry.name.ends_with(FUTURE) {
-            files.fs().remove_dir_all(&path).context("remove", &path)?;
-        } else if let Some(id) = TopicPartition::parse_dir_name(&entry.name) {
-            found.push(id);
-        }
-    }
-    Ok(found)
-}
-
-/// Returns `<topic>-<partition>.<32 hexadecimal digits><suffix>`, at most 255 bytes.
-pub(super) fn marked_name(id: &TopicPartition, suffix: &str) -> Result<String, StoreError> {
-    let unique = super::identity::random_hex()?;
-    let mut name = id.to_string();
-    name.truncate(255 - unique.len() - suffix.len() - 1);
-    Ok(format!("{name}.{unique}{suffix}"))
 }

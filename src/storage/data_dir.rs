@@ -1,0 +1,228 @@
+//! The data directory as a place: its path, its partition directories, and how the last process left it.
+//!
+//! Everything that opens, closes or brings in a partition works on this; [`super::Store`] owns it.
+//!
+//! Invariants
+//! - What the last process left ([`Left`]) about a partition is forgotten together with the partition: a topic made anew under
+//!   an old name inherits nothing.
+//! - A directory changes its name durably before the next step relies on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::env::{FileCache, FileKind, SyncSite};
+use crate::types::{LeaderEpoch, Offset, TopicPartition};
+
+use super::error::{IoContext, StoreError};
+use super::files::{read_whole, remove_if_there};
+use super::recovery::Stop;
+use super::{decode_offsets, epoch_file, partition_dir};
+
+/// Checkpoint of recovery points.
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+/// Checkpoint of log starts.
+pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+/// Suffix of a directory being deleted, after a dot and 32 hexadecimal digits.
+const DELETE: &str = "-delete";
+/// Suffix of a directory being filled, after a dot and 32 hexadecimal digits.
+pub(super) const FUTURE: &str = "-future";
+/// Suffix of a directory that belongs to no topic, after a dot and 32 hexadecimal digits.
+const STRAY: &str = "-stray";
+
+const SITE_CREATED: SyncSite = SyncSite("parent of a new data directory");
+const SITE_FOUND: SyncSite = SyncSite("data directory at the start");
+const SITE_RENAMED: SyncSite = SyncSite("data directory with a renamed partition");
+
+/// A data directory.
+#[derive(Debug)]
+pub(super) struct DataDir {
+    pub(super) files: Arc<FileCache>,
+    pub(super) path: PathBuf,
+    /// Threads that open and close partitions.
+    pub(super) threads: usize,
+    pub(super) epoch: Arc<AtomicI32>,
+    pub(super) stop: Stop,
+    pub(super) left: Mutex<Left>,
+}
+
+/// What the last process left. Its lock is held for memory work only.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Partition directories.
+    pub(super) found: BTreeSet<TopicPartition>,
+    pub(super) recovery_points: BTreeMap<TopicPartition, Offset>,
+    pub(super) log_starts: BTreeMap<TopicPartition, Offset>,
+}
+
+impl Left {
+    fn forget(&mut self, id: &TopicPartition) {
+        self.found.remove(id);
+        self.recovery_points.remove(id);
+        self.log_starts.remove(id);
+    }
+}
+
+impl DataDir {
+    /// Looks at a directory whose lock is held, removes what was on its way out or in, and claims an epoch.
+    pub(super) fn open(
+        files: Arc<FileCache>,
+        path: PathBuf,
+        threads: usize,
+        stop: Stop,
+    ) -> Result<Self, StoreError> {
+        let found = found_dirs(&files, &path)?;
+        let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found))?;
+        let left = Left {
+            recovery_points: read_offsets(&files, &path.join(RECOVERY_POINTS))?,
+            log_starts: read_offsets(&files, &path.join(LOG_STARTS))?,
+            found: found.into_iter().collect(),
+        };
+        files.fs().sync_dir(&path, SITE_FOUND).context("sync", &path)?;
+        Ok(Self {
+            files,
+            path,
+            threads,
+            epoch: Arc::new(AtomicI32::new(epoch.0)),
+            stop,
+            left: Mutex::new(left),
+        })
+    }
+
+    /// Returns the epoch of this start.
+    pub(super) fn epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Makes the epoch at least `least`, durably; every append from then on carries it.
+    pub(super) fn raise_epoch(&self, least: LeaderEpoch) -> Result<(), StoreError> {
+        if least > self.epoch() {
+            let claimed = epoch_file::claim(&self.files, &self.path, least)?;
+            self.epoch.fetch_max(claimed.0, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// Returns where a partition lies.
+    pub(super) fn partition(&self, id: &TopicPartition) -> PathBuf {
+        self.path.join(id.to_string())
+    }
+
+    /// Tells whether a partition's directory was there at the start and still is.
+    pub(super) fn has(&self, id: &TopicPartition) -> bool {
+        self.left.lock().found.contains(id)
+    }
+
+    /// Removes a partition's directory; a missing one is no failure.
+    pub(super) fn remove(&self, id: &TopicPartition) -> Result<(), StoreError> {
+        let gone = self.path.join(marked_name(id, DELETE)?);
+        let renamed = self.rename(id, &gone)?;
+        self.left.lock().forget(id);
+        if renamed == Renamed::Done {
+            self.files.fs().remove_dir_all(&gone).context("remove", &gone)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a directory that belongs to no topic a name that says so, and returns its new path.
+    pub(super) fn set_aside(&self, id: &TopicPartition) -> Result<PathBuf, StoreError> {
+        let aside = self.path.join(marked_name(id, STRAY)?);
+        self.rename(id, &aside)?;
+        self.left.lock().forget(id);
+        Ok(aside)
+    }
+
+    fn rename(&self, id: &TopicPartition, to: &Path) -> Result<Renamed, StoreError> {
+        let dir = self.partition(id);
+        self.files.forget_dir(&dir);
+        match self.files.fs().rename(&dir, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Renamed::NothingThere),
+            renamed => renamed.context("rename", &dir)?,
+        }
+        self.files
+            .fs()
+            .sync_dir(&self.path, SITE_RENAMED)
+            .context("sync", &self.path)?;
+        Ok(Renamed::Done)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Renamed {
+    Done,
+    NothingThere,
+}
+
+/// Makes the directory if there is none.
+pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
+    match files.fs().stat(dir) {
+        Ok(stat) if stat.kind == FileKind::Dir => Ok(()),
+        Ok(_) => Err(StoreError::Unusable {
+            path: dir.to_path_buf(),
+            reason: "it is not a directory; choose another data directory".to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            files.fs().create_dir(dir).context("create", dir)?;
+            let parent = dir
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            files.fs().sync_dir(parent, SITE_CREATED).context("sync", parent)
+        }
+        Err(error) => Err(error).context("read", dir),
+    }
+}
+
+/// Reads a checkpoint. A damaged one is as good as none: recovery then verifies everything.
+fn read_offsets(files: &FileCache, path: &Path) -> Result<BTreeMap<TopicPartition, Offset>, StoreError> {
+    let Some(bytes) = read_whole(files, path)? else {
+        return Ok(BTreeMap::new());
+    };
+    Ok(decode_offsets(&bytes).unwrap_or_else(|damage| {
+        tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
+        BTreeMap::new()
+    }))
+}
+
+/// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions.
+fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> LeaderEpoch {
+    if epoch_file::exists(files, dir) {
+        return LeaderEpoch(0);
+    }
+    let latest = |id: &TopicPartition| partition_dir::read_epochs(files, &dir.join(id.to_string())).latest();
+    found
+        .iter()
+        .filter_map(latest)
+        .max()
+        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0 + 1))
+}
+
+/// Lists partition directories, and removes those whose deletion or filling was cut off.
+fn found_dirs(files: &FileCache, dir: &Path) -> Result<Vec<TopicPartition>, StoreError> {
+    let mut found = Vec::new();
+    for entry in files.fs().list(dir).context("list", dir)? {
+        let path = dir.join(&entry.name);
+        if entry.kind != FileKind::Dir {
+            if entry.name.ends_with(super::paths::TMP) {
+                remove_if_there(files, &path).context("remove", &path)?;
+            }
+        } else if entry.name.ends_with(DELETE) || entry.name.ends_with(FUTURE) {
+            files.fs().remove_dir_all(&path).context("remove", &path)?;
+        } else if let Some(id) = TopicPartition::parse_dir_name(&entry.name) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns `<topic>-<partition>.<32 hexadecimal digits><suffix>`, at most 255 bytes.
+pub(super) fn marked_name(id: &TopicPartition, suffix: &str) -> Result<String, StoreError> {
+    let unique = super::identity::random_hex()?;
+    let mut name = id.to_string();
+    name.truncate(255 - unique.len() - suffix.len() - 1);
+    Ok(format!("{name}.{unique}{suffix}"))
+}
