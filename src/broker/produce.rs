@@ -296,7 +296,13 @@ impl Core {
             .filter(|_| last.high_watermark <= last.last_offset)
             .map(|hold| Waiting {
                 partition: served.id().clone(),
-                receiver: served.expect_ack(last.last_offset, hold),
+                receiver: served.expect_ack(
+                    &Append {
+                        era: first.era,
+                        ..last
+                    },
+                    hold,
+                ),
                 metrics: Arc::clone(&self.metrics),
             });
         self.appended_to(target);

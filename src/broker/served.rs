@@ -17,7 +17,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::oneshot;
 
-use crate::storage::Partition;
+use crate::storage::{Append, Partition};
 use crate::telemetry::Latency;
 use crate::types::{Offset, TopicPartition};
 
@@ -74,6 +74,7 @@ impl Hold {
 #[derive(Debug)]
 struct WaitingAck {
     last_offset: Offset,
+    era: u64,
     appended: Instant,
     sender: oneshot::Sender<Result<(), Error>>,
     _hold: Hold,
@@ -163,10 +164,12 @@ impl Served {
 
     /// Queues an acknowledgement; it comes when the high watermark passes `last_offset`. The caller then looks at the
     /// watermark again and calls [`Served::advance`]: it may have passed in between.
-    pub(super) fn expect_ack(&self, last_offset: Offset, hold: Hold) -> oneshot::Receiver<Result<(), Error>> {
+    pub(super) fn expect_ack(&self, append: &Append, hold: Hold) -> oneshot::Receiver<Result<(), Error>> {
+        let last_offset = append.last_offset;
         let (sender, receiver) = oneshot::channel();
         let ack = WaitingAck {
             last_offset,
+            era: append.era,
             appended: Instant::now(),
             sender,
             _hold: hold,
@@ -183,17 +186,30 @@ impl Served {
         receiver
     }
 
-    /// Acknowledges everything below `high_watermark`, in offset order, and wakes readers.
+    /// Answers everything below `high_watermark`, in offset order, and wakes readers. An append from before a failed sync is
+    /// not acknowledged, though the watermark has passed it: it may have been cut.
     pub(super) fn advance(&self, high_watermark: Offset, latency: &Latency) {
+        let era = self.log.era();
         let mut acks = self.acks.lock();
         while acks.front().is_some_and(|ack| ack.last_offset < high_watermark) {
             let ack = acks.pop_front().expect("the front was just seen");
             latency.record(ack.appended.elapsed());
             // Whoever gave up waiting is not told.
-            let _ = ack.sender.send(Ok(()));
+            let _ = ack.sender.send(if ack.era == era {
+                Ok(())
+            } else {
+                Err(self.doubtful())
+            });
         }
         drop(acks);
         self.waiters.ring(high_watermark);
+    }
+
+    fn doubtful(&self) -> Error {
+        Error::WritesRefused {
+            partition: self.id().clone(),
+            reason: "a sync failed after the append; the records may or may not be there".to_owned(),
+        }
     }
 
     /// Fails every acknowledgement under way.
@@ -228,5 +244,75 @@ impl Served {
 impl Watched for Served {
     fn waiters(&self) -> &Waiters {
         &self.waiters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::broker::gate::Gate;
+    use crate::broker::inflight::Inflight;
+    use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, SimFs};
+    use crate::record::{BatchBuilder, BatchOptions};
+    use crate::storage::{LogConfig, Origin, PartitionSpec, Store, StoreConfig};
+    use crate::types::{PartitionId, Timestamp, TopicId, TopicName};
+
+    const NOW: Timestamp = Timestamp(1);
+
+    fn append(log: &Partition) -> Append {
+        let mut builder = BatchBuilder::new(BatchOptions::default());
+        builder
+            .append(Some(NOW), None, Some(b"value"), &[])
+            .expect("it fits");
+        log.append(&builder.build().expect("sound"), Origin::Client, NOW)
+            .expect("appended")
+    }
+
+    #[test]
+    fn an_append_that_raced_with_a_failing_sync_is_not_acknowledged_by_the_repair() {
+        let fs = SimFs::new();
+        let limits = CacheLimits {
+            open_files: 16,
+            maps: 16,
+            window_bytes: 1 << 20,
+        };
+        let files = Arc::new(FileCache::new(Arc::new(fs.clone()), limits));
+        let store = Store::open(
+            files,
+            StoreConfig {
+                dir: PathBuf::from("data"),
+                threads: 1,
+            },
+        )
+        .expect("opens");
+        let id = TopicPartition::new(TopicName::new("t").expect("a name"), PartitionId(0));
+        let spec = PartitionSpec {
+            id,
+            topic_id: TopicId([7; 16]),
+            config: LogConfig::default(),
+        };
+        let log = store.open_partitions(vec![spec], NOW).remove(0).expect("opens");
+        let served = Served::new(Arc::clone(&log));
+
+        let appended = append(&log);
+        fs.inject(Fault {
+            call: Call::SyncData,
+            path_contains: "t-0".to_owned(),
+            times: 1,
+            failure: Failure::LosesDirtyPages,
+        });
+        store
+            .sync(&[Arc::clone(&log)])
+            .remove(0)
+            .expect_err("the sync fails");
+        // The failure found nobody waiting; the acknowledgement is expected only now.
+        let pass = Gate::new().enter().expect("open");
+        let bytes = Inflight::new(1 << 20).take(1).expect("room");
+        let mut answer = served.expect_ack(&appended, Hold::new(pass, bytes));
+        log.repair(NOW).expect("repaired");
+        served.advance(log.watermarks().high_watermark, &Latency::default());
+        assert!(matches!(answer.try_recv(), Ok(Err(Error::WritesRefused { .. }))));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -211,6 +212,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         epoch: Arc::clone(&data.epoch),
         config: RwLock::new(Arc::new(spec.config)),
         marks,
+        eras: AtomicU64::new(0),
         segments,
         writer: Mutex::new(writer),
     })

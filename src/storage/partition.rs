@@ -14,7 +14,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -39,6 +39,7 @@ pub struct Partition {
     pub(super) epoch: Arc<AtomicI32>,
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) marks: Watermarks,
+    pub(super) eras: AtomicU64,
     pub(super) segments: SharedSegments,
     pub(super) writer: Mutex<Writer>,
 }
@@ -56,6 +57,8 @@ pub struct Append {
     pub log_start: Offset,
     /// The high watermark after the append.
     pub high_watermark: Offset,
+    /// [`Partition::era`] of the append: in a later one the batch may be lost, whatever the high watermark says.
+    pub era: u64,
 }
 
 /// Whether an append wrote anything.
@@ -193,7 +196,14 @@ impl Partition {
             written,
             log_start,
             high_watermark,
+            era: self.era(),
         }
+    }
+
+    /// Returns how often a sync of this log has failed. A new era begins before the log end can be confirmed again: a batch of
+    /// an earlier one that was not confirmed until then may have been cut, though the high watermark passes its offset.
+    pub fn era(&self) -> u64 {
+        self.eras.load(Ordering::Acquire)
     }
 
     /// Takes the append lock, with everything loaded that an append needs.
@@ -387,6 +397,7 @@ impl Partition {
                 "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
             );
             writer.refused = Some(reason);
+            self.eras.fetch_add(1, Ordering::AcqRel);
             writer.syncs.forget();
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
             return Err(error);
