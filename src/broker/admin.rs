@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::storage::PartitionSpec;
-use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName};
+use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
@@ -242,12 +242,11 @@ impl Core {
         name: &TopicName,
         entry: &TopicEntry,
     ) -> Result<(), Error> {
-        for number in 0..entry.partitions {
-            let id = crate::types::TopicPartition::new(name.clone(), PartitionId(number));
-            self.store
-                .remove_partition(&id)
-                .map_err(|error| translate::store(&id, &error))?;
-        }
+        let id = |number| TopicPartition::new(name.clone(), PartitionId(number));
+        let ids: Vec<_> = (0..entry.partitions).map(id).collect();
+        self.store
+            .remove_partitions(&ids)
+            .map_err(|error| translate::store(name, &error))?;
         self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
         admin.deleting.remove(name);
         Ok(())
@@ -306,7 +305,7 @@ impl Core {
         let spec = self.spec(name, partition.0, topic.id, &topic.config);
         let adopted = self
             .store
-            .remove_partition(old.id())
+            .remove_partitions(std::slice::from_ref(old.id()))
             .and_then(|()| self.store.adopt(&from, spec, self.now()));
         let (served, report) = match adopted {
             Ok((log, report)) => (Served::new(log), Ok(report)),

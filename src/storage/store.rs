@@ -138,16 +138,18 @@ impl Store {
         opened
     }
 
-    /// Removes a partition and its data; bytes that readers hold stay theirs. Also finishes what an earlier try began.
+    /// Removes partitions and their data; bytes that readers hold stay theirs. Also finishes what an earlier try began.
     ///
     /// # Errors
     /// What the disk says; nothing is lost by trying again.
-    pub fn remove_partition(&self, id: &TopicPartition) -> Result<(), StoreError> {
-        if let Some(partition) = self.partitions.lock().remove(id) {
-            partition.writer.lock().refused = Some(format!("{id} is deleted"));
+    pub fn remove_partitions(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
+        for id in ids {
+            if let Some(partition) = self.partitions.lock().remove(id) {
+                partition.writer.lock().refused = Some(format!("{id} is deleted"));
+            }
+            self.dir.remove(id)?;
         }
-        self.dir.remove(id)?;
-        // Its offsets must not be found by a partition made anew under its name.
+        // Their offsets must not be found by partitions made anew under their names.
         self.checkpoint()
     }
 
