@@ -19,6 +19,7 @@ use bytes::BytesMut;
 use crate::env::{File, FileKind, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
+use super::checkpoints::LOG_STARTS;
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
 use super::journal::{JournalOf, closed_manifest};
@@ -29,7 +30,7 @@ use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
-use super::store::{FUTURE, LOG_STARTS, Store, marked_name};
+use super::store::{FUTURE, Store, marked_name};
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
 const SITE_COPY: SyncSite = SyncSite("adopted log");
@@ -82,6 +83,7 @@ impl Store {
             );
             return Err(StoreError::Unusable { path: target, reason });
         }
+        self.forget(&spec.id)?;
         let future = self.dir.join(marked_name(&spec.id, FUTURE)?);
         let adoption = Adoption {
             store: self,

@@ -64,11 +64,11 @@ pub(super) fn open_all(
 
 fn open(store: &Store, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = store.partition_dir(&spec.id).into();
-    let log_start = store.log_starts.get(&spec.id).copied();
     let known = read_if_found(store, &spec.id, &dir);
     if !is_there(store, &spec, &dir, &known)? {
-        let start = log_start.unwrap_or(Offset::ZERO);
-        return Ok(assemble(store, spec, dir, Opened::absent(start)));
+        // What the checkpoints say is of an earlier partition of this name.
+        store.forget(&spec.id)?;
+        return Ok(assemble(store, spec, dir, Opened::absent()));
     }
     open_known(store, spec, known, store.stop, now)
 }
@@ -91,17 +91,20 @@ fn open_known(
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = store.partition_dir(&spec.id).into();
+    let (recovery_point, log_start) = {
+        let checkpoints = store.checkpoints.lock();
+        (
+            checkpoints.recovery_point(&spec.id),
+            checkpoints.log_start(&spec.id),
+        )
+    };
     let recovery = Recovery {
         files: &store.files,
         id: &spec.id,
         dir: &dir,
         config: &spec.config,
-        recovery_point: store
-            .recovery_points
-            .get(&spec.id)
-            .copied()
-            .unwrap_or(Offset::ZERO),
-        log_start: store.log_starts.get(&spec.id).copied(),
+        recovery_point,
+        log_start,
         stop,
         now,
     };
@@ -110,7 +113,11 @@ fn open_known(
 }
 
 fn read_if_found(store: &Store, id: &TopicPartition, dir: &Path) -> Known {
-    if store.found.lock().contains(id) { Journal::read(&store.files, dir, id) } else { Known::default() }
+    if store.found.lock().contains(id) {
+        Journal::read(&store.files, dir, id)
+    } else {
+        Known::default()
+    }
 }
 
 /// Tells whether the partition has a directory of its own; one of another topic is set aside.
@@ -147,12 +154,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn absent(start: Offset) -> Self {
+    fn absent() -> Self {
         Self {
             readiness: Readiness::Absent,
             list: SegmentList::default(),
-            log_start: start,
-            log_end: start,
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
             first_unstable: None,
             epochs: LeaderEpochs::default(),
             epochs_file: Saved::Yes,

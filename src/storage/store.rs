@@ -27,24 +27,20 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, FileKind, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
 
+use super::checkpoints::Checkpoints;
 use super::error::{IoContext, StoreError};
-use super::files::{read_whole, remove_if_there};
+use super::files::remove_if_there;
 use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
-use super::{close, commit, decode_offsets, encode_offsets, epoch_file, partition_dir, write_atomic};
+use super::{close, commit, epoch_file, partition_dir};
 
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
-const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
-const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const SITE_DIR: SyncSite = SyncSite("data directory");
-const SITE_CHECKPOINT: SyncSite = SyncSite("checkpoint");
-const SITE_CHECKPOINT_DIR: SyncSite = SyncSite("directory of checkpoint");
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
 
 /// Suffix of a directory being deleted, after a dot and 32 hexadecimal digits.
@@ -74,20 +70,11 @@ pub struct Store {
     identity: Identity,
     /// Partition directories that are there.
     pub(super) found: Mutex<BTreeSet<TopicPartition>>,
-    pub(super) recovery_points: BTreeMap<TopicPartition, Offset>,
-    pub(super) log_starts: BTreeMap<TopicPartition, Offset>,
     pub(super) partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
-    /// What the last checkpoint said; the lock also keeps two checkpoints apart.
-    checkpointed: Mutex<Checkpointed>,
+    /// The lock also keeps two checkpoints apart.
+    pub(super) checkpoints: Mutex<Checkpoints>,
     /// Held until the store is closed.
     lock: Mutex<Option<Box<dyn LockGuard>>>,
-}
-
-#[derive(Debug, Default)]
-struct Checkpointed {
-    points: Vec<u8>,
-    starts: Vec<u8>,
-    marks: Vec<u8>,
 }
 
 impl Store {
@@ -112,8 +99,7 @@ impl Store {
         let identity = Identity::load_or_make(&files, &dir)?;
         let found = found_dirs(&files, &dir)?;
         let epoch = epoch_file::claim(&files, &dir, least_epoch(&files, &dir, &found))?;
-        let recovery_points = read_offsets(&files, &dir.join(RECOVERY_POINTS))?;
-        let log_starts = read_offsets(&files, &dir.join(LOG_STARTS))?;
+        let checkpoints = Checkpoints::read(&files, &dir)?;
         fs.sync_dir(&dir, SITE_DIR).context("sync", &dir)?;
         Ok(Self {
             threads: match config.threads {
@@ -126,10 +112,8 @@ impl Store {
             stop,
             identity,
             found: Mutex::new(found.into_iter().collect()),
-            recovery_points,
-            log_starts,
             partitions: Mutex::default(),
-            checkpointed: Mutex::default(),
+            checkpoints: Mutex::new(checkpoints),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -186,7 +170,7 @@ impl Store {
         let gone = self.dir.join(marked_name(id, DELETE)?);
         self.files.forget_dir(&dir);
         match self.files.fs().rename(&dir, &gone) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(id),
             renamed => renamed.context("rename", &dir)?,
         }
         self.found.lock().remove(id);
@@ -194,7 +178,14 @@ impl Store {
             .fs()
             .sync_dir(&self.dir, SITE_DIR)
             .context("sync", &self.dir)?;
-        self.files.fs().remove_dir_all(&gone).context("remove", &gone)
+        // The data first: on a full disk that makes the room to write.
+        self.files.fs().remove_dir_all(&gone).context("remove", &gone)?;
+        self.forget(id)
+    }
+
+    /// Takes the lines of a partition without a directory out of the checkpoints, durably.
+    pub(super) fn forget(&self, id: &TopicPartition) -> Result<(), StoreError> {
+        self.checkpoints.lock().forget(&self.files, id)
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path. Nothing in it is changed.
@@ -226,48 +217,16 @@ impl Store {
     /// # Errors
     /// What the disk says; the old checkpoints stand.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
-        let mut last = self.checkpointed.lock();
+        let mut checkpoints = self.checkpoints.lock();
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
+        let there = self.found.lock().clone();
         // Taken first: what is appended meanwhile is above them.
-        let views: Vec<_> = open.iter().map(|partition| partition.watermarks()).collect();
+        let views: Vec<_> = open
+            .iter()
+            .map(|partition| (partition.id.clone(), partition.watermarks()))
+            .collect();
         close::settle(&self.files, &open)?;
-        let of = |pick: fn(&super::WatermarkView) -> Option<Offset>| {
-            let offsets = open.iter().zip(&views);
-            let offsets = offsets.filter_map(|(partition, view)| Some((partition.id.clone(), pick(view)?)));
-            encode_offsets(&offsets.collect())
-        };
-        self.write_if_changed(
-            LOG_STARTS,
-            &mut last.starts,
-            of(|view| Some(view.log_start).filter(|at| at.0 > 0)),
-        )?;
-        self.write_if_changed(
-            RECOVERY_POINTS,
-            &mut last.points,
-            of(|view| Some(view.recovery_point).filter(|at| at.0 > 0)),
-        )?;
-        self.write_if_changed(
-            HIGH_WATERMARKS,
-            &mut last.marks,
-            of(|view| Some(view.high_watermark).filter(|at| at.0 > 0)),
-        )
-    }
-
-    fn write_if_changed(&self, name: &str, last: &mut Vec<u8>, bytes: Vec<u8>) -> Result<(), StoreError> {
-        if *last == bytes {
-            return Ok(());
-        }
-        let path = self.dir.join(name);
-        write_atomic(
-            self.files.fs().as_ref(),
-            &path,
-            &bytes,
-            SITE_CHECKPOINT,
-            SITE_CHECKPOINT_DIR,
-        )
-        .context("write", &path)?;
-        *last = bytes;
-        Ok(())
+        checkpoints.write(&self.files, &views, &there)
     }
 
     /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards
@@ -343,17 +302,6 @@ fn take_clean_marker(files: &FileCache, dir: &Path) -> Result<Stop, StoreError> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stop::Unclean),
         Err(error) => Err(error).context("remove", &path),
     }
-}
-
-/// Reads a checkpoint. A damaged one is as good as none: recovery then verifies everything.
-fn read_offsets(files: &FileCache, path: &Path) -> Result<BTreeMap<TopicPartition, Offset>, StoreError> {
-    let Some(bytes) = read_whole(files, path)? else {
-        return Ok(BTreeMap::new());
-    };
-    Ok(decode_offsets(&bytes).unwrap_or_else(|damage| {
-        tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
-        BTreeMap::new()
-    }))
 }
 
 /// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions.
