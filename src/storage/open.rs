@@ -130,8 +130,8 @@ fn is_there(store: &Store, spec: &PartitionSpec, dir: &Path, known: &Known) -> R
     }
     match partition_dir::read_topic_id(&store.files, dir) {
         Some(id) if id == spec.topic_id => Ok(true),
-        // Made and not yet written to when the process died: its metadata file comes before its first record.
-        None if partition_dir::is_empty(&store.files, dir)? => Ok(true),
+        // Made and not yet written to when the process died: the first append begins again, with the metadata file.
+        None if partition_dir::has_no_log(&store.files, dir)? => Ok(false),
         found => {
             let aside = store.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),
