@@ -53,6 +53,10 @@ mod segment_list;
 mod segment_summary;
 mod stamps;
 mod store;
+#[cfg(test)]
+mod sweep_tests;
+#[cfg(test)]
+mod testing;
 mod time_index;
 mod txn_index;
 mod uuid_text;
