@@ -19,7 +19,8 @@ use bytes::BytesMut;
 use crate::env::{File, FileKind, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use super::data_dir::{DataDir, FUTURE, LOG_STARTS, marked_name};
+use super::checkpoints::LOG_STARTS;
+use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
 use super::journal::{JournalOf, closed_manifest};
@@ -83,6 +84,7 @@ impl Store {
             );
             return Err(StoreError::Unusable { path: target, reason });
         }
+        self.dir.forget(std::slice::from_ref(&spec.id))?;
         let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
         let adoption = Adoption {
             dir: &self.dir,

@@ -69,24 +69,29 @@ pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<
         commit::sync(&dir.files, &dir.path, some)
             .into_iter()
             .try_for_each(|result| result.map(drop))?;
-        let mut open = Vec::new();
+        let (mut open, mut written) = (Vec::new(), Vec::new());
         for partition in some {
-            if partition.writer.lock().seal_for_good()? == Sealing::Done {
+            let sealing = partition.writer.lock().seal_for_good()?;
+            if sealing != Sealing::Untouched {
                 open.push(Arc::clone(partition));
+                written.push(sealing == Sealing::Done);
             }
         }
         settle(&dir.files, &open)?;
         let mut replacements = Replacements::default();
-        for partition in &open {
+        for (partition, written) in open.iter().zip(written) {
             let writer = partition.writer.lock();
             let view = partition.watermarks();
-            let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
-            replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
+            if written {
+                // Of a log nobody wrote to, the producers were not loaded.
+                let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
+                replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
+            }
             let closed = Closed {
                 log_start: view.log_start,
                 log_end: view.log_end,
                 epoch: dir.epoch(),
-                first_unstable: writer.producers.first_unstable(view.high_watermark),
+                first_unstable: Some(view.last_stable).filter(|stable| *stable < view.high_watermark),
             };
             let sealed = partition.segments.read().sealed().to_vec();
             let log = JournalOf {

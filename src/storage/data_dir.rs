@@ -3,11 +3,11 @@
 //! Everything that opens, closes or brings in a partition works on this; [`super::Store`] owns it.
 //!
 //! Invariants
-//! - What the last process left ([`Left`]) about a partition is forgotten together with the partition: a topic made anew under
-//!   an old name inherits nothing.
+//! - What the checkpoints say of a partition is forgotten together with the partition: a topic made anew under an old name
+//!   inherits nothing.
 //! - A directory changes its name durably before the next step relies on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,17 +16,14 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, FileKind, SyncSite};
-use crate::types::{LeaderEpoch, Offset, TopicPartition};
+use crate::types::{LeaderEpoch, TopicPartition};
 
+use super::checkpoints::Checkpoints;
 use super::error::{IoContext, StoreError};
-use super::files::{read_whole, remove_if_there};
+use super::files::remove_if_there;
 use super::recovery::Stop;
-use super::{decode_offsets, epoch_file, partition_dir};
+use super::{epoch_file, partition_dir};
 
-/// Checkpoint of recovery points.
-pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-/// Checkpoint of log starts.
-pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 /// Suffix of a directory being deleted, after a dot and 32 hexadecimal digits.
 const DELETE: &str = "-delete";
 /// Suffix of a directory being filled, after a dot and 32 hexadecimal digits.
@@ -47,24 +44,10 @@ pub(super) struct DataDir {
     pub(super) threads: usize,
     pub(super) epoch: Arc<AtomicI32>,
     pub(super) stop: Stop,
-    pub(super) left: Mutex<Left>,
-}
-
-/// What the last process left. Its lock is held for memory work only.
-#[derive(Debug, Default)]
-pub(super) struct Left {
-    /// Partition directories.
-    pub(super) found: BTreeSet<TopicPartition>,
-    pub(super) recovery_points: BTreeMap<TopicPartition, Offset>,
-    pub(super) log_starts: BTreeMap<TopicPartition, Offset>,
-}
-
-impl Left {
-    fn forget(&mut self, id: &TopicPartition) {
-        self.found.remove(id);
-        self.recovery_points.remove(id);
-        self.log_starts.remove(id);
-    }
+    /// Partition directories that were there at the start, and still are.
+    pub(super) found: Mutex<BTreeSet<TopicPartition>>,
+    /// The lock also keeps two checkpoints apart, and is held while they are written.
+    pub(super) checkpoints: Mutex<Checkpoints>,
 }
 
 impl DataDir {
@@ -77,11 +60,7 @@ impl DataDir {
     ) -> Result<Self, StoreError> {
         let found = found_dirs(&files, &path)?;
         let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found))?;
-        let left = Left {
-            recovery_points: read_offsets(&files, &path.join(RECOVERY_POINTS))?,
-            log_starts: read_offsets(&files, &path.join(LOG_STARTS))?,
-            found: found.into_iter().collect(),
-        };
+        let checkpoints = Checkpoints::read(&files, &path)?;
         files.fs().sync_dir(&path, SITE_FOUND).context("sync", &path)?;
         Ok(Self {
             files,
@@ -89,7 +68,8 @@ impl DataDir {
             threads,
             epoch: Arc::new(AtomicI32::new(epoch.0)),
             stop,
-            left: Mutex::new(left),
+            found: Mutex::new(found.into_iter().collect()),
+            checkpoints: Mutex::new(checkpoints),
         })
     }
 
@@ -114,14 +94,19 @@ impl DataDir {
 
     /// Tells whether a partition's directory was there at the start and still is.
     pub(super) fn has(&self, id: &TopicPartition) -> bool {
-        self.left.lock().found.contains(id)
+        self.found.lock().contains(id)
+    }
+
+    /// Takes the lines of partitions without a directory out of the checkpoints, durably.
+    pub(super) fn forget(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
+        self.checkpoints.lock().forget(&self.files, ids)
     }
 
     /// Removes a partition's directory; a missing one is no failure.
     pub(super) fn remove(&self, id: &TopicPartition) -> Result<(), StoreError> {
         let gone = self.path.join(marked_name(id, DELETE)?);
         let renamed = self.rename(id, &gone)?;
-        self.left.lock().forget(id);
+        self.found.lock().remove(id);
         if renamed == Renamed::Done {
             self.files.fs().remove_dir_all(&gone).context("remove", &gone)?;
         }
@@ -132,7 +117,7 @@ impl DataDir {
     pub(super) fn set_aside(&self, id: &TopicPartition) -> Result<PathBuf, StoreError> {
         let aside = self.path.join(marked_name(id, STRAY)?);
         self.rename(id, &aside)?;
-        self.left.lock().forget(id);
+        self.found.lock().remove(id);
         Ok(aside)
     }
 
@@ -175,17 +160,6 @@ pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), Sto
         }
         Err(error) => Err(error).context("read", dir),
     }
-}
-
-/// Reads a checkpoint. A damaged one is as good as none: recovery then verifies everything.
-fn read_offsets(files: &FileCache, path: &Path) -> Result<BTreeMap<TopicPartition, Offset>, StoreError> {
-    let Some(bytes) = read_whole(files, path)? else {
-        return Ok(BTreeMap::new());
-    };
-    Ok(decode_offsets(&bytes).unwrap_or_else(|damage| {
-        tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
-        BTreeMap::new()
-    }))
 }
 
 /// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions.

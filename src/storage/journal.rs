@@ -118,6 +118,11 @@ impl Journal {
         Self::default()
     }
 
+    /// Tells whether the file says less, or other, than the directory.
+    pub(super) fn is_stale(&self) -> bool {
+        self.state == State::Stale
+    }
+
     /// Removes the file, durably enough: until the name is gone for good its summaries are checked by length.
     pub(super) fn remove(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join(MANIFEST_FILE_NAME);

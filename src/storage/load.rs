@@ -3,8 +3,8 @@
 //! A start reads none of this: it is loaded at the first append, so that a partition nobody writes to costs nothing.
 //!
 //! Producer state is kept on disk as a snapshot of each producer's last batch, one per segment base. A retry may name any of
-//! the last five, so the state is rebuilt from the snapshot before the last full segment by walking the batch headers after
-//! it. When the snapshot of the log end says that there are no producers, nothing is walked.
+//! the last five, so the state is rebuilt from the newest snapshot by walking the batch headers of the log's end, before and
+//! after it. When the snapshot of the log end says that there are no producers, nothing is walked.
 
 use std::io;
 use std::path::Path;
@@ -25,6 +25,10 @@ use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
 use super::watermarks::WatermarkView;
 use super::writer::{Names, Readiness, Writer};
 use super::{AbortedTransaction, Placed, Producers, decode_snapshot, stamps};
+
+/// So much of the log's end is always walked for the batches that snapshots leave out: cheap, and as many segments as it
+/// takes when they are small.
+const BACKFILL_BYTES: u64 = 16 << 20;
 
 /// What an opening needs to know beside the writer.
 #[derive(Clone, Copy, Debug)]
@@ -200,8 +204,7 @@ pub(super) fn rebuild_producers(
     log_end: Offset,
 ) -> Result<Producers, ReadError> {
     let mut newest = (log_end, snapshot_at(state, log_end));
-    // The last two segments hold the last batches of every producer that still writes.
-    let mut first = segments.len().saturating_sub(2);
+    let mut first = backfill_from(segments);
     for (index, segment) in segments.iter().enumerate().rev() {
         if newest.1.is_some() {
             break;
@@ -220,6 +223,18 @@ pub(super) fn rebuild_producers(
     producers.advance(log_end);
     producers.release_completed(log_end);
     Ok(producers)
+}
+
+/// Returns the first segment in which the last batches of producers that still write are looked for: the last two, and small
+/// ones before them.
+fn backfill_from(segments: &[Segment]) -> usize {
+    let mut bytes = 0_u64;
+    let near = segments.iter().rev().take_while(|segment| {
+        bytes += u64::from(segment.bounds().2);
+        bytes <= BACKFILL_BYTES
+    });
+    let near = near.count().max(2);
+    segments.len().saturating_sub(near)
 }
 
 fn snapshot_at(state: StateFiles<'_>, offset: Offset) -> Option<Producers> {

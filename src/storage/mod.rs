@@ -21,6 +21,7 @@
 mod adopt;
 mod append_times;
 mod checkpoint;
+mod checkpoints;
 mod close;
 mod commit;
 mod config;
@@ -53,6 +54,10 @@ mod segment_list;
 mod segment_summary;
 mod stamps;
 mod store;
+#[cfg(test)]
+mod sweep_tests;
+#[cfg(test)]
+mod testing;
 mod time_index;
 mod txn_index;
 mod uuid_text;

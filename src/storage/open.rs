@@ -65,11 +65,11 @@ pub(super) fn open_all(
 
 fn open(data: &DataDir, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
-    let log_start = data.left.lock().log_starts.get(&spec.id).copied();
     let known = read_if_found(data, &spec.id, &dir);
     if !is_there(data, &spec, &dir, &known)? {
-        let start = log_start.unwrap_or(Offset::ZERO);
-        return Ok(assemble(data, spec, dir, Opened::absent(start)));
+        // What the checkpoints say is of an earlier partition of this name.
+        data.forget(std::slice::from_ref(&spec.id))?;
+        return Ok(assemble(data, spec, dir, Opened::absent()));
     }
     open_known(data, spec, known, data.stop, now)
 }
@@ -93,10 +93,10 @@ fn open_known(
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
     let (recovery_point, log_start) = {
-        let left = data.left.lock();
+        let checkpoints = data.checkpoints.lock();
         (
-            left.recovery_points.get(&spec.id).copied(),
-            left.log_starts.get(&spec.id).copied(),
+            checkpoints.recovery_point(&spec.id),
+            checkpoints.log_start(&spec.id),
         )
     };
     let recovery = Recovery {
@@ -104,7 +104,7 @@ fn open_known(
         id: &spec.id,
         dir: &dir,
         config: &spec.config,
-        recovery_point: recovery_point.unwrap_or(Offset::ZERO),
+        recovery_point,
         log_start,
         stop,
         now,
@@ -131,8 +131,8 @@ fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> 
     }
     match partition_dir::read_topic_id(&data.files, dir) {
         Some(id) if id == spec.topic_id => Ok(true),
-        // Made and not yet written to when the process died: its metadata file comes before its first record.
-        None if partition_dir::is_empty(&data.files, dir)? => Ok(true),
+        // Made and not yet written to when the process died: the first append begins again, with the metadata file.
+        None if partition_dir::has_no_log(&data.files, dir)? => Ok(false),
         found => {
             let aside = data.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),
@@ -155,12 +155,12 @@ struct Opened {
 }
 
 impl Opened {
-    fn absent(start: Offset) -> Self {
+    fn absent() -> Self {
         Self {
             readiness: Readiness::Absent,
             list: SegmentList::default(),
-            log_start: start,
-            log_end: start,
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
             first_unstable: None,
             epochs: LeaderEpochs::default(),
             epochs_file: Saved::Yes,

@@ -208,9 +208,10 @@ fn remove_stray_snapshots(
     Ok(())
 }
 
-/// Tells whether a directory has no file in it.
-pub(super) fn is_empty(files: &FileCache, dir: &Path) -> Result<bool, StoreError> {
-    Ok(names(files, dir)?.is_empty())
+/// Tells whether a directory has no segment in it.
+pub(super) fn has_no_log(files: &FileCache, dir: &Path) -> Result<bool, StoreError> {
+    let is_log = |name: &String| matches!(SegmentFile::parse(name), Some((_, SegmentFile::Log)));
+    Ok(!names(files, dir)?.iter().any(is_log))
 }
 
 fn names(files: &FileCache, dir: &Path) -> Result<Vec<String>, StoreError> {

@@ -9,7 +9,9 @@
 //! Invariants
 //! - Nothing above the old recovery point is published before it was verified and synced.
 //! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room.
-//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, and readers meet it as damage.
+//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, the file is kept, and readers
+//!   go on behind it.
+//! - The log ends at the recovery point or later: no offset below it is given again.
 //! - Dying at any point leaves a directory that the next start brings to the same result.
 
 use std::ops::ControlFlow;
@@ -121,6 +123,9 @@ impl Recovery<'_> {
             log_end = log_start;
         }
         let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
+        // Offsets before the recovery point are not given again: what a repair or damage took leaves a hole, and the point
+        // never vouches for records that came after it was written.
+        log_end = log_end.max(self.recovery_point);
         // Written again with the next settled state, changed or not.
         let _ = found.epochs.truncate_from_end(log_end);
         self.sync_logs(&mut found.verified)?;
@@ -154,8 +159,7 @@ impl Recovery<'_> {
                 found.segments.push(Arc::new(sealed));
                 continue;
             }
-            let next_base = bases.get(index + 1).copied();
-            if self.one(base, len, next_base, found)? == Tail::Torn {
+            if self.one(base, len, found)? == Tail::Torn {
                 for &later in &bases[index + 1..] {
                     self.remove_segment(later)?;
                 }
@@ -166,13 +170,7 @@ impl Recovery<'_> {
     }
 
     /// Verifies one segment, and cuts it where it ends to be sound.
-    fn one(
-        &self,
-        base: Offset,
-        len: u64,
-        next_base: Option<Offset>,
-        found: &mut Found,
-    ) -> Result<Tail, StoreError> {
+    fn one(&self, base: Offset, len: u64, found: &mut Found) -> Result<Tail, StoreError> {
         let path = log_path(self.dir, base);
         let file = self
             .files
@@ -207,7 +205,7 @@ impl Recovery<'_> {
             .or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
         let tail = match reason {
             None => Tail::Sound,
-            Some(reason) if next_base.is_some_and(|next| next <= self.recovery_point) => {
+            Some(reason) if scanned.next < self.recovery_point => {
                 tracing::error!(partition = %self.id, log = %path.display(), position = scanned.end, %reason,
                     "damage below the recovery point: the file is kept as it is, and what lies behind the damage cannot be read");
                 Tail::Sound

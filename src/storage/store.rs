@@ -26,21 +26,18 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
 
-use super::data_dir::{DataDir, LOG_STARTS, RECOVERY_POINTS, create_if_missing};
+use super::data_dir::{DataDir, create_if_missing};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
-use super::{WatermarkView, close, commit, encode_offsets, write_atomic};
+use super::{close, commit};
 
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
-const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
-const SITE_CHECKPOINT: SyncSite = SyncSite("checkpoint");
-const SITE_CHECKPOINT_DIR: SyncSite = SyncSite("directory of checkpoint");
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
 const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with or without the clean marker");
 
@@ -59,17 +56,8 @@ pub struct Store {
     pub(super) dir: DataDir,
     identity: Identity,
     pub(super) partitions: Mutex<BTreeMap<TopicPartition, Arc<Partition>>>,
-    /// What the last checkpoint said; the lock also keeps two checkpoints apart.
-    checkpointed: Mutex<Checkpointed>,
     /// Held until the store is closed.
     lock: Mutex<Option<Box<dyn LockGuard>>>,
-}
-
-#[derive(Debug, Default)]
-struct Checkpointed {
-    points: Vec<u8>,
-    starts: Vec<u8>,
-    marks: Vec<u8>,
 }
 
 impl Store {
@@ -102,7 +90,6 @@ impl Store {
             dir: DataDir::open(files, path, threads, stop)?,
             identity,
             partitions: Mutex::default(),
-            checkpointed: Mutex::default(),
             lock: Mutex::new(Some(lock)),
         })
     }
@@ -119,7 +106,7 @@ impl Store {
 
     /// Returns the partition directories that are there and were not made by this store, by name.
     pub fn found(&self) -> Vec<TopicPartition> {
-        self.dir.left.lock().found.iter().cloned().collect()
+        self.dir.found.lock().iter().cloned().collect()
     }
 
     /// Opens partitions in parallel, recovering those that need it; as many results as specs, in their order. A partition
@@ -149,8 +136,8 @@ impl Store {
             }
             self.dir.remove(id)?;
         }
-        // Their offsets must not be found by partitions made anew under their names.
-        self.checkpoint()
+        // The data first: on a full disk that makes the room to write.
+        self.dir.forget(ids)
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path. Nothing in it is changed.
@@ -173,46 +160,14 @@ impl Store {
     /// # Errors
     /// What the disk says; the old checkpoints stand.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
-        let mut last = self.checkpointed.lock();
+        let mut checkpoints = self.dir.checkpoints.lock();
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
+        let there = self.dir.found.lock().clone();
         // Taken first: what is appended meanwhile is above them.
-        let views: Vec<_> = open.iter().map(|partition| partition.watermarks()).collect();
+        let view = |partition: &Arc<Partition>| (partition.id.clone(), partition.watermarks());
+        let views: Vec<_> = open.iter().map(view).collect();
         close::settle(&self.dir.files, &open)?;
-        let (points, starts) = {
-            let left = self.dir.left.lock();
-            (left.recovery_points.clone(), left.log_starts.clone())
-        };
-        // Partitions that are not open stay as they were left.
-        let merged = |mut offsets: BTreeMap<TopicPartition, Offset>, pick: fn(&WatermarkView) -> Offset| {
-            for (partition, view) in open.iter().zip(&views) {
-                offsets.insert(partition.id.clone(), pick(view));
-            }
-            offsets.retain(|_, offset| *offset > Offset::ZERO);
-            encode_offsets(&offsets)
-        };
-        let starts = merged(starts, |view| view.log_start);
-        let points = merged(points, |view| view.recovery_point);
-        let marks = merged(BTreeMap::new(), |view| view.high_watermark);
-        self.write_if_changed(LOG_STARTS, &mut last.starts, starts)?;
-        self.write_if_changed(RECOVERY_POINTS, &mut last.points, points)?;
-        self.write_if_changed(HIGH_WATERMARKS, &mut last.marks, marks)
-    }
-
-    fn write_if_changed(&self, name: &str, last: &mut Vec<u8>, bytes: Vec<u8>) -> Result<(), StoreError> {
-        if *last == bytes {
-            return Ok(());
-        }
-        let path = self.dir.path.join(name);
-        write_atomic(
-            self.dir.files.fs().as_ref(),
-            &path,
-            &bytes,
-            SITE_CHECKPOINT,
-            SITE_CHECKPOINT_DIR,
-        )
-        .context("write", &path)?;
-        *last = bytes;
-        Ok(())
+        checkpoints.write(&self.dir.files, &views, &there)
     }
 
     /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards

@@ -127,7 +127,9 @@ pub(super) enum Saved {
 pub(super) enum Sealing {
     /// The active segment was sealed.
     Done,
-    /// Nothing was written since the log was opened.
+    /// Nothing was written since the log was opened, but the manifest does not say yet what recovery found.
+    Recovered,
+    /// There is nothing to write down.
     Untouched,
 }
 
@@ -314,8 +316,10 @@ impl Writer {
                 reason,
             });
         }
-        if self.readiness != Readiness::Open {
-            return Ok(Sealing::Untouched);
+        match self.readiness {
+            Readiness::Open => {}
+            Readiness::Closed if self.journal.is_stale() => return Ok(Sealing::Recovered),
+            Readiness::Closed | Readiness::Absent => return Ok(Sealing::Untouched),
         }
         let active = self.active();
         let (path, end) = (&active.log_path, u64::from(active.extent().end));

@@ -1,0 +1,149 @@
+//! The offset checkpoints of a data directory: what each says now, and how it comes to say something else.
+//!
+//! ```text
+//!   log-start-offset-checkpoint        per partition: everything before is gone
+//!   recovery-point-offset-checkpoint   per partition: everything before is on disk
+//!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
+//! ```
+//!
+//! Invariants
+//! - A partition that is there and not open keeps its lines.
+//! - A line outlives its partition by nothing: it is gone before another partition of that name takes its first record. The
+//!   line of an earlier one would let a start trust, or drop, what it must not.
+//!
+//! What is not here: when to write them, and what must be on disk before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::env::{FileCache, SyncSite};
+use crate::types::{Offset, TopicPartition};
+
+use super::error::{IoContext, StoreError};
+use super::files::read_whole;
+use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
+
+pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const SITE: SyncSite = SyncSite("checkpoint");
+const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
+
+type Lines = BTreeMap<TopicPartition, Offset>;
+
+/// The three files.
+#[derive(Debug)]
+pub(super) struct Checkpoints {
+    log_starts: Checkpoint,
+    recovery_points: Checkpoint,
+    high_watermarks: Checkpoint,
+}
+
+#[derive(Debug)]
+struct Checkpoint {
+    path: PathBuf,
+    /// What the file says; `None` when there is no sound one.
+    lines: Option<Lines>,
+}
+
+impl Checkpoints {
+    /// Reads them. A damaged one is as good as none: recovery then verifies everything.
+    pub(super) fn read(files: &FileCache, dir: &Path) -> Result<Self, StoreError> {
+        Ok(Self {
+            log_starts: Checkpoint::read(files, dir.join(LOG_STARTS))?,
+            recovery_points: Checkpoint::read(files, dir.join(RECOVERY_POINTS))?,
+            high_watermarks: Checkpoint::read(files, dir.join(HIGH_WATERMARKS))?,
+        })
+    }
+
+    pub(super) fn log_start(&self, id: &TopicPartition) -> Option<Offset> {
+        self.log_starts.lines.as_ref()?.get(id).copied()
+    }
+
+    /// Everything before it is on disk.
+    pub(super) fn recovery_point(&self, id: &TopicPartition) -> Offset {
+        let known = self
+            .recovery_points
+            .lines
+            .as_ref()
+            .and_then(|lines| lines.get(id));
+        known.copied().unwrap_or(Offset::ZERO)
+    }
+
+    /// Writes the offsets of `open` partitions; of those that are only `there`, the lines stay.
+    pub(super) fn write(
+        &mut self,
+        files: &FileCache,
+        open: &[(TopicPartition, WatermarkView)],
+        there: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StoreError> {
+        // Log starts first: a start that knows them forgets less than one that does not.
+        self.log_starts.write(files, open, there, |view| view.log_start)?;
+        self.recovery_points
+            .write(files, open, there, |view| view.recovery_point)?;
+        self.high_watermarks
+            .write(files, open, there, |view| view.high_watermark)
+    }
+
+    /// Forgets partitions whose directories are gone, durably.
+    pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
+        self.log_starts.forget(files, ids)?;
+        self.recovery_points.forget(files, ids)?;
+        self.high_watermarks.forget(files, ids)
+    }
+}
+
+impl Checkpoint {
+    fn read(files: &FileCache, path: PathBuf) -> Result<Self, StoreError> {
+        let lines = read_whole(files, &path)?.and_then(|bytes| {
+            let decoded = decode_offsets(&bytes);
+            decoded
+                .inspect_err(|damage| {
+                    tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
+                })
+                .ok()
+        });
+        Ok(Self { path, lines })
+    }
+
+    fn write(
+        &mut self,
+        files: &FileCache,
+        open: &[(TopicPartition, WatermarkView)],
+        there: &BTreeSet<TopicPartition>,
+        pick: fn(&WatermarkView) -> Offset,
+    ) -> Result<(), StoreError> {
+        let kept = self.lines.iter().flatten().filter(|(id, _)| there.contains(*id));
+        let mut lines: Lines = kept.map(|(id, offset)| (id.clone(), *offset)).collect();
+        for (id, view) in open {
+            lines.remove(id);
+            if pick(view) > Offset::ZERO {
+                lines.insert(id.clone(), pick(view));
+            }
+        }
+        self.replace(files, lines)
+    }
+
+    fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
+        match &self.lines {
+            Some(lines) if ids.iter().any(|id| lines.contains_key(id)) => {
+                let mut lines = lines.clone();
+                lines.retain(|id, _| !ids.contains(id));
+                self.replace(files, lines)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&mut self, files: &FileCache, lines: Lines) -> Result<(), StoreError> {
+        if self.lines.as_ref() == Some(&lines) {
+            return Ok(());
+        }
+        let bytes = encode_offsets(&lines);
+        // Until it is known to be durable, either may be found.
+        let before = self.lines.take();
+        let written = write_atomic(files.fs().as_ref(), &self.path, &bytes, SITE, SITE_DIR);
+        self.lines = if written.is_ok() { Some(lines) } else { before };
+        written.context("write", &self.path)
+    }
+}

@@ -1,0 +1,659 @@
+//! The crash sweep: one long life of a store, ended at every call that changes the disk, and what must be found afterwards.
+//!
+//! ```text
+//!   life -- dies at call k, or is looked at after each step -- crash (lose, keep, tear) -- next life: verify, go on
+//!    |                                                                                        |
+//!    '--- writes down in a ledger what was promised, and what was tried   -------------------'
+//! ```
+//!
+//! Promised: batches below the high watermark of a synced log, log starts of a finished checkpoint, that a removed partition
+//! is gone, an epoch greater than those before. Tried: everything else that may be found; nothing but it may be.
+//! With any sync of the code switched off the sweep fails, but for those in [`NOT_NEEDED_FOR_DATA`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::testing::{
+    DATA, NOW, Stored, body_of, fault, forbid_scans, numbered, open_one, open_store, plain, read_all, sized,
+    small, spec,
+};
+use super::{Origin, Partition, PartitionSpec, Store, Written};
+use crate::env::{Call, CrashChoice, Failure, Fs as _, SimFs, SyncSite};
+use crate::record::Accepted;
+use crate::types::{LeaderEpoch, Offset};
+
+/// Syncs whose absence nothing that was promised can show, each with the reason. The sweep proves that too.
+const NOT_NEEDED_FOR_DATA: [(&str, &str); 3] = [
+    (
+        "directory of meta.properties",
+        "the start syncs the data directory once more before it returns, and nothing was promised before",
+    ),
+    ("directory of new epoch file", "as above"),
+    (
+        "directory of partition metadata",
+        "the first sync of the partition's log syncs its directory, and nothing was promised before",
+    ),
+];
+
+/// Why a life ended before its end.
+#[derive(Debug)]
+enum Stop {
+    /// As ordered.
+    Died,
+    /// A promise was broken.
+    Violated(String),
+}
+
+/// What is known of one log from outside.
+#[derive(Clone, Debug)]
+struct Promise {
+    spec: PartitionSpec,
+    /// Batches of which an append was begun.
+    tried: BTreeSet<Bytes>,
+    /// Those of the idempotent producer, by sequence.
+    numbered: Vec<Accepted>,
+    /// Appended, not yet confirmed.
+    appended: Vec<Stored>,
+    /// Below a high watermark.
+    confirmed: BTreeMap<Offset, Stored>,
+    /// Under an epoch, an offset has one content for ever.
+    seen: BTreeMap<(Offset, LeaderEpoch), Bytes>,
+    /// What a failed sync may have cost.
+    lost: Vec<Range<Offset>>,
+    /// The log start as it was asked for, and as a checkpoint made it last.
+    asked_start: Offset,
+    kept_start: Offset,
+}
+
+/// All that is known.
+#[derive(Clone, Default, Debug)]
+struct Ledger {
+    epoch: Option<LeaderEpoch>,
+    cluster: Option<String>,
+    logs: BTreeMap<&'static str, Promise>,
+    gone: Vec<&'static str>,
+}
+
+impl Ledger {
+    fn log(&mut self, name: &str) -> &mut Promise {
+        self.logs.get_mut(name).expect("the script created it")
+    }
+}
+
+/// Whether the disk is looked at after each step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Probe {
+    No,
+    Steps { seeds: u64 },
+}
+
+/// A running store, what is known of it, and the script's hands.
+struct World {
+    fs: SimFs,
+    store: Option<Store>,
+    open: BTreeMap<&'static str, Arc<Partition>>,
+    ledger: Ledger,
+    probe: Probe,
+    steps: u64,
+}
+
+impl Promise {
+    fn new(spec: PartitionSpec) -> Self {
+        Self {
+            spec,
+            tried: BTreeSet::new(),
+            numbered: Vec::new(),
+            appended: Vec::new(),
+            confirmed: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            lost: Vec::new(),
+            asked_start: Offset(0),
+            kept_start: Offset(0),
+        }
+    }
+
+    /// What lies below the high watermark now is promised from now on.
+    fn confirm(&mut self, high_watermark: Offset) {
+        for stored in self
+            .appended
+            .extract_if(.., |stored| stored.next <= high_watermark)
+        {
+            self.confirmed.insert(stored.base, stored);
+        }
+    }
+
+    /// One content per offset and epoch.
+    fn note(&mut self, stored: &Stored) -> Result<(), String> {
+        let known = self.seen.entry((stored.base, stored.epoch));
+        let known = known.or_insert_with(|| stored.body.clone());
+        if *known == stored.body {
+            return Ok(());
+        }
+        Err(format!(
+            "offset {} of epoch {} has two contents",
+            stored.base, stored.epoch
+        ))
+    }
+
+    /// Holds what a start found against what is known; everything found is promised from now on.
+    fn verify(&mut self, log: &Partition) -> Result<(), String> {
+        let view = log.watermarks();
+        let stored = read_all(log, 300)?;
+        if view.log_start < self.kept_start || view.log_start > self.asked_start {
+            let (kept, asked) = (self.kept_start, self.asked_start);
+            return Err(format!(
+                "log start {}, kept {kept}, asked {asked}",
+                view.log_start
+            ));
+        }
+        if view.high_watermark != view.log_end {
+            return Err(format!(
+                "high watermark {} below the log end",
+                view.high_watermark
+            ));
+        }
+        let mut expected = view.log_start;
+        for batch in &stored {
+            let gap = expected..batch.base;
+            // Between segments what was not confirmed may be missing: the end of the one never came, the next one did.
+            let starts_segment = log.dir().join(format!("{:020}.log", gap.end.0));
+            let allowed = self
+                .lost
+                .iter()
+                .any(|lost| lost.start <= gap.start && gap.end <= lost.end)
+                || log.files.fs().stat(&starts_segment).is_ok();
+            if gap.start < gap.end && !allowed {
+                return Err(format!("nothing between {} and {}", gap.start, gap.end));
+            }
+            if !self.tried.contains(&batch.body) {
+                return Err(format!("offset {} holds what nobody wrote", batch.base));
+            }
+            self.note(batch)?;
+            expected = batch.next;
+        }
+        let found: BTreeMap<Offset, Stored> = stored.into_iter().map(|batch| (batch.base, batch)).collect();
+        for (base, batch) in self.confirmed.range(view.log_start..) {
+            if found.get(base) != Some(batch) {
+                return Err(format!(
+                    "confirmed offset {base} is lost, the log ends at {}",
+                    view.log_end
+                ));
+            }
+        }
+        self.appended.clear();
+        self.confirmed.extend(found);
+        Ok(())
+    }
+
+    /// Retries the last five numbered batches that the log holds.
+    fn retry(&self, log: &Partition) -> Result<(), String> {
+        let held = |batch: &&Accepted| {
+            let body = body_of(batch.bytes());
+            let place = self.confirmed.values().find(|stored| stored.body == body)?;
+            Some((place.base, (*batch).clone()))
+        };
+        let held: Vec<_> = self
+            .numbered
+            .iter()
+            .rev()
+            .filter_map(|batch| held(&batch))
+            .take(5)
+            .collect();
+        for (base, batch) in held {
+            let again = log
+                .append(&batch, Origin::Client, NOW)
+                .map_err(|error| format!("retry of offset {base}: {error}"))?;
+            if again.base_offset != base || again.written == Written::Now {
+                return Err(format!("retry of offset {base} was written again: {again:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl World {
+    fn new(fs: SimFs, ledger: Ledger) -> Self {
+        Self {
+            fs,
+            store: None,
+            open: BTreeMap::new(),
+            ledger,
+            probe: Probe::No,
+            steps: 0,
+        }
+    }
+
+    fn stop(&self, what: &str, why: impl Display) -> Stop {
+        if self.fs.free_bytes(Path::new("/")).is_err() {
+            return Stop::Died;
+        }
+        Stop::Violated(format!("step {}: {what}: {why}", self.steps))
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().expect("the script opened it")
+    }
+
+    fn log(&self, name: &str) -> Arc<Partition> {
+        Arc::clone(&self.open[name])
+    }
+
+    /// Opens the store and every log of the ledger, and verifies them.
+    fn start(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        let store = open_store(&self.fs).map_err(|error| self.stop("open", error))?;
+        if self.ledger.epoch.is_some_and(|before| store.epoch() <= before) {
+            return Err(self.stop("open", format!("epoch {} again", store.epoch())));
+        }
+        self.ledger.epoch = Some(store.epoch());
+        let cluster = store.cluster_id().to_owned();
+        if self
+            .ledger
+            .cluster
+            .as_ref()
+            .is_some_and(|before| *before != cluster)
+        {
+            return Err(self.stop("open", "another cluster id"));
+        }
+        self.ledger.cluster = Some(cluster);
+        let found = store.found();
+        for name in &self.ledger.gone {
+            if found.iter().any(|id| id.topic.as_str() == *name) {
+                return Err(self.stop(name, "removed, and there again"));
+            }
+        }
+        self.store = Some(store);
+        let names: Vec<&'static str> = self.ledger.logs.keys().copied().collect();
+        names.into_iter().try_for_each(|name| self.open_log(name))?;
+        self.boundary()
+    }
+
+    fn open_log(&mut self, name: &'static str) -> Result<(), Stop> {
+        let spec = self.ledger.log(name).spec.clone();
+        let log = open_one(self.store(), spec).map_err(|error| self.stop(name, error))?;
+        let verified = self.ledger.log(name).verify(&log);
+        verified.map_err(|why| self.stop(name, why))?;
+        self.open.insert(name, log);
+        Ok(())
+    }
+
+    /// The process is gone without a word; the machine goes on.
+    fn kill(&mut self) {
+        self.open.clear();
+        self.store = None;
+    }
+
+    fn create(&mut self, name: &'static str, id: u8) -> Result<(), Stop> {
+        self.ledger.gone.retain(|gone| *gone != name);
+        self.ledger
+            .logs
+            .insert(name, Promise::new(spec(name, id, small())));
+        self.open_log(name)
+    }
+
+    fn append(&mut self, name: &'static str, batch: &Accepted) -> Result<(), Stop> {
+        self.steps += 1;
+        let log = self.log(name);
+        let promise = self.ledger.log(name);
+        let body = body_of(batch.bytes());
+        promise.tried.insert(body.clone());
+        if batch.header().producer.is_some() {
+            promise.numbered.push(batch.clone());
+        }
+        let append = log
+            .append(batch, Origin::Client, NOW)
+            .map_err(|error| self.stop(name, error))?;
+        let stored = Stored {
+            base: append.base_offset,
+            next: append.last_offset.next(),
+            epoch: self.store().epoch(),
+            body,
+        };
+        let noted = self.ledger.log(name).note(&stored);
+        noted.map_err(|why| self.stop(name, why))?;
+        self.ledger.log(name).appended.push(stored);
+        self.boundary()
+    }
+
+    /// Appends `count` plain batches whose values are new.
+    fn fill(&mut self, name: &'static str, count: usize) -> Result<(), Stop> {
+        for _ in 0..count {
+            let value = format!(
+                "{name}: value of step {}, {}",
+                self.steps,
+                self.ledger.log(name).tried.len()
+            );
+            self.append(name, &plain(&value))?;
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, name: &'static str, count: usize) -> Result<(), Stop> {
+        for _ in 0..count {
+            let sequence = self.ledger.log(name).numbered.len();
+            let batch = numbered(7, i32::try_from(sequence).expect("few"), "numbered");
+            self.append(name, &batch)?;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), Stop> {
+        let all: Vec<_> = self.open.values().cloned().collect();
+        for result in self.store().sync(&all) {
+            result.map_err(|error| self.stop("sync", error))?;
+        }
+        self.confirm()
+    }
+
+    fn confirm(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        for (name, log) in &self.open {
+            self.ledger
+                .logs
+                .get_mut(name)
+                .expect("open")
+                .confirm(log.watermarks().high_watermark);
+        }
+        self.boundary()
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        let done = self.store().checkpoint();
+        done.map_err(|error| self.stop("checkpoint", error))?;
+        for (name, log) in &self.open {
+            self.ledger.logs.get_mut(name).expect("open").kept_start = log.watermarks().log_start;
+        }
+        self.boundary()
+    }
+
+    fn raise(&mut self, name: &'static str, to: i64) -> Result<(), Stop> {
+        self.ledger.log(name).asked_start = Offset(to);
+        let raised = self.open[name].raise_log_start(Offset(to));
+        raised.map_err(|error| self.stop(name, error)).map(drop)
+    }
+
+    fn remove(&mut self, name: &'static str) -> Result<(), Stop> {
+        self.steps += 1;
+        let promise = self.ledger.logs.remove(name).expect("the script created it");
+        self.open.remove(name);
+        let removed = self
+            .store()
+            .remove_partitions(std::slice::from_ref(&promise.spec.id));
+        removed.map_err(|error| self.stop(name, error))?;
+        self.ledger.gone.push(name);
+        self.boundary()
+    }
+
+    /// The next sync fails; the log is repaired.
+    fn fail_sync(&mut self, name: &'static str, failure: Failure) -> Result<(), Stop> {
+        let log = self.log(name);
+        self.fs
+            .inject(fault(Call::SyncData, &format!("{DATA}/{name}-0"), 1, failure));
+        let synced = self.store().sync(&[Arc::clone(&log)]).remove(0);
+        if synced.is_ok() {
+            return Err(self.stop(name, "a failed sync passes as success"));
+        }
+        let view = log.watermarks();
+        self.ledger.log(name).lost.push(view.recovery_point..view.log_end);
+        log.repair(NOW).map_err(|error| self.stop(name, error))?;
+        let left = read_all(&log, 300).map_err(|why| self.stop(name, why))?;
+        let promise = self.ledger.log(name);
+        promise.appended.retain(|stored| left.contains(stored));
+        self.confirm()
+    }
+
+    /// An append finds the disk full half-way; then there is room again.
+    fn fill_disk(&mut self, name: &'static str) -> Result<(), Stop> {
+        let size = 1 << 30;
+        self.fs.set_capacity_bytes(size);
+        let free = self.fs.free_bytes(Path::new("/")).unwrap_or(size);
+        self.fs.set_capacity_bytes(size - free + 70);
+        let appended = self.log(name).append(&sized(300), Origin::Client, NOW);
+        self.fs.set_capacity_bytes(u64::MAX);
+        if appended.is_ok() {
+            return Err(self.stop(name, "appended to a full disk"));
+        }
+        self.boundary()
+    }
+
+    fn close(&mut self) -> Result<(), Stop> {
+        self.steps += 1;
+        self.store().close().map_err(|error| self.stop("close", error))?;
+        for (name, log) in &self.open {
+            let promise = self.ledger.logs.get_mut(name).expect("open");
+            let view = log.watermarks();
+            promise.confirm(view.high_watermark);
+            promise.kept_start = view.log_start;
+        }
+        self.kill();
+        self.boundary()?;
+        // What was closed opens without a look into a log, also after the power went.
+        for choice in choices(self.probe, self.steps) {
+            let fs = self.fs.crash(choice);
+            forbid_scans(&fs);
+            let marker = fs.stat(&Path::new(DATA).join(".kafka_cleanshutdown"));
+            if marker.map(|stat| stat.len_bytes).unwrap_or(0) == 0 {
+                return Err(self.stop("clean open", "a marker that Kafka cannot read"));
+            }
+            let store = open_store(&fs).map_err(|error| self.stop("clean open", error))?;
+            for promise in self.ledger.logs.values() {
+                let opened = open_one(&store, promise.spec.clone());
+                opened.map_err(|error| self.stop("clean open", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a crash at this very moment would leave must keep every promise.
+    fn boundary(&self) -> Result<(), Stop> {
+        for choice in choices(self.probe, self.steps) {
+            let after = next_lives(self.fs.crash(choice), &self.ledger, self.steps);
+            after.map_err(|why| self.stop("crash", format!("{choice:?}: {why}")))?;
+        }
+        Ok(())
+    }
+}
+
+fn choices(probe: Probe, at: u64) -> Vec<CrashChoice> {
+    let Probe::Steps { seeds } = probe else {
+        return Vec::new();
+    };
+    let random = (0..seeds).map(|seed| CrashChoice::Random(at * 101 + seed));
+    [CrashChoice::LoseAll, CrashChoice::KeepAll]
+        .into_iter()
+        .chain(random)
+        .collect()
+}
+
+/// The life that is swept: whatever a store does, on two logs.
+fn live(world: &mut World) -> Result<(), Stop> {
+    world.start()?;
+    world.create("a", 1)?;
+    world.create("b", 2)?;
+    world.fill("a", 3)?;
+    world.number("a", 3)?;
+    world.sync()?;
+    world.fill("b", 9)?;
+    world.sync()?;
+    world.raise("b", 5)?;
+    world.checkpoint()?;
+    world.number("a", 7)?;
+    world.sync()?;
+    world.fill("a", 9)?;
+    world.kill();
+    world.start()?;
+    world.fill("a", 2)?;
+    world.number("a", 1)?;
+    world.raise("a", 4)?;
+    world.checkpoint()?;
+    world.fill_disk("a")?;
+    world.close()?;
+    world.start()?;
+    world.append("a", &sized(700))?;
+    world.sync()?;
+    world.fill("a", 2)?;
+    world.fail_sync("a", Failure::Os(5))?;
+    world.fill("a", 1)?;
+    world.sync()?;
+    world.fill("a", 3)?;
+    world.fail_sync("a", Failure::LosesDirtyPages)?;
+    world.checkpoint()?;
+    world.fill("a", 1)?;
+    world.remove("b")?;
+    world.create("b", 3)?;
+    world.fill("b", 2)?;
+    world.sync()?;
+    world.number("a", 2)?;
+    world.kill();
+    world.start()?;
+    world.fill("a", 1)?;
+    world.sync()?;
+    world.close()?;
+    world.start()?;
+    world.close()
+}
+
+/// Opens what a crash left, goes on writing, crashes again and opens that, then closes.
+fn next_lives(fs: SimFs, ledger: &Ledger, seed: u64) -> Result<(), String> {
+    let mut world = World::new(fs, ledger.clone());
+    let lived = second_life(&mut world).and_then(|()| {
+        let choice = if seed.is_multiple_of(2) {
+            CrashChoice::LoseAll
+        } else {
+            CrashChoice::Random(seed)
+        };
+        let mut third = World::new(world.fs.crash(choice), world.ledger.clone());
+        third.start()
+    });
+    match lived {
+        Ok(()) => Ok(()),
+        Err(Stop::Died) => Err("nobody ordered this death".to_owned()),
+        Err(Stop::Violated(why)) => Err(why),
+    }
+}
+
+fn second_life(world: &mut World) -> Result<(), Stop> {
+    world.start()?;
+    for (name, log) in &world.open {
+        world.ledger.logs[name]
+            .retry(log)
+            .map_err(|why| world.stop(name, why))?;
+    }
+    let names: Vec<&'static str> = world.open.keys().copied().collect();
+    for name in &names {
+        world.fill(name, 1)?;
+    }
+    world.sync()?;
+    for name in names {
+        world.fill(name, 5)?;
+    }
+    Ok(())
+}
+
+/// Lives until the `death`-th change of the disk; returns the world as it was left.
+fn live_until(death: u64) -> World {
+    let fs = SimFs::new();
+    fs.fail_after(death);
+    let mut world = World::new(fs, Ledger::default());
+    match live(&mut world) {
+        Ok(()) => panic!("it did not die at {death}"),
+        Err(Stop::Died) => {}
+        Err(Stop::Violated(why)) => panic!("before its death at {death}: {why}"),
+    }
+    world
+}
+
+fn check_after(world: &World, choice: CrashChoice, death: u64) {
+    if let Err(why) = next_lives(world.fs.crash(choice), &world.ledger, death) {
+        panic!("died at call {death}, {choice:?}: {why}");
+    }
+}
+
+fn calls_of_a_life() -> u64 {
+    let mut world = World::new(SimFs::new(), Ledger::default());
+    if let Err(stop) = live(&mut world) {
+        panic!("{stop:?}");
+    }
+    world.fs.mutations()
+}
+
+#[test]
+fn a_death_at_any_call_breaks_no_promise() {
+    for death in 0..calls_of_a_life() {
+        let world = live_until(death);
+        for choice in [
+            CrashChoice::LoseAll,
+            CrashChoice::KeepAll,
+            CrashChoice::Random(death),
+            CrashChoice::Random(death + 10_007),
+        ] {
+            check_after(&world, choice, death);
+        }
+    }
+}
+
+#[test]
+fn a_second_death_during_recovery_breaks_no_promise() {
+    for death in (0..calls_of_a_life()).step_by(5) {
+        let world = live_until(death);
+        let found = world.fs.crash(CrashChoice::Random(death));
+        for again in [0, 1, 3, 6, 10, 15] {
+            // A fresh copy of the same disk: a crash of one on which nothing happened changes nothing.
+            let fs = found.crash(CrashChoice::KeepAll);
+            fs.fail_after(again);
+            let mut second = World::new(fs, world.ledger.clone());
+            match second.start() {
+                Ok(()) | Err(Stop::Died) => {}
+                Err(Stop::Violated(why)) => panic!("died at {death} and {again}: {why}"),
+            }
+            check_after(&second, CrashChoice::Random(death + again), death);
+        }
+    }
+}
+
+/// Runs the life with one sync switched off; the broken promise, if one shows.
+fn violation_without(site: SyncSite) -> Option<String> {
+    let fs = SimFs::new();
+    fs.disable_sync(site);
+    let mut world = World::new(fs, Ledger::default());
+    world.probe = Probe::Steps { seeds: 2 };
+    match live(&mut world) {
+        Ok(()) => None,
+        Err(Stop::Died) => panic!("nobody ordered this death"),
+        Err(Stop::Violated(why)) => Some(why),
+    }
+}
+
+#[test]
+fn without_any_one_sync_a_promise_is_broken() {
+    let mut world = World::new(SimFs::new(), Ledger::default());
+    world.probe = Probe::Steps { seeds: 2 };
+    if let Err(stop) = live(&mut world) {
+        panic!("with all syncs: {stop:?}");
+    }
+    let mut wrong = Vec::new();
+    for site in world.fs.sync_sites() {
+        let needed = NOT_NEEDED_FOR_DATA.iter().all(|(name, _)| *name != site.0);
+        match violation_without(site) {
+            Some(why) if !needed => wrong.push(format!("{}: not needed, but {why}", site.0)),
+            None if needed => wrong.push(format!("{}: its absence does not show", site.0)),
+            _ => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_crash_after_any_step_breaks_no_promise() {
+    let mut world = World::new(SimFs::new(), Ledger::default());
+    world.probe = Probe::Steps { seeds: 6 };
+    if let Err(stop) = live(&mut world) {
+        panic!("{stop:?}");
+    }
+}
