@@ -4,17 +4,16 @@
 //! finds. Operations run to their end also when the caller stops waiting.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::storage::PartitionSpec;
-use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
+use crate::types::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
 use super::producer_ids::ProducerIds;
 use super::requests::{
-    Adopted, ConfigChange, Execution, NewTopic, PartitionDescription, TopicDescription, TopicSummary,
+    ConfigChange, Execution, NewTopic, PartitionDescription, TopicDescription, TopicSummary,
 };
 use super::served::Served;
 use super::settings::{TopicConfig, changed};
@@ -30,9 +29,16 @@ pub(super) struct Admin {
     pub(super) deleting: BTreeMap<TopicName, TopicEntry>,
 }
 
+/// A topic that is not there yet and may be made.
+pub(super) struct Checked {
+    pub(super) name: TopicName,
+    pub(super) count: i32,
+    pub(super) config: TopicConfig,
+}
+
 impl Core {
     /// Runs `work` under the admin lock, where it may block.
-    async fn administer<T: Send + 'static>(
+    pub(super) async fn administer<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>, &mut Admin) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
@@ -75,6 +81,19 @@ impl Core {
         new: NewTopic,
         execution: Execution,
     ) -> Result<TopicDescription, Error> {
+        let Checked { name, count, config } = self.check_new(new)?;
+        if execution == Execution::ValidateOnly {
+            return Ok(self.planned(name, count, &config));
+        }
+        let id = self.record_new(admin, &name, count, &config)?;
+        let partitions = self.open(&name, 0..count, id, &config)?;
+        let topic = self.topics.put(Topic::new(name, id, config, partitions));
+        tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
+        Ok(self.describe(&topic))
+    }
+
+    /// Checks all that a new topic asks for.
+    pub(super) fn check_new(&self, new: NewTopic) -> Result<Checked, Error> {
         let name = TopicName::new(&new.name).map_err(|error| Error::InvalidRequest {
             reason: format!("topic name {:?}: {error}", new.name),
         })?;
@@ -89,19 +108,24 @@ impl Core {
         let count = new.partitions.unwrap_or(self.config.num_partitions);
         self.check_count(&name, count, 0)?;
         let config = self.settings.resolve(&new.config)?;
-        if execution == Execution::ValidateOnly {
-            return Ok(self.planned(name, count, &config));
-        }
-        if let Some(entry) = admin.deleting.get(&name).cloned() {
-            self.finish_deletion(admin, &name, &entry)?;
+        Ok(Checked { name, count, config })
+    }
+
+    /// Writes the entry of a new topic, after the last of an older topic of that name is gone; returns its id.
+    pub(super) fn record_new(
+        &self,
+        admin: &mut Admin,
+        name: &TopicName,
+        count: i32,
+        config: &TopicConfig,
+    ) -> Result<TopicId, Error> {
+        if let Some(entry) = admin.deleting.get(name).cloned() {
+            self.finish_deletion(admin, name, &entry)?;
         }
         let id = new_topic_id()?;
-        let entry = TopicEntry::active(id, count, new.config);
-        self.record(admin, Change::topic(&name, Some(&entry)), None)?;
-        let partitions = self.open(&name, 0..count, id, &config)?;
-        let topic = self.topics.put(Topic::new(name, id, config, partitions));
-        tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
-        Ok(self.describe(&topic))
+        let entry = TopicEntry::active(id, count, config.overrides.clone());
+        self.record(admin, Change::topic(name, Some(&entry)), None)?;
+        Ok(id)
     }
 
     fn check_count(&self, name: &TopicName, total: i32, present: usize) -> Result<(), Error> {
@@ -122,7 +146,7 @@ impl Core {
     }
 
     /// Opens partitions that hold nothing yet, or what an earlier start left in them.
-    fn open(
+    pub(super) fn open(
         &self,
         name: &TopicName,
         numbers: std::ops::Range<i32>,
@@ -139,7 +163,12 @@ impl Core {
     }
 
     /// Writes one change of the metadata; a disk that fails puts the metadata partition into repair.
-    fn record(&self, admin: &mut Admin, change: Change, before: Option<bytes::Bytes>) -> Result<(), Error> {
+    pub(super) fn record(
+        &self,
+        admin: &mut Admin,
+        change: Change,
+        before: Option<bytes::Bytes>,
+    ) -> Result<(), Error> {
         let written = admin.metadata.write(change, before, &self.store, self.now());
         let served = admin.metadata.served();
         match &written {
@@ -270,67 +299,6 @@ impl Core {
             Ok((id, ProducerEpoch(0)))
         })
         .await
-    }
-
-    /// See [`super::Broker::adopt_partition`].
-    pub(super) async fn adopt_partition(
-        self: &Arc<Self>,
-        directory: &Path,
-        topic: &TopicName,
-        partition: PartitionId,
-    ) -> Result<Adopted, Error> {
-        let (directory, name) = (directory.to_path_buf(), topic.clone());
-        self.administer(move |core, _| core.adopt(directory, &name, partition))
-            .await
-    }
-
-    fn adopt(&self, from: PathBuf, name: &TopicName, partition: PartitionId) -> Result<Adopted, Error> {
-        let topic = self.topics.find_writable(name)?;
-        let old = Arc::clone(topic.partition(partition)?);
-        let turn = old.turn_alone()?;
-        let marks = old.log.watermarks();
-        if marks.log_end > Offset::ZERO {
-            let reason = format!(
-                "{} holds records, up to offset {}; adopt into an empty partition",
-                old.id(),
-                marks.log_end
-            );
-            return Err(Error::PolicyViolation { reason });
-        }
-        let adopting = Error::WritesRefused {
-            partition: old.id().clone(),
-            reason: "a directory is being brought in; try again".to_owned(),
-        };
-        old.close_in_turn(turn, &adopting);
-        let spec = self.spec(name, partition.0, topic.id, &topic.config);
-        let adopted = self
-            .store
-            .remove_partitions(std::slice::from_ref(old.id()))
-            .and_then(|()| self.store.adopt(&from, spec, self.now()));
-        let (served, report) = match adopted {
-            Ok((log, report)) => (Served::new(log), Ok(report)),
-            Err(error) => {
-                let again = self.open(name, partition.0..partition.0 + 1, topic.id, &topic.config)?;
-                let served = again.into_iter().next().expect("one was asked for");
-                let reason = format!("cannot adopt {}: {error}", from.display());
-                (served, Err(Error::InvalidRequest { reason }))
-            }
-        };
-        let place = usize::try_from(partition.0).expect("the partition was found");
-        let mut partitions = topic.partitions.clone();
-        partitions[place] = served;
-        self.topics.put(topic.with_partitions(partitions));
-        let report = report?;
-        tracing::info!(partition = %old.id(), from = %from.display(), records = report.records, "partition adopted");
-        Ok(Adopted {
-            log_start: report.log_start,
-            log_end: report.log_end,
-            segments: report.segments,
-            batches: report.batches,
-            records: report.records,
-            size_bytes: report.size_bytes,
-            dropped_tail_bytes: report.dropped_tail_bytes,
-        })
     }
 
     /// Describes a topic as it is now, from memory.

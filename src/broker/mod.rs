@@ -17,6 +17,7 @@
 //! What is not here: bytes and files (`record`, `storage`), authentication, wire formats.
 
 mod admin;
+mod adopt;
 mod chunk;
 mod commit;
 mod core;

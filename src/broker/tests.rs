@@ -13,6 +13,7 @@ use crate::record::{
 };
 use crate::types::{Sequence, Timestamp};
 
+mod adopt;
 mod produce;
 mod reads;
 mod topics;

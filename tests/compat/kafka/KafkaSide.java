@@ -24,6 +24,7 @@ import java.util.Base64;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
@@ -32,6 +33,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.errors.UnknownTopicOrPartitionException;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
@@ -42,6 +44,7 @@ class KafkaSide {
     static final String[] CODECS = {"none", "gzip", "snappy", "lz4", "zstd"};
     static final String SMALL_SEGMENTS = "1048576";
     static final Duration CLEANING_PATIENCE = Duration.ofSeconds(60);
+    static final Duration LEADER_PATIENCE = Duration.ofSeconds(30);
 
     static String bootstrap;
 
@@ -74,6 +77,7 @@ class KafkaSide {
         keyed(flights);
         late(flights);
         transactions(flights);
+        openTransaction(flights);
         appendTime(flights);
         compacted(flights);
     }
@@ -168,6 +172,30 @@ class KafkaSide {
         }
     }
 
+    /** An aborted transaction, a committed one, and one that is still open when the broker stops, with plain records after it. */
+    static void openTransaction(List<Flight> flights) throws Exception {
+        create("open-transaction", 1, Map.of());
+        // Longer than the broker lives.
+        var producer = producer(Map.of("transactional.id", "open", "transaction.timeout.ms", "900000"));
+        producer.initTransactions();
+        for (int round = 0; round < 3; round++) {
+            producer.beginTransaction();
+            for (Flight flight : flights.subList(round * 100, round * 100 + 100)) {
+                send(producer, new ProducerRecord<>("open-transaction", 0, flight.timestamp, flight.key, flight.line));
+            }
+            producer.flush();
+            if (round < 2) {
+                end(producer, round);
+            }
+        }
+        try (var plain = producer(Map.of())) {
+            for (Flight flight : flights.subList(300, 400)) {
+                send(plain, new ProducerRecord<>("open-transaction", 0, flight.timestamp, flight.key, flight.line));
+            }
+        }
+        producer.close(Duration.ZERO); // a patient close would abort it
+    }
+
     /** The broker's clock instead of the producer's. */
     static void appendTime(List<Flight> flights) throws Exception {
         create("append-time", 1, Map.of("message.timestamp.type", "LogAppendTime"));
@@ -214,7 +242,23 @@ class KafkaSide {
             for (int partition = 0; partition < partitions; partition++) {
                 ends.put(new TopicPartition(topic, partition), OffsetSpec.latest());
             }
+            Instant deadline = Instant.now().plus(LEADER_PATIENCE);
+            while (!answers(admin, ends, deadline)) {
+                Thread.sleep(50);
+            }
+        }
+    }
+
+    /** Whether every leader answers; a broker that has not heard of the topic yet says that it does not know it. */
+    static boolean answers(Admin admin, Map<TopicPartition, OffsetSpec> ends, Instant deadline) throws Exception {
+        try {
             admin.listOffsets(ends).all().get();
+            return true;
+        } catch (ExecutionException failure) {
+            if (failure.getCause() instanceof UnknownTopicOrPartitionException && Instant.now().isBefore(deadline)) {
+                return false;
+            }
+            throw failure;
         }
     }
 

@@ -24,7 +24,7 @@ WEEK = CHECKOUT / "examples" / "data" / "flights-2013-week1.jsonl"
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 LOAD = ("--format", "json", "--key-field", "tailnum", "--timestamp-field", "time")
 SMALL_SEGMENTS = ("--config", "segment.bytes=1048576")
-KAFKA_TOPICS = ("shapes", "codecs", "keyed", "late", "transactions", "append-time", "compacted")
+KAFKA_TOPICS = ("shapes", "codecs", "keyed", "late", "transactions", "open-transaction", "append-time", "compacted")
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_ROUNDS = 4
 A_MOMENT = "2013-01-03T12:00:00Z"

@@ -1,0 +1,62 @@
+//! Adopting: a topic of its own for a foreign directory, and nothing at all for a bad one.
+
+use super::*;
+
+fn names(house: &House) -> Vec<String> {
+    let topics = house.broker.list_topics();
+    let user = topics.iter().filter(|topic| !topic.name.is_internal());
+    user.map(|topic| format!("{}/{}", topic.name, topic.partitions))
+        .collect()
+}
+
+async fn adopt(house: &House, directory: &str, topic: &TopicName, partition: i32) -> Result<Adopted, Error> {
+    house
+        .broker
+        .adopt_partition(Path::new(directory), topic, PartitionId(partition))
+        .await
+}
+
+#[tokio::test]
+async fn an_unknown_topic_is_made_with_just_enough_partitions_and_survives_a_crash() {
+    let house = start().await;
+    let old = house.create("old", 1, &[]).await;
+    for value in ["a", "b"] {
+        house
+            .append(&old, 0, vec![record(value)])
+            .await
+            .expect("a good disk");
+    }
+    let new = TopicName::new("new").expect("a good name");
+    let adopted = adopt(&house, "/data/old-0", &new, 2)
+        .await
+        .expect("a sound directory");
+    assert_eq!((adopted.records, adopted.log_end), (2, Offset(2)));
+    house
+        .append(&new, 2, vec![record("c")])
+        .await
+        .expect("it takes records");
+
+    let house = house.crash().await;
+    assert_eq!(names(&house), ["new/3", "old/1"]);
+    let spec = read(&new, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("readable"), ["a", "b", "c"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_adopted_leaves_no_topic_behind() {
+    let house = start().await;
+    let lost = TopicName::new("lost").expect("a good name");
+    let refused = adopt(&house, "/data/nowhere", &lost, 0)
+        .await
+        .expect_err("nothing is there");
+    assert!(refused.to_string().contains("/data/nowhere"), "{refused}");
+    assert_eq!(names(&house), Vec::<String>::new());
+
+    let house = house.crash().await;
+    assert_eq!(names(&house), Vec::<String>::new());
+    house.create("lost", 1, &[]).await;
+    let refused = adopt(&house, "/data/nowhere", &lost, 1)
+        .await
+        .expect_err("it has one partition");
+    assert_eq!(refused.kind(), ErrorKind::NotFound);
+}
