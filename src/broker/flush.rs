@@ -49,18 +49,21 @@ impl Flushes {
 
     /// Returns the partitions to sync at `now`, and takes those with nothing unsynced off the list.
     pub(super) fn due(&self, now: Timestamp) -> Vec<Arc<Served>> {
-        let mut list = self.list.lock();
-        list.retain(|served| {
+        // Examined without the lock: looking at a partition waits for its appends, and they put partitions on the list.
+        let mut examined = std::mem::take(&mut *self.list.lock());
+        examined.retain(|served| {
             // Unmarked first: an append after this puts it on the list again.
             served.watched.store(false, Ordering::SeqCst);
             let marks = served.log.watermarks();
             let stays = marks.recovery_point < marks.log_end && served.closed().is_none();
             stays && Served::first_to_set(&served.watched)
         });
-        list.iter()
-            .filter(|served| served.log.sync_due(now) == SyncDue::Now)
-            .cloned()
-            .collect()
+        let due = examined
+            .iter()
+            .filter(|served| served.log.sync_due(now) == SyncDue::Now);
+        let due = due.cloned().collect();
+        self.list.lock().append(&mut examined);
+        due
     }
 
     /// True when nothing is unsynced.

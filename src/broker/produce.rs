@@ -116,6 +116,14 @@ impl Core {
         };
         let accepted = accept(batch, &self.rules(target.config, target.now))
             .map_err(|rejection| translate::rejection(served.id(), rejection))?;
+        if accepted.header().is_transactional() {
+            // Nobody could end it, and it would hold back every committed reader for good.
+            return Err(Error::InvalidTransactionState {
+                partition: served.id().clone(),
+                reason: "no transaction can be begun on this server; send the batch without the transactional flag"
+                    .to_owned(),
+            });
+        }
         let pending = self.append(&target, &[accepted], pass);
         self.metrics.append_latency.record(started.elapsed());
         pending
@@ -372,7 +380,8 @@ struct Built {
 fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec<Built>, Error> {
     let config = target.config;
     let codec = config.codec.unwrap_or(new.codec);
-    let limit = usize::try_from(config.max_message_bytes).unwrap_or(usize::MAX);
+    let limit = config.max_message_bytes.min(config.segment_bytes);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let begin = || {
         BatchBuilder::new(BatchOptions {
             codec,

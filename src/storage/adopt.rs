@@ -37,6 +37,8 @@ use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, pa
 const SITE_COPY: SyncSite = SyncSite("adopted log");
 const SITE_DIR: SyncSite = SyncSite("adopted directory");
 const SITE_NAME: SyncSite = SyncSite("data directory with an adopted partition");
+/// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
+const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
 const COPY_CHUNK: usize = 1 << 20;
 
 /// What was brought in.
@@ -100,22 +102,32 @@ impl Store {
         if let Some(latest) = latest {
             self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
-        self.dir
-            .files
-            .fs()
-            .rename(&future, &target)
-            .context("rename", &future)?;
-        self.dir.files.forget_dir(&future);
-        self.dir
-            .files
-            .fs()
-            .sync_dir(&self.dir.path, SITE_NAME)
-            .context("sync", &self.dir.path)?;
-        let partition = open_closed(&self.dir, spec, now)?;
+        let partition = self.install(&future, &target, spec, now).inspect_err(|_| {
+            // Whatever has its name already must not be taken for the partition that is made in its place.
+            let _ = self.dir.files.fs().rename(&target, &future);
+            let _ = self.dir.files.fs().remove_dir_all(&future);
+        })?;
         self.partitions
             .lock()
             .insert(partition.id.clone(), Arc::clone(&partition));
+        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
+        self.checkpoint()?;
         Ok((partition, report))
+    }
+
+    fn install(
+        &self,
+        future: &Path,
+        target: &Path,
+        spec: PartitionSpec,
+        now: Timestamp,
+    ) -> Result<Arc<Partition>, StoreError> {
+        let fs = self.dir.files.fs();
+        fs.rename(future, target).context("rename", future)?;
+        self.dir.files.forget_dir(future);
+        fs.sync_dir(&self.dir.path, SITE_NAME)
+            .context("sync", &self.dir.path)?;
+        open_closed(&self.dir, spec, now)
     }
 }
 
@@ -183,7 +195,13 @@ impl Adoption<'_> {
         replacements.add(path, bytes);
         replacements.commit(&self.dir.files)?;
         fs.sync_dir(self.to, SITE_DIR).context("sync", self.to)?;
-        Ok((report, epochs.latest()))
+        match epochs.latest() {
+            Some(latest) if latest > EPOCH_MAX => Err(StoreError::Unusable {
+                path: self.from.to_path_buf(),
+                reason: format!("its leader epoch {latest} leaves too few for the starts of this server"),
+            }),
+            latest => Ok((report, latest)),
+        }
     }
 
     /// Lists the foreign logs, ascending.

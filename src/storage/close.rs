@@ -59,6 +59,20 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
     Ok(())
 }
 
+/// Seals a partition whose every byte is safe.
+fn seal(partition: &Partition) -> Result<Sealing, StoreError> {
+    let mut writer = partition.writer.lock();
+    let view = partition.watermarks();
+    if view.recovery_point < view.log_end {
+        let reason = format!("offsets from {} on are still being synced", view.recovery_point);
+        return Err(StoreError::Unusable {
+            path: writer.dir.to_path_buf(),
+            reason,
+        });
+    }
+    writer.seal_for_good()
+}
+
 /// Closes every partition: syncs it, seals its active segment, writes producer state and manifest. Appends are refused from
 /// then on.
 ///
@@ -71,7 +85,7 @@ pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<
             .try_for_each(|result| result.map(drop))?;
         let (mut open, mut written) = (Vec::new(), Vec::new());
         for partition in some {
-            let sealing = partition.writer.lock().seal_for_good()?;
+            let sealing = seal(partition)?;
             if sealing != Sealing::Untouched {
                 open.push(Arc::clone(partition));
                 written.push(sealing == Sealing::Done);

@@ -102,8 +102,17 @@ impl DataDir {
         self.checkpoints.lock().forget(&self.files, ids)
     }
 
+    /// Removes partitions' directories, and what the checkpoints say of them; a missing one is no failure. No checkpoint is
+    /// written meanwhile: it would look for files that are going.
+    pub(super) fn remove(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
+        let mut checkpoints = self.checkpoints.lock();
+        ids.iter().try_for_each(|id| self.remove_one(id))?;
+        // The data first: on a full disk that makes the room to write.
+        checkpoints.forget(&self.files, ids)
+    }
+
     /// Removes a partition's directory; a missing one is no failure.
-    pub(super) fn remove(&self, id: &TopicPartition) -> Result<(), StoreError> {
+    fn remove_one(&self, id: &TopicPartition) -> Result<(), StoreError> {
         let gone = self.path.join(marked_name(id, DELETE)?);
         let renamed = self.rename(id, &gone)?;
         self.found.lock().remove(id);
@@ -128,6 +137,8 @@ impl DataDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Renamed::NothingThere),
             renamed => renamed.context("rename", &dir)?,
         }
+        // A reader may have opened a file again between the two.
+        self.files.forget_dir(&dir);
         self.files
             .fs()
             .sync_dir(&self.path, SITE_RENAMED)
@@ -172,7 +183,7 @@ fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> Leade
         .iter()
         .filter_map(latest)
         .max()
-        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0 + 1))
+        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0.saturating_add(1)))
 }
 
 /// Lists partition directories, and removes those whose deletion or filling was cut off.
@@ -181,10 +192,10 @@ fn found_dirs(files: &FileCache, dir: &Path) -> Result<Vec<TopicPartition>, Stor
     for entry in files.fs().list(dir).context("list", dir)? {
         let path = dir.join(&entry.name);
         if entry.kind != FileKind::Dir {
-            if entry.name.ends_with(super::paths::TMP) {
+            if is_ours_in_transit(&entry.name) {
                 remove_if_there(files, &path).context("remove", &path)?;
             }
-        } else if entry.name.ends_with(DELETE) || entry.name.ends_with(FUTURE) {
+        } else if is_marked(&entry.name, DELETE) || is_marked(&entry.name, FUTURE) {
             files.fs().remove_dir_all(&path).context("remove", &path)?;
         } else if let Some(id) = TopicPartition::parse_dir_name(&entry.name) {
             found.push(id);
@@ -193,10 +204,30 @@ fn found_dirs(files: &FileCache, dir: &Path) -> Result<Vec<TopicPartition>, Stor
     Ok(found)
 }
 
+/// Tells whether a name is what [`marked_name`] makes with this suffix: nobody else's directory is touched.
+fn is_marked(name: &str, suffix: &str) -> bool {
+    let Some((id, unique)) = name.strip_suffix(suffix).and_then(|rest| rest.rsplit_once('.')) else {
+        return false;
+    };
+    let is_unique = unique.len() == 32 && unique.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // A long name was cut, perhaps with its number.
+    is_unique && (TopicPartition::parse_dir_name(id).is_some() || name.len() == NAME_MAX)
+}
+
+/// Tells whether a file is one of our small files that was being replaced.
+fn is_ours_in_transit(name: &str) -> bool {
+    name.strip_suffix(super::paths::TMP).is_some_and(|name| {
+        name.ends_with("-offset-checkpoint") || name == "meta.properties" || name == "siltstone.epoch"
+    })
+}
+
+/// Greatest length of a file name in bytes.
+const NAME_MAX: usize = 255;
+
 /// Returns `<topic>-<partition>.<32 hexadecimal digits><suffix>`, at most 255 bytes.
 pub(super) fn marked_name(id: &TopicPartition, suffix: &str) -> Result<String, StoreError> {
     let unique = super::identity::random_hex()?;
     let mut name = id.to_string();
-    name.truncate(255 - unique.len() - suffix.len() - 1);
+    name.truncate(NAME_MAX - unique.len() - suffix.len() - 1);
     Ok(format!("{name}.{unique}{suffix}"))
 }

@@ -45,7 +45,7 @@ pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result
     };
     let last = slots.iter().flatten().max().copied();
     let epoch = match last {
-        Some(last) => LeaderEpoch(last.0 + 1).max(least),
+        Some(last) => next_epoch(last, &path)?.max(least),
         None => least,
     };
     if last.is_none() {
@@ -64,6 +64,14 @@ pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result
         .context("write", &path)?;
     file.sync_data(SITE).context("sync", &path)?;
     Ok(epoch)
+}
+
+fn next_epoch(last: LeaderEpoch, path: &Path) -> Result<LeaderEpoch, StoreError> {
+    let next = last.0.checked_add(1).map(LeaderEpoch);
+    next.ok_or_else(|| StoreError::Unusable {
+        path: path.to_path_buf(),
+        reason: "all epochs are used up; no start is left".to_owned(),
+    })
 }
 
 /// Tells whether an epoch was ever claimed here.

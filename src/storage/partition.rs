@@ -292,7 +292,7 @@ impl Partition {
     /// Damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
         let from = self.marks.view().log_start;
-        match self.reader().greatest_timestamp(from) {
+        match self.reader().greatest_timestamp(&(from..bound))? {
             Some(greatest) => self.find_time(greatest, bound),
             None => Ok(None),
         }

@@ -42,14 +42,14 @@ pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -
     .context("write", &path)
 }
 
-/// Reads the topic's id; `None` when the file is missing or unreadable.
-pub(super) fn read_topic_id(files: &FileCache, dir: &Path) -> Option<TopicId> {
-    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME))
-        .ok()
-        .flatten()?;
-    PartitionMetadata::decode(&bytes)
-        .ok()
-        .map(|metadata| metadata.topic_id)
+/// Reads the topic's id; `None` when the file is missing or damaged.
+///
+/// # Errors
+/// What the disk says: whose directory it is stays open then, and nothing may be done with it.
+pub(super) fn read_topic_id(files: &FileCache, dir: &Path) -> Result<Option<TopicId>, StoreError> {
+    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME))?;
+    let metadata = bytes.and_then(|bytes| PartitionMetadata::decode(&bytes).ok());
+    Ok(metadata.map(|metadata| metadata.topic_id))
 }
 
 /// Reads the leader epochs. Damage is told and is no loss: they also stand in every batch.
@@ -183,6 +183,20 @@ fn logs(files: &FileCache, dir: &Path) -> Result<Logs, StoreError> {
     }
     remove_stray_snapshots(files, dir, &names, &logs)?;
     Ok(logs)
+}
+
+/// Removes the snapshots of states after `offset`.
+pub(super) fn remove_snapshots_after(
+    files: &FileCache,
+    dir: &Path,
+    offset: Offset,
+) -> Result<(), StoreError> {
+    for name in names(files, dir)? {
+        if matches!(SegmentFile::parse(&name), Some((of, SegmentFile::Snapshot)) if of > offset) {
+            remove(files, dir, &name)?;
+        }
+    }
+    Ok(())
 }
 
 /// A snapshot belongs to a segment's base, or is the newest of all, that of a clean close.

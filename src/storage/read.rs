@@ -177,7 +177,9 @@ impl Reader<'_> {
                     break;
                 }
                 next_offset = next_offset.max(header.next_offset().min(read.until));
-                *budget = budget.saturating_sub(header.size_bytes);
+                if header.last_offset() >= from {
+                    *budget = budget.saturating_sub(header.size_bytes);
+                }
                 if *budget == 0 {
                     return Ok(Step::Nothing { next_offset });
                 }
@@ -280,13 +282,34 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    /// Returns the greatest timestamp of the log, in O(segments).
-    pub(super) fn greatest_timestamp(&self, from: Offset) -> Option<Timestamp> {
-        let list = self.segments.read();
-        (list.index_at(from)..list.len())
-            .filter_map(|index| list.at(index))
-            .filter_map(|segment| segment.content().greatest)
-            .max()
+    /// Returns the greatest timestamp of the batches within `range`, from the summaries of segments that lie in it and from
+    /// batch headers of those that reach beyond.
+    pub(super) fn greatest_timestamp(&self, range: &Range<Offset>) -> Result<Option<Timestamp>, ReadError> {
+        let mut greatest = None;
+        let mut index = self.segments.read().index_at(range.start);
+        loop {
+            let segment = self.segments.read().at(index);
+            let Some(segment) = segment else {
+                return Ok(greatest);
+            };
+            let (base, next, end) = segment.bounds();
+            if base >= range.end {
+                return Ok(greatest);
+            }
+            if base >= range.start && next <= range.end {
+                greatest = greatest.max(segment.content().greatest);
+            } else {
+                let start = segment.position_before(self.files, range.start)?;
+                let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+                while let Some((_, header)) = walk.next_header()? {
+                    let within = header.last_offset() >= range.start && header.base_offset < range.end;
+                    if within && !header.is_control() {
+                        greatest = greatest.max(header.max_timestamp);
+                    }
+                }
+            }
+            index += 1;
+        }
     }
 
     /// Collects the aborted transactions that overlap `range`, by first offset.

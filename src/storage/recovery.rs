@@ -105,6 +105,8 @@ impl Recovery<'_> {
 
     fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
         let logs = partition_dir::tidy(self.files, self.dir)?;
+        // A snapshot may have reached the disk before the batches it tells of.
+        partition_dir::remove_snapshots_after(self.files, self.dir, self.recovery_point)?;
         let mut found = Found {
             epochs: partition_dir::read_epochs(self.files, self.dir),
             ..Found::default()
@@ -125,7 +127,7 @@ impl Recovery<'_> {
         let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
         // Offsets before the recovery point are not given again: what a repair or damage took leaves a hole, and the point
         // never vouches for records that came after it was written.
-        log_end = log_end.max(self.recovery_point);
+        log_end = log_end.max(self.believable_recovery_point(log_end));
         // Written again with the next settled state, changed or not.
         let _ = found.epochs.truncate_from_end(log_end);
         self.sync_logs(&mut found.verified)?;
@@ -147,6 +149,16 @@ impl Recovery<'_> {
         })
     }
 
+    /// The checkpoint has no checksum: a point further from the log's end than a segment can span is damage, not a hole.
+    fn believable_recovery_point(&self, log_end: Offset) -> Offset {
+        if self.recovery_point.0.saturating_sub(log_end.0) <= i64::from(i32::MAX) {
+            return self.recovery_point;
+        }
+        tracing::error!(partition = %self.id, recovery_point = %self.recovery_point, %log_end,
+            "the recovery point lies far beyond the log; it is taken for damage");
+        log_end
+    }
+
     fn segments(&self, logs: &Logs, known: &Known, found: &mut Found) -> Result<(), StoreError> {
         let last_base = logs.keys().next_back().copied();
         let bases: Vec<Offset> = logs.keys().copied().collect();
@@ -159,7 +171,8 @@ impl Recovery<'_> {
                 found.segments.push(Arc::new(sealed));
                 continue;
             }
-            if self.one(base, len, found)? == Tail::Torn {
+            let next_base = bases.get(index + 1).copied();
+            if self.one(base, len, found)? == Tail::Torn && found.end() != next_base {
                 for &later in &bases[index + 1..] {
                     self.remove_segment(later)?;
                 }
@@ -277,6 +290,13 @@ struct Found {
     /// Verified, not yet synced.
     verified: Vec<(Arc<Path>, Arc<dyn File>)>,
     cut: bool,
+}
+
+impl Found {
+    /// Returns the first offset after what was found.
+    fn end(&self) -> Option<Offset> {
+        self.segments.last().map(|last| last.extent.next)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::env::File;
 use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 
 use super::index_set::{ContentSpan, IndexSet};
 
@@ -79,13 +79,14 @@ pub(super) fn scan(
             }
         };
         let header = *batch.header();
-        let times = match batch.timestamps(DecompressLimit(spec.max_decompressed_bytes)) {
-            Ok(times) => times,
-            Err(damage) => {
-                scanned.stop = Some(damage.to_string());
-                break;
-            }
-        };
+        let times = batch
+            .timestamps(DecompressLimit(spec.max_decompressed_bytes))
+            .unwrap_or_else(|damage| {
+                // The bytes are what was written, so they stay: readers that can make nothing of them will say so. Its times
+                // are not known, so that no read bounded in time may pass it over.
+                tracing::warn!(offset = %header.base_offset, %damage, "a batch with a sound checksum cannot be read");
+                header.max_timestamp.map(|greatest| (Timestamp::MIN, greatest))
+            });
         if super::RelativeOffset::new(header.last_offset(), spec.base).is_none() {
             scanned.stop = Some(format!(
                 "offset {} is too far from the segment's base",
@@ -98,6 +99,8 @@ pub(super) fn scan(
             break;
         }
         scanned.indexes.add(&header, scanned.end);
+        // A marker has a time, but no record that a search by time could find.
+        let times = times.filter(|_| !header.is_control());
         scanned.content.add(header.record_count, times);
         scanned.end += header.size_bytes;
         scanned.next = header.next_offset();

@@ -259,6 +259,8 @@ impl Active {
         state.indexes.add(header, position);
         state.extent.end = position + header.size_bytes;
         state.extent.next = header.next_offset();
+        // A marker has a time, but no record that a search by time could find.
+        let times = times.filter(|_| !header.is_control());
         state.extent.content.add(header.record_count, times);
         state.extent.append_times.push(header.base_offset, now);
     }

@@ -131,13 +131,12 @@ impl Store {
     /// What the disk says; nothing is lost by trying again.
     pub fn remove_partitions(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
         for id in ids {
-            if let Some(partition) = self.partitions.lock().remove(id) {
+            let open = self.partitions.lock().remove(id);
+            if let Some(partition) = open {
                 partition.writer.lock().refused = Some(format!("{id} is deleted"));
             }
-            self.dir.remove(id)?;
         }
-        // The data first: on a full disk that makes the room to write.
-        self.dir.forget(ids)
+        self.dir.remove(ids)
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path. Nothing in it is changed.

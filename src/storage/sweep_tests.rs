@@ -28,7 +28,7 @@ use crate::record::Accepted;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Syncs whose absence nothing that was promised can show, each with the reason. The sweep proves that too.
-const NOT_NEEDED_FOR_DATA: [(&str, &str); 3] = [
+const NOT_NEEDED_FOR_DATA: [(&str, &str); 5] = [
     (
         "directory of meta.properties",
         "the start syncs the data directory once more before it returns, and nothing was promised before",
@@ -37,6 +37,14 @@ const NOT_NEEDED_FOR_DATA: [(&str, &str); 3] = [
     (
         "directory of partition metadata",
         "the first sync of the partition's log syncs its directory, and nothing was promised before",
+    ),
+    (
+        "data directory at the start",
+        "it keeps leftovers from coming back, which the next start would remove again",
+    ),
+    (
+        "data directory with a renamed partition",
+        "the checkpoint that forgets the partition's offsets syncs the same directory before the removal returns",
     ),
 ];
 

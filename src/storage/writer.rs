@@ -255,6 +255,7 @@ impl Writer {
             // Nothing to keep; only an empty file of another name to make.
             return self.begin_segment(base, now, config);
         }
+        self.cut_to_published(&active)?;
         let new = self.create_log(base)?;
         self.write_snapshot(base);
         let sealed = Arc::new(active.seal());
@@ -294,6 +295,18 @@ impl Writer {
         Ok(())
     }
 
+    /// Cuts what a failed write left beyond the published end, where no reader looks: a sealed log ends with its last batch,
+    /// or recovery would take what follows it for lost.
+    fn cut_to_published(&self, active: &Active) -> Result<(), StoreError> {
+        let (path, end) = (&active.log_path, u64::from(active.extent().end));
+        let file = self.files.open_rw(path).context("open", path)?;
+        if file.len_bytes().context("read", path)? != end {
+            file.set_len(end).context("cut", path)?;
+            file.sync_data(SITE_CUT).context("sync", path)?;
+        }
+        Ok(())
+    }
+
     fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
         let path = log_path(&self.dir, base);
         remove_if_there(&self.files, &path).context("remove", &path)?;
@@ -322,13 +335,7 @@ impl Writer {
             Readiness::Closed | Readiness::Absent => return Ok(Sealing::Untouched),
         }
         let active = self.active();
-        let (path, end) = (&active.log_path, u64::from(active.extent().end));
-        let file = self.files.open_rw(path).context("open", path)?;
-        if file.len_bytes().context("read", path)? != end {
-            // What a failed write left beyond the published end, where no reader looks.
-            file.set_len(end).context("cut", path)?;
-            file.sync_data(SITE_CUT).context("sync", path)?;
-        }
+        self.cut_to_published(&active)?;
         let mut list = self.segments.write();
         list.set_active(None);
         list.push(Arc::new(active.seal()));
