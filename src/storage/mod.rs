@@ -28,6 +28,8 @@ mod config;
 mod epoch_file;
 mod epochs;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod fields;
 mod files;
 mod identity;
@@ -36,6 +38,8 @@ mod journal;
 mod load;
 mod manifest;
 mod meta_properties;
+#[cfg(test)]
+mod model_tests;
 mod offset_index;
 mod open;
 mod partition;
