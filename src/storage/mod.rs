@@ -32,6 +32,8 @@ mod error;
 mod fault_tests;
 mod fields;
 mod files;
+#[cfg(test)]
+mod golden_tests;
 mod identity;
 mod index_set;
 mod journal;
