@@ -23,8 +23,8 @@ use super::partition_dir;
 use super::paths::SegmentFile;
 use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
 use super::watermarks::WatermarkView;
-use super::writer::{Names, Readiness, Writer};
-use super::{AbortedTransaction, Placed, Producers, decode_snapshot, stamps};
+use super::writer::{Names, Readiness, Saved, Writer};
+use super::{AbortedTransaction, LeaderEpochs, Placed, Producers, decode_snapshot, stamps};
 
 /// So much of the log's end is always walked for the batches that snapshots leave out: cheap, and as many segments as it
 /// takes when they are small.
@@ -161,11 +161,30 @@ fn forget_closing_snapshot(writer: &Writer, log_end: Offset) {
     }
 }
 
-/// Loads the epochs of a log that was not written to yet. Damage is no loss: epochs stand in every batch.
+/// Loads the epochs of a log that was not written to yet. Without a sound file they are read from the batches.
 pub(super) fn load_epochs(writer: &mut Writer) {
-    if writer.readiness == Readiness::Closed && writer.epochs.entries().is_empty() {
-        writer.epochs = partition_dir::read_epochs(&writer.files, &writer.dir);
+    if writer.readiness != Readiness::Closed || !writer.epochs.entries().is_empty() {
+        return;
     }
+    writer.epochs = partition_dir::read_epochs(&writer.files, &writer.dir);
+    if writer.epochs.entries().is_empty() {
+        writer.epochs = epochs_of(&writer.files, &super::read::snapshot(&writer.segments));
+        writer.epochs_file = Saved::No;
+    }
+}
+
+/// Reads the epochs of a log from its batches, as far as they can be read.
+pub(super) fn epochs_of(files: &FileCache, segments: &[Segment]) -> LeaderEpochs {
+    let mut epochs = LeaderEpochs::default();
+    for segment in segments {
+        let mut walk = Walk::new(files, segment.log_path(), 0..segment.bounds().2);
+        while let Ok(Some((_, header))) = walk.next_header() {
+            if let Some(epoch) = header.leader_epoch {
+                let _ = epochs.assign(epoch, header.base_offset);
+            }
+        }
+    }
+    epochs
 }
 
 pub(super) fn producers_of(

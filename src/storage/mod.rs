@@ -29,14 +29,20 @@ mod data_dir;
 mod epoch_file;
 mod epochs;
 mod error;
+#[cfg(test)]
+mod fault_tests;
 mod fields;
 mod files;
+#[cfg(test)]
+mod golden_tests;
 mod identity;
 mod index_set;
 mod journal;
 mod load;
 mod manifest;
 mod meta_properties;
+#[cfg(test)]
+mod model_tests;
 mod offset_index;
 mod open;
 mod partition;

@@ -131,8 +131,10 @@ fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> 
     }
     match partition_dir::read_topic_id(&data.files, dir)? {
         Some(id) if id == spec.topic_id => Ok(true),
-        // The metadata file is damaged; the manifest says whose log it is.
-        None if known.belongs_to(spec.topic_id) => Ok(true),
+        // The metadata file is damaged; the manifest says whose log it is, and it may be gone at the next start.
+        None if known.belongs_to(spec.topic_id) => {
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| true)
+        }
         // Made and not yet written to when the process died: the first append begins again, with the metadata file.
         None if partition_dir::has_no_log(&data.files, dir)? => Ok(false),
         found => {

@@ -292,7 +292,18 @@ impl Partition {
     /// Damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
         let from = self.marks.view().log_start;
-        match self.reader().greatest_timestamp(&(from..bound))? {
+        let Some(greatest) = self.reader().greatest_timestamp(from) else {
+            return Ok(None);
+        };
+        if let Some(found) = self.find_time(greatest, bound)? {
+            return Ok(Some(found));
+        }
+        // The greatest of the segments belongs to a record before the log start, or not yet visible.
+        let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
+        match self
+            .reader()
+            .greatest_within(&(from..bound), max_decompressed_bytes)?
+        {
             Some(greatest) => self.find_time(greatest, bound),
             None => Ok(None),
         }

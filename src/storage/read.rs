@@ -282,34 +282,76 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    /// Returns the greatest timestamp of the batches within `range`, from the summaries of segments that lie in it and from
-    /// batch headers of those that reach beyond.
-    pub(super) fn greatest_timestamp(&self, range: &Range<Offset>) -> Result<Option<Timestamp>, ReadError> {
+    /// Returns the greatest timestamp of the segments that reach past `from`, in O(segments).
+    pub(super) fn greatest_timestamp(&self, from: Offset) -> Option<Timestamp> {
+        let list = self.segments.read();
+        (list.index_at(from)..list.len())
+            .filter_map(|index| list.at(index))
+            .filter_map(|segment| segment.content().greatest)
+            .max()
+    }
+
+    /// Returns the greatest timestamp of the records in `range`. Reads the headers of segments that lie only partly in it, and
+    /// the records of such batches.
+    pub(super) fn greatest_within(
+        &self,
+        range: &Range<Offset>,
+        max_decompressed_bytes: u32,
+    ) -> Result<Option<Timestamp>, ReadError> {
         let mut greatest = None;
-        let mut index = self.segments.read().index_at(range.start);
-        loop {
-            let segment = self.segments.read().at(index);
-            let Some(segment) = segment else {
-                return Ok(greatest);
-            };
+        for segment in snapshot(self.segments) {
             let (base, next, end) = segment.bounds();
-            if base >= range.end {
-                return Ok(greatest);
+            if next <= range.start || base >= range.end || segment.content().greatest <= greatest {
+                continue;
             }
-            if base >= range.start && next <= range.end {
-                greatest = greatest.max(segment.content().greatest);
-            } else {
-                let start = segment.position_before(self.files, range.start)?;
-                let mut walk = Walk::new(self.files, segment.log_path(), start..end);
-                while let Some((_, header)) = walk.next_header()? {
-                    let within = header.last_offset() >= range.start && header.base_offset < range.end;
-                    if within && !header.is_control() {
-                        greatest = greatest.max(header.max_timestamp);
-                    }
+            let start = segment.position_before(self.files, range.start)?;
+            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+            while let Some((position, header)) = walk.next_header()? {
+                if header.base_offset >= range.end {
+                    break;
                 }
+                if header.is_control()
+                    || header.last_offset() < range.start
+                    || header.max_timestamp <= greatest
+                {
+                    continue;
+                }
+                greatest = if header.base_offset >= range.start && header.next_offset() <= range.end {
+                    header.max_timestamp
+                } else {
+                    let times = self.times_in(&segment, position, &header, max_decompressed_bytes)?;
+                    let inside = times.into_iter().filter(|(offset, _)| range.contains(offset));
+                    inside.map(|(_, time)| time).max().max(greatest)
+                };
             }
-            index += 1;
         }
+        Ok(greatest)
+    }
+
+    /// Offset and time of each record of a batch that has a time.
+    fn times_in(
+        &self,
+        segment: &Segment,
+        position: u32,
+        header: &BatchHeader,
+        max_decompressed_bytes: u32,
+    ) -> Result<Vec<(Offset, Timestamp)>, ReadError> {
+        let damaged = |damage: crate::record::Damage| ReadError::Damaged {
+            path: segment.log_path().to_path_buf(),
+            position: u64::from(position),
+            reason: damage.to_string(),
+        };
+        let bytes = read_range(self.files, segment, position..position + header.size_bytes)?;
+        let batch = RecordBatch::parse(bytes).map_err(damaged)?;
+        let records = batch
+            .records(DecompressLimit(max_decompressed_bytes))
+            .map_err(damaged)?;
+        let mut times = Vec::new();
+        for record in records {
+            let record = record.map_err(damaged)?;
+            times.extend(record.timestamp.map(|time| (record.offset, time)));
+        }
+        Ok(times)
     }
 
     /// Collects the aborted transactions that overlap `range`, by first offset.

@@ -25,7 +25,7 @@ use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::remove_if_there;
 use super::journal::{Journal, Known};
-use super::load::{StateFiles, rebuild_producers, replay_batch};
+use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Scanned, scan};
@@ -111,7 +111,13 @@ impl Recovery<'_> {
             epochs: partition_dir::read_epochs(self.files, self.dir),
             ..Found::default()
         };
+        let had_epochs = !found.epochs.entries().is_empty();
         self.segments(&logs, &known, &mut found)?;
+        if !had_epochs {
+            // Of trusted segments no batch was read, and no file tells their epochs.
+            let segments: Vec<Segment> = found.segments.iter().cloned().map(Segment::Sealed).collect();
+            found.epochs = epochs_of(self.files, &segments);
+        }
         if found.cut {
             // Its summaries may describe what was cut; without it they are made from the logs.
             Journal::remove(self.files, self.dir)?;
