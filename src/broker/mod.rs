@@ -286,7 +286,7 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Verifies a partition directory and brings it in.
+    /// Verifies a partition directory and brings it in; a topic that does not exist is made, with just enough partitions.
     ///
     /// # Errors
     /// What is wrong with the directory, or with its place here.

@@ -62,20 +62,25 @@ def dump_logs(directory: Path) -> Dump:
     return dump
 
 
-def verify_logs(directory: Path) -> int:
-    """Dumps every `.log` of any partition, whatever it holds, and returns the number of batches; each must be valid."""
-    verdicts = [line for line in tool(sorted(directory.glob("*.log")), "--deep-iteration") if line.startswith("baseOffset:")]
-    for line in verdicts:
-        if not line.endswith("isvalid: true"):
-            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
-    return len(verdicts)
+def verify_logs(directories: list[Path]) -> int:
+    """Dumps every `.log` of any partitions, whatever they hold, and returns the number of batches; each must be valid."""
+    batches, file = 0, "no file"
+    for line in tool(files_of(directories, "log"), "--deep-iteration"):
+        if line.startswith("Dumping "):
+            file = line
+        elif line.startswith("baseOffset:"):
+            batches += 1
+            if not line.endswith("isvalid: true"):
+                raise AssertionError(f"{file}: the dump tool says: {line[:500]}")
+    return batches
 
 
-def verify_indexes(directory: Path) -> int:
+def verify_indexes(directories: list[Path]) -> int:
     """Checks every index alone and against its log; returns how many files there were."""
-    files = sorted([*directory.glob("*.index"), *directory.glob("*.timeindex")])
-    if not files:
-        raise AssertionError(f"{directory}: no index")
+    files = files_of(directories, "index", "timeindex")
+    for directory in directories:
+        if not any(file.parent == directory for file in files):
+            raise AssertionError(f"{directory}: no index")
     sane = tool(files, "--index-sanity-check")
     compared = tool(files)
     for file in files:
@@ -88,7 +93,7 @@ def verify_indexes(directory: Path) -> int:
             raise AssertionError(f"{file}: was not compared with its log")
     for line in compared:
         if not (NEUTRAL.fullmatch(line) or INDEX_ENTRY.fullmatch(line) or line.endswith("index is empty.")):
-            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+            raise AssertionError(f"the dump tool says: {line[:500]}")
     return len(files)
 
 
@@ -100,13 +105,18 @@ def verify_may_be_empty(index: Path) -> None:
         raise AssertionError(f"{index} is empty beside {before_the_last} bytes of batches before the last")
 
 
-def verify_states(directory: Path) -> int:
+def verify_states(directories: list[Path]) -> int:
     """Reads every `.snapshot` and `.txnindex`; returns the number of entries."""
-    files = sorted([*directory.glob("*.snapshot"), *directory.glob("*.txnindex")])
+    files = files_of(directories, "snapshot", "txnindex")
     entries = 0
     for line in tool(files) if files else []:
         if PRODUCER_ENTRY.fullmatch(line) or ABORTED_ENTRY.fullmatch(line):
             entries += 1
         elif line and not NEUTRAL.fullmatch(line):
-            raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+            raise AssertionError(f"the dump tool says: {line[:500]}")
     return entries
+
+
+def files_of(directories: list[Path], *suffixes: str) -> list[Path]:
+    """Every file of the directories that ends in one of the suffixes."""
+    return sorted(file for directory in directories for suffix in suffixes for file in directory.glob(f"*.{suffix}"))
