@@ -3,8 +3,9 @@
 //! A start reads none of this: it is loaded at the first append, so that a partition nobody writes to costs nothing.
 //!
 //! Producer state is kept on disk as a snapshot of each producer's last batch, one per segment base. A retry may name any of
-//! the last five, so the state is rebuilt from the snapshot before the last full segment by walking the batch headers after
-//! it. When the snapshot of the log end says that there are no producers, nothing is walked.
+//! the last five, so the state is rebuilt from the newest snapshot, the batch headers of the last segments, and of as many
+//! before them as it takes to have five batches of each producer: old data rolls a segment every few batches. When the
+//! snapshot of the log end says that there are no producers, nothing is walked.
 
 use std::io;
 use std::path::Path;
@@ -25,6 +26,10 @@ use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
 use super::watermarks::WatermarkView;
 use super::writer::{Names, Readiness, Writer};
 use super::{AbortedTransaction, Placed, Producers, decode_snapshot, stamps};
+
+/// So many batches at most, of segments before the last two, are looked at for the last five of every producer: more than a
+/// hundred producers have under way, few enough to be read in milliseconds.
+const EARLIER_BATCHES: usize = 1024;
 
 /// What an opening needs to know beside the writer.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +205,7 @@ pub(super) fn rebuild_producers(
     log_end: Offset,
 ) -> Result<Producers, ReadError> {
     let mut newest = (log_end, snapshot_at(state, log_end));
-    // The last two segments hold the last batches of every producer that still writes.
+    // The last two segments mostly hold the last batches of every producer that still writes.
     let mut first = segments.len().saturating_sub(2);
     for (index, segment) in segments.iter().enumerate().rev() {
         if newest.1.is_some() {
@@ -214,8 +219,16 @@ pub(super) fn rebuild_producers(
     if newest.0 == log_end && producers.is_empty() && producers.end() == log_end {
         return Ok(producers);
     }
-    for segment in &segments[first.min(segments.len())..] {
+    let (earlier, last) = segments.split_at(first.min(segments.len()));
+    for segment in last {
         replay(state, segment, &mut producers)?;
+    }
+    let mut replayed = 0;
+    for segment in earlier.iter().rev() {
+        if replayed >= EARLIER_BATCHES || producers.know_enough() {
+            break;
+        }
+        replayed += replay(state, segment, &mut producers)?;
     }
     producers.advance(log_end);
     producers.release_completed(log_end);
@@ -235,10 +248,13 @@ fn snapshot_at(state: StateFiles<'_>, offset: Offset) -> Option<Producers> {
     }
 }
 
-fn replay(state: StateFiles<'_>, segment: &Segment, producers: &mut Producers) -> Result<(), ReadError> {
+/// Lets the state follow a whole segment; returns of how many batches.
+fn replay(state: StateFiles<'_>, segment: &Segment, producers: &mut Producers) -> Result<usize, ReadError> {
     let (_, _, end) = segment.bounds();
+    let mut batches = 0;
     let mut walk = Walk::new(state.files, segment.log_path(), 0..end);
     while let Some((position, header)) = walk.next_header()? {
+        batches += 1;
         if header.is_control() {
             let bytes = read(state.files, segment.log_path(), position, header.size_bytes)?;
             if let Ok(batch) = RecordBatch::parse(bytes) {
@@ -248,7 +264,7 @@ fn replay(state: StateFiles<'_>, segment: &Segment, producers: &mut Producers) -
             producers.apply_recovered(&batch, placed(&header, state.now));
         }
     }
-    Ok(())
+    Ok(batches)
 }
 
 /// Lets the state follow a batch that is already in the log; returns the transaction it aborted, if it aborted one.

@@ -244,6 +244,12 @@ impl SeenBatch {
             && self.last_sequence == batch.last_sequence()
             && self.last_offset_delta == batch.last_offset_delta
     }
+
+    /// Whether none came before it in its epoch; one without a sequence has none to be sent again.
+    fn is_first(&self) -> bool {
+        self.last_sequence
+            .is_none_or(|last| last.0 == self.last_offset_delta)
+    }
 }
 
 /// What is remembered of one producer.
@@ -296,6 +302,10 @@ impl Producer {
             self.batches.remove(0);
             self.batches.insert(place, batch);
         }
+    }
+
+    fn knows_enough(&self) -> bool {
+        self.batches.len() == BATCHES_PER_PRODUCER || self.batches.first().is_none_or(SeenBatch::is_first)
     }
 
     /// The sequence that may come next in the current epoch.
@@ -490,6 +500,11 @@ impl Producers {
                 timestamp: batch.timestamp,
             });
         }
+    }
+
+    /// True when no earlier batch could fill up what is remembered: every producer has its five batches, or all it sent.
+    pub fn know_enough(&self) -> bool {
+        self.producers.values().all(Producer::knows_enough)
     }
 
     /// Says whether `marker` may be appended.
