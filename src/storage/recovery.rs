@@ -72,10 +72,10 @@ pub(super) struct Recovered {
 
 impl Recovery<'_> {
     pub(super) fn run(&self, known: Known) -> Result<Recovered, StoreError> {
-        if self.stop == Stop::Clean {
-            if let Some(recovered) = self.trust(&known) {
-                return Ok(recovered);
-            }
+        if self.stop == Stop::Clean
+            && let Some(recovered) = self.trust(&known)
+        {
+            return Ok(recovered);
         }
         self.verify(known)
     }
