@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connect::ServerArgs;
 use super::input::{Block, Input};
@@ -80,46 +81,63 @@ enum Ended {
     Failed(CliError),
 }
 
+impl ProduceArgs {
+    fn options(&self) -> ProducerOptions {
+        ProducerOptions {
+            acks: match self.acks {
+                AcksArg::All => Acks::All,
+                AcksArg::Leader => Acks::Leader,
+                AcksArg::None => Acks::None,
+            },
+            codec: match self.compression {
+                Compression::None => Codec::None,
+                Compression::Gzip => Codec::Gzip,
+                Compression::Snappy => Codec::Snappy,
+                Compression::Lz4 => Codec::Lz4,
+                Compression::Zstd => Codec::Zstd,
+            },
+            delivery_timeout: Duration::from_secs(self.delivery_timeout.into()),
+            ..ProducerOptions::default()
+        }
+    }
+}
+
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCode, CliError> {
+    let options = args.options();
     let rules = args.rules.checked()?;
     let input = Input::open(Some(&args.input))?;
-    let client = server.connect().await?;
-    let options = ProducerOptions {
-        acks: match args.acks {
-            AcksArg::All => Acks::All,
-            AcksArg::Leader => Acks::Leader,
-            AcksArg::None => Acks::None,
-        },
-        codec: match args.compression {
-            Compression::None => Codec::None,
-            Compression::Gzip => Codec::Gzip,
-            Compression::Snappy => Codec::Snappy,
-            Compression::Lz4 => Codec::Lz4,
-            Compression::Zstd => Codec::Zstd,
-        },
-        delivery_timeout: Duration::from_secs(args.delivery_timeout.into()),
-        ..ProducerOptions::default()
-    };
-    let producer = client.producer(&args.topic, options).await?;
-    let max_line_bytes = producer.max_message_bytes();
-    let mut load = Load {
-        producer,
-        rules,
-        partition: args.partition.map(PartitionId),
-        input_name: input.name.clone(),
-        skipped: 0,
-        progress: Progress::new(input.len),
-        started: Instant::now(),
-    };
-    let ended = load.until_end(input, max_line_bytes).await;
-    load.progress.clear();
-    let report = Report {
-        topic: args.topic,
+    let mut interrupts = Interrupts::listen()?;
+    let mut report = Report {
+        topic: args.topic.clone(),
         acks: args.acks,
-        summary: load.producer.summary(),
-        skipped: load.skipped,
-        elapsed: load.started.elapsed(),
+        summary: ProducerSummary::default(),
+        skipped: 0,
+        elapsed: Duration::ZERO,
+    };
+    let begun = tokio::select! {
+        begun = begin(server, &args.topic, options) => begun.map_err(Ended::Failed),
+        () = interrupts.next() => Err(Ended::Interrupted),
+    };
+    let ended = match begun {
+        Err(ended) => ended,
+        Ok(producer) => {
+            let mut load = Load {
+                producer,
+                rules,
+                partition: args.partition.map(PartitionId),
+                input_name: input.name.clone(),
+                skipped: 0,
+                progress: Progress::new(input.len),
+                started: Instant::now(),
+            };
+            let ended = load.until_end(input, &mut interrupts).await;
+            load.progress.clear();
+            report.summary = load.producer.summary();
+            report.skipped = load.skipped;
+            report.elapsed = load.started.elapsed();
+            ended
+        }
     };
     // The summary comes first, so that a failure is the last thing to be read.
     output::write_all(if args.json { report.json() } else { report.text() }.as_bytes())?;
@@ -135,6 +153,11 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     }
 }
 
+async fn begin(server: &ServerArgs, topic: &str, options: ProducerOptions) -> Result<Producer, CliError> {
+    let client = server.connect().await?;
+    Ok(client.producer(topic, options).await?)
+}
+
 struct Load {
     producer: Producer,
     rules: RecordRules,
@@ -147,18 +170,23 @@ struct Load {
 
 impl Load {
     /// Sends all lines and waits for their acknowledgement, as far as it goes.
-    async fn until_end(&mut self, input: Input, max_line_bytes: usize) -> Ended {
+    async fn until_end(&mut self, input: Input, interrupts: &mut Interrupts) -> Ended {
         let sent = tokio::select! {
-            sent = self.send_all(input, max_line_bytes) => sent,
-            () = interrupt() => {
+            biased;
+            () = interrupts.next() => {
                 // What is under way may still come in.
                 let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
                 return Ended::Interrupted;
             }
+            sent = self.send_all(input) => sent,
         };
         let closed = tokio::select! {
+            biased;
+            () = interrupts.next() => {
+                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
+                return Ended::Interrupted;
+            }
             closed = self.producer.close() => closed,
-            () = interrupt() => return Ended::Interrupted,
         };
         match (sent, closed) {
             (Ok(()), Ok(())) => Ended::AtTheEnd,
@@ -167,13 +195,15 @@ impl Load {
         }
     }
 
-    async fn send_all(&mut self, input: Input, max_line_bytes: usize) -> Result<(), CliError> {
-        let mut blocks = input.blocks(max_line_bytes);
+    async fn send_all(&mut self, input: Input) -> Result<(), CliError> {
+        let mut blocks = input.blocks(self.producer.max_message_bytes());
         while let Some(block) = blocks.recv().await {
             let block = block.map_err(|error| CliError::Failed(format!("{}: {error}", self.input_name)))?;
             self.send_block(&block).await?;
             self.progress
                 .advance(block.len(), self.started.elapsed(), &self.producer.summary());
+            // A fast input never waits; Ctrl-C is looked at all the same.
+            tokio::task::yield_now().await;
         }
         Ok(())
     }
@@ -201,10 +231,21 @@ impl Load {
     }
 }
 
-/// Waits for Ctrl-C; for ever where the system has no such thing.
-async fn interrupt() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+/// Ctrl-C, listened for from the beginning: one that comes while nobody waits is not lost.
+struct Interrupts(Signal);
+
+impl Interrupts {
+    fn listen() -> Result<Self, CliError> {
+        match signal(SignalKind::interrupt()) {
+            Ok(signal) => Ok(Self(signal)),
+            Err(error) => Err(CliError::Failed(format!("cannot watch for Ctrl-C: {error}"))),
+        }
+    }
+
+    async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -50,7 +50,8 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
         started: Instant::now(),
     };
     let input = Input::open(Some(&path)).expect("the file is there");
-    let ended = match load.until_end(input, MAX_MESSAGE_BYTES).await {
+    let mut interrupts = Interrupts::listen().expect("signals can be watched");
+    let ended = match load.until_end(input, &mut interrupts).await {
         Ended::AtTheEnd => "done".to_owned(),
         Ended::Interrupted => "interrupted".to_owned(),
         Ended::Failed(error) => error.to_string(),

@@ -294,3 +294,38 @@ async fn without_acknowledgement_no_offset_is_told_and_a_stream_stays_silent() {
         ["x", "x", "y"]
     );
 }
+
+#[tokio::test]
+async fn a_retry_after_a_restart_is_known_though_every_batch_has_a_segment_of_its_own() {
+    let server = TestServer::start().await;
+    let config = [("durability", "written"), ("segment.bytes", "16384")];
+    let request = v1::CreateTopicRequest {
+        name: "small".to_owned(),
+        partitions: Some(1),
+        config: config
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        validate_only: false,
+    };
+    server.admin().await.create_topic(request).await.unwrap();
+    let numbered = |sequence: i32| v1::ProduceRequest {
+        producer: Some(v1::ProducerStamp {
+            producer_id: 7,
+            producer_epoch: 0,
+            base_sequence: sequence,
+        }),
+        ..records("small", 0, &[&"x".repeat(12_000)])
+    };
+    let mut log = server.log().await;
+    for sequence in 0..8 {
+        log.produce(numbered(sequence)).await.unwrap();
+    }
+    let server = server.restart().await;
+    let mut log = server.log().await;
+    for sequence in 3..8 {
+        let response = log.produce(numbered(sequence)).await.unwrap().into_inner();
+        let appended = &response.appended[0];
+        assert!(appended.duplicate, "sequence {sequence}");
+        assert_eq!(appended.base_offset, Some(i64::from(sequence)));
+    }
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod cli_produce;
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
