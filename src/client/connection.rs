@@ -96,7 +96,7 @@ impl Client {
         &self.address
     }
 
-    pub(super) fn log(&self) -> LogServiceClient<Channel> {
+    pub(crate) fn log(&self) -> LogServiceClient<Channel> {
         LogServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 

@@ -77,10 +77,12 @@ pub use offset_index::{
 pub use open::PartitionSpec;
 pub use partition::{Append, Partition, PartitionStats, SyncDue, Synced, Written};
 pub use partition_metadata::{PartitionMetadata, PartitionMetadataDamage};
-pub use producer_snapshot::{CoordinatorEpoch, LastBatch, ProducerEntry, SnapshotDamage, decode_snapshot, encode_snapshot};
+pub use producer_snapshot::{
+    CoordinatorEpoch, LastBatch, ProducerEntry, SnapshotDamage, decode_snapshot, encode_snapshot,
+};
 pub use producers::{
-    BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol,
-    Origin, Outcome, Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
+    BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol, Origin, Outcome,
+    Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};

@@ -110,7 +110,11 @@ fn open_known(
 }
 
 fn read_if_found(store: &Store, id: &TopicPartition, dir: &Path) -> Known {
-    if store.found.lock().contains(id) { Journal::read(&store.files, dir, id) } else { Known::default() }
+    if store.found.lock().contains(id) {
+        Journal::read(&store.files, dir, id)
+    } else {
+        Known::default()
+    }
 }
 
 /// Tells whether the partition has a directory of its own; one of another topic is set aside.

@@ -386,7 +386,11 @@ mod tests {
     #[test]
     fn a_sync_counts_only_when_those_before_it_are_done() {
         let mut syncs = Syncs::default();
-        let (first, second, third) = (syncs.begin(Offset(5)), syncs.begin(Offset(8)), syncs.begin(Offset(9)));
+        let (first, second, third) = (
+            syncs.begin(Offset(5)),
+            syncs.begin(Offset(8)),
+            syncs.begin(Offset(9)),
+        );
         assert_eq!(syncs.finish(second), None);
         assert_eq!(syncs.finish(first), Some(Offset(8)));
         syncs.forget();
