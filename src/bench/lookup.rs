@@ -1,14 +1,14 @@
 //! How long a lookup by time takes in a log of many segments: storage alone, in process, no socket.
 //!
 //! The store is closed and opened again first, so that indexes come from their files. Times are asked for in an order
-//! that jumps over the whole log. The limit is the same search over the times in memory: no file, no batch, no record.
+//! that jumps over the whole log, and the figure is the median of single lookups. The limit is the same search over the times in memory: no file, no batch, no record.
 
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::measure::{Limit, Measure, median};
+use super::measure::{Limit, Measure, Times};
 use super::target::temp_dir;
 use super::{BenchError, Scale};
 use crate::env::{CacheLimits, FileCache, RealFs};
@@ -42,32 +42,28 @@ pub fn lookup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
 fn measure(partition: &Partition, segments: u32, scale: Scale) -> Result<Measure, BenchError> {
     let records = segments * BATCHES_PER_SEGMENT;
     let times: Vec<i64> = (0..records).map(|record| time_of(record).0).collect();
-    let lookups = scale.pick(20_000, 2000);
-    let (mut rounds, mut limits) = (Vec::new(), Vec::new());
-    // The first round warms: it checks each index and makes the mappings.
-    for round in 0..scale.pick(6, 2) {
+    let lookups = scale.pick(100_000, 4000);
+    // The first pass warms: it checks each index and makes the mappings.
+    for record in jumps(records, lookups) {
+        check(partition, segments, record)?;
+    }
+    let (mut found, mut limit) = (Times::new(), Times::new());
+    for record in jumps(records, lookups) {
         let began = Instant::now();
-        for record in jumps(records, lookups) {
-            check(partition, segments, record)?;
-        }
-        let took = began.elapsed();
+        check(partition, segments, record)?;
+        found.add(began.elapsed());
+        let at = time_of(record).0;
         let began = Instant::now();
-        for record in jumps(records, lookups) {
-            let at = time_of(record).0;
-            black_box(times.partition_point(|time| *time < black_box(at)));
-        }
-        if round > 0 {
-            rounds.push(took.as_secs_f64() * 1e6 / f64::from(lookups));
-            limits.push(began.elapsed().as_secs_f64() * 1e6 / f64::from(lookups));
-        }
+        black_box(times.partition_point(|time| *time < black_box(at)));
+        limit.add(began.elapsed());
     }
     Ok(Measure {
         name: format!("lookup.time_in_{segments}_segments"),
-        value: median(rounds),
+        value: found.quantile_ms(0.5) * 1e3,
         unit: "us",
         limit: Limit {
             name: "search_in_memory",
-            value: median(limits),
+            value: limit.quantile_ms(0.5) * 1e3,
         },
     })
 }

@@ -57,13 +57,17 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or_default()
 }
 
+/// Longer times count as this one: a minute.
+const GREATEST_TIME_NS: u64 = 60_000_000_000;
+
 /// Times of many equal operations.
 #[derive(Debug)]
 pub(super) struct Times(hdrhistogram::Histogram<u64>);
 
 impl Times {
     pub(super) fn new() -> Self {
-        Self(hdrhistogram::Histogram::new(3).expect("3 digits are within what a histogram has"))
+        let histogram = hdrhistogram::Histogram::new_with_bounds(1, GREATEST_TIME_NS, 3);
+        Self(histogram.expect("these bounds and three digits are what a histogram can have"))
     }
 
     pub(super) fn add(&mut self, took: Duration) {
