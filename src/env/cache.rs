@@ -44,7 +44,7 @@ const MAX_PROBES: u64 = 64;
 
 /// A whole file of at most so many bytes is copied instead: the page that its mapping would hold resident costs as much, and
 /// a copy needs no system call at each use.
-const COPY_MAX_BYTES: usize = 4096;
+pub(super) const COPY_MAX_BYTES: usize = 4096;
 
 /// How much a [`FileCache`] keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::cache::COPY_MAX_BYTES;
 use super::*;
 
 const WINDOW: usize = 64 << 10;
@@ -350,7 +351,7 @@ impl Fs for ReplacedWhileOpening {
     fn lock(&self, path: &Path) -> std::io::Result<Box<dyn LockGuard>> {
         self.disk.lock(path)
     }
-    fn make_resident(&self, bytes: &Bytes) -> std::io::Result<()> {
+    fn make_resident(&self, bytes: &bytes::Bytes) -> std::io::Result<()> {
         self.disk.make_resident(bytes)
     }
     fn mappings(&self) -> Mappings {
