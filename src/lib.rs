@@ -3,6 +3,7 @@
 //! A self-hosted, compacting log store: event streams kept for good in Apache Kafka's own file format, served over gRPC.
 //! `ARCHITECTURE.md` is the map of the house; the modules below stand in its order, each knowing only those before it.
 
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod client;

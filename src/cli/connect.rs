@@ -30,9 +30,33 @@ pub(super) struct ServerArgs {
         value_name = "FILE"
     )]
     tls_ca: Option<PathBuf>,
+    #[arg(skip)]
+    origin: Origin,
+}
+
+/// Where the server's address comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Origin {
+    /// The environment or the default.
+    #[default]
+    Surroundings,
+    /// The flag.
+    Flag,
 }
 
 impl ServerArgs {
+    /// Remembers whether `--server` was given.
+    pub(super) fn note_origin(&mut self, matches: &clap::ArgMatches) {
+        if matches.value_source("server") == Some(clap::parser::ValueSource::CommandLine) {
+            self.origin = Origin::Flag;
+        }
+    }
+
+    /// Returns whether the caller named a server by the flag: a benchmark must not load one that is merely around.
+    pub(super) fn is_named(&self) -> bool {
+        self.origin == Origin::Flag
+    }
+
     /// Connects to the server.
     pub(super) async fn connect(&self) -> Result<Client, CliError> {
         let tls_authorities_pem = self.tls_ca.as_deref().map(input::read_whole).transpose()?;

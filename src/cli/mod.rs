@@ -7,6 +7,7 @@
 //!
 //! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
+mod bench;
 mod completion;
 mod connect;
 mod error;
@@ -25,7 +26,7 @@ mod topic;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::connect::ServerArgs;
 pub use self::error::CliError;
@@ -58,6 +59,8 @@ enum Command {
     /// Look into segment files, without a server
     #[command(subcommand)]
     Segment(segment::SegmentCommand),
+    /// Measure, beside the machine's own limits
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -69,7 +72,7 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments name, and returns the code to end with.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version come here too, for standard output; nobody is left to hear that printing failed.
@@ -89,6 +92,13 @@ pub fn run() -> ExitCode {
     }
 }
 
+fn parse() -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches()?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.server.note_origin(&matches);
+    Ok(cli)
+}
+
 fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
     match cli.command {
         Command::Serve(args) => Ok(serve::serve(args)?),
@@ -97,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
         Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
         Command::Segment(command) => segment::run(command),
+        Command::Bench(args) => connect::block_on(bench::run(&cli.server, args)),
         Command::Completion(args) => completion::run(&args, &mut command()),
     }
 }

@@ -23,6 +23,8 @@ const MAX_ANSWER_BYTES: usize = 128 << 20;
 /// Receive windows of one stream and of the connection: enough to keep a fast local link busy.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Greatest HTTP/2 frame taken, in bytes. In frames of the default 16 KiB a large response costs more than its bytes do.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// A server that answers no ping for this long is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,7 @@ impl Client {
         &self.address
     }
 
-    pub(super) fn log(&self) -> LogServiceClient<Channel> {
+    pub(crate) fn log(&self) -> LogServiceClient<Channel> {
         LogServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
@@ -146,6 +148,7 @@ fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoin
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(MAX_FRAME_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);

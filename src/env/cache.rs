@@ -42,6 +42,10 @@ const MAP_ALIGNMENT: usize = 64 << 10;
 /// windows this is a file of 4 GiB.
 const MAX_PROBES: u64 = 64;
 
+/// A whole file of at most so many bytes is copied instead: the page that its mapping would hold resident costs as much, and
+/// a copy needs no system call at each use.
+pub(super) const COPY_MAX_BYTES: usize = 4096;
+
 /// How much a [`FileCache`] keeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CacheLimits {
@@ -88,7 +92,7 @@ pub struct FileCache {
 #[derive(Debug)]
 struct Kept {
     files: SecondChance<PathKey, Open>,
-    maps: SecondChance<(PathKey, View), Bytes>,
+    maps: SecondChance<(PathKey, View), Mapped>,
     /// Counts `forget` calls; see the second invariant.
     era: u64,
     /// No window with a greater number was ever kept, so `forget` need not look for one.
@@ -107,6 +111,14 @@ struct Open {
 enum Access {
     Read,
     ReadWrite,
+}
+
+/// A mapping, or a copy of a whole small file.
+#[derive(Clone, Debug)]
+struct Mapped {
+    bytes: Bytes,
+    /// The file was seen to be at least so long, and does not shrink.
+    known_len: u64,
 }
 
 /// Which part of a file a mapping covers.
@@ -155,7 +167,7 @@ impl FileCache {
     }
 
     /// Returns `len` bytes of a file from `position`, resident: a slice of a mapping where one window holds them all,
-    /// else a copy. A hit costs two lookups under a lock besides [`File::populate`].
+    /// else a copy. A hit costs one lookup under a lock besides making the bytes resident, and opens nothing.
     ///
     /// # Errors
     /// `UnexpectedEof` when the file ends before; else what opening, mapping or reading says.
@@ -172,15 +184,16 @@ impl FileCache {
             return self.copy(path, position, len);
         }
         let start = window * window_bytes;
-        let (file, mapping) = self.view(path, View::Window(window), start..start + window_bytes, end)?;
+        let mapping = self.view(path, View::Window(window), start..start + window_bytes, end)?;
         let from = usize::try_from(position - start).expect("less than the window's length");
         let bytes = mapping.slice(from..from + len);
-        file.populate(&bytes, position)?;
+        self.populate(path, &bytes, position)?;
         Ok(bytes)
     }
 
-    /// Returns the first `len` bytes of a file that no longer changes, resident, as one mapping. The whole of it is made
-    /// resident again at each call: 2 to 3 microseconds per 256 KiB. To look up a few bytes, [`FileCache::read`] them.
+    /// Returns the first `len` bytes of a file that no longer changes, resident, as one mapping, or as a copy of a small
+    /// file. The whole of a mapping is made resident again at each call: 2 to 3 microseconds per 256 KiB. To look up a few
+    /// bytes, [`FileCache::read`] them.
     ///
     /// # Errors
     /// `UnexpectedEof` when the file ends before; else what opening, mapping or reading says.
@@ -188,13 +201,23 @@ impl FileCache {
         if len == 0 {
             return Ok(Bytes::new());
         }
-        let (file, mapping) = self.view(path, View::Whole, 0..to_u64(len), to_u64(len))?;
+        let mapping = self.view(path, View::Whole, 0..to_u64(len), to_u64(len))?;
         if mapping.len() < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let bytes = mapping.slice(..len);
-        file.populate(&bytes, 0)?;
+        if mapping.len() > COPY_MAX_BYTES {
+            self.populate(path, &bytes, 0)?;
+        }
         Ok(bytes)
+    }
+
+    /// Makes part of a mapping resident. Only a page that cannot be had, or a system without the call, needs the file.
+    fn populate(&self, path: &Path, bytes: &Bytes, position: u64) -> io::Result<()> {
+        match self.fs.make_resident(bytes) {
+            Ok(()) => Ok(()),
+            Err(_) => self.open(path)?.populate(bytes, position),
+        }
     }
 
     /// Lets go of a file that was renamed, replaced or removed.
@@ -203,7 +226,7 @@ impl FileCache {
         kept.era += 1;
         let key = PathKey(Arc::from(path));
         let file = kept.files.remove(&key);
-        let maps: Vec<Bytes> = if kept.last_window < MAX_PROBES {
+        let maps: Vec<Mapped> = if kept.last_window < MAX_PROBES {
             let views = (0..=kept.last_window).map(View::Window).chain([View::Whole]);
             views
                 .filter_map(|view| kept.maps.remove(&(key.clone(), view)))
@@ -271,49 +294,55 @@ impl FileCache {
         Ok(file)
     }
 
-    /// Returns a mapping of `range`, which `view` names, and a handle of the file. What the file does not have up to
-    /// `needed` is not mapped: positions out of damaged bytes leave no mapping behind.
-    fn view(
-        &self,
-        path: &Arc<Path>,
-        view: View,
-        range: Range<u64>,
-        needed: u64,
-    ) -> io::Result<(Arc<dyn File>, Bytes)> {
+    /// Returns a mapping of `range`, which `view` names. What the file does not have up to `needed` is not mapped: positions
+    /// out of damaged bytes leave no mapping behind.
+    fn view(&self, path: &Arc<Path>, view: View, range: Range<u64>, needed: u64) -> io::Result<Bytes> {
         let len = usize::try_from(range.end - range.start).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let key = (PathKey(path.clone()), view);
-        let (era, file, mapping) = {
+        let (era, known) = {
             let mut kept = self.kept.lock();
-            let mapping = kept
+            let known = kept
                 .maps
                 .find(&key)
-                .filter(|mapping| mapping.len() >= len)
+                .filter(|known| known.bytes.len() >= len)
                 .cloned();
-            (kept.era, kept.file(path.as_os_str(), Access::Read), mapping)
+            (kept.era, known)
         };
-        let file = match file {
-            Some(file) => file,
-            None => self.open_new(key.0.clone(), Access::Read, era)?,
-        };
-        if let Some(mapping) = mapping {
-            return Ok((file, mapping));
+        if let Some(known) = &known
+            && known.known_len >= needed
+        {
+            return Ok(known.bytes.clone());
         }
-        if file.len_bytes()? < needed {
+        let file = self.open(path)?;
+        let known_len = file.len_bytes()?;
+        if known_len < needed {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let mapping = file.map(range.start, len)?;
+        let (bytes, mapped) = match known {
+            Some(known) => (known.bytes, 0),
+            None if view == View::Whole && len <= COPY_MAX_BYTES => {
+                let mut copy = vec![0; len];
+                file.read_exact_at(&mut copy, 0)?;
+                (Bytes::from(copy), 0)
+            }
+            None => (file.map(range.start, len)?, 1),
+        };
         let mut kept = self.kept.lock();
-        kept.mapped_total += 1;
+        kept.mapped_total += mapped;
         let mut gone = None;
         if kept.era == era {
             if let View::Window(window) = view {
                 kept.last_window = kept.last_window.max(window);
             }
-            gone = kept.maps.insert(key, mapping.clone());
+            let mapped = Mapped {
+                bytes: bytes.clone(),
+                known_len,
+            };
+            gone = kept.maps.insert(key, mapped);
         }
         drop(kept);
         drop(gone);
-        Ok((file, mapping))
+        Ok(bytes)
     }
 
     fn copy(&self, path: &Path, position: u64, len: usize) -> io::Result<Bytes> {

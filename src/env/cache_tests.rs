@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::cache::COPY_MAX_BYTES;
 use super::*;
 
 const WINDOW: usize = 64 << 10;
@@ -145,6 +146,34 @@ fn a_hit_opens_and_maps_nothing() {
         }
         assert_eq!(cache.stats(), before);
     });
+}
+
+#[test]
+fn a_mapping_and_a_copy_outlive_the_handle_they_were_made_by() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = FileCache::new(Arc::new(RealFs::new()), LIMITS);
+    let (small, large) = (path(dir.path(), "small"), path(dir.path(), "large"));
+    write(&cache, &small, &[1; COPY_MAX_BYTES], 0);
+    write(&cache, &large, &[2; COPY_MAX_BYTES + 1], 0);
+    let look = || {
+        assert_eq!(
+            cache.map_whole(&small, COPY_MAX_BYTES).unwrap(),
+            [1; COPY_MAX_BYTES][..]
+        );
+        assert_eq!(
+            cache.map_whole(&large, COPY_MAX_BYTES + 1).unwrap().len(),
+            COPY_MAX_BYTES + 1
+        );
+        assert_eq!(cache.read(&large, 5, 10).unwrap(), [2; 10][..]);
+    };
+    look();
+    // Others push both handles out.
+    for number in 0..LIMITS.open_files {
+        write(&cache, &path(dir.path(), &format!("{number}")), &[3], 0);
+    }
+    let before = cache.stats();
+    look();
+    assert_eq!(cache.stats(), before);
 }
 
 #[test]
@@ -321,6 +350,9 @@ impl Fs for ReplacedWhileOpening {
     }
     fn lock(&self, path: &Path) -> std::io::Result<Box<dyn LockGuard>> {
         self.disk.lock(path)
+    }
+    fn make_resident(&self, bytes: &bytes::Bytes) -> std::io::Result<()> {
+        self.disk.make_resident(bytes)
     }
     fn mappings(&self) -> Mappings {
         self.disk.mappings()

@@ -194,6 +194,12 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// `WouldBlock` when another process holds it; else what the disk says.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>>;
 
+    /// Makes `bytes` of a mapping of ours resident without a handle of their file, as [`File::populate`] does with one.
+    ///
+    /// # Errors
+    /// A page that cannot be had, or a system that has no such call: [`File::populate`] then says or does more.
+    fn make_resident(&self, bytes: &Bytes) -> io::Result<()>;
+
     /// Tells what [`File::map`] gives here.
     fn mappings(&self) -> Mappings;
 

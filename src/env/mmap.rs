@@ -77,7 +77,7 @@ pub(super) fn populate(file: &File, bytes: &[u8], position: u64) -> io::Result<(
 
 /// Faults in the pages that hold `bytes`, as reading them would, but with an error in place of a signal.
 #[cfg(target_os = "linux")]
-fn make_resident(bytes: &[u8]) -> io::Result<()> {
+pub(super) fn make_resident(bytes: &[u8]) -> io::Result<()> {
     let page = rustix::param::page_size();
     let before = bytes.as_ptr().addr() % page;
     let first_page = bytes.as_ptr().wrapping_sub(before).cast_mut().cast();

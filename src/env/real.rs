@@ -114,6 +114,10 @@ impl Fs for RealFs {
         Ok(Box::new(RealLock { _file: file }))
     }
 
+    fn make_resident(&self, bytes: &Bytes) -> io::Result<()> {
+        mmap::make_resident(bytes)
+    }
+
     fn mappings(&self) -> Mappings {
         Mappings::Live
     }

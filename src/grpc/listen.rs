@@ -20,7 +20,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// An open connection; its place is free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     _place: OwnedSemaphorePermit,
 }
@@ -33,7 +33,7 @@ enum Crowd {
 }
 
 /// Streams connections as they come.
-pub(super) fn connections(
+pub(crate) fn connections(
     listener: TcpListener,
     max_connections: usize,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {

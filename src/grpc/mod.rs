@@ -31,6 +31,7 @@ mod read;
 mod status;
 mod tls;
 
+pub(crate) use listen::connections;
 pub use status::ERROR_DOMAIN;
 pub use tls::{TlsError, TlsFiles};
 
@@ -193,7 +194,7 @@ impl GrpcDoor {
             }
         };
         router
-            .serve_with_incoming_shutdown(listen::connections(listener, max_connections), stopped)
+            .serve_with_incoming_shutdown(connections(listener, max_connections), stopped)
             .await
     }
 }
@@ -216,7 +217,8 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-fn transport(config: &GrpcConfig) -> Result<Server, TlsError> {
+/// Returns the HTTP/2 side of the door as it is set up, for any service.
+pub(crate) fn transport(config: &GrpcConfig) -> Result<Server, TlsError> {
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

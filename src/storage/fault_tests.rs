@@ -64,7 +64,10 @@ fn a_topic_made_again_under_an_old_name_starts_at_zero_and_keeps_what_it_acknowl
     }
     house.log.raise_log_start(Offset(8)).expect("raised");
     house.store.checkpoint().expect("checkpointed");
-    house.store.remove_partitions(std::slice::from_ref(house.log.id())).expect("removed");
+    house
+        .store
+        .remove_partitions(std::slice::from_ref(house.log.id()))
+        .expect("removed");
     let again = open_one(&house.store, spec("t", 2, small())).expect("made again");
     assert_eq!(again.watermarks().log_start, Offset(0));
     again

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use crate::env::FileCache;
-use crate::record::{BatchHeader, DecompressLimit, RecordBatch};
+use crate::record::{BatchHeader, Damage, DecompressLimit, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::AbortedTransaction;
@@ -154,11 +154,10 @@ impl Reader<'_> {
         from: Offset,
         times: Option<&Range<Timestamp>>,
     ) -> Result<u32, ReadError> {
-        let from = match times {
-            Some(times) => from.max(segment.offset_before_time(self.files, times.start)?),
-            None => from,
-        };
-        segment.position_before(self.files, from)
+        match times {
+            Some(times) => segment.position_before_time(self.files, times.start, from),
+            None => segment.position_before(self.files, from),
+        }
     }
 
     /// Walks one segment and returns the first run of wanted batches.
@@ -225,8 +224,7 @@ impl Reader<'_> {
             if base >= find.bound {
                 return Ok(None);
             }
-            let from = find.from.max(segment.offset_before_time(self.files, find.at)?);
-            let start = segment.position_before(self.files, from)?;
+            let start = segment.position_before_time(self.files, find.at, find.from)?;
             let mut walk = Walk::new(self.files, segment.log_path(), start..end);
             while let Some((position, header)) = walk.next_header()? {
                 if header.base_offset >= find.bound {
@@ -236,50 +234,21 @@ impl Reader<'_> {
                 if header.last_offset() < find.from || !may_hold {
                     continue;
                 }
-                if let Some(found) = self.first_in_batch(&segment, position, &header, find)? {
+                if header.is_control() {
+                    continue;
+                }
+                let bytes = walk.batch(position, &header)?;
+                let batch = InBatch {
+                    bytes,
+                    position,
+                    leader_epoch: header.leader_epoch,
+                };
+                if let Some(found) = first_in_batch(&segment, batch, find)? {
                     return Ok(Some(found).filter(|found| found.offset < find.bound));
                 }
             }
             index += 1;
         }
-    }
-
-    fn first_in_batch(
-        &self,
-        segment: &Segment,
-        position: u32,
-        header: &BatchHeader,
-        find: &FindTime,
-    ) -> Result<Option<Found>, ReadError> {
-        let damaged = |reason: String| ReadError::Damaged {
-            path: segment.log_path().to_path_buf(),
-            position: u64::from(position),
-            reason,
-        };
-        if header.is_control() {
-            return Ok(None);
-        }
-        let bytes = read_range(self.files, segment, position..position + header.size_bytes)?;
-        let batch = RecordBatch::parse(bytes).map_err(|damage| damaged(damage.to_string()))?;
-        let limit = DecompressLimit(find.max_decompressed_bytes);
-        for record in batch
-            .records(limit)
-            .map_err(|damage| damaged(damage.to_string()))?
-        {
-            let record = record.map_err(|damage| damaged(damage.to_string()))?;
-            match record.timestamp {
-                Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
-                    let leader_epoch = header.leader_epoch;
-                    return Ok(Some(Found {
-                        offset: record.offset,
-                        timestamp,
-                        leader_epoch,
-                    }));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
     }
 
     /// Returns the greatest timestamp of the segments that reach past `from`, in O(segments).
@@ -386,6 +355,37 @@ pub(super) struct FindTime {
     pub(super) from: Offset,
     pub(super) bound: Offset,
     pub(super) max_decompressed_bytes: u32,
+}
+
+/// A batch in which to look for a record.
+struct InBatch {
+    bytes: Bytes,
+    position: u32,
+    leader_epoch: Option<LeaderEpoch>,
+}
+
+fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<Option<Found>, ReadError> {
+    let damaged = |damage: Damage| ReadError::Damaged {
+        path: segment.log_path().to_path_buf(),
+        position: u64::from(batch.position),
+        reason: damage.to_string(),
+    };
+    let parsed = RecordBatch::parse(batch.bytes).map_err(damaged)?;
+    let limit = DecompressLimit(find.max_decompressed_bytes);
+    for record in parsed.records(limit).map_err(damaged)? {
+        let record = record.map_err(damaged)?;
+        match record.timestamp {
+            Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
+                return Ok(Some(Found {
+                    offset: record.offset,
+                    timestamp,
+                    leader_epoch: batch.leader_epoch,
+                }));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 struct Run<'a> {

@@ -328,18 +328,26 @@ impl Segment {
         }
     }
 
-    /// Returns an offset before which no record has a timestamp of `at` or later.
-    pub(super) fn offset_before_time(&self, files: &FileCache, at: Timestamp) -> Result<Offset, ReadError> {
+    /// Returns a position before which there is no record of `offset` or later that has a timestamp of `at` or later.
+    pub(super) fn position_before_time(
+        &self,
+        files: &FileCache,
+        at: Timestamp,
+        offset: Offset,
+    ) -> Result<u32, ReadError> {
         let (base, ..) = self.bounds();
         // The entry at or before `at` names the batch that first reached its time: all before that batch are earlier.
-        let floor = |times: TimeIndex<'_>| {
-            times
+        let position = |offsets: OffsetIndex<'_>, times: TimeIndex<'_>| {
+            let floor = times
                 .floor(at)
-                .map_or(base, |entry| entry.last_offset.from_base(base))
+                .map_or(base, |entry| entry.last_offset.from_base(base));
+            RelativeOffset::new(offset.max(floor), base).map_or(0, |target| offsets.position_before(target).0)
         };
         match self {
-            Self::Sealed(sealed) => sealed.with_indexes(files, |_, times| floor(times)),
-            Self::Active(active) => Ok(active.look(|state| floor(state.indexes.times()))),
+            Self::Sealed(sealed) => sealed.with_indexes(files, position),
+            Self::Active(active) => {
+                Ok(active.look(|state| position(state.indexes.offsets(), state.indexes.times())))
+            }
         }
     }
 
@@ -404,6 +412,19 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(Some((at, header)))
+    }
+
+    /// Returns the whole batch that [`next_header`](Self::next_header) just found at `position`.
+    pub(super) fn batch(&self, position: u32, header: &BatchHeader) -> Result<Bytes, ReadError> {
+        let len = usize::try_from(header.size_bytes).expect("32 bits fit");
+        let known = usize::try_from(position - self.chunk_at)
+            .ok()
+            .and_then(|from| Some(from..from.checked_add(len)?))
+            .filter(|range| range.end <= self.chunk.len());
+        match known {
+            Some(range) => Ok(self.chunk.slice(range)),
+            None => read(self.files, self.path, position, header.size_bytes),
+        }
     }
 
     fn damaged(&self, position: u32, reason: String) -> ReadError {

@@ -391,6 +391,11 @@ impl Fs for SimFs {
         }))
     }
 
+    fn make_resident(&self, _bytes: &Bytes) -> io::Result<()> {
+        // The file decides, so that its faults are met.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn mappings(&self) -> Mappings {
         Mappings::Copies
     }

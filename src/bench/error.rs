@@ -1,0 +1,110 @@
+//! Why a benchmark gave no figure.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::client;
+use crate::server::{StartError, StopError};
+use crate::storage::{AppendError, ReadError, StoreError};
+
+/// Why a benchmark gave no figure.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// The connection, or the server's answer to an administrative call.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// A call of the load ended with this status.
+    #[error("the server ended the load: {0}")]
+    Status(Box<tonic::Status>),
+    /// The server did not acknowledge a batch.
+    #[error("the server refused a batch of the load: {message}")]
+    Refused {
+        /// What it said.
+        message: String,
+    },
+    /// What was read is not what was written.
+    #[error(
+        "{what}: {found} batches with checksum chain {found_chain:08x}, {expected} with {expected_chain:08x} were written"
+    )]
+    Lost {
+        /// What was read.
+        what: String,
+        /// Batches written.
+        expected: u64,
+        /// Batches read.
+        found: u64,
+        /// Chain over what was written.
+        expected_chain: u32,
+        /// Chain over what was read.
+        found_chain: u32,
+    },
+    /// A lookup by time gave another record than the one written with that time.
+    #[error("lookup of time {at} in {segments} segments found offset {found:?}, not {expected}")]
+    WrongLookup {
+        /// The time asked for, in milliseconds.
+        at: i64,
+        /// Segments of the log.
+        segments: u32,
+        /// What it should have found.
+        expected: i64,
+        /// What it found.
+        found: Option<i64>,
+    },
+    /// The own server did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The own server did not stop cleanly.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// The broker that fills a directory.
+    #[error(transparent)]
+    Broker(#[from] crate::broker::Error),
+    /// A store that is measured without a server.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An append to it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// A lookup in it.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The process under measurement did not do what it should.
+    #[error("{command}: {reason}")]
+    Process {
+        /// What was run.
+        command: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system refused something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+impl From<tonic::Status> for BenchError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// Adds what was tried, and on what, to an error of the operating system.
+pub(super) trait IoContext<T> {
+    fn context(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, BenchError>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn context(self, action: &'static str, path: impl Into<PathBuf>) -> Result<T, BenchError> {
+        self.map_err(|source| BenchError::Io {
+            action,
+            path: path.into(),
+            source,
+        })
+    }
+}

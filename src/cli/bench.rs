@@ -1,0 +1,150 @@
+//! `siltstone bench`: figures beside the machine's own limits.
+//!
+//! What is not here: how anything is measured (`crate::bench`).
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::CliError;
+use super::connect::ServerArgs;
+use super::output::{self, Align};
+use crate::bench::{self, Measure, Options, Scale};
+
+/// Arguments of `bench`.
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Each figure stands beside a limit that the machine itself sets, measured in the same run: the ratio is what \
+    compares. Without --server, each runs its own server in a temporary directory (TMPDIR says where); produce, read and \
+    latency can be pointed at another."
+)]
+pub(super) struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum)]
+    subject: Subject,
+    /// Print one JSON object a figure
+    #[arg(long)]
+    json: bool,
+    /// Take a few seconds, for figures that only show that it runs
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What is measured.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Subject {
+    /// How fast raw batches are taken in
+    Produce,
+    /// How fast raw batches are read out
+    Read,
+    /// How long an acknowledgement takes, synced and written
+    Latency,
+    /// How soon the server answers, and what it holds when idle
+    Startup,
+    /// How long a lookup by time takes in a log of many segments
+    Lookup,
+}
+
+/// Runs the command.
+pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode, CliError> {
+    let scale = if args.quick { Scale::Quick } else { Scale::Full };
+    let alone = matches!(args.subject, Subject::Startup | Subject::Lookup);
+    if alone && server.is_named() {
+        return Err(CliError::Usage(
+            "startup and lookup measure a server of their own: leave --server out".to_owned(),
+        ));
+    }
+    let server = if server.is_named() {
+        Some(server.connect().await?)
+    } else {
+        None
+    };
+    let options = Options { scale, server };
+    let measures = match args.subject {
+        Subject::Produce => bench::produce(&options).await,
+        Subject::Read => bench::read(&options).await,
+        Subject::Latency => bench::latency(&options).await,
+        Subject::Startup => bench::startup(scale).await,
+        Subject::Lookup => bench::lookup(scale),
+    };
+    let measures = measures.map_err(|error| CliError::Failed(error.to_string()))?;
+    if args.json {
+        let lines: Vec<_> = measures.iter().map(line).collect();
+        output::json_lines(&lines)?;
+    } else {
+        output::write_all(table(&measures).as_bytes())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rounds to three decimals: more is noise.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}
+
+fn line(measure: &Measure) -> Value {
+    json!({
+        "name": measure.name,
+        "value": rounded(measure.value),
+        "unit": measure.unit,
+        "limit": measure.limit.name,
+        "limit_value": rounded(measure.limit.value),
+        "ratio": rounded(measure.ratio()),
+    })
+}
+
+fn table(measures: &[Measure]) -> String {
+    let columns = [
+        ("NAME", Align::Left),
+        ("VALUE", Align::Right),
+        ("UNIT", Align::Left),
+        ("LIMIT", Align::Left),
+        ("LIMIT VALUE", Align::Right),
+        ("RATIO", Align::Right),
+    ];
+    let row = |measure: &Measure| {
+        vec![
+            measure.name.clone(),
+            format!("{:.3}", measure.value),
+            measure.unit.to_owned(),
+            measure.limit.name.to_owned(),
+            format!("{:.3}", measure.limit.value),
+            format!("{:.3}", measure.ratio()),
+        ]
+    };
+    output::table(&columns, &measures.iter().map(row).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::Limit;
+    use expect_test::expect;
+
+    fn example() -> Measure {
+        Measure {
+            name: "produce.raw_1kib".to_owned(),
+            value: 700.12345,
+            unit: "MB/s",
+            limit: Limit {
+                name: "grpc_sink",
+                value: 1000.0,
+            },
+        }
+    }
+
+    #[test]
+    fn a_figure_is_one_object_with_its_limit_and_ratio() {
+        expect![[r#"{"name":"produce.raw_1kib","value":700.123,"unit":"MB/s","limit":"grpc_sink","limit_value":1000.0,"ratio":0.7}"#]]
+        .assert_eq(&line(&example()).to_string());
+    }
+
+    #[test]
+    fn figures_line_up_for_people() {
+        expect![[r#"
+            NAME                VALUE  UNIT  LIMIT      LIMIT VALUE  RATIO
+            produce.raw_1kib  700.123  MB/s  grpc_sink     1000.000  0.700
+        "#]]
+        .assert_eq(&table(&[example()]));
+    }
+}
