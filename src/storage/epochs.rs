@@ -4,8 +4,8 @@
 //!
 //! Invariants
 //! - Entries ascend strictly in epoch and in start.
-//! - An entry exists only for an epoch under which something was appended; it is on disk (`checkpoint`) before those
-//!   records are acknowledged.
+//! - An entry exists only for an epoch under which something was appended; the file of them is
+//!   written before a recovery point lets a start trust those records unread; above it they are read from the batches.
 //!
 //! What it does not do: I/O, or know the log's end (the caller gives it).
 
