@@ -2,12 +2,16 @@
 //!
 //! | lock | guards | held across |
 //! |---|---|---|
+//! | `maintenance` | the turn to rewrite or remove sealed segments | a whole pass of the cleaner, which gives it back when asked |
+//! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
 //!
 //! Invariants
-//! - `writer` is taken before `segments`, and `segments` before the watermarks' lock; never the other way round.
+//! - They are taken in the order of the table, never the other way round; whoever takes `names` of several partitions takes them
+//!   in the order of the partitions.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
@@ -22,8 +26,10 @@ use crate::env::FileCache;
 use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
+use super::cleaner_state::CleanerState;
 use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StoreError};
+use super::maintenance::Maintenance;
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::Segment;
 use super::watermarks::{Source, WatermarkView, Watermarks};
@@ -42,6 +48,9 @@ pub struct Partition {
     pub(super) eras: AtomicU64,
     pub(super) segments: SharedSegments,
     pub(super) writer: Mutex<Writer>,
+    pub(super) maintenance: Maintenance,
+    pub(super) names: Mutex<()>,
+    pub(super) cleaner: CleanerState,
 }
 
 /// Where a batch came to lie.
@@ -117,10 +126,22 @@ impl Partition {
         self.topic_id
     }
 
-    /// Changes the settings, from the next append on.
+    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first.
     pub fn configure(&self, config: LogConfig) {
         self.marks.set_durability(config.durability);
-        *self.config.write() = Arc::new(config);
+        let config = Arc::new(config);
+        let before = std::mem::replace(&mut *self.config.write(), Arc::clone(&config));
+        let same = before.cleanup == config.cleanup
+            && before.compaction == config.compaction
+            && before.holds == config.holds;
+        if same {
+            return;
+        }
+        let _turn = self.maintenance.take();
+        for gone in before.holds.iter().filter(|hold| !config.holds.contains(hold)) {
+            // What it kept may be shadowed by records that are clean already.
+            self.cleaner.lower(gone.first_offset());
+        }
     }
 
     /// Appends one batch, without a sync. Blocks for the write into the page cache only; the first append after a start also
@@ -207,7 +228,11 @@ impl Partition {
     }
 
     /// Takes the append lock, with everything loaded that an append needs.
-    fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
+    pub(super) fn open_writer(
+        &self,
+        now: Timestamp,
+        config: &LogConfig,
+    ) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
         if let Some(reason) = &writer.refused {
             return Err(AppendError::Refused {

@@ -6,6 +6,9 @@
 //! What the indexes rule out is not read: a read bounded in time skips segments by least and greatest timestamp, begins in
 //! the first by the time index, and passes over batches whose header says that they end before the range begins.
 //!
+//! The cleaner swaps segments while readers are at work, and a file's name then means another file. So a reader that has had its
+//! look asks whether the segment is still the one; if not, what it saw does not count and it looks again. It waits for nothing.
+//!
 //! What is not here: what a reader may see (the caller bounds it by a watermark), and waiting.
 
 use std::ops::Range;
@@ -25,6 +28,8 @@ use super::segment_list::SegmentList;
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
 const SKIP_BUDGET: u32 = 64 << 20;
+/// So often a reader looks again for a file whose name is just changing.
+const RENAME_SPINS: u32 = 10_000;
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -103,16 +108,17 @@ impl Reader<'_> {
                 });
             }
             from = from.max(base);
-            let start = self.start_in(&segment, from, read.times.as_ref())?;
-            match self.run(
-                &segment,
-                Run {
+            let step = self.steady(&segment, || {
+                let start = self.start_in(&segment, from, read.times.as_ref())?;
+                let run = Run {
                     read,
                     from,
                     span: start..end,
-                },
-                &mut budget,
-            )? {
+                };
+                self.run(&segment, run, &mut budget)
+            })?;
+            let Some(step) = step else { continue };
+            match step {
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
                     return Ok(Slice {
@@ -130,6 +136,27 @@ impl Reader<'_> {
                 });
             }
         }
+    }
+
+    /// Looks into a segment; `None` when it was replaced meanwhile, and what was seen may be of another file.
+    fn steady<T>(
+        &self,
+        segment: &Segment,
+        mut look: impl FnMut() -> Result<T, ReadError>,
+    ) -> Result<Option<T>, ReadError> {
+        for _ in 0..RENAME_SPINS {
+            let seen = look();
+            if !self.segments.read().has(segment) {
+                return Ok(None);
+            }
+            let renamed = matches!(segment, Segment::Sealed(sealed) if !sealed.has_its_name());
+            match seen {
+                // The file has its final name already, and the list is about to say so.
+                Err(_) if renamed => std::thread::yield_now(),
+                seen => return seen.map(Some),
+            }
+        }
+        look().map(Some)
     }
 
     /// Returns the first segment that ends after `from` and may hold what is wanted.
@@ -212,43 +239,51 @@ impl Reader<'_> {
 
     /// Finds the first record at `from` or later, below `bound`, with timestamp `at` or later.
     pub(super) fn find_time(&self, find: &FindTime) -> Result<Option<Found>, ReadError> {
-        let mut index = self.segments.read().index_at(find.from);
+        let mut from = find.from;
         loop {
             let segment = {
                 let list = self.segments.read();
-                index = list.index_at_time(find.at, index);
-                list.at(index)
+                list.at(list.index_at_time(find.at, list.index_at(from)))
             };
             let Some(segment) = segment else { return Ok(None) };
-            let (base, _, end) = segment.bounds();
+            let (base, next, _) = segment.bounds();
             if base >= find.bound {
                 return Ok(None);
             }
-            let start = segment.position_before_time(self.files, find.at, find.from)?;
-            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
-            while let Some((position, header)) = walk.next_header()? {
-                if header.base_offset >= find.bound {
-                    return Ok(None);
-                }
-                let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
-                if header.last_offset() < find.from || !may_hold {
-                    continue;
-                }
-                if header.is_control() {
-                    continue;
-                }
-                let bytes = walk.batch(position, &header)?;
-                let batch = InBatch {
-                    bytes,
-                    position,
-                    leader_epoch: header.leader_epoch,
-                };
-                if let Some(found) = first_in_batch(&segment, batch, find)? {
-                    return Ok(Some(found).filter(|found| found.offset < find.bound));
-                }
+            let Some(found) = self.steady(&segment, || self.find_time_in(&segment, find))? else {
+                continue;
+            };
+            if found.is_some() || matches!(segment, Segment::Active(_)) {
+                return Ok(found.filter(|found| found.offset < find.bound));
             }
-            index += 1;
+            from = next;
         }
+    }
+
+    /// Finds the first such record of one segment.
+    fn find_time_in(&self, segment: &Segment, find: &FindTime) -> Result<Option<Found>, ReadError> {
+        let (_, _, end) = segment.bounds();
+        let start = segment.position_before_time(self.files, find.at, find.from)?;
+        let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+        while let Some((position, header)) = walk.next_header()? {
+            if header.base_offset >= find.bound {
+                return Ok(None);
+            }
+            let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
+            if header.last_offset() < find.from || !may_hold || header.is_control() {
+                continue;
+            }
+            let bytes = walk.batch(position, &header)?;
+            let batch = InBatch {
+                bytes,
+                position,
+                leader_epoch: header.leader_epoch,
+            };
+            if let Some(found) = first_in_batch(segment, batch, find)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the greatest timestamp of the segments that reach past `from`, in O(segments).
@@ -268,31 +303,62 @@ impl Reader<'_> {
         max_decompressed_bytes: u32,
     ) -> Result<Option<Timestamp>, ReadError> {
         let mut greatest = None;
-        for segment in snapshot(self.segments) {
-            let (base, next, end) = segment.bounds();
-            if next <= range.start || base >= range.end || segment.content().greatest <= greatest {
+        let mut from = range.start;
+        loop {
+            let segment = {
+                let list = self.segments.read();
+                list.at(list.index_at(from))
+            };
+            let Some(segment) = segment else {
+                return Ok(greatest);
+            };
+            let (base, next, _) = segment.bounds();
+            if base >= range.end {
+                return Ok(greatest);
+            }
+            if segment.content().greatest > greatest {
+                let within = GreatestWithin {
+                    range,
+                    known: greatest,
+                    max_decompressed_bytes,
+                };
+                match self.steady(&segment, || self.greatest_in(&segment, within))? {
+                    Some(found) => greatest = found,
+                    None => continue,
+                }
+            }
+            if matches!(segment, Segment::Active(_)) {
+                return Ok(greatest);
+            }
+            from = next;
+        }
+    }
+
+    /// Returns the greatest timestamp of one segment, or what is known if that is not less.
+    fn greatest_in(
+        &self,
+        segment: &Segment,
+        within: GreatestWithin<'_>,
+    ) -> Result<Option<Timestamp>, ReadError> {
+        let GreatestWithin { range, .. } = within;
+        let mut greatest = within.known;
+        let (_, _, end) = segment.bounds();
+        let start = segment.position_before(self.files, range.start)?;
+        let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+        while let Some((position, header)) = walk.next_header()? {
+            if header.base_offset >= range.end {
+                break;
+            }
+            if header.is_control() || header.last_offset() < range.start || header.max_timestamp <= greatest {
                 continue;
             }
-            let start = segment.position_before(self.files, range.start)?;
-            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
-            while let Some((position, header)) = walk.next_header()? {
-                if header.base_offset >= range.end {
-                    break;
-                }
-                if header.is_control()
-                    || header.last_offset() < range.start
-                    || header.max_timestamp <= greatest
-                {
-                    continue;
-                }
-                greatest = if header.base_offset >= range.start && header.next_offset() <= range.end {
-                    header.max_timestamp
-                } else {
-                    let times = self.times_in(&segment, position, &header, max_decompressed_bytes)?;
-                    let inside = times.into_iter().filter(|(offset, _)| range.contains(offset));
-                    inside.map(|(_, time)| time).max().max(greatest)
-                };
-            }
+            greatest = if header.base_offset >= range.start && header.next_offset() <= range.end {
+                header.max_timestamp
+            } else {
+                let times = self.times_in(segment, position, &header, within.max_decompressed_bytes)?;
+                let inside = times.into_iter().filter(|(offset, _)| range.contains(offset));
+                inside.map(|(_, time)| time).max().max(greatest)
+            };
         }
         Ok(greatest)
     }
@@ -326,22 +392,28 @@ impl Reader<'_> {
     /// Collects the aborted transactions that overlap `range`, by first offset.
     pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
         let mut overlapping = Vec::new();
-        let mut index = self.segments.read().index_at(range.start);
+        let mut from = range.start;
         loop {
-            let segment = self.segments.read().at(index);
+            let segment = {
+                let list = self.segments.read();
+                list.at(list.index_at(from))
+            };
             let Some(segment) = segment else { break };
+            let Some(entries) = self.steady(&segment, || segment.aborted(self.files))? else {
+                continue;
+            };
             let mut decided = false;
-            for aborted in segment.aborted(self.files)? {
+            for aborted in entries {
                 if aborted.last_offset >= range.start && aborted.first_offset < range.end {
                     overlapping.push(aborted);
                 }
                 // Everything before this offset was decided when the marker came, so no later marker can abort it.
                 decided |= aborted.last_stable_offset >= range.end;
             }
-            if decided {
+            if decided || matches!(segment, Segment::Active(_)) {
                 break;
             }
-            index += 1;
+            from = segment.bounds().1;
         }
         overlapping.sort_by_key(|aborted| aborted.first_offset);
         Ok(overlapping)
@@ -355,6 +427,14 @@ pub(super) struct FindTime {
     pub(super) from: Offset,
     pub(super) bound: Offset,
     pub(super) max_decompressed_bytes: u32,
+}
+
+/// What greatest timestamp to look for.
+#[derive(Clone, Copy, Debug)]
+struct GreatestWithin<'a> {
+    range: &'a Range<Offset>,
+    known: Option<Timestamp>,
+    max_decompressed_bytes: u32,
 }
 
 /// A batch in which to look for a record.

@@ -44,6 +44,10 @@ impl Partition {
     /// # Errors
     /// What the disk says; the log still refuses writes, and the repair can be tried again.
     pub fn repair(&self, now: Timestamp) -> Result<(), StoreError> {
+        if self.refusal().is_none() {
+            return Ok(());
+        }
+        let _turn = self.maintenance.take();
         let mut writer = self.writer.lock();
         if writer.refused.is_none() || writer.readiness != Readiness::Open {
             return Ok(());

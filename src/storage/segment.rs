@@ -94,10 +94,24 @@ impl Sealed {
         }
     }
 
+    /// Returns the same segment under another name of its log. Its indexes are in memory, or are read again.
+    pub(super) fn moved_to(&self, log_path: Arc<Path>) -> Self {
+        Self {
+            extent: self.extent.clone(),
+            log_path,
+            indexes: Mutex::new(self.indexes.lock().clone()),
+        }
+    }
+
     pub(super) fn dir(&self) -> &Path {
         self.log_path
             .parent()
             .expect("a log lies in its partition's directory")
+    }
+
+    /// Tells whether the log has its final name, by which a start knows it.
+    pub(super) fn has_its_name(&self) -> bool {
+        self.log_path.extension().is_some_and(|suffix| suffix == "log")
     }
 
     /// Returns the indexes that are only in memory.
@@ -302,6 +316,13 @@ impl Segment {
         match self {
             Self::Sealed(sealed) => of(&sealed.extent),
             Self::Active(active) => active.look(|state| of(&state.extent)),
+        }
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        match self {
+            Self::Sealed(sealed) => sealed.extent.clone(),
+            Self::Active(active) => active.extent(),
         }
     }
 
