@@ -149,10 +149,10 @@ impl Reader<'_> {
             if !self.segments.read().has(segment) {
                 return Ok(None);
             }
-            let renamed = matches!(segment, Segment::Sealed(sealed) if !sealed.has_its_name());
+            let renamed = || matches!(segment, Segment::Sealed(sealed) if !sealed.has_its_name());
             match seen {
                 // The file has its final name already, and the list is about to say so.
-                Err(_) if renamed => std::thread::yield_now(),
+                Err(_) if renamed() => std::thread::yield_now(),
                 seen => return seen.map(Some),
             }
         }

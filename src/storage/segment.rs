@@ -16,6 +16,7 @@
 //!
 //! What is not here: which segments a log has, and when one is rolled.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -319,10 +320,10 @@ impl Segment {
         }
     }
 
-    pub(super) fn extent(&self) -> Extent {
+    pub(super) fn extent(&self) -> Cow<'_, Extent> {
         match self {
-            Self::Sealed(sealed) => sealed.extent.clone(),
-            Self::Active(active) => active.extent(),
+            Self::Sealed(sealed) => Cow::Borrowed(&sealed.extent),
+            Self::Active(active) => Cow::Owned(active.extent()),
         }
     }
 
