@@ -59,6 +59,7 @@ mod segment;
 mod segment_list;
 mod segment_summary;
 mod stamps;
+mod standing;
 mod store;
 #[cfg(test)]
 mod sweep_tests;

@@ -2,12 +2,14 @@
 //!
 //! | lock | guards | held across |
 //! |---|---|---|
+//! | `repairing` | one repair at a time, and none of a log that is being removed | the whole repair |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
 //!
 //! Invariants
-//! - `writer` is taken before `segments`, and `segments` before the watermarks' lock; never the other way round.
+//! - They are taken in this order; never the other way round.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
@@ -26,6 +28,7 @@ use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StoreError};
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::Segment;
+use super::standing::Stand;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
 use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
@@ -41,6 +44,9 @@ pub struct Partition {
     pub(super) marks: Watermarks,
     pub(super) eras: AtomicU64,
     pub(super) segments: SharedSegments,
+    pub(super) dir: Arc<Path>,
+    pub(super) stand: Arc<Stand>,
+    pub(super) repairing: Mutex<()>,
     pub(super) writer: Mutex<Writer>,
 }
 
@@ -209,10 +215,8 @@ impl Partition {
     /// Takes the append lock, with everything loaded that an append needs.
     fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
-        if let Some(reason) = &writer.refused {
-            return Err(AppendError::Refused {
-                reason: reason.clone(),
-            });
+        if let Some(reason) = self.stand.refusal() {
+            return Err(AppendError::Refused { reason });
         }
         if writer.readiness != Readiness::Open {
             let view = self.marks.view();
@@ -364,7 +368,14 @@ impl Partition {
 
     /// Returns why it refuses writes, while it does.
     pub fn refusal(&self) -> Option<String> {
-        self.writer.lock().refused.clone()
+        self.stand.refusal()
+    }
+
+    /// Refuses writes for good, once a repair under way is done: what follows may take the files away.
+    pub(super) fn end(&self, reason: &str) {
+        let _no_repair = self.repairing.lock();
+        let _writer = self.writer.lock();
+        let _before = self.stand.end(reason);
     }
 
     /// Tells whether something appended should be synced now: always with [`Durability::Synced`], else by `flush.messages`
@@ -387,7 +398,7 @@ impl Partition {
     pub(super) fn begin_sync(&self) -> Option<SyncTicket> {
         let mut writer = self.writer.lock();
         let nothing = writer.unsynced.logs.is_empty() && writer.unsynced.names == Names::Safe;
-        if nothing || writer.refused.is_some() {
+        if nothing || self.refusal().is_some() {
             return None;
         }
         let work = std::mem::take(&mut writer.unsynced);
@@ -407,7 +418,7 @@ impl Partition {
             let reason = format!(
                 "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
             );
-            writer.refused = Some(reason);
+            self.stand.refuse(reason);
             self.eras.fetch_add(1, Ordering::AcqRel);
             writer.syncs.forget();
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
@@ -441,7 +452,7 @@ impl Partition {
 
     /// Returns the partition's directory.
     pub fn dir(&self) -> Arc<Path> {
-        Arc::clone(&self.writer.lock().dir)
+        Arc::clone(&self.dir)
     }
 }
 

@@ -33,6 +33,7 @@ use super::journal::{Journal, JournalOf};
 use super::paths::SegmentFile;
 use super::read::SharedSegments;
 use super::segment::{Active, ActiveState, Extent, log_path};
+use super::standing::Stand;
 use super::{AppendTimes, LeaderEpochs, Producers, RelativeOffset, encode_snapshot};
 
 /// Greatest size of a `.log`: positions in its index are signed 32-bit numbers.
@@ -149,8 +150,8 @@ pub(super) struct Writer {
     pub(super) journal: Journal,
     pub(super) unsynced: Unsynced,
     pub(super) syncs: Syncs,
-    /// Why appends are refused, while they are.
-    pub(super) refused: Option<String>,
+    /// Whether appends are taken; changed only by whoever holds the lock on this writer.
+    pub(super) stand: Arc<Stand>,
 }
 
 /// A batch on its way into the log.
@@ -323,7 +324,7 @@ impl Writer {
     /// # Errors
     /// A log that refuses writes cannot be closed; what the disk says.
     pub(super) fn seal_for_good(&mut self) -> Result<Sealing, StoreError> {
-        if let Some(reason) = self.refused.replace("the store is closed".to_owned()) {
+        if let Some(reason) = self.stand.end("the store is closed") {
             return Err(StoreError::Unusable {
                 path: self.dir.to_path_buf(),
                 reason,
