@@ -16,7 +16,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -47,6 +47,8 @@ pub struct Partition {
     pub(super) dir: Arc<Path>,
     pub(super) stand: Arc<Stand>,
     pub(super) repairing: Mutex<()>,
+    /// Set once the writer is open, for ever.
+    pub(super) opened: AtomicBool,
     pub(super) writer: Mutex<Writer>,
 }
 
@@ -129,8 +131,23 @@ impl Partition {
         *self.config.write() = Arc::new(config);
     }
 
-    /// Appends one batch, without a sync. Blocks for the write into the page cache only; the first append after a start also
-    /// loads the producers' state.
+    /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
+    pub fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Makes the log ready for appends: its directory, or the producers' state, or nothing when it is ready. May read and
+    /// sync a disk: call it off the network threads.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`] while it refuses writes; what the disk says, and a retry may succeed.
+    pub fn open(&self, now: Timestamp) -> Result<(), AppendError> {
+        let config = Arc::clone(&self.config.read());
+        self.open_writer(now, &config).map(drop)
+    }
+
+    /// Appends one batch, without a sync. Blocks for the write into the page cache only; on a log that is not open it does
+    /// first what [`Partition::open`] does.
     ///
     /// # Errors
     /// [`AppendError`]; nothing of the batch is then in the log, and with `Storage` and `Refused` a retry may succeed.
@@ -229,6 +246,7 @@ impl Partition {
                     config,
                 },
             )?;
+            self.opened.store(true, Ordering::Release);
         }
         Ok(writer)
     }

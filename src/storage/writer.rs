@@ -8,7 +8,7 @@
 //! Invariants
 //! - A batch is published, that is visible in the segment and the log end, only after all its bytes are in the file. A failed
 //!   write leaves the published end where it was; the next write goes over what it left.
-//! - Nothing on the append path syncs or reads a disk, but for the first append after a start.
+//! - Nothing on the append path syncs or reads a disk, but for opening the log, which its callers can do before.
 //! - What has not been synced is written down in [`Unsynced`] before the append returns: a sync takes all of it.
 //! - After a failed sync the page cache no longer tells the truth, so nothing is appended until [`super::repair`] has read
 //!   the disk again.
@@ -121,6 +121,13 @@ pub(super) enum Readiness {
 pub(super) enum Saved {
     Yes,
     No,
+}
+
+/// What lay beyond the published end of a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    Nothing,
+    Some,
 }
 
 /// What sealing for good found to do.
@@ -256,7 +263,10 @@ impl Writer {
             // Nothing to keep; only an empty file of another name to make.
             return self.begin_segment(base, now, config);
         }
-        self.cut_to_published(&active)?;
+        if self.cut_to_published(&active)? == Cut::Some && !self.unsynced.logs.contains(&active.log_path) {
+            // The next sync makes the cut safe, before anything in the new segment is.
+            self.unsynced.logs.push(Arc::clone(&active.log_path));
+        }
         let new = self.create_log(base)?;
         self.write_snapshot(base);
         let sealed = Arc::new(active.seal());
@@ -297,15 +307,15 @@ impl Writer {
     }
 
     /// Cuts what a failed write left beyond the published end, where no reader looks: a sealed log ends with its last batch,
-    /// or recovery would take what follows it for lost.
-    fn cut_to_published(&self, active: &Active) -> Result<(), StoreError> {
+    /// or recovery would take what follows it for lost. Does not sync.
+    fn cut_to_published(&self, active: &Active) -> Result<Cut, StoreError> {
         let (path, end) = (&active.log_path, u64::from(active.extent().end));
         let file = self.files.open_rw(path).context("open", path)?;
-        if file.len_bytes().context("read", path)? != end {
-            file.set_len(end).context("cut", path)?;
-            file.sync_data(SITE_CUT).context("sync", path)?;
+        if file.len_bytes().context("read", path)? == end {
+            return Ok(Cut::Nothing);
         }
-        Ok(())
+        file.set_len(end).context("cut", path)?;
+        Ok(Cut::Some)
     }
 
     fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
@@ -336,7 +346,11 @@ impl Writer {
             Readiness::Closed | Readiness::Absent => return Ok(Sealing::Untouched),
         }
         let active = self.active();
-        self.cut_to_published(&active)?;
+        if self.cut_to_published(&active)? == Cut::Some {
+            let path = &active.log_path;
+            let file = self.files.open_rw(path).context("open", path)?;
+            file.sync_data(SITE_CUT).context("sync", path)?;
+        }
         let mut list = self.segments.write();
         list.set_active(None);
         list.push(Arc::new(active.seal()));
