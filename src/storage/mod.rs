@@ -98,6 +98,7 @@ pub use producers::{
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
+pub use scan::MAX_BATCH_BYTES;
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
