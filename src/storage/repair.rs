@@ -227,7 +227,12 @@ impl Rereading<'_> {
 }
 
 /// Gives the first `len` bytes of a log a new file, synced, under the same name.
-fn copy_over(files: &FileCache, from: &dyn File, path: &Arc<Path>, len: u32) -> Result<(), StoreError> {
+pub(super) fn copy_over(
+    files: &FileCache,
+    from: &dyn File,
+    path: &Arc<Path>,
+    len: u32,
+) -> Result<(), StoreError> {
     let mut copy = path.as_os_str().to_owned();
     copy.push(CLEANED);
     let copy = Path::new(&copy);

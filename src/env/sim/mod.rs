@@ -308,6 +308,7 @@ impl Fs for SimFs {
                 Body::Dir(_) => 0,
             },
             modified: node.modified,
+            links: u64::try_from(node.links).unwrap_or(u64::MAX),
         })
     }
 
