@@ -53,7 +53,7 @@ pub use requests::{
     FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
     Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription, TopicSummary,
 };
-pub use settings::{CleanupPolicy, CompressionLevels, Settings, TopicConfig};
+pub use settings::{CompressionLevels, Settings, TopicConfig};
 
 use std::future::Future;
 use std::path::{Path, PathBuf};

@@ -23,7 +23,7 @@ use super::writer::{Readiness, Saved, Syncs, Unsynced, Writer};
 use super::{LeaderEpochs, Producers};
 
 /// Which partition to open, and how.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct PartitionSpec {
     /// Topic and number.
     pub id: TopicPartition,
