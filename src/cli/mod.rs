@@ -12,6 +12,7 @@ mod completion;
 mod connect;
 mod error;
 mod input;
+mod interrupts;
 mod json_line;
 mod offsets;
 mod output;

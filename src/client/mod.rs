@@ -44,7 +44,7 @@ pub use error::{Error, ErrorKind, Refusal};
 pub use filter::{Chunk, ChunkRecords};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
-pub use reader::{ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
+pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
 
 #[cfg(test)]
 mod producer_tests;
