@@ -38,7 +38,7 @@ pub use admin::{
     Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
     TopicDescription, TopicSummary,
 };
-pub use connection::{Client, ConnectOptions};
+pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};
 pub use error::{Error, ErrorKind, Refusal};
 pub use filter::{Chunk, ChunkRecords};
