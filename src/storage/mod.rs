@@ -33,6 +33,7 @@ mod error;
 mod fault_tests;
 mod fields;
 mod files;
+mod gap;
 #[cfg(test)]
 mod golden_tests;
 mod hold;

@@ -16,8 +16,9 @@
 //!
 //! What is not here: which segments a log has, and when one is rolled.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -28,12 +29,15 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
+use super::gap::{Examined, Gap};
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
 use super::{AbortedTransaction, AppendTimes, OffsetIndex, RelativeOffset, TimeIndex, TxnIndex};
 
 /// How much of a log is made resident at a time while batch headers are walked.
 const WALK_CHUNK: u32 = 256 << 10;
+/// Walking from here, every gap lies before.
+const EVERY_OFFSET: Offset = Offset(i64::MAX);
 
 /// What is known of a segment's content without opening it.
 #[derive(Clone, Debug)]
@@ -53,6 +57,8 @@ pub(super) struct Sealed {
     pub(super) extent: Extent,
     pub(super) log_path: Arc<Path>,
     indexes: Mutex<Indexes>,
+    /// Set when it turns out that parts of the log cannot be read.
+    gaps: OnceLock<Arc<[Gap]>>,
 }
 
 /// Where a sealed segment's indexes are.
@@ -82,6 +88,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Pending(indexes)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -91,6 +98,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Unchecked(lens)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -98,6 +106,16 @@ impl Sealed {
         self.log_path
             .parent()
             .expect("a log lies in its partition's directory")
+    }
+
+    /// Returns what of the log is known to be lost, by position.
+    pub(super) fn gaps(&self) -> &[Gap] {
+        self.gaps.get().map_or(&[], |gaps| gaps)
+    }
+
+    /// Parts of the log cannot be read; the first word stays.
+    pub(super) fn know_gaps(&self, gaps: Vec<Gap>) {
+        let _ = self.gaps.set(gaps.into());
     }
 
     /// Returns the indexes that are only in memory.
@@ -186,7 +204,7 @@ impl Sealed {
             self.extent.base,
             super::config::LogConfig::default().index_interval_bytes,
         );
-        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end);
+        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end).past(self.gaps(), EVERY_OFFSET);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
         }
@@ -312,6 +330,28 @@ impl Segment {
         }
     }
 
+    /// Walks the batch headers between two positions. A gap is passed over when it lies before `from`, and told else.
+    pub(super) fn walk<'a>(&'a self, files: &'a FileCache, positions: Range<u32>, from: Offset) -> Walk<'a> {
+        let walk = Walk::new(files, self.log_path(), positions);
+        match self {
+            Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
+            Self::Active(_) => walk,
+        }
+    }
+
+    /// Reads all of a sealed log to learn what of it is lost; see [`Sealed::examine`].
+    pub(super) fn examine(&self, files: &FileCache) -> Result<Examined, StoreError> {
+        match self {
+            Self::Sealed(sealed) => sealed.examine(files),
+            Self::Active(_) => Ok(Examined::NothingNew),
+        }
+    }
+
+    /// Walks all batch headers that can be read.
+    pub(super) fn walk_all<'a>(&'a self, files: &'a FileCache) -> Walk<'a> {
+        self.walk(files, 0..self.bounds().2, EVERY_OFFSET)
+    }
+
     /// Returns a position at or before the first batch that ends at or after `offset`.
     pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
         let (base, ..) = self.bounds();
@@ -368,10 +408,13 @@ pub(super) struct Walk<'a> {
     end: u32,
     chunk: Bytes,
     chunk_at: u32,
+    gaps: &'a [Gap],
+    /// Gaps that end at this offset or before are passed over.
+    from: Offset,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(files: &'a FileCache, path: &'a Arc<Path>, range: std::ops::Range<u32>) -> Self {
+    fn new(files: &'a FileCache, path: &'a Arc<Path>, range: Range<u32>) -> Self {
         Self {
             files,
             path,
@@ -379,11 +422,30 @@ impl<'a> Walk<'a> {
             end: range.end,
             chunk: Bytes::new(),
             chunk_at: range.start,
+            gaps: &[],
+            from: EVERY_OFFSET,
         }
+    }
+
+    fn past(self, gaps: &'a [Gap], from: Offset) -> Self {
+        Self { gaps, from, ..self }
+    }
+
+    /// Steps over the gaps at the current position, or tells of one.
+    fn pass_gaps(&mut self) -> Result<(), ReadError> {
+        let gaps = self.gaps;
+        while let Some(gap) = gaps.iter().find(|gap| gap.positions.contains(&self.position)) {
+            if gap.offsets.end > self.from {
+                return Err(gap.told(self.path));
+            }
+            self.position = gap.positions.end;
+        }
+        Ok(())
     }
 
     /// Returns the next batch's position and header; `None` at the end.
     pub(super) fn next_header(&mut self) -> Result<Option<(u32, BatchHeader)>, ReadError> {
+        self.pass_gaps()?;
         if self.position >= self.end {
             return Ok(None);
         }
