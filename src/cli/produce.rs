@@ -29,8 +29,15 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 /// An input that takes longer gets a progress bar.
 const LONG: Duration = Duration::from_secs(1);
 
+const EXAMPLES: &str = "\
+Examples:
+  siltstone produce notes < notes.txt
+  siltstone produce flights --input flights.jsonl --format json --key-field tailnum
+  printf 'k1:v1\\nk2:\\n' | siltstone produce table --key-separator : --null-value ''";
+
 /// Arguments of `produce`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ProduceArgs {
     /// Where to
     topic: String,
@@ -51,7 +58,7 @@ pub(super) struct ProduceArgs {
     /// When a record counts as written
     #[arg(long, value_enum, default_value = "all", value_name = "WHEN")]
     acks: AcksArg,
-    /// Seconds after which an unacknowledged record ends the load
+    /// Seconds after which an unacknowledged record ends the load; a server that is lost as it begins is waited for as long
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     delivery_timeout: u32,
     /// Print the summary as one JSON object
