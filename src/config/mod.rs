@@ -77,6 +77,7 @@ impl Default for Config {
             grpc: GrpcConfig {
                 listen: String::new(),
                 max_request_bytes: 0,
+                max_buffered_bytes: 0,
                 max_connections: 0,
                 max_streams_per_connection: 0,
                 tls_certificate: None,

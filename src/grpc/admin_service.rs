@@ -8,14 +8,16 @@ use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescr
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
-use super::convert;
 use super::observe::Call;
 use super::status::invalid;
+use super::{Stopping, convert};
 
 /// The service; one for all connections.
 #[derive(Clone, Debug)]
 pub(super) struct AdminDoor {
     pub(super) broker: Broker,
+    /// Held, not asked: the server's stop waits for it to go.
+    pub(super) _stopping: Stopping,
 }
 
 impl AdminDoor {

@@ -4,13 +4,16 @@
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::testing::{
-    DATA, House, NOW, fault, forbid_scans, numbered, offsets, open_one, open_store, plain, read_all, records,
-    sized, small, spec,
+    DATA, FOREIGN, House, NOW, fault, forbid_scans, foreign, foreign_files, numbered, offsets, open_one,
+    open_store, plain, read_all, records, sized, small, spec,
 };
-use super::{AppendError, Durability, LogConfig, MANIFEST_FILE_NAME, Origin, Written};
-use crate::env::{Call, CrashChoice, Failure, Fs as _, OpenMode, SimFs};
+use super::{
+    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, Read, SyncDue, Written,
+};
+use crate::env::{Call, CrashChoice, Failure, FileStat, Fs as _, OpenMode, SimFs};
 use crate::record::BatchOptions;
 use crate::types::{Offset, Timestamp};
 
@@ -199,6 +202,68 @@ fn a_failed_sync_refuses_writes_until_the_repair_and_loses_nothing_acknowledged(
     assert!(house.store.close().is_err(), "only recovery may judge it");
     let house = House::on(house.fs.crash(CrashChoice::LoseAll));
     assert_eq!(offsets(&house.log).len(), 9);
+}
+
+#[test]
+fn whoever_looks_at_a_log_under_repair_is_answered_at_once() {
+    let house = House::new();
+    house.acknowledge(&plain("safe"));
+    house.append(&plain("lost"));
+    house
+        .fs
+        .inject(fault(Call::SyncData, ".log", 1, Failure::LosesDirtyPages));
+    house.sync().expect_err("the sync fails");
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (log, seen) = (Arc::clone(&house.log), Arc::clone(&looks));
+    house.fs.watch_syncs(move |site| {
+        assert!(
+            log.writer.try_lock().is_some() && log.segments.try_write().is_some(),
+            "the repair syncs {site:?} under a lock"
+        );
+        assert!(log.refusal().is_some() && log.describe().refusal.is_some());
+        assert_eq!(log.sync_due(NOW), SyncDue::No);
+        let refused = log.append(&plain("too early"), Origin::Client, NOW);
+        assert!(matches!(refused, Err(AppendError::Refused { .. })));
+        let visible = Read {
+            from: Offset(0),
+            until: log.watermarks().high_watermark,
+            times: None,
+            max_bytes: 1 << 20,
+            first: FirstBatch::Whole,
+        };
+        assert_eq!(log.read(&visible).expect("read").next_offset, Offset(1));
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    house.log.repair(NOW).expect("repaired");
+    assert!(looks.load(Ordering::Relaxed) >= 3, "a copy and two directories");
+    assert_eq!(house.append(&plain("after")), 2);
+}
+
+#[test]
+fn a_deleted_log_is_not_repaired() {
+    let house = House::new();
+    house.acknowledge(&plain("old"));
+    house.append(&plain("lost"));
+    house
+        .fs
+        .inject(fault(Call::SyncData, ".log", 1, Failure::LosesDirtyPages));
+    house.sync().expect_err("the sync fails");
+    house
+        .store
+        .remove_partitions(std::slice::from_ref(house.log.id()))
+        .expect("removed");
+    let again = open_one(&house.store, spec("t", 2, small())).expect("made again");
+    again
+        .append(&plain("new"), Origin::Client, NOW)
+        .expect("appended");
+    let before = house.fs.mutations();
+    house.log.repair(NOW).expect("nothing to do");
+    assert_eq!(
+        house.fs.mutations(),
+        before,
+        "the files of the new log are left alone"
+    );
+    assert_eq!(house.log.refusal().as_deref(), Some("t-0 is deleted"));
 }
 
 #[test]
@@ -458,4 +523,53 @@ fn a_read_inside_a_batch_returns_it_whole_and_behind_a_hole_the_next_one() {
     assert_eq!(read_all(&Arc::clone(&house.log), 1).expect("read").len(), 2);
     house.log.raise_log_start(Offset(3)).expect("raised");
     assert_eq!(offsets(&house.log), [4]);
+}
+
+/// Adopts [`foreign`] as `t-0`.
+fn adopted() -> House {
+    let fs = foreign();
+    let store = open_store(&fs).expect("opened");
+    let from = PathBuf::from(FOREIGN).join("f-0");
+    let (log, report) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
+    assert!(report.segments > 2 && report.batches == 30, "{report:?}");
+    House { fs, store, log }
+}
+
+#[test]
+fn an_adopted_log_that_must_be_cut_is_cut_as_a_copy() {
+    let house = adopted();
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    // As if no checkpoint had vouched for it yet.
+    fs.remove_file(&path("recovery-point-offset-checkpoint"))
+        .expect("removed");
+    let first = "t-0/00000000000000000000.log";
+    let FileStat { len_bytes, links, .. } = fs.stat(&path(first)).expect("there");
+    assert_eq!(links, 2, "it is a second name of the original");
+    damage(&fs, first, len_bytes - 3, b"bad");
+    let original = foreign_files(&fs);
+    let left = offsets(&House::on(fs.clone()).log);
+    assert!(!left.is_empty() && left.len() < 30, "{left:?}");
+    assert_eq!(foreign_files(&fs), original);
+    assert_eq!(fs.stat(&path(first)).expect("there").links, 1);
+}
+
+#[test]
+fn an_adopted_log_is_not_appended_to_when_it_is_the_last_one_left() {
+    let house = adopted();
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    fs.remove_file(&path("recovery-point-offset-checkpoint"))
+        .expect("removed");
+    for name in names(&fs, "t-0")
+        .into_iter()
+        .filter(|name| name.ends_with(".log"))
+    {
+        if name != "00000000000000000000.log" {
+            fs.remove_file(&path("t-0").join(name)).expect("removed");
+        }
+    }
+    let original = foreign_files(&fs);
+    let house = House::with(fs.clone(), LogConfig::default());
+    let next = house.log.watermarks().log_end.0;
+    assert_eq!(house.acknowledge(&plain("of our own")), next);
+    assert_eq!(foreign_files(&fs), original);
 }

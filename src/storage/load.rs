@@ -98,6 +98,16 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
     if last.extent.end >= opening.config.segment_bytes || last.extent.next != log_end {
         return Ok(false);
     }
+    let links = writer
+        .files
+        .fs()
+        .stat(&last.log_path)
+        .context("read", &last.log_path)?
+        .links;
+    if links > 1 {
+        // Adopted, and the last one left: its bytes are also those of the original.
+        return Ok(false);
+    }
     let files = match last.pending_indexes() {
         Some(set) => IndexFiles {
             offsets: set.offset_bytes().to_vec(),

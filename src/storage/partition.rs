@@ -2,19 +2,21 @@
 //!
 //! | lock | guards | held across |
 //! |---|---|---|
+//! | `repairing` | one repair at a time, and none of a log that is being removed | the whole repair |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
 //!
 //! Invariants
-//! - `writer` is taken before `segments`, and `segments` before the watermarks' lock; never the other way round.
+//! - They are taken in this order; never the other way round.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -26,6 +28,7 @@ use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StoreError};
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::Segment;
+use super::standing::Stand;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
 use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
@@ -41,6 +44,11 @@ pub struct Partition {
     pub(super) marks: Watermarks,
     pub(super) eras: AtomicU64,
     pub(super) segments: SharedSegments,
+    pub(super) dir: Arc<Path>,
+    pub(super) stand: Arc<Stand>,
+    pub(super) repairing: Mutex<()>,
+    /// Set once the writer is open, for ever.
+    pub(super) opened: AtomicBool,
     pub(super) writer: Mutex<Writer>,
 }
 
@@ -123,8 +131,23 @@ impl Partition {
         *self.config.write() = Arc::new(config);
     }
 
-    /// Appends one batch, without a sync. Blocks for the write into the page cache only; the first append after a start also
-    /// loads the producers' state.
+    /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
+    pub fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Makes the log ready for appends: its directory, or the producers' state, or nothing when it is ready. May read and
+    /// sync a disk: call it off the network threads.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`] while it refuses writes; what the disk says, and a retry may succeed.
+    pub fn open(&self, now: Timestamp) -> Result<(), AppendError> {
+        let config = Arc::clone(&self.config.read());
+        self.open_writer(now, &config).map(drop)
+    }
+
+    /// Appends one batch, without a sync. Blocks for the write into the page cache only; on a log that is not open it does
+    /// first what [`Partition::open`] does.
     ///
     /// # Errors
     /// [`AppendError`]; nothing of the batch is then in the log, and with `Storage` and `Refused` a retry may succeed.
@@ -209,10 +232,8 @@ impl Partition {
     /// Takes the append lock, with everything loaded that an append needs.
     fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
-        if let Some(reason) = &writer.refused {
-            return Err(AppendError::Refused {
-                reason: reason.clone(),
-            });
+        if let Some(reason) = self.stand.refusal() {
+            return Err(AppendError::Refused { reason });
         }
         if writer.readiness != Readiness::Open {
             let view = self.marks.view();
@@ -225,6 +246,7 @@ impl Partition {
                     config,
                 },
             )?;
+            self.opened.store(true, Ordering::Release);
         }
         Ok(writer)
     }
@@ -364,7 +386,14 @@ impl Partition {
 
     /// Returns why it refuses writes, while it does.
     pub fn refusal(&self) -> Option<String> {
-        self.writer.lock().refused.clone()
+        self.stand.refusal()
+    }
+
+    /// Refuses writes for good, once a repair under way is done: what follows may take the files away.
+    pub(super) fn end(&self, reason: &str) {
+        let _no_repair = self.repairing.lock();
+        let _writer = self.writer.lock();
+        let _before = self.stand.end(reason);
     }
 
     /// Tells whether something appended should be synced now: always with [`Durability::Synced`], else by `flush.messages`
@@ -387,7 +416,7 @@ impl Partition {
     pub(super) fn begin_sync(&self) -> Option<SyncTicket> {
         let mut writer = self.writer.lock();
         let nothing = writer.unsynced.logs.is_empty() && writer.unsynced.names == Names::Safe;
-        if nothing || writer.refused.is_some() {
+        if nothing || self.refusal().is_some() {
             return None;
         }
         let work = std::mem::take(&mut writer.unsynced);
@@ -407,7 +436,7 @@ impl Partition {
             let reason = format!(
                 "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
             );
-            writer.refused = Some(reason);
+            self.stand.refuse(reason);
             self.eras.fetch_add(1, Ordering::AcqRel);
             writer.syncs.forget();
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
@@ -441,7 +470,7 @@ impl Partition {
 
     /// Returns the partition's directory.
     pub fn dir(&self) -> Arc<Path> {
-        Arc::clone(&self.writer.lock().dir)
+        Arc::clone(&self.dir)
     }
 }
 

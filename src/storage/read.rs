@@ -166,7 +166,11 @@ impl Reader<'_> {
         let mut walk = Walk::new(self.files, segment.log_path(), span);
         let mut found: Option<Range<u32>> = None;
         let mut next_offset = from;
-        while let Some((position, header)) = walk.next_header()? {
+        // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
+        while next_offset < read.until {
+            let Some((position, header)) = walk.next_header()? else {
+                break;
+            };
             if header.base_offset >= read.until {
                 break;
             }

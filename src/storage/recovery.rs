@@ -8,7 +8,8 @@
 //!
 //! Invariants
 //! - Nothing above the old recovery point is published before it was verified and synced.
-//! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room.
+//! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room. Only an
+//!   adopted log that shares its bytes with the original is cut as a copy, so that the original stays as it is.
 //! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, the file is kept, and readers
 //!   go on behind it.
 //! - The log ends at the recovery point or later: no offset below it is given again.
@@ -28,6 +29,7 @@ use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
+use super::repair::copy_over;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Extent, Sealed, Segment, log_path};
 use super::{AppendTimes, LeaderEpochs, Producers};
@@ -232,7 +234,7 @@ impl Recovery<'_> {
             Some(reason) => {
                 tracing::warn!(partition = %self.id, log = %path.display(), position = scanned.end, removed_bytes = len - u64::from(scanned.end), %reason,
                     "torn tail cut");
-                file.set_len(u64::from(scanned.end)).context("cut", &path)?;
+                self.cut(file.as_ref(), &path, scanned.end)?;
                 found.cut = true;
                 Tail::Torn
             }
@@ -245,6 +247,15 @@ impl Recovery<'_> {
         let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
         found.segments.push(Arc::new(sealed_of(path, scanned, modified)));
         Ok(tail)
+    }
+
+    /// Cuts a log. One that has another name, in the directory it was adopted from, is cut as a copy: what is not ours alone
+    /// is not written.
+    fn cut(&self, file: &dyn File, path: &Arc<Path>, end: u32) -> Result<(), StoreError> {
+        if self.files.fs().stat(path).context("read", path)?.links > 1 {
+            return copy_over(self.files, file, path, end);
+        }
+        file.set_len(u64::from(end)).context("cut", path)
     }
 
     fn producers(&self, segments: &[Arc<Sealed>], log_end: Offset) -> Result<Producers, StoreError> {

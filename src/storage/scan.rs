@@ -16,8 +16,9 @@ use crate::types::{Offset, Timestamp};
 
 use super::index_set::{ContentSpan, IndexSet};
 
-/// A batch said to be larger is damage. Kafka's own limit, `max.message.bytes`, is 1 MiB unless raised.
-pub(super) const MAX_BATCH_BYTES: u32 = 512 << 20;
+/// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
+/// limit, `max.message.bytes`, is 1 MiB unless raised.
+pub const MAX_BATCH_BYTES: u32 = 512 << 20;
 
 /// Bytes asked of the disk at a time.
 const READ_AHEAD: usize = 1 << 20;

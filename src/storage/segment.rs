@@ -26,7 +26,7 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, HEADER_LEN};
 use crate::types::{Offset, Timestamp};
 
-use super::error::{IoContext, ReadError};
+use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
@@ -395,8 +395,7 @@ impl<'a> Walk<'a> {
         let chunk_end =
             self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
         if at < self.chunk_at || at + header_len > chunk_end {
-            let len = WALK_CHUNK.min(self.end - at);
-            self.chunk = read(self.files, self.path, at, len)?;
+            self.chunk = self.ahead(at, header_len)?;
             self.chunk_at = at;
         }
         let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
@@ -412,6 +411,19 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(Some((at, header)))
+    }
+
+    /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
+    /// is lost; then the header alone is read.
+    fn ahead(&self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
+        let is_eof = |error: &ReadError| {
+            matches!(error, ReadError::Storage(StoreError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::UnexpectedEof)
+        };
+        match read(self.files, self.path, at, WALK_CHUNK.min(self.end - at)) {
+            Err(error) if is_eof(&error) => read(self.files, self.path, at, header_len),
+            read => read,
+        }
     }
 
     /// Returns the whole batch that [`next_header`](Self::next_header) just found at `position`.
