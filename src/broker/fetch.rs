@@ -3,7 +3,8 @@
 //! Targets are read in their order and share `max_bytes`. While nothing has been read, the first batch of a partition comes
 //! whole, however large; after that only what fits. A fetch is answered at once when `min_bytes` are there, when a target
 //! failed, or when it shall not wait; else it sleeps until a watermark it waits for moves, reads again, and answers at the
-//! latest when its time is over. Bytes are counted as read, so `min_bytes` is exact.
+//! latest when its time is over. Bytes are counted as read, with the aborted transactions named beside them, so `min_bytes` is
+//! exact and no answer is longer than was asked for.
 //!
 //! Readers see up to the high watermark, or the last stable offset. An offset up to the log end is none to complain about:
 //! there is just nothing yet.
@@ -143,7 +144,7 @@ impl Limits {
                 Ok(served) => self.read_one(target, served, bytes),
                 Err(error) => Err(error.clone()),
             };
-            bytes += chunk.as_ref().map_or(0, |chunk| chunk.batches.len());
+            bytes += chunk.as_ref().map_or(0, Chunk::size_bytes);
             chunks.push(chunk);
         }
         Pass { chunks, bytes }
@@ -207,7 +208,11 @@ impl Stretch {
     pub(super) fn chunk(self, served: &Served) -> Result<Chunk, Error> {
         let log = &served.log;
         let Read {
-            from, until, times, ..
+            from,
+            until,
+            times,
+            max_bytes,
+            first,
         } = self.read.clone();
         let marks = log.watermarks();
         let failed = |error| translate::read(served.id(), error, marks.high_watermark);
@@ -227,7 +232,7 @@ impl Stretch {
         } else {
             Vec::new()
         };
-        Ok(Chunk {
+        let mut chunk = Chunk {
             partition: served.id().clone(),
             batches,
             from,
@@ -239,6 +244,8 @@ impl Stretch {
             last_stable: marks.last_stable,
             log_start: marks.log_start,
             max_decompressed_bytes: self.max_decompressed_bytes,
-        })
+        };
+        chunk.cut_to(max_bytes, first);
+        Ok(chunk)
     }
 }

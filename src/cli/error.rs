@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use super::serve::ServeError;
 use crate::client;
 
+/// The server's reason for refusing a name that no topic has.
+const UNKNOWN_TOPIC: &str = "UNKNOWN_TOPIC";
 /// Exit code of wrong usage, as clap's.
 const USAGE: u8 = 2;
 
@@ -20,6 +22,14 @@ pub enum CliError {
     Unreachable {
         /// What was tried.
         error: client::Error,
+    },
+    /// What was named is not there: a slip, or the first use of a name.
+    #[error(
+        "topic {topic} does not exist; 'siltstone topic list' names those that do, 'siltstone topic create {topic}' makes it"
+    )]
+    UnknownTopic {
+        /// The name.
+        topic: String,
     },
     /// The server or the connection failed.
     #[error("{0}")]
@@ -42,6 +52,12 @@ impl From<client::Error> for CliError {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::Unreachable { .. } => Self::Unreachable { error },
+            client::Error::Refused(refusal) if refusal.reason == UNKNOWN_TOPIC => {
+                match refusal.metadata.get("topic") {
+                    Some(topic) => Self::UnknownTopic { topic: topic.clone() },
+                    None => Self::Client(client::Error::Refused(refusal)),
+                }
+            }
             client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
             error => Self::Client(error),
         }

@@ -3,7 +3,8 @@
 //! Invariants
 //! - Lines before one that stops the load are sent, acknowledged and counted.
 //! - The command always ends with a summary of what was acknowledged; on Ctrl-C within [`INTERRUPT_GRACE`], even when the
-//!   server is gone.
+//!   server is gone, and on a second Ctrl-C at once.
+//! - Once a server answered, its loss is waited out for the delivery timeout, at the beginning as later.
 //! - Memory is bounded by the input's blocks and the producer's buffer.
 
 use std::io::{IsTerminal, Write};
@@ -13,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connect::ServerArgs;
 use super::input::{Block, Input};
+use super::interrupts::Interrupts;
 use super::produce_record::RecordRules;
 use super::{CliError, output};
 use crate::client::{self, Acks, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
@@ -77,8 +78,14 @@ enum AcksArg {
 /// How the load went.
 enum Ended {
     AtTheEnd,
-    Interrupted,
+    Interrupted(Times),
     Failed(CliError),
+}
+
+/// How often Ctrl-C came.
+enum Times {
+    Once,
+    Twice,
 }
 
 impl ProduceArgs {
@@ -117,7 +124,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     };
     let begun = tokio::select! {
         begun = begin(server, &args.topic, options) => begun.map_err(Ended::Failed),
-        () = interrupts.next() => Err(Ended::Interrupted),
+        () = interrupts.next() => Err(Ended::Interrupted(Times::Once)),
     };
     let ended = match begun {
         Err(ended) => ended,
@@ -144,10 +151,14 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     match ended {
         Ended::AtTheEnd => Ok(ExitCode::SUCCESS),
         Ended::Failed(error) => Err(error),
-        Ended::Interrupted => {
+        Ended::Interrupted(times) => {
             let open = report.summary.sent_records - report.summary.acknowledged_records;
+            let interrupted = match times {
+                Times::Once => "interrupted",
+                Times::Twice => "interrupted twice",
+            };
             Err(CliError::Failed(format!(
-                "interrupted; {open} records were sent and not acknowledged"
+                "{interrupted}; {open} records were sent and not acknowledged"
             )))
         }
     }
@@ -173,25 +184,27 @@ impl Load {
     async fn until_end(&mut self, input: Input, interrupts: &mut Interrupts) -> Ended {
         let sent = tokio::select! {
             biased;
-            () = interrupts.next() => {
-                // What is under way may still come in.
-                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
-                return Ended::Interrupted;
-            }
+            () = interrupts.next() => return self.interrupted(interrupts).await,
             sent = self.send_all(input) => sent,
         };
         let closed = tokio::select! {
             biased;
-            () = interrupts.next() => {
-                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
-                return Ended::Interrupted;
-            }
+            () = interrupts.next() => return self.interrupted(interrupts).await,
             closed = self.producer.close() => closed,
         };
         match (sent, closed) {
             (Ok(()), Ok(())) => Ended::AtTheEnd,
             (Err(error), _) => Ended::Failed(error),
             (Ok(()), Err(error)) => Ended::Failed(error.into()),
+        }
+    }
+
+    /// What is under way may still come in, unless a second Ctrl-C says not to wait for it.
+    async fn interrupted(&self, interrupts: &mut Interrupts) -> Ended {
+        output::say("siltstone: interrupted, waiting for what is under way; Ctrl-C again ends at once");
+        tokio::select! {
+            () = interrupts.next() => Ended::Interrupted(Times::Twice),
+            _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()) => Ended::Interrupted(Times::Once),
         }
     }
 
@@ -228,24 +241,6 @@ impl Load {
             })?;
         }
         Ok(())
-    }
-}
-
-/// Ctrl-C, listened for from the beginning: one that comes while nobody waits is not lost.
-struct Interrupts(Signal);
-
-impl Interrupts {
-    fn listen() -> Result<Self, CliError> {
-        match signal(SignalKind::interrupt()) {
-            Ok(signal) => Ok(Self(signal)),
-            Err(error) => Err(CliError::Failed(format!("cannot watch for Ctrl-C: {error}"))),
-        }
-    }
-
-    async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
     }
 }
 

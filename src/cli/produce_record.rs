@@ -46,9 +46,9 @@ pub(super) struct RecordRules {
     /// Of plain lines: the text between key and value; \t is a tab
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
-    /// What to do with a line whose key is missing or null
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
-    on_missing_key: OnMissingKey,
+    /// What to do with a line whose key is missing or null; without it, keyless
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_missing_key: Option<OnMissingKey>,
 }
 
 /// A line's record.
@@ -68,11 +68,18 @@ impl RecordRules {
             Format::Lines if self.timestamp_field.is_some() => usage("--timestamp-field needs --format json"),
             Format::Json if self.key_separator.is_some() => usage("--key-separator needs --format lines"),
             _ if self.key_separator.as_deref() == Some("") => usage("--key-separator is empty"),
+            _ if self.on_missing_key.is_some() && !self.has_keys() => usage(
+                "--on-missing-key needs keys: --key-field of JSON lines, or --key-separator of plain ones",
+            ),
             _ => {
                 self.key_separator = self.key_separator.map(|separator| separator.replace("\\t", "\t"));
                 Ok(self)
             }
         }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.key_field.is_some() || self.key_separator.is_some()
     }
 
     /// Returns the line's record, or nothing when it is to be left out.
@@ -154,7 +161,7 @@ impl RecordRules {
         record: LineRecord<'line>,
         reason: impl FnOnce() -> String,
     ) -> Result<Option<LineRecord<'line>>, String> {
-        match self.on_missing_key {
+        match self.on_missing_key.unwrap_or_default() {
             OnMissingKey::Fail => Err(reason()),
             OnMissingKey::Skip => Ok(None),
             OnMissingKey::Keyless => Ok(Some(record)),
@@ -189,16 +196,16 @@ mod tests {
             format: Format::Json,
             key_field: key.map(str::to_owned),
             timestamp_field: timestamp.map(str::to_owned),
-            key_separator: None,
-            on_missing_key,
+            on_missing_key: Some(on_missing_key),
+            ..RecordRules::default()
         }
     }
 
     fn lines(separator: Option<&str>, on_missing_key: OnMissingKey) -> RecordRules {
         let key_separator = separator.map(str::to_owned);
         RecordRules {
+            on_missing_key: key_separator.is_some().then_some(on_missing_key),
             key_separator,
-            on_missing_key,
             ..RecordRules::default()
         }
         .checked()
@@ -315,5 +322,16 @@ mod tests {
             separator.checked().expect_err("empty").to_string(),
             "--key-separator is empty"
         );
+        for format in [Format::Lines, Format::Json] {
+            let keyless = RecordRules {
+                format,
+                on_missing_key: Some(OnMissingKey::Skip),
+                ..RecordRules::default()
+            };
+            assert_eq!(
+                keyless.checked().expect_err("no line can have a key").to_string(),
+                "--on-missing-key needs keys: --key-field of JSON lines, or --key-separator of plain ones"
+            );
+        }
     }
 }

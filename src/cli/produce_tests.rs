@@ -53,7 +53,7 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
     let mut interrupts = Interrupts::listen().expect("signals can be watched");
     let ended = match load.until_end(input, &mut interrupts).await {
         Ended::AtTheEnd => "done".to_owned(),
-        Ended::Interrupted => "interrupted".to_owned(),
+        Ended::Interrupted(_) => "interrupted".to_owned(),
         Ended::Failed(error) => error.to_string(),
     };
     (ended, load.producer.summary().acknowledged_records)
