@@ -233,6 +233,24 @@ async fn records_that_the_topic_does_not_admit_are_named_by_their_place_in_the_r
 }
 
 #[tokio::test]
+async fn text_and_numbers_of_a_refusal_name_the_same_records_of_the_request() {
+    let house = start().await;
+    let settings = [("cleanup.policy", "compact"), ("max.message.bytes", "300")];
+    let topic = house.create("t", 1, &settings).await;
+    // Several batches, and the record without a key not in the first.
+    let mut records: Vec<_> = (0..20)
+        .map(|number| keyed("k", &format!("{number:050}")))
+        .collect();
+    records[17].key = None;
+    let refused = house.append(&topic, 0, records).await.expect_err("no key");
+    assert!(
+        matches!(&refused, Error::InvalidRecord { reason, indexes, .. }
+            if *indexes == [17] && reason.starts_with("record 17 ")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_batch_are_refused_and_counted() {
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
