@@ -325,10 +325,13 @@ impl Core {
         match target.config.durability {
             Durability::Synced => self.commit.mark(served),
             Durability::Written => {
-                let counts = target.config.flush_messages < i64::MAX;
-                let now = counts && served.log.sync_due(target.now) == SyncDue::Now;
-                self.flushes
-                    .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
+                let timed = target.config.flush_ms < i64::MAX;
+                let ask = !timed || target.config.flush_messages < i64::MAX;
+                if ask && served.log.sync_due(target.now) == SyncDue::Now {
+                    self.flushes.watch(served, Urgency::Now);
+                } else if timed {
+                    self.flushes.watch(served, Urgency::Sweep);
+                }
             }
         }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
