@@ -241,6 +241,7 @@ impl Core {
         let served = target.served;
         match served.log.append(batch, Origin::Client, target.now) {
             Ok(append) if append.written == Written::Now => {
+                self.disk.appended(batch.size_bytes().into());
                 self.metrics.produce_batches.inc();
                 self.metrics.produce_bytes.inc_by(batch.size_bytes().into());
                 self.metrics.produce_records.inc_by(batch.record_count().into());
