@@ -20,6 +20,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use crate::telemetry::Exposition;
+
 use super::Error;
 use super::core::Core;
 use super::disk::Change;
@@ -191,7 +193,7 @@ impl Core {
     }
 
     /// Takes the gauges that change all the time, then renders everything.
-    pub(super) fn metrics_text(&self) -> String {
+    pub(super) fn metrics_text(&self, exposition: Exposition) -> String {
         let files = self.files.stats();
         let of = |count: usize| gauge(u64::try_from(count).unwrap_or(u64::MAX));
         self.metrics.open_files.set(of(files.open_files));
@@ -201,7 +203,7 @@ impl Core {
         self.metrics.inflight_bytes.set(gauge(self.inflight.used_bytes()));
         self.metrics.disk_free_bytes.set(gauge(self.disk.free_bytes()));
         self.metrics.disk_full.set(i64::from(self.disk.is_full()));
-        self.metrics.text()
+        self.metrics.text(exposition)
     }
 }
 
