@@ -73,7 +73,7 @@ use start::Running;
 pub struct BrokerConfig {
     /// Where the data lies.
     pub data_dir: PathBuf,
-    /// Create a topic on its first write or read? Off by default.
+    /// Create a topic on its first write? Off by default.
     pub auto_create_topics: AutoCreate,
     /// Partitions of a topic made without a number. 1 to 10,000.
     pub num_partitions: i32,

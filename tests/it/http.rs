@@ -58,6 +58,22 @@ async fn a_head_that_never_ends_is_refused_and_the_door_goes_on() {
     assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
+/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_in_time_is_given_up() {
+    let server = TestServer::start().await;
+    let begun = tokio::time::Instant::now();
+    let mut stream = TcpStream::connect(server.server.http_addr()).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: ")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(10));
+}
+
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_a_stop() {
     let server = TestServer::start().await;

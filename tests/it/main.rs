@@ -6,6 +6,7 @@ mod cli_produce;
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
+mod grpc_services;
 mod grpc_stop;
 mod grpc_tls;
 mod help;
