@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use super::{CliError, input};
 use crate::client::{Client, ConnectOptions, Security, ServerAddress, TlsIdentity};
 
+/// Stands over these flags in the help: a command's own come first.
+const CONNECTION: &str = "Connection";
+
 /// The server's address and how to trust it.
 #[derive(clap::Args, Debug)]
 pub(super) struct ServerArgs {
@@ -15,6 +18,7 @@ pub(super) struct ServerArgs {
         long,
         global = true,
         display_order = 900,
+        help_heading = CONNECTION,
         env = "SILTSTONE_SERVER",
         hide_env_values = true
     )]
@@ -25,6 +29,7 @@ pub(super) struct ServerArgs {
         long,
         global = true,
         display_order = 900,
+        help_heading = CONNECTION,
         env = "SILTSTONE_TLS_CA",
         hide_env_values = true,
         value_name = "FILE"
@@ -35,6 +40,7 @@ pub(super) struct ServerArgs {
         long,
         global = true,
         display_order = 900,
+        help_heading = CONNECTION,
         env = "SILTSTONE_TLS_CERTIFICATE",
         hide_env_values = true,
         value_name = "FILE"
@@ -45,6 +51,7 @@ pub(super) struct ServerArgs {
         long,
         global = true,
         display_order = 900,
+        help_heading = CONNECTION,
         env = "SILTSTONE_TLS_KEY",
         hide_env_values = true,
         value_name = "FILE"

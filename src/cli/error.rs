@@ -31,6 +31,18 @@ pub enum CliError {
         /// The name.
         topic: String,
     },
+    /// The server went away in the middle.
+    #[error("{error}; try again when the server is back")]
+    Lost {
+        /// What was noticed.
+        error: client::Error,
+    },
+    /// Records were sent, and nobody knows what became of them.
+    #[error("{error}; they may be written all the same: look before you load them again")]
+    Unsettled {
+        /// What was waited for.
+        error: client::Error,
+    },
     /// The server or the connection failed.
     #[error("{0}")]
     Client(#[source] client::Error),
@@ -58,6 +70,10 @@ impl From<client::Error> for CliError {
                     None => Self::Client(client::Error::Refused(refusal)),
                 }
             }
+            client::Error::ConnectionLost { .. }
+            | client::Error::NoAnswer { .. }
+            | client::Error::BeginTimeout { .. } => Self::Lost { error },
+            client::Error::DeliveryTimeout { .. } => Self::Unsettled { error },
             client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
             error => Self::Client(error),
         }

@@ -21,7 +21,7 @@ use super::interrupts::Interrupts;
 use super::produce_record::RecordRules;
 use super::{CliError, output};
 use crate::client::{self, Acks, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
-use crate::record::Codec;
+use crate::record::{Codec, Header};
 use crate::types::PartitionId;
 
 /// How long acknowledgements are waited for after Ctrl-C.
@@ -29,8 +29,15 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 /// An input that takes longer gets a progress bar.
 const LONG: Duration = Duration::from_secs(1);
 
+const EXAMPLES: &str = "\
+Examples:
+  siltstone produce notes < notes.txt
+  siltstone produce flights --input flights.jsonl --format json --key-field tailnum
+  printf 'k1:v1\\nk2:\\n' | siltstone produce table --key-separator : --null-value ''";
+
 /// Arguments of `produce`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ProduceArgs {
     /// Where to
     topic: String,
@@ -42,13 +49,16 @@ pub(super) struct ProduceArgs {
     /// How batches are compressed
     #[arg(long, value_name = "CODEC", default_value = "none")]
     compression: Compression,
+    /// A header of every record; may be given more than once
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<Header>,
     /// Write to this partition, whatever the key
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// When a record counts as written
     #[arg(long, value_enum, default_value = "all", value_name = "WHEN")]
     acks: AcksArg,
-    /// Seconds after which an unacknowledged record ends the load
+    /// Seconds after which an unacknowledged record ends the load; a server that is lost as it begins is waited for as long
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     delivery_timeout: u32,
     /// Print the summary as one JSON object
@@ -73,6 +83,16 @@ enum AcksArg {
     Leader,
     /// When it is sent; it may be lost
     None,
+}
+
+fn parse_header(text: &str) -> Result<Header, String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok(Header {
+            key: name.to_owned().into(),
+            value: Some(value.to_owned().into()),
+        }),
+        None => Err("not NAME=VALUE".to_owned()),
+    }
 }
 
 /// How the load went.
@@ -131,8 +151,10 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
         Ok(producer) => {
             let mut load = Load {
                 producer,
+                topic: args.topic,
                 rules,
                 partition: args.partition.map(PartitionId),
+                headers: args.headers,
                 input_name: input.name.clone(),
                 skipped: 0,
                 progress: Progress::new(input.len),
@@ -171,8 +193,10 @@ async fn begin(server: &ServerArgs, topic: &str, options: ProducerOptions) -> Re
 
 struct Load {
     producer: Producer,
+    topic: String,
     rules: RecordRules,
     partition: Option<PartitionId>,
+    headers: Vec<Header>,
     input_name: String,
     skipped: u64,
     progress: Progress,
@@ -230,13 +254,18 @@ impl Load {
             };
             let record = ProducerRecord {
                 key: record.key.as_deref(),
-                value: Some(record.value),
+                value: record.value,
                 timestamp: record.timestamp,
                 partition: self.partition,
-                headers: &[],
+                headers: &self.headers,
             };
             self.producer.send(record).await.map_err(|error| match error {
-                client::Error::RecordTooLarge { .. } => at(error.to_string()),
+                client::Error::RecordTooLarge { size_bytes, .. } => {
+                    let topic = &self.topic;
+                    at(format!(
+                        "{error}; 'siltstone topic alter {topic} --config max.message.bytes={size_bytes}' admits it"
+                    ))
+                }
                 error => error.into(),
             })?;
         }

@@ -13,8 +13,15 @@ use super::{CliError, output, time};
 use crate::client::{Chunk, Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
 use crate::types::{Isolation, Offset, PartitionId};
 
+const EXAMPLES: &str = "\
+Examples:
+  siltstone read flights --limit 10
+  siltstone read flights --from 2013-01-03T00:00:00Z --to 2013-01-04T00:00:00Z --json
+  siltstone read flights --from latest --follow";
+
 /// Arguments of `read`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReadArgs {
     /// Of which topic
     topic: String,
@@ -27,7 +34,7 @@ pub(super) struct ReadArgs {
     /// Where to end, exclusive: an offset or a time; without it, the end as of the call
     #[arg(long, value_name = "POINT", value_parser = parse_end)]
     to: Option<ReadEnd>,
-    /// Do not end: wait for new records
+    /// Do not end: wait for new records, and for the server while it is gone; Ctrl-C ends
     #[arg(long, conflicts_with = "to")]
     follow: bool,
     /// End after this many records

@@ -68,6 +68,7 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod time_index;
+mod turnover;
 mod txn_index;
 mod uuid_text;
 mod watermarks;

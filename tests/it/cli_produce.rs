@@ -131,3 +131,34 @@ async fn a_load_whose_server_stays_away_says_how_long_it_waited_for_it() {
     let start = "siltstone: writing to topic t could not begin within 1s; last error: ";
     assert!(stderr.starts_with(start), "{stderr}");
 }
+
+/// Every acknowledged record is there once and in order, though the server was killed under the load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_lives_through_a_server_that_is_killed_in_the_middle() {
+    let (first, dir) = server();
+    first.done(&["topic", "create", "t"]);
+    let door = Door::to(&first).await;
+    let mut load = siltstone(&["produce", "t", "--server", &door.address]);
+    let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = load.stdin.take().unwrap();
+    let lines =
+        |numbers: std::ops::Range<u32>| numbers.map(|number| format!("{number}\n")).collect::<String>();
+    stdin.write_all(lines(0..1_000).as_bytes()).unwrap();
+    while first.done(&["read", "t"]).is_empty() {}
+    signal(&first.child, "STOP");
+    // More than the pipe holds: some of it is under way when the server dies.
+    stdin.write_all(lines(1_000..100_000).as_bytes()).unwrap();
+    drop(first);
+    let second = Server::start(dir.path(), &[]);
+    door.lead_to(&second);
+    drop(stdin);
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with("100000 records acknowledged"), "{stdout}");
+    let read = second.done(&["read", "t"]);
+    let values: String = read
+        .lines()
+        .map(|line| format!("{}\n", line.rsplit('\t').next().unwrap()))
+        .collect();
+    assert!(values == lines(0..100_000), "a gap, a repeat or another order");
+}

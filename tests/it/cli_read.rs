@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, ChildStdout};
 
-use crate::process::{Door, Server, server, signal, siltstone};
+use crate::process::{Door, Server, server, signal, siltstone, told};
 
 /// A process that reads, and what it says, line by line.
 struct Follower {
@@ -112,4 +112,23 @@ fn a_reader_that_has_seen_enough_ends_the_command_in_peace() {
     let output = reading.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_whose_server_never_answers_again_says_what_to_do() {
+    let (server, _dir) = server_with(b"a\n");
+    let door = Door::to(&server).await;
+    signal(&server.child, "STOP");
+    let reading = siltstone(&["read", "t", "--server", &door.address])
+        .spawn()
+        .unwrap();
+    door.was_entered().await;
+    drop(server);
+    let (code, stdout, stderr) = told(&reading.wait_with_output().unwrap());
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    assert!(
+        stderr.ends_with("; try again when the server is back\n"),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }

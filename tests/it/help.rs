@@ -160,3 +160,39 @@ fn completion_scripts_name_the_commands() {
         );
     }
 }
+
+#[test]
+fn bash_takes_the_completion_script_and_completes_commands_and_flags_by_it() {
+    let script = stdout(&["completion", "bash"]);
+    let complete = |words: &[&str]| {
+        let last = words.len() - 1;
+        let (word, before) = (words[last], words[last - 1]);
+        let typed = words.join(" ");
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({typed}); COMP_CWORD={last}; _siltstone siltstone '{word}' '{before}'; \
+             echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &ask]).output().ok()?;
+        assert!(
+            output.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(String::from_utf8(output.stdout).expect("words"))
+    };
+    // Without a bash there is nobody to complete anything for.
+    let Some(commands) = complete(&["siltstone", "pro"]) else {
+        return;
+    };
+    assert_eq!(commands, "produce\n");
+    let checked = Command::new("bash").args(["-n", "-c", &script]).status();
+    assert!(checked.expect("it ran just now").success());
+    assert_eq!(
+        complete(&["siltstone", "topic", "add"]).as_deref(),
+        Some("add-partitions\n")
+    );
+    assert_eq!(
+        complete(&["siltstone", "read", "t", "--fol"]).as_deref(),
+        Some("--follow\n")
+    );
+}

@@ -4,6 +4,7 @@
 
 mod cli_produce;
 mod cli_read;
+mod cli_records;
 mod cli_tls;
 mod grpc_errors;
 mod grpc_produce;

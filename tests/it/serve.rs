@@ -72,6 +72,13 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn the_ready_line_names_real_ports_and_the_directory_as_given_and_signals_end_it_cleanly() {
     for signal in ["TERM", "INT"] {
@@ -120,6 +127,9 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
     std::fs::write(dir.path().join("full"), "a file, not a directory").unwrap();
     std::fs::write(dir.path().join("x.toml"), "grpc.lisen = 'a:1'\n").unwrap();
     std::fs::write(dir.path().join("y.toml"), "topic_defaults.retention.ms = 'x'\n").unwrap();
+    let _holder = Process::start(command(dir.path()));
+    std::fs::create_dir(dir.path().join("strange")).unwrap();
+    std::fs::write(dir.path().join("strange/meta.properties"), "version=7\n").unwrap();
     let in_use = format!("--set=grpc.listen={taken}");
     for (args, code, hint) in [
         (vec!["--set", "nonsense=1"], 2, "unknown setting nonsense"),
@@ -131,6 +141,9 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         ),
         (vec!["--set", "log=a=b=c"], 2, "log is"),
         (vec!["--data-dir", "full"], 1, "full"),
+        (vec!["--data-dir", "full/inside"], 1, "full/inside"),
+        (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
+        (vec![], 1, "siltstone-data"),
         (vec![in_use.as_str()], 1, "choose another --grpc-listen"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
