@@ -126,20 +126,75 @@ enum CutOff {
     Deleting,
 }
 
+/// Two logs, and the one that is to replace them.
+struct Replacement {
+    old: [(String, Vec<u8>); 2],
+    new: Vec<u8>,
+    batch_bytes: usize,
+}
+
+impl Replacement {
+    /// Keeps the first batch of the first log and the last of the second.
+    fn of(fs: &SimFs) -> Self {
+        let mut logs = names(fs, "t-0").into_iter().filter(|name| name.ends_with(".log"));
+        let old = [0, 1].map(|_| {
+            let name = format!("t-0/{}", logs.next().expect("it has three"));
+            let bytes = content(fs, &name);
+            (name, bytes)
+        });
+        let batch_bytes = old[0].1.len() / 9;
+        let kept = [&old[0].1[..batch_bytes], &old[1].1[8 * batch_bytes..]];
+        Self {
+            new: kept.concat(),
+            old,
+            batch_bytes,
+        }
+    }
+
+    fn remove_old(&self, fs: &SimFs) {
+        for (name, _) in &self.old {
+            remove(fs, name);
+            for kind in [".index", ".timeindex"] {
+                let _ = fs.remove_file(&path(&name.replace(".log", kind)));
+            }
+        }
+    }
+
+    /// Leaves the directory as it is in this state.
+    fn leave(&self, fs: &SimFs, state: CutOff) {
+        let cleaned = format!("{FIRST}.cleaned");
+        let swap = format!("{FIRST}.swap");
+        match state {
+            CutOff::Writing => create(fs, &cleaned, &self.new[..self.batch_bytes + 7]),
+            CutOff::Naming => {
+                create(fs, &swap, &self.new);
+                create(fs, &FIRST.replace(".log", ".index.cleaned"), b"");
+            }
+            CutOff::Swapping => create(fs, &swap, &self.new),
+            CutOff::SwappingWithOneGone => {
+                create(fs, &swap, &self.new);
+                remove(fs, FIRST);
+            }
+            CutOff::NamingForGood => {
+                self.remove_old(fs);
+                create(fs, FIRST, &self.new);
+                create(fs, &FIRST.replace(".log", ".timeindex.swap"), b"");
+            }
+            CutOff::Deleting => {
+                self.remove_old(fs);
+                create(fs, FIRST, &self.new);
+                for (name, bytes) in &self.old {
+                    create(fs, &format!("{name}.deleted"), bytes);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_replacement_that_was_cut_off_shows_the_old_data_or_the_new() {
     let (fs, _) = vouched(20);
-    let logs: Vec<String> = names(&fs, "t-0")
-        .into_iter()
-        .filter(|name| name.ends_with(".log"))
-        .collect();
-    let (first, second) = (&logs[0], &logs[1]);
-    let (one, two) = (
-        content(&fs, &format!("t-0/{first}")),
-        content(&fs, &format!("t-0/{second}")),
-    );
-    let size = one.len() / 9;
-    let replacement = [&one[..size], &two[two.len() - size..]].concat();
+    let replacement = Replacement::of(&fs);
     let old: Vec<i64> = (0..20).collect();
     let new = [0, 17, 18, 19];
     let cases = [
@@ -152,53 +207,18 @@ fn a_replacement_that_was_cut_off_shows_the_old_data_or_the_new() {
     ];
     for (state, expected) in cases {
         let fs = fs.crash(CrashChoice::KeepAll);
-        let name = |suffix: &str| format!("{FIRST}{suffix}");
-        let drop_indexes = |of: &str| {
-            for kind in [".index", ".timeindex"] {
-                let _ = fs.remove_file(&path(&format!("t-0/{}", of.replace(".log", kind))));
-            }
-        };
-        match state {
-            CutOff::Writing => create(&fs, &name(".cleaned"), &replacement[..size + 7]),
-            CutOff::Naming => {
-                create(&fs, &name(".swap"), &replacement);
-                create(&fs, "t-0/00000000000000000000.index.cleaned", b"");
-            }
-            CutOff::Swapping => create(&fs, &name(".swap"), &replacement),
-            CutOff::SwappingWithOneGone => {
-                create(&fs, &name(".swap"), &replacement);
-                remove(&fs, FIRST);
-            }
-            CutOff::NamingForGood => {
-                remove(&fs, FIRST);
-                remove(&fs, &format!("t-0/{second}"));
-                drop_indexes(first);
-                create(&fs, FIRST, &replacement);
-                create(&fs, "t-0/00000000000000000000.timeindex.swap", b"");
-            }
-            CutOff::Deleting => {
-                for (old, bytes) in [(first, &one), (second, &two)] {
-                    remove(&fs, &format!("t-0/{old}"));
-                    drop_indexes(old);
-                    create(&fs, &format!("t-0/{old}.deleted"), bytes);
-                }
-                create(&fs, FIRST, &replacement);
-            }
-        }
+        replacement.leave(&fs, state);
         let house = House::on(fs);
         assert_eq!(offsets(&house.log), expected, "{state:?}");
-        let left = names(&house.fs, "t-0").into_iter();
-        let in_transit = left.filter(|name| {
+        let in_transit = |name: &String| {
             [".cleaned", ".swap", ".deleted"]
                 .iter()
                 .any(|end| name.ends_with(end))
-        });
-        assert_eq!(in_transit.count(), 0, "{state:?}");
-        assert_eq!(
-            offsets(&House::on(house.fs.crash(CrashChoice::KeepAll)).log),
-            expected,
-            "{state:?}, the next start"
-        );
+        };
+        let left = names(&house.fs, "t-0");
+        assert!(!left.iter().any(in_transit), "{state:?}: {left:?}");
+        let again = House::on(house.fs.crash(CrashChoice::KeepAll));
+        assert_eq!(offsets(&again.log), expected, "{state:?}, the next start");
     }
 }
 
