@@ -300,7 +300,7 @@ impl Partition {
         Ok(())
     }
 
-    fn reader(&self) -> Reader<'_> {
+    pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             files: &self.files,
             segments: &self.segments,
