@@ -36,6 +36,14 @@ impl AdminDoor {
             .await
     }
 
+    async fn describe(&self, request: v1::DescribeTopicRequest) -> Result<TopicDescription, Error> {
+        let topic = convert::topic(&request.name)?;
+        if request.for_writing {
+            self.broker.ensure_topic(&topic).await?;
+        }
+        self.broker.describe_topic(&topic)
+    }
+
     async fn alter(&self, request: v1::AlterTopicRequest) -> Result<TopicDescription, Error> {
         let topic = convert::topic(&request.name)?;
         if let Some(both) = request.unset.iter().find(|name| request.set.contains_key(*name)) {
@@ -118,8 +126,7 @@ impl AdminService for AdminDoor {
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let call = self.call("DescribeTopic");
-        let described =
-            convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
+        let described = self.describe(request.into_inner()).await;
         call.end(described.map(|topic| v1::DescribeTopicResponse { topic: told(topic) }))
     }
 

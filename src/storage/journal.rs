@@ -213,8 +213,11 @@ fn manifest_of(
     closed: Option<Closed>,
 ) -> Vec<u8> {
     let mut manifest = Manifest::new(topic_id, id.partition);
+    // The next start shall find what is damaged again, and say so: it must read that segment.
+    let closed = closed.filter(|_| sealed.iter().all(|sealed| sealed.gaps().is_empty()));
     let segments = sealed
         .iter()
+        .filter(|sealed| sealed.gaps().is_empty())
         .map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
     for record in segments.chain(closed.map(ManifestRecord::Closed)) {
         // A hole behind the last segment contradicts a closing record; the next start then reads the logs.

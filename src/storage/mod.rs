@@ -33,8 +33,10 @@ mod error;
 mod fault_tests;
 mod fields;
 mod files;
+mod gap;
 #[cfg(test)]
 mod golden_tests;
+mod hold;
 mod identity;
 mod index_set;
 mod journal;
@@ -59,12 +61,14 @@ mod segment;
 mod segment_list;
 mod segment_summary;
 mod stamps;
+mod standing;
 mod store;
 #[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod time_index;
+mod turnover;
 mod txn_index;
 mod uuid_text;
 mod watermarks;
@@ -75,9 +79,10 @@ pub use append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
-pub use config::{Durability, LogConfig};
+pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StoreError};
+pub use hold::Hold;
 pub use manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
     TailDamage, TailReason,
@@ -97,6 +102,7 @@ pub use producers::{
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
+pub use scan::MAX_BATCH_BYTES;
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};

@@ -100,7 +100,7 @@ async fn a_producer_that_was_idle_for_a_day_is_forgotten_and_not_before() {
         let pending = house
             .broker
             .append_batch(&topic, PartitionId(0), batch, Acks::All);
-        pending?.wait().await
+        pending.await?.wait().await
     };
     send(0).await.expect("the first");
     house.clock.advance_ms(24 * 3_600_000);
