@@ -92,7 +92,7 @@ async fn an_adoption_that_fails_once_the_directory_has_its_name_leaves_neither_b
 #[tokio::test(start_paused = true)]
 async fn a_directory_that_finds_no_room_is_told_from_one_that_is_wrong_and_leaves_nothing_behind() {
     let house = start().await;
-    let old = house.create("old", 1, &[]).await;
+    let old = house.create("old", 1, &[("durability", "written")]).await;
     house
         .append(&old, 0, vec![record("a")])
         .await
