@@ -37,12 +37,14 @@ use super::{
 
 /// So much of an index file is made resident at once; a search in a larger one first looks for the part that holds the answer.
 /// Whole entries of both kinds.
-const INDEX_PART: usize = 2730 * 24;
+const INDEX_PART: usize = 680 * 24;
 const _: () =
     assert!(INDEX_PART.is_multiple_of(OffsetEntry::LEN) && INDEX_PART.is_multiple_of(TimeEntry::LEN));
 
-/// How much of a log is made resident at a time while batch headers are walked.
-const WALK_CHUNK: u32 = 256 << 10;
+/// How much of a log is made resident at a time while batch headers are walked: little at first, since a search mostly ends
+/// within an index interval, then twice as much each time.
+const WALK_FIRST: u32 = 8 << 10;
+const WALK_MOST: u32 = 256 << 10;
 
 /// What is known of a segment's content without opening it.
 #[derive(Clone, Debug)]
@@ -468,6 +470,7 @@ pub(super) struct Walk<'a> {
     end: u32,
     chunk: Bytes,
     chunk_at: u32,
+    next_len: u32,
 }
 
 impl<'a> Walk<'a> {
@@ -479,6 +482,7 @@ impl<'a> Walk<'a> {
             end: range.end,
             chunk: Bytes::new(),
             chunk_at: range.start,
+            next_len: WALK_FIRST,
         }
     }
 
@@ -495,7 +499,8 @@ impl<'a> Walk<'a> {
         let chunk_end =
             self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
         if at < self.chunk_at || at + header_len > chunk_end {
-            let len = WALK_CHUNK.min(self.end - at);
+            let len = self.next_len.min(self.end - at);
+            self.next_len = (2 * self.next_len).min(WALK_MOST);
             self.chunk = read(self.files, self.path, at, len)?;
             self.chunk_at = at;
         }
