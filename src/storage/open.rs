@@ -219,5 +219,6 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         eras: AtomicU64::new(0),
         segments,
         writer: Mutex::new(writer),
+        retired: Mutex::default(),
     })
 }

@@ -23,9 +23,9 @@ use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::{Durability, LogConfig};
-use super::error::{AppendError, ReadError, StoreError};
+use super::error::{AppendError, ReadError, StartError, StoreError};
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
-use super::segment::Segment;
+use super::segment::{Sealed, Segment};
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
 use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
@@ -42,6 +42,8 @@ pub struct Partition {
     pub(super) eras: AtomicU64,
     pub(super) segments: SharedSegments,
     pub(super) writer: Mutex<Writer>,
+    /// Segments that retention took out of the list and whose files are still to be removed.
+    pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
 }
 
 /// Where a batch came to lie.
@@ -240,7 +242,10 @@ impl Partition {
     /// [`ReadError::OutOfRange`] outside log start to log end; damage; what the disk says.
     pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
         self.check_range(read.from)?;
-        self.reader().read(read)
+        // A segment that retention took meanwhile cannot be opened; whoever has it mapped reads on.
+        self.reader()
+            .read(read)
+            .or_else(|error| self.check_range(read.from).and(Err(error)))
     }
 
     fn check_range(&self, offset: Offset) -> Result<(), ReadError> {
@@ -266,9 +271,12 @@ impl Partition {
     /// Returns the aborted transactions that overlap the range, by first offset. May read a disk.
     ///
     /// # Errors
+    /// [`ReadError::OutOfRange`] when the log start has passed the range's start: what was aborted there is no longer known.
     /// Damage; what the disk says.
     pub fn aborted(&self, range: Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        self.reader().aborted(&range)
+        let aborted = self.reader().aborted(&range);
+        self.check_range(range.start)?;
+        aborted
     }
 
     /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
@@ -277,13 +285,25 @@ impl Partition {
     /// Damage; what the disk says.
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        let from = self.marks.view().log_start;
-        self.reader().find_time(&FindTime {
-            at,
-            from,
-            bound,
-            max_decompressed_bytes,
+        self.from_log_start(|from| {
+            self.reader().find_time(&FindTime {
+                at,
+                from,
+                bound,
+                max_decompressed_bytes,
+            })
         })
+    }
+
+    /// Looks from the log start on; again, when that look failed and the log start moved under it.
+    fn from_log_start<T>(&self, look: impl Fn(Offset) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        loop {
+            let from = self.marks.view().log_start;
+            match look(from) {
+                Err(_) if self.marks.view().log_start != from => {}
+                found => return found,
+            }
+        }
     }
 
     /// Finds the first record below `bound` that has the greatest timestamp. May read a disk.
@@ -300,10 +320,11 @@ impl Partition {
         }
         // The greatest of the segments belongs to a record before the log start, or not yet visible.
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        match self
-            .reader()
-            .greatest_within(&(from..bound), max_decompressed_bytes)?
-        {
+        let greatest = self.from_log_start(|from| {
+            self.reader()
+                .greatest_within(&(from..bound), max_decompressed_bytes)
+        })?;
+        match greatest {
             Some(greatest) => self.find_time(greatest, bound),
             None => Ok(None),
         }
@@ -328,16 +349,16 @@ impl Partition {
     /// [`super::Store::checkpoint`]. Returns the log start.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] beyond the high watermark.
-    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, ReadError> {
-        let view = self.marks.view();
-        if to > view.high_watermark {
-            let (log_start, log_end) = (view.log_start, view.high_watermark);
-            return Err(ReadError::OutOfRange {
-                offset: to,
-                log_start,
-                log_end,
-            });
+    /// [`StartError`]: beyond the high watermark, or past something held.
+    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, StartError> {
+        // Held until the start is raised: a hold that comes meanwhile finds it done, or prevents it.
+        let config = self.config.read();
+        let high_watermark = self.marks.view().high_watermark;
+        if to > high_watermark {
+            return Err(StartError::BeyondHighWatermark { to, high_watermark });
+        }
+        if let Some(hold) = self.held_before(to, &config) {
+            return Err(StartError::Held { to, hold });
         }
         Ok(self.marks.raise_log_start(to).log_start)
     }

@@ -212,15 +212,15 @@ impl Reader<'_> {
 
     /// Finds the first record at `from` or later, below `bound`, with timestamp `at` or later.
     pub(super) fn find_time(&self, find: &FindTime) -> Result<Option<Found>, ReadError> {
-        let mut index = self.segments.read().index_at(find.from);
+        let mut from = find.from;
         loop {
+            // By offset each time: the list may lose or change segments between two looks.
             let segment = {
                 let list = self.segments.read();
-                index = list.index_at_time(find.at, index);
-                list.at(index)
+                list.at(list.index_at_time(find.at, list.index_at(from)))
             };
             let Some(segment) = segment else { return Ok(None) };
-            let (base, _, end) = segment.bounds();
+            let (base, next, end) = segment.bounds();
             if base >= find.bound {
                 return Ok(None);
             }
@@ -247,7 +247,10 @@ impl Reader<'_> {
                     return Ok(Some(found).filter(|found| found.offset < find.bound));
                 }
             }
-            index += 1;
+            if matches!(segment, Segment::Active(_)) {
+                return Ok(None);
+            }
+            from = next;
         }
     }
 
@@ -326,11 +329,14 @@ impl Reader<'_> {
     /// Collects the aborted transactions that overlap `range`, by first offset.
     pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
         let mut overlapping = Vec::new();
-        let mut index = self.segments.read().index_at(range.start);
+        let mut from = range.start;
         loop {
-            let segment = self.segments.read().at(index);
+            let segment = {
+                let list = self.segments.read();
+                list.at(list.index_at(from))
+            };
             let Some(segment) = segment else { break };
-            let mut decided = false;
+            let mut decided = matches!(segment, Segment::Active(_));
             for aborted in segment.aborted(self.files)? {
                 if aborted.last_offset >= range.start && aborted.first_offset < range.end {
                     overlapping.push(aborted);
@@ -341,7 +347,7 @@ impl Reader<'_> {
             if decided {
                 break;
             }
-            index += 1;
+            from = segment.bounds().1;
         }
         overlapping.sort_by_key(|aborted| aborted.first_offset);
         Ok(overlapping)
