@@ -2,7 +2,8 @@
 //!
 //! A topic that does not exist gets just enough partitions, and nobody sees it before the directory is in:
 //! 1. Its entry is written to the metadata. If it dies here: the next start serves an empty topic, into which one adopts.
-//! 2. The directory is verified and brought in. If that fails, the entry is taken back.
+//! 2. The partitions before it are opened, empty; then the directory is verified and brought in. If that fails, the entry is
+//!    taken back.
 //! 3. The topic is served.
 //!
 //! What a sound directory is, and that the original stays as it is: [`crate::storage`].
@@ -110,14 +111,16 @@ impl Core {
         })?;
         let id = self.record_new(admin, &name, count, &config)?;
         let spec = self.spec(&name, partition.0, id, &config);
-        let (log, report) = self.bring_in(from, spec).inspect_err(|_| {
+        // What can fail beside the directory comes first: once that is in, nothing does.
+        let opened = self.open(&name, 0..partition.0, id, &config);
+        let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(from, spec)?)));
+        let (mut partitions, (log, report)) = brought_in.inspect_err(|_| {
             let entry = TopicEntry::active(id, count, config.overrides.clone());
             let taken_back = self.record(admin, Change::topic(&name, None), Some(metadata::stored(&entry)));
             if let Err(error) = taken_back {
                 tracing::warn!(topic = %name, %error, "an empty topic will be there at the next start");
             }
         })?;
-        let mut partitions = self.open(&name, 0..partition.0, id, &config)?;
         partitions.push(Served::new(log));
         self.topics.put(Topic::new(name, id, config, partitions));
         Ok(report)

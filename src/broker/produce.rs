@@ -5,8 +5,9 @@
 //!  records --> partitions --> batches --'           '--> group commit, or flush
 //! ```
 //!
-//! All of it runs on the caller's thread: a check, and a write into the page cache. Calls from one thread to one partition
-//! lie in the log in their order. Records of one request and partition lie back to back, also as several batches.
+//! All of it runs on the caller's thread: a check, and a write into the page cache. Only a partition that takes its first
+//! append since the start is opened before, on a thread that may block. Calls awaited one after the other lie in the log in
+//! their order. Records of one request and partition lie back to back, also as several batches.
 //!
 //! Partial success: a request of records is checked as a whole before the first batch is appended. Only a failing disk can
 //! then stop it between two batches of a partition; that partition reports the failure, and a retry may write the first
@@ -98,7 +99,7 @@ struct Target<'a> {
 
 impl Core {
     /// See [`super::Broker::append_batch`].
-    pub(super) fn append_batch(
+    pub(super) async fn append_batch(
         self: &Arc<Self>,
         name: &TopicName,
         partition: PartitionId,
@@ -124,13 +125,14 @@ impl Core {
                     .to_owned(),
             });
         }
+        self.open_for_append(served, target.now).await?;
         let pending = self.append(&target, &[accepted], pass);
         self.metrics.append_latency.record(started.elapsed());
         pending
     }
 
     /// See [`super::Broker::append_records`].
-    pub(super) fn append_records(
+    pub(super) async fn append_records(
         self: &Arc<Self>,
         new: &NewRecords,
         acks: Acks,
@@ -148,7 +150,10 @@ impl Core {
                 acks,
                 now,
             };
-            let outcome = self.append_share(&target, new, &share.indexes);
+            let outcome = match self.open_for_append(target.served, now).await {
+                Ok(()) => self.append_share(&target, new, &share.indexes),
+                Err(error) => Err(error),
+            };
             let indexes = if whole {
                 Vec::new()
             } else {
@@ -162,6 +167,21 @@ impl Core {
         }
         self.metrics.append_latency.record(started.elapsed());
         Ok(placed)
+    }
+
+    /// Makes a partition ready for appends where it may block for the disk; one that is ready costs a look.
+    async fn open_for_append(self: &Arc<Self>, served: &Arc<Served>, now: Timestamp) -> Result<(), Error> {
+        if served.log.is_open() {
+            return Ok(());
+        }
+        let served = Arc::clone(served);
+        self.blocking(move |core| {
+            // In turn with whoever removes the partition: nothing is made in its place.
+            let _turn = served.turn()?;
+            let opened = served.log.open(now);
+            opened.map_err(|error| core.not_written(&served, error))
+        })
+        .await
     }
 
     /// Lets a write to a topic begin.

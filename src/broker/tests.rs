@@ -92,7 +92,8 @@ impl House {
     ) -> Result<Appended, Error> {
         let placed = self
             .broker
-            .append_records(to(topic, Some(partition), records), Acks::All)?;
+            .append_records(to(topic, Some(partition), records), Acks::All)
+            .await?;
         placed
             .into_iter()
             .next()

@@ -33,6 +33,7 @@ mod error;
 mod fault_tests;
 mod fields;
 mod files;
+mod gap;
 #[cfg(test)]
 mod golden_tests;
 mod hold;
@@ -62,12 +63,14 @@ mod segment;
 mod segment_list;
 mod segment_summary;
 mod stamps;
+mod standing;
 mod store;
 #[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod time_index;
+mod turnover;
 mod txn_index;
 mod uuid_text;
 mod watermarks;
@@ -103,6 +106,7 @@ pub use producers::{
 pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
 pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
+pub use scan::MAX_BATCH_BYTES;
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};

@@ -7,7 +7,8 @@
 //!    log there; the segments are leftovers, which its first look removes.
 //! 4. The producer state at the new start is made durable: the batches it could be made from again are about to go. If it
 //!    dies here: as above.
-//! 5. The log start rises, the segments leave the list. Readers that have one mapped finish.
+//! 5. The log start rises, the segments leave the list; readers that were looking look again ([`super::turnover`]), and bytes
+//!    they already have stay theirs.
 //! 6. Their files are removed, the log before its indexes. If it dies here: what is left is a leftover, as above; an index
 //!    without its log is removed by the start.
 //! 7. The manifest is told. If it dies before: a start believes the directory, not the manifest.
@@ -30,16 +31,16 @@ use crate::types::{Offset, Timestamp};
 
 use super::config::LogConfig;
 use super::data_dir::DataDir;
-use super::error::{IoContext, ReadError, StoreError};
+use super::error::{AppendError, IoContext, ReadError, StoreError};
 use super::files::{Replacements, read_whole, remove_if_there};
 use super::hold::Hold;
 use super::journal::JournalOf;
-use super::load::{Opening, StateFiles, load_epochs, open_for_writing, rebuild_producers};
+use super::load::{StateFiles, rebuild_producers};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::retention::{Deletion, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
 use super::segment::{Extent, Sealed, Segment};
-use super::writer::{Readiness, Saved, Writer};
+use super::writer::{Saved, Writer};
 use super::{EpochChange, commit, decode_snapshot, encode_snapshot};
 
 const SITE_SNAPSHOT: SyncSite = SyncSite("producer snapshot that outlives its batches");
@@ -234,25 +235,21 @@ impl Job {
     fn ready(&self, dir: &DataDir, now: Timestamp) -> Result<Option<RetentionPlan>, StoreError> {
         let partition = &self.partition;
         let config = Arc::clone(&partition.config.read());
-        let mut writer = partition.writer.lock();
-        if writer.refused.is_some() || writer.readiness == Readiness::Absent {
+        if partition.retention_plan(now).deletions.is_empty() {
             return Ok(None);
         }
+        let mut writer = match partition.open_writer(now, &config) {
+            Ok(writer) => writer,
+            Err(AppendError::Storage(error)) => return Err(error),
+            // It refuses writes; no other error comes from an opening.
+            Err(_) => return Ok(None),
+        };
         // Again, now that no append can come between.
         let plan = partition.retention_plan(now);
         let Some(last) = plan.deletions.last().copied() else {
             return Ok(None);
         };
         let view = partition.watermarks();
-        open_for_writing(
-            &mut writer,
-            view,
-            Opening {
-                id: &partition.id,
-                now,
-                config: &config,
-            },
-        )?;
         let rolls = writer.active().base == last.base;
         if rolls {
             writer.roll(view.log_end, now, &config)?;
@@ -339,13 +336,14 @@ impl Job {
         let partition = &self.partition;
         if let Some(last) = self.planned.last() {
             let mut writer = partition.writer.lock();
-            if writer.refused.is_some() {
+            if partition.refusal().is_some() {
                 return Ok(());
             }
-            partition.marks.raise_log_start(last.end);
-            let gone = partition.segments.write().remove_until(last.end);
+            let gone = partition.turnover.exchange(|| {
+                partition.marks.raise_log_start(last.end);
+                partition.segments.write().remove_until(last.end)
+            });
             partition.retired.lock().extend(gone);
-            load_epochs(&mut writer);
             if writer.epochs.truncate_from_start(last.end) == EpochChange::Changed {
                 writer.epochs_file = Saved::No;
             }

@@ -134,7 +134,7 @@ impl Store {
         for id in ids {
             let open = self.partitions.lock().remove(id);
             if let Some(partition) = open {
-                partition.writer.lock().refused = Some(format!("{id} is deleted"));
+                partition.end(&format!("{id} is deleted"));
             }
         }
         self.dir.remove(ids)

@@ -2,11 +2,12 @@
 //!
 //! Everything goes through the public API of [`Store`] and [`Partition`]. Small segments, so that a dozen batches roll.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, Fs, SimFs};
+use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, Fs, OpenMode, SimFs};
 use crate::record::{Accepted, BatchBuilder, BatchOptions, Batches, PREFIX_LEN, ProducerStamp, RecordBatch};
 use crate::types::{
     LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId, TopicName,
@@ -43,12 +44,17 @@ pub(super) fn spec(name: &str, id: u8, config: LogConfig) -> PartitionSpec {
 
 /// Opens the store on a disk.
 pub(super) fn open_store(fs: &SimFs) -> Result<Store, StoreError> {
+    open_store_in(fs, DATA)
+}
+
+/// Opens a store in another directory of a disk.
+pub(super) fn open_store_in(fs: &SimFs, dir: &str) -> Result<Store, StoreError> {
     let files = Arc::new(FileCache::new(
         Arc::new(fs.clone()) as Arc<dyn Fs>,
         CacheLimits::default(),
     ));
     let config = StoreConfig {
-        dir: DATA.into(),
+        dir: dir.into(),
         threads: 1,
     };
     Store::open(files, config)
@@ -213,6 +219,39 @@ pub(super) fn fault(call: Call, path: &str, times: u32, failure: Failure) -> Fau
         times,
         failure,
     }
+}
+
+/// Where [`foreign`] puts its data directory.
+pub(super) const FOREIGN: &str = "/foreign";
+
+/// A disk with a closed directory to adopt, `/foreign/f-0`: 30 batches in several segments, the later ones of epoch 4.
+pub(super) fn foreign() -> SimFs {
+    let fs = SimFs::new();
+    for start in 0..5 {
+        let store = open_store_in(&fs, FOREIGN).expect("the store opens");
+        let log = open_one(&store, spec("f", 9, small())).expect("the partition opens");
+        let count = if start == 0 { 22 } else { 2 };
+        for number in 0..count {
+            let batch = plain(&format!("foreign {start} {number}"));
+            log.append(&batch, Origin::Client, NOW).expect("appended");
+        }
+        store.close().expect("closed");
+    }
+    fs
+}
+
+/// Names and content of all that lies in the directory of [`foreign`].
+pub(super) fn foreign_files(fs: &SimFs) -> Vec<(String, Vec<u8>)> {
+    let dir = Path::new(FOREIGN).join("f-0");
+    let names = fs.list(&dir).expect("it is there").into_iter();
+    let content = |name: String| {
+        let file = fs.open(&dir.join(&name), OpenMode::Read).expect("it is there");
+        let len = usize::try_from(file.len_bytes().expect("read")).expect("small");
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        (name, bytes)
+    };
+    names.map(|entry| content(entry.name)).collect()
 }
 
 /// Any look into a log fails from now on: what opens all the same has scanned nothing.

@@ -137,3 +137,38 @@ async fn connections_beyond_the_limit_are_closed_and_those_within_go_on() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_never_reads_leaves_no_task_behind_when_the_deadline_has_come() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let server = TestServer::start_with(&[("shutdown_timeout_ms", "0")]).await;
+    // The client lives in a runtime of its own: what is counted here is the server's alone.
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let server = std::sync::Arc::new(server);
+    let serving = std::sync::Arc::clone(&server);
+    let stuck = elsewhere.spawn(async move {
+        serving.topic("flights", 1).await;
+        let mut log = serving.log().await;
+        for _ in 0..10 {
+            log.produce(records("flights", 0, &[&"x".repeat(500_000)]))
+                .await
+                .unwrap();
+        }
+        let mut stream = log.read(everything("flights")).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        (log, stream)
+    });
+    let (log, stream) = stuck.await.unwrap();
+    let TestServer { server, dir } = std::sync::Arc::into_inner(server).unwrap();
+    server.stop().await.unwrap();
+    assert_eq!(tasks(), before);
+    Server::start(config(&dir, &[]))
+        .await
+        .unwrap()
+        .stop()
+        .await
+        .unwrap();
+    drop((log, stream));
+    elsewhere.shutdown_background();
+}
