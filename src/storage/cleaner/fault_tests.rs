@@ -172,7 +172,7 @@ fn a_batch_with_a_sound_checksum_whose_records_cannot_be_read_stays_and_shadows_
     let batch = usize::try_from(BATCH).expect("small");
     let after = content(&scene, FIRST);
     assert_eq!(&after[..2 * batch], &before[..2 * batch], "both a are there");
-    assert_eq!(after.len(), 3 * batch, "one c went");
+    assert_eq!(after.len(), 4 * batch, "one c went, and d joined them");
 }
 
 #[test]

@@ -200,7 +200,7 @@ impl Partition {
     /// Writes the manifest anew, if the pass has removed it.
     fn write_manifest(&self) {
         let mut writer = self.writer.lock();
-        if !writer.journal.is_stale() || writer.refused.is_some() {
+        if !writer.journal.is_stale() || self.stand.refusal().is_some() {
             return;
         }
         let dir = Arc::clone(&writer.dir);
@@ -369,7 +369,7 @@ impl Round<'_> {
     }
 
     fn aborted(&self, source: &Source) -> Result<Vec<AbortedTransaction>, CompactError> {
-        let aborted = self.partition.aborted(source.offsets());
+        let aborted = self.partition.aborted(&source.offsets());
         aborted.map_err(|error| match error {
             ReadError::Storage(error) => error.into(),
             damage => CompactError::Storage(StoreError::Unusable {

@@ -255,6 +255,23 @@ fn a_horizon_is_fixed_when_it_is_set() {
 }
 
 #[test]
+fn a_batch_gets_its_horizon_when_the_last_of_its_tombstones_was_learned() {
+    let mut scene = Scene::new();
+    scene.map = OffsetMap::with_keys(1);
+    scene.run("b=1 roll a=~,b=~ roll clean +100 clean");
+    expect![[r#"
+        0: 0 b=1
+        1: 1 a=~ 2 b=~
+    "#]]
+    .assert_eq(&scene.picture());
+    scene.run("clean");
+    expect![[r#"
+        0: 1 a=~@200 2 b=~@200
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
 fn a_shadowed_tombstone_goes_at_once() {
     check(
         "a=~ a=1 roll clean",
@@ -329,7 +346,7 @@ fn an_aborted_transaction_goes_in_three_passes_and_its_index_entry_with_the_mark
         0: 2 abort | 3 z=1 | 4 a=0
     "#]]
     .assert_eq(&scene.picture());
-    let aborted = |scene: &Scene| scene.log.aborted(Offset(0)..Offset(3)).expect("read").len();
+    let aborted = |scene: &Scene| scene.log.aborted(&(Offset(0)..Offset(3))).expect("read").len();
     assert_eq!(aborted(&scene), 1);
     scene.run("c=1 roll clean");
     expect![[r#"

@@ -28,7 +28,7 @@ use super::super::{
     Pass, PassReport, RollFor, Store,
 };
 
-const LIMIT: DecompressLimit = DecompressLimit(1 << 20);
+const LIMIT: DecompressLimit = DecompressLimit(8 << 20);
 
 /// A compacted log that keeps tombstones for 100 ms.
 pub(super) fn compacted() -> LogConfig {
