@@ -262,6 +262,7 @@ impl Round<'_> {
             map: &*pass.map,
             learned_to: to,
             holds: &self.config.holds,
+            met_again: self.partition.cleaner.look().met_again,
             now: pass.now,
             delete_horizon: pass
                 .now
