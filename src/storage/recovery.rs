@@ -24,8 +24,8 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
+use super::examine::index_bytes;
 use super::files::remove_if_there;
-use super::gap::index_bytes;
 use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
@@ -250,13 +250,12 @@ impl Recovery<'_> {
             Some(producers) => producers,
             None => self.producers(&found.segments, log.base)?,
         };
-        let index = index_bytes(self.files, self.dir, log.base);
         let vouched = Vouched {
             upto: self.recovery_point,
             end: log
                 .next_base
                 .unwrap_or_else(|| self.believable_recovery_point(log.base)),
-            index: &index,
+            index: &|| index_bytes(self.files, self.dir, log.base),
         };
         let epochs = &mut found.epochs;
         let mut scanned = scan_through(file, spec, vouched, |batch, indexes| {
@@ -268,7 +267,7 @@ impl Recovery<'_> {
             }
             ControlFlow::Continue(())
         })
-        .context("read", self.dir)?;
+        .context("read", &log_path(self.dir, log.base))?;
         scanned.indexes.seal();
         found.producers = Some(producers);
         Ok(scanned)
