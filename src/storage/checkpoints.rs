@@ -94,6 +94,20 @@ impl Checkpoints {
             .write(files, open, there, |view| view.high_watermark)
     }
 
+    /// Raises the log starts of some partitions, durably; every other line stays.
+    pub(super) fn raise_log_starts(
+        &mut self,
+        files: &FileCache,
+        starts: &[(TopicPartition, Offset)],
+    ) -> Result<(), StoreError> {
+        let mut lines = self.log_starts.lines.clone().unwrap_or_default();
+        for (id, start) in starts {
+            let line = lines.entry(id.clone()).or_insert(*start);
+            *line = (*line).max(*start);
+        }
+        self.log_starts.replace(files, lines)
+    }
+
     /// Forgets partitions whose directories are gone, durably.
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
         self.log_starts.forget(files, ids)?;

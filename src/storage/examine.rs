@@ -1,7 +1,6 @@
-//! Reading a sealed log again whole, because somebody found a part of it damaged: what cannot be read becomes gaps.
+//! Examining a sealed segment in which a reader found damage: the whole log is read, once, to learn what of it is lost.
 //!
-//! By positioned reads, as recovery does, and with its rules; once for a segment whose damage is then known. The file is only
-//! read. What is not here: damage in an active segment, which a failed sync may explain (`repair`).
+//! What a gap is, and what readers are told of it: [`super::gap`].
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -12,10 +11,28 @@ use crate::types::Offset;
 use super::config::LogConfig;
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
-use super::gap::Examined;
 use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Vouched, scan_through};
-use super::segment::Sealed;
+use super::segment::{Sealed, Segment};
+
+/// What an examination brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Examined {
+    /// Gaps that were not known before.
+    NewGaps,
+    /// Nothing new.
+    NothingNew,
+}
+
+impl Segment {
+    /// Reads all of a sealed log to learn what of it is lost; see [`Sealed::examine`].
+    pub(super) fn examine(&self, files: &FileCache) -> Result<Examined, StoreError> {
+        match self {
+            Self::Sealed(sealed) => sealed.examine(files),
+            Self::Active(_) => Ok(Examined::NothingNew),
+        }
+    }
+}
 
 impl Sealed {
     /// Reads the whole log, once, to learn what of it cannot be read: somebody has found a part of it damaged. Blocks for the

@@ -15,10 +15,8 @@
 //! length of the damaged batch says, or where the offset index knows of one, and its checksum holds.
 //!
 //! Gaps are found by recovery, and when a reader stumbles over one in a segment that the start had no reason to read
-//! (`examine`). They live in memory: a manifest never vouches for a segment that has one, so the next start reads it again, and
-//! says so again.
-//!
-//! What is not here: how they are found (`scan`, `examine`), and who passes them over (`segment`).
+//! ([`super::examine`]). They live in memory: a manifest never vouches for a segment that has one, so the next start reads it
+//! again, and says so again.
 
 use std::ops::Range;
 use std::path::Path;
@@ -52,13 +50,4 @@ impl Gap {
             ),
         }
     }
-}
-
-/// What an examination brought.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Examined {
-    /// Gaps that were not known before.
-    NewGaps,
-    /// Nothing new.
-    NothingNew,
 }

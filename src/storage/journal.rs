@@ -150,6 +150,13 @@ impl Journal {
         self.append(log, &ManifestRecord::Segment(summary_of(sealed)));
     }
 
+    /// Segments are gone.
+    pub(super) fn removed(&mut self, log: &JournalOf<'_>, sealed: &[Arc<Sealed>]) {
+        for segment in sealed {
+            self.append(log, &ManifestRecord::Removed(segment.extent.base));
+        }
+    }
+
     /// Writes the file anew from what is in memory.
     pub(super) fn rewrite(&mut self, log: &JournalOf<'_>, segments: &RwLock<SegmentList>) {
         let sealed = segments.read().sealed().to_vec();

@@ -4,7 +4,7 @@
 //!                    store (the data directory) -- open, close, commit, adopt
 //!                      |
 //!                  partition -- writer (appends) -- load, repair
-//!                      |   `--- read (readers)       recovery
+//!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
 //!                                     |
 //!   offset_index time_index txn_index epochs producers manifest checkpoint ...: bytes in, values out
@@ -63,6 +63,8 @@ mod recovery;
 #[cfg(test)]
 mod recovery_tests;
 mod repair;
+mod retain;
+mod retention;
 mod scan;
 mod segment;
 mod segment_list;
@@ -88,7 +90,7 @@ pub use checkpoint::{
 };
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
-pub use error::{AppendError, ReadError, StoreError};
+pub use error::{AppendError, ReadError, StartError, StoreError};
 pub use hold::Hold;
 pub use manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
@@ -109,6 +111,8 @@ pub use producers::{
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
+pub use retain::Retained;
+pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
 pub use scan::MAX_BATCH_BYTES;
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::testing::{
     NOW, SEGMENT_BYTES, Stored, body_of, open_one, open_store, read_all, records, small, spec,
 };
-use super::{FirstBatch, Found, LogConfig, Origin, Partition, Read, Store};
+use super::{FirstBatch, Found, LogConfig, Origin, Partition, Read, Retention, Store};
 use crate::env::{CrashChoice, Fs as _, SimFs};
 use crate::record::{BatchOptions, Batches, Codec, DecompressLimit};
 use crate::types::{Offset, Timestamp};
@@ -48,6 +48,10 @@ enum Op {
         len: i64,
     },
     Raise(u8),
+    Retain {
+        ms: Option<i64>,
+        bytes: Option<u64>,
+    },
     Checkpoint,
     Reopen,
     Crash,
@@ -68,6 +72,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (any::<u8>(), 0..SPAN_MS, 0..SPAN_MS)
             .prop_map(|(from, start, len)| Op::ReadTimes { from, start, len }),
         1 => any::<u8>().prop_map(Op::Raise),
+        2 => (proptest::option::of(0..3_000_i64), proptest::option::of(0..6_000_u64))
+            .prop_map(|(ms, bytes)| Op::Retain { ms, bytes }),
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Reopen),
         1 => Just(Op::Crash),
@@ -81,6 +87,7 @@ struct Kept {
     times: Vec<i64>,
     body: Bytes,
     size_bytes: usize,
+    appended: Timestamp,
 }
 
 impl Kept {
@@ -187,6 +194,7 @@ impl Run {
                 self.log.raise_log_start(Offset(to)).expect("within the log");
                 self.model.log_start = self.model.log_start.max(to);
             }
+            Op::Retain { ms, bytes } => self.retain(Retention { ms, bytes })?,
             Op::Checkpoint => {
                 self.store().checkpoint().expect("checkpointed");
                 self.model.checkpointed_start = self.model.log_start;
@@ -219,6 +227,7 @@ impl Run {
             times,
             body: body_of(batch.bytes()),
             size_bytes: batch.bytes().len(),
+            appended: self.now,
         };
         let append = appended.expect("appended");
         prop_assert_eq!(
@@ -331,6 +340,68 @@ impl Run {
         let expected: Vec<_> = self.model.records().filter(wanted).collect();
         found.retain(wanted);
         prop_assert_eq!(found, expected);
+        Ok(())
+    }
+
+    /// The preview equals the effect, and the effect keeps what the settings say. The model knows no segments, so it checks
+    /// bounds: nothing goes too early, and no more than a segment stays too long.
+    fn retain(&mut self, retention: Retention) -> Result<(), TestCaseError> {
+        self.log.configure(LogConfig {
+            retention,
+            ..config()
+        });
+        let plan = self.log.retention_plan(self.now);
+        let looked = self.store().retain(&[Arc::clone(&self.log)], self.now);
+        for retained in &looked {
+            prop_assert!(retained.failure.is_none(), "{:?}", retained.failure);
+            prop_assert_eq!(&retained.deleted, &plan.deletions);
+        }
+        let view = self.log.watermarks();
+        prop_assert_eq!(
+            (view.log_start, looked.is_empty()),
+            (plan.log_start, plan.deletions.is_empty())
+        );
+        prop_assert_eq!(self.log.describe().size_bytes, plan.kept_bytes);
+        let size =
+            |batches: &mut dyn Iterator<Item = &Kept>| batches.map(|batch| batch.size_bytes).sum::<usize>();
+        let kept = u64::try_from(size(
+            &mut self
+                .model
+                .batches
+                .iter()
+                .filter(|batch| batch.base >= view.log_start.0),
+        ));
+        let kept = kept.expect("small");
+        for batch in self
+            .model
+            .batches
+            .iter()
+            .filter(|batch| batch.next() <= view.log_start.0)
+        {
+            let was_there = batch.next() > self.model.log_start;
+            let aged = retention
+                .ms
+                .is_some_and(|ms| self.now.ms_since(batch.appended) > ms);
+            let crowded = retention.bytes.is_some_and(|bytes| kept >= bytes);
+            prop_assert!(
+                !was_there || aged || crowded,
+                "{:?} went, {} bytes stay",
+                batch,
+                kept
+            );
+        }
+        let all_synced = view.recovery_point == view.log_end;
+        if let Some(bytes) = retention.bytes.filter(|_| all_synced) {
+            prop_assert!(
+                plan.kept_bytes < bytes.saturating_add(u64::from(SEGMENT_BYTES)).max(1),
+                "{:?}",
+                plan
+            );
+        }
+        if !plan.deletions.is_empty() {
+            self.model.checkpointed_start = view.log_start.0;
+        }
+        self.model.log_start = view.log_start.0;
         Ok(())
     }
 

@@ -226,5 +226,6 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         repairing: Mutex::new(()),
         opened: AtomicBool::new(false),
         writer: Mutex::new(writer),
+        retired: Mutex::default(),
     })
 }

@@ -7,6 +7,7 @@
 //! | `segments` | which segments there are | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
+//! | `retired` | segments whose files retention has still to remove | memory work |
 //! | inside `Turnover` | one exchange of files at a time | renames, and the list of segments; readers come again instead of waiting for it |
 //!
 //! Invariants
@@ -25,9 +26,9 @@ use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::config::{Durability, LogConfig};
-use super::error::{AppendError, ReadError, StoreError};
+use super::error::{AppendError, ReadError, StartError, StoreError};
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
-use super::segment::Segment;
+use super::segment::{Sealed, Segment};
 use super::standing::Stand;
 use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
@@ -52,6 +53,8 @@ pub struct Partition {
     /// Set once the writer is open, for ever.
     pub(super) opened: AtomicBool,
     pub(super) writer: Mutex<Writer>,
+    /// Segments that retention took out of the list and whose files are still to be removed.
+    pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
 }
 
 /// Where a batch came to lie.
@@ -232,7 +235,11 @@ impl Partition {
     }
 
     /// Takes the append lock, with everything loaded that an append needs.
-    fn open_writer(&self, now: Timestamp, config: &LogConfig) -> Result<MutexGuard<'_, Writer>, AppendError> {
+    pub(super) fn open_writer(
+        &self,
+        now: Timestamp,
+        config: &LogConfig,
+    ) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
         if let Some(reason) = self.stand.refusal() {
             return Err(AppendError::Refused { reason });
@@ -372,16 +379,16 @@ impl Partition {
     /// [`super::Store::checkpoint`]. Returns the log start.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] beyond the high watermark.
-    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, ReadError> {
-        let view = self.marks.view();
-        if to > view.high_watermark {
-            let (log_start, log_end) = (view.log_start, view.high_watermark);
-            return Err(ReadError::OutOfRange {
-                offset: to,
-                log_start,
-                log_end,
-            });
+    /// [`StartError`]: beyond the high watermark, or past something held.
+    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, StartError> {
+        // Held until the start is raised: a hold that comes meanwhile finds it done, or prevents it.
+        let config = self.config.read();
+        let high_watermark = self.marks.view().high_watermark;
+        if to > high_watermark {
+            return Err(StartError::BeyondHighWatermark { to, high_watermark });
+        }
+        if let Some(hold) = self.held_before(to, &config) {
+            return Err(StartError::Held { to, hold });
         }
         Ok(self.marks.raise_log_start(to).log_start)
     }
@@ -431,7 +438,11 @@ impl Partition {
             || unsynced.records >= config.flush_messages
             || now.ms_since(since) >= config.flush_ms
             || unsynced.logs.len() > 1;
-        if due { SyncDue::Now } else { SyncDue::No }
+        match config.flush_ms {
+            _ if due => SyncDue::Now,
+            i64::MAX => SyncDue::OnAppend,
+            _ => SyncDue::InTime,
+        }
     }
 
     /// Begins a sync of everything appended so far; `None` when all of it is safe.
@@ -513,6 +524,10 @@ fn control_marker(batch: &Accepted) -> Option<Marker> {
 pub enum SyncDue {
     /// Now.
     Now,
-    /// Not yet, or nothing to sync.
+    /// Not yet, but once `flush.ms` is over.
+    InTime,
+    /// Not by time: a further append may make it due.
+    OnAppend,
+    /// Nothing is to be synced.
     No,
 }

@@ -107,8 +107,10 @@ impl Recovery<'_> {
 
     fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
         let logs = partition_dir::tidy(self.files, self.dir)?;
-        // A snapshot may have reached the disk before the batches it tells of.
-        partition_dir::remove_snapshots_after(self.files, self.dir, self.recovery_point)?;
+        // A snapshot may have reached the disk before the batches it tells of. Of those before the log start it may be all that
+        // is left.
+        let told = self.recovery_point.max(self.log_start.unwrap_or(Offset::ZERO));
+        partition_dir::remove_snapshots_after(self.files, self.dir, told)?;
         let mut found = Found {
             epochs: partition_dir::read_epochs(self.files, self.dir),
             ..Found::default()

@@ -23,7 +23,7 @@ use super::testing::{
     DATA, FOREIGN, NOW, Stored, body_of, fault, forbid_scans, foreign, foreign_files, numbered, open_one,
     open_store, open_store_in, plain, read_all, sized, small, spec,
 };
-use super::{Origin, Partition, PartitionSpec, Store, Written};
+use super::{LogConfig, Origin, Partition, PartitionSpec, Retention, Store, Written};
 use crate::env::{Call, CrashChoice, Failure, Fs as _, SimFs, SyncSite};
 use crate::record::Accepted;
 use crate::types::{LeaderEpoch, Offset};
@@ -231,7 +231,7 @@ impl Promise {
         Ok(())
     }
 
-    /// Retries the last five numbered batches that the log holds.
+    /// Retries the last five numbered batches that the log holds; of those retention took, only the newest is known.
     fn retry(&self, log: &Partition) -> Result<(), String> {
         let held = |batch: &&Accepted| {
             let body = body_of(batch.bytes());
@@ -245,7 +245,12 @@ impl Promise {
             .filter_map(|batch| held(&batch))
             .take(5)
             .collect();
-        for (base, batch) in held {
+        let log_start = log.watermarks().log_start;
+        let known = held
+            .into_iter()
+            .enumerate()
+            .filter(|(age, (base, _))| *age == 0 || *base >= log_start);
+        for (_, (base, batch)) in known {
             let again = log
                 .append(&batch, Origin::Client, NOW)
                 .map_err(|error| format!("retry of offset {base}: {error}"))?;
@@ -442,6 +447,44 @@ impl World {
         raised.map_err(|error| self.stop(name, error)).map(drop)
     }
 
+    /// A look of retention that leaves at least `bytes`.
+    fn retain(&mut self, name: &'static str, bytes: u64) -> Result<(), Stop> {
+        self.steps += 1;
+        let log = self.log(name);
+        log.configure(LogConfig {
+            retention: Retention {
+                ms: None,
+                bytes: Some(bytes),
+            },
+            ..small()
+        });
+        let plan = log.retention_plan(NOW);
+        if plan.deletions.is_empty() {
+            return Err(self.stop(name, "the script has retention delete something"));
+        }
+        let promise = self.ledger.log(name);
+        promise.asked_start = promise.asked_start.max(plan.log_start);
+        for retained in self.store().retain(std::slice::from_ref(&log), NOW) {
+            if let Some(error) = retained.failure {
+                return Err(self.stop(name, error));
+            }
+        }
+        log.configure(small());
+        self.ledger.log(name).kept_start = log.watermarks().log_start;
+        self.confirm()
+    }
+
+    /// As [`World::retain`], on a disk without a free byte.
+    fn retain_on_full_disk(&mut self, name: &'static str, bytes: u64) -> Result<(), Stop> {
+        let size = 1 << 30;
+        self.fs.set_capacity_bytes(size);
+        let free = self.fs.free_bytes(Path::new("/")).unwrap_or(size);
+        self.fs.set_capacity_bytes(size - free);
+        let retained = self.retain(name, bytes);
+        self.fs.set_capacity_bytes(u64::MAX);
+        retained
+    }
+
     fn remove(&mut self, name: &'static str) -> Result<(), Stop> {
         self.steps += 1;
         let promise = self.ledger.logs.remove(name).expect("the script created it");
@@ -594,8 +637,19 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.start()?;
     world.fill("a", 1)?;
     world.sync()?;
+    world.retain("a", 1500)?;
+    world.fill("a", 9)?;
+    world.sync()?;
+    world.retain_on_full_disk("a", 1)?;
+    world.number("a", 1)?;
+    world.sync()?;
+    world.retain("a", 0)?;
+    world.fill("a", 1)?;
+    world.kill();
+    world.start()?;
     world.close()?;
     world.start()?;
+    world.retain("a", 0)?;
     world.close()
 }
 
