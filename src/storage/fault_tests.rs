@@ -504,6 +504,58 @@ fn a_missing_epoch_file_of_the_store_takes_its_epoch_from_the_partitions() {
 }
 
 #[test]
+fn an_epoch_that_no_file_tells_is_taken_from_the_newest_batches_and_the_manifest() {
+    let fs = closed(3);
+    let house = House::on(fs);
+    let before = house.store.epoch();
+    house.acknowledge(&plain("of this epoch"));
+    let lose = |fs: &SimFs| {
+        fs.remove_file(&path("siltstone.epoch")).expect("removed");
+        fs.remove_file(&path("t-0/leader-epoch-checkpoint"))
+            .expect("removed");
+    };
+    let killed = house.fs.crash(CrashChoice::LoseAll);
+    lose(&killed);
+    assert!(House::on(killed).store.epoch() > before, "as the batches tell");
+    let start_without_a_write = House::on(house.close());
+    let before = start_without_a_write.store.epoch();
+    start_without_a_write.acknowledge(&plain("of a later epoch"));
+    let fs = start_without_a_write.close();
+    lose(&fs);
+    let log = "t-0/00000000000000000000.log";
+    cut(&fs, log, 0);
+    assert!(House::on(fs).store.epoch() > before, "as the manifest tells");
+}
+
+#[test]
+fn a_damaged_log_start_checkpoint_does_not_bring_deleted_records_back() {
+    for stop in [Stopped::Clean, Stopped::Killed] {
+        let house = House::on(killed(20));
+        house.log.raise_log_start(Offset(5)).expect("raised");
+        let fs = house.close();
+        let fs = match stop {
+            Stopped::Clean => fs,
+            Stopped::Killed => {
+                let house = House::on(fs);
+                house.acknowledge(&plain("opens the log again"));
+                house.fs.crash(CrashChoice::KeepAll)
+            }
+        };
+        damage(&fs, "log-start-offset-checkpoint", 0, b"damage");
+        let house = House::on(fs);
+        assert_eq!(house.log.watermarks().log_start, Offset(5), "{stop:?}");
+        assert_eq!(offsets(&house.log)[0], 5);
+    }
+}
+
+/// How a store ended.
+#[derive(Clone, Copy, Debug)]
+enum Stopped {
+    Clean,
+    Killed,
+}
+
+#[test]
 fn half_a_batch_at_the_end_is_cut_and_later_segments_go() {
     let fs = killed(20);
     let logs: Vec<_> = names(&fs, "t-0")

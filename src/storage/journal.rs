@@ -42,6 +42,8 @@ enum State {
 pub(super) struct Known {
     manifest: Option<Manifest>,
     pub(super) closed: Option<Closed>,
+    /// The newest close that it tells of, though the log was opened again: log start and epoch have not gone back since.
+    pub(super) last_closed: Option<Closed>,
     len: u64,
 }
 
@@ -96,6 +98,7 @@ impl Journal {
                 Known {
                     manifest: Some(decoded.manifest),
                     closed,
+                    last_closed: decoded.last_closed,
                     len,
                 }
             }

@@ -29,6 +29,7 @@ mod data_dir;
 mod epoch_file;
 mod epochs;
 mod error;
+mod examine;
 #[cfg(test)]
 mod fault_tests;
 mod fields;

@@ -24,8 +24,8 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
+use super::examine::index_bytes;
 use super::files::remove_if_there;
-use super::gap::index_bytes;
 use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
@@ -125,7 +125,9 @@ impl Recovery<'_> {
             // Its summaries may describe what was cut; without it they are made from the logs.
             Journal::remove(self.files, self.dir)?;
         }
-        let log_start = self.log_start.unwrap_or(Offset::ZERO);
+        let log_start = self
+            .log_start
+            .unwrap_or_else(|| self.log_start_without_checkpoint(&known, &found));
         let mut log_end = found.segments.last().map_or(log_start, |last| last.extent.next);
         if log_end < log_start {
             tracing::warn!(partition = %self.id, %log_start, %log_end, "the log ends before its start; it begins anew there");
@@ -156,6 +158,12 @@ impl Recovery<'_> {
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
+    }
+
+    /// What the manifest says is a lower bound: the log start never goes back. It takes nothing away that is there.
+    fn log_start_without_checkpoint(&self, known: &Known, found: &Found) -> Offset {
+        let known = known.last_closed.map_or(Offset::ZERO, |closed| closed.log_start);
+        known.min(found.end().unwrap_or(Offset::ZERO))
     }
 
     /// The checkpoint has no checksum: a point further from the log's end than a segment can span is damage, not a hole.

@@ -29,7 +29,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
-use super::gap::{Examined, Gap};
+use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
 use super::{
@@ -438,14 +438,6 @@ impl Segment {
         match self {
             Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
             Self::Active(_) => walk,
-        }
-    }
-
-    /// Reads all of a sealed log to learn what of it is lost; see [`Sealed::examine`].
-    pub(super) fn examine(&self, files: &FileCache) -> Result<Examined, StoreError> {
-        match self {
-            Self::Sealed(sealed) => sealed.examine(files),
-            Self::Active(_) => Ok(Examined::NothingNew),
         }
     }
 
