@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::storage::{FirstBatch, Read, WatermarkView};
+use crate::storage::{AbortedTransaction, FirstBatch, Read, Slice, WatermarkView};
 use crate::types::{Isolation, Offset, TopicName};
 
 use super::core::Core;
@@ -216,30 +216,30 @@ impl Stretch {
         } = self.read.clone();
         let marks = log.watermarks();
         let failed = |error| translate::read(served.id(), error, marks.high_watermark);
-        let (batches, next_offset) = if from < until {
-            let slice = log.read(&self.read).map_err(failed)?;
-            (slice.bytes, slice.next_offset)
-        } else {
-            (Bytes::new(), from)
-        };
-        let aborted = if self.isolation == Isolation::ReadCommitted && !batches.is_empty() {
-            let aborted = log.aborted(from..next_offset).map_err(failed)?;
-            let named = |aborted: crate::storage::AbortedTransaction| Aborted {
-                producer_id: aborted.producer_id,
-                first_offset: aborted.first_offset,
+        let (slice, aborted) = if from >= until {
+            let nothing = Slice {
+                bytes: Bytes::new(),
+                next_offset: from,
             };
-            aborted.into_iter().map(named).collect()
+            (nothing, Vec::new())
         } else {
-            Vec::new()
+            match self.isolation {
+                Isolation::ReadCommitted => log.read_committed(&self.read).map_err(failed)?,
+                Isolation::ReadUncommitted => (log.read(&self.read).map_err(failed)?, Vec::new()),
+            }
+        };
+        let named = |aborted: AbortedTransaction| Aborted {
+            producer_id: aborted.producer_id,
+            first_offset: aborted.first_offset,
         };
         let mut chunk = Chunk {
             partition: served.id().clone(),
-            batches,
+            batches: slice.bytes,
             from,
             until,
             times,
-            aborted,
-            next_offset,
+            aborted: aborted.into_iter().map(named).collect(),
+            next_offset: slice.next_offset,
             high_watermark: marks.high_watermark,
             last_stable: marks.last_stable,
             log_start: marks.log_start,

@@ -96,7 +96,7 @@ pub enum Connection<'a> {
 }
 
 /// Told of every turn of a read's connection.
-type Watcher = Box<dyn FnMut(Connection<'_>) + Send>;
+type Watcher = Box<dyn FnMut(Connection<'_>) + Send + Sync>;
 
 /// Where every partition of a read stands: the next offset to read. As text, `0:12,1:5`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -246,7 +246,7 @@ impl Reader {
     }
 
     /// Has `watcher` told when the connection of a read that follows is lost, once a loss, and when it is there again.
-    pub fn watch(&mut self, watcher: impl FnMut(Connection<'_>) + Send + 'static) {
+    pub fn watch(&mut self, watcher: impl FnMut(Connection<'_>) + Send + Sync + 'static) {
         self.watcher = Box::new(watcher);
     }
 

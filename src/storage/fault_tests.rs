@@ -11,7 +11,8 @@ use super::testing::{
     open_store, plain, read_all, records, sized, small, spec,
 };
 use super::{
-    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, Read, SyncDue, Written,
+    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, Partition, Read, SyncDue,
+    Written,
 };
 use crate::env::{Call, CrashChoice, Failure, FileStat, Fs as _, OpenMode, SimFs};
 use crate::record::BatchOptions;
@@ -149,20 +150,115 @@ fn offsets_lost_to_a_failed_sync_are_not_given_again_after_a_crash() {
 
 #[test]
 fn damage_below_the_recovery_point_cuts_nothing() {
-    let fs = killed(5);
+    let (fs, first) = vouched(5);
+    let before = fs.stat(&path(&first)).expect("there").len_bytes;
+    damage(&fs, &first, 200, b"damage");
     let house = House::on(fs);
+    assert_eq!(house.fs.stat(&path(&first)).expect("there").len_bytes, before);
+    assert_eq!(house.append(&plain("next")), 5);
+}
+
+/// A crashed log of `count` batches below the recovery point, and its first file.
+fn vouched(count: usize) -> (SimFs, String) {
+    let house = House::on(killed(count));
     house.store.checkpoint().expect("checkpointed");
     let fs = house.fs.crash(CrashChoice::KeepAll);
-    let len = |fs: &SimFs| {
-        fs.stat(&path("t-0/00000000000000000000.log"))
-            .expect("there")
-            .len_bytes
+    let logs = names(&fs, "t-0")
+        .into_iter()
+        .filter(|name| name.ends_with(".log"));
+    (fs, format!("t-0/{}", logs.min().expect("it has one")))
+}
+
+/// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
+fn read_at(log: &Partition, from: i64) -> Result<i64, String> {
+    let read = Read {
+        from: Offset(from),
+        until: log.watermarks().log_end,
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
     };
-    let before = len(&fs);
-    damage(&fs, "t-0/00000000000000000000.log", 200, b"damage");
+    let slice = log.read(&read).map_err(|error| error.to_string())?;
+    Ok(slice.next_offset.0 - 1)
+}
+
+/// Offsets that can be read, of those below `end`; the others answer that they are damaged.
+fn readable(log: &Partition, end: i64) -> Vec<i64> {
+    let found = |offset: i64| match read_at(log, offset) {
+        Ok(found) => {
+            assert_eq!(found, offset, "a reader is led past what it asked for");
+            true
+        }
+        Err(told) => {
+            assert!(told.contains("is damaged at position"), "{told}");
+            false
+        }
+    };
+    (0..end).filter(|offset| found(*offset)).collect()
+}
+
+/// Bytes of one batch of [`killed`].
+const BATCH_BYTES: u64 = 95;
+
+#[test]
+fn a_read_that_comes_to_damage_is_told_and_those_before_and_behind_go_on() {
+    let (fs, first) = vouched(20);
+    assert_eq!(fs.stat(&path(&first)).expect("there").len_bytes % BATCH_BYTES, 0);
+    // Within the records of the batch at offset 2.
+    damage(&fs, &first, 2 * BATCH_BYTES + 70, b"bad");
+    // A manifest that vouched for the segment would hide it until somebody reads it.
+    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+        .expect("removed");
+    let mut house = House::on(fs);
+    for _ in 0..2 {
+        let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
+        assert_eq!(readable(&house.log, 20), left);
+        let told = read_at(&house.log, 2).expect_err("damaged");
+        assert!(
+            told.contains("00.log is damaged at position 190: ")
+                && told.ends_with("offsets 2 to 2 are lost, reading can go on at 3"),
+            "{told}"
+        );
+        house
+            .log
+            .find_time(Timestamp(NOW.0 + 1), Offset(20))
+            .expect_err("it may lie in what is lost");
+        // The second time after a clean stop.
+        house = House::on(house.close());
+    }
+}
+
+#[test]
+fn damage_without_an_end_reaches_to_the_next_batch_that_is_known() {
+    let (fs, first) = vouched(20);
+    damage(&fs, &first, BATCH_BYTES, &[0xff; 60]);
+    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+        .expect("removed");
+    let index = first.replace(".log", ".index");
+    let with_index = House::on(fs.crash(CrashChoice::KeepAll));
+    let left = readable(&with_index.log, 20);
+    assert!(left.contains(&0) && left.contains(&8), "{left:?}");
+    assert!(!left.contains(&1) && left.len() > 14, "{left:?}");
+
+    fs.remove_file(&path(&index)).expect("removed");
+    let segment: Vec<i64> = readable(&House::on(fs).log, 20);
+    let second: i64 = segment[1];
+    let expected: Vec<i64> = [0].into_iter().chain(second..20).collect();
+    assert_eq!(segment, expected, "the next segment is read");
+    assert!(second > 8, "the first holds nine batches");
+}
+
+#[test]
+fn damage_that_a_reader_finds_is_told_at_its_place_alone() {
+    let fs = closed(20);
+    let first = "t-0/00000000000000000000.log";
+    damage(&fs, first, 2 * BATCH_BYTES, &[0xff; 60]);
     let house = House::on(fs);
-    assert_eq!(len(&house.fs), before);
-    assert_eq!(house.append(&plain("next")), 5);
+    assert_eq!(read_at(&house.log, 0), Ok(0));
+    let left = readable(&house.log, 20);
+    assert!(!left.contains(&2) && left.len() > 14, "{left:?}");
+    let opened = House::on(house.close());
+    assert_eq!(readable(&opened.log, 20), left, "and the next start finds it");
 }
 
 #[test]
@@ -405,6 +501,58 @@ fn a_missing_epoch_file_of_the_store_takes_its_epoch_from_the_partitions() {
     let fs = house.close();
     fs.remove_file(&path("siltstone.epoch")).expect("removed");
     assert!(House::on(fs).store.epoch() > before);
+}
+
+#[test]
+fn an_epoch_that_no_file_tells_is_taken_from_the_newest_batches_and_the_manifest() {
+    let fs = closed(3);
+    let house = House::on(fs);
+    let before = house.store.epoch();
+    house.acknowledge(&plain("of this epoch"));
+    let lose = |fs: &SimFs| {
+        fs.remove_file(&path("siltstone.epoch")).expect("removed");
+        fs.remove_file(&path("t-0/leader-epoch-checkpoint"))
+            .expect("removed");
+    };
+    let killed = house.fs.crash(CrashChoice::LoseAll);
+    lose(&killed);
+    assert!(House::on(killed).store.epoch() > before, "as the batches tell");
+    let start_without_a_write = House::on(house.close());
+    let before = start_without_a_write.store.epoch();
+    start_without_a_write.acknowledge(&plain("of a later epoch"));
+    let fs = start_without_a_write.close();
+    lose(&fs);
+    let log = "t-0/00000000000000000000.log";
+    cut(&fs, log, 0);
+    assert!(House::on(fs).store.epoch() > before, "as the manifest tells");
+}
+
+#[test]
+fn a_damaged_log_start_checkpoint_does_not_bring_deleted_records_back() {
+    for stop in [Stopped::Clean, Stopped::Killed] {
+        let house = House::on(killed(20));
+        house.log.raise_log_start(Offset(5)).expect("raised");
+        let fs = house.close();
+        let fs = match stop {
+            Stopped::Clean => fs,
+            Stopped::Killed => {
+                let house = House::on(fs);
+                house.acknowledge(&plain("opens the log again"));
+                house.fs.crash(CrashChoice::KeepAll)
+            }
+        };
+        damage(&fs, "log-start-offset-checkpoint", 0, b"damage");
+        let house = House::on(fs);
+        assert_eq!(house.log.watermarks().log_start, Offset(5), "{stop:?}");
+        assert_eq!(offsets(&house.log)[0], 5);
+    }
+}
+
+/// How a store ended.
+#[derive(Clone, Copy, Debug)]
+enum Stopped {
+    Clean,
+    Killed,
 }
 
 #[test]

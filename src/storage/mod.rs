@@ -29,10 +29,12 @@ mod data_dir;
 mod epoch_file;
 mod epochs;
 mod error;
+mod examine;
 #[cfg(test)]
 mod fault_tests;
 mod fields;
 mod files;
+mod gap;
 #[cfg(test)]
 mod golden_tests;
 mod hold;
@@ -67,6 +69,7 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod time_index;
+mod turnover;
 mod txn_index;
 mod uuid_text;
 mod watermarks;

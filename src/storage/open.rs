@@ -219,6 +219,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         config: RwLock::new(Arc::new(spec.config)),
         marks,
         eras: AtomicU64::new(0),
+        turnover: super::turnover::Turnover::default(),
         segments,
         dir,
         stand,

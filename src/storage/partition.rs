@@ -7,13 +7,13 @@
 //! | `segments` | which segments there are | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
+//! | inside `Turnover` | one exchange of files at a time | renames, and the list of segments; readers come again instead of waiting for it |
 //!
 //! Invariants
 //! - They are taken in this order; never the other way round.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -29,6 +29,7 @@ use super::error::{AppendError, ReadError, StoreError};
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::Segment;
 use super::standing::Stand;
+use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
 use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
@@ -43,6 +44,7 @@ pub struct Partition {
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) marks: Watermarks,
     pub(super) eras: AtomicU64,
+    pub(super) turnover: Turnover,
     pub(super) segments: SharedSegments,
     pub(super) dir: Arc<Path>,
     pub(super) stand: Arc<Stand>,
@@ -261,8 +263,28 @@ impl Partition {
     /// # Errors
     /// [`ReadError::OutOfRange`] outside log start to log end; damage; what the disk says.
     pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
-        self.check_range(read.from)?;
-        self.reader().read(read)
+        self.turnover.steady(|| {
+            self.check_range(read.from)?;
+            self.reader().read(read)
+        })
+    }
+
+    /// Reads whole batches, and names the aborted transactions that overlap them, by first offset: both of one state of the log.
+    /// May read a disk.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_committed(&self, read: &Read) -> Result<(Slice, Vec<AbortedTransaction>), ReadError> {
+        self.turnover.steady(|| {
+            self.check_range(read.from)?;
+            let slice = self.reader().read(read)?;
+            let aborted = if slice.bytes.is_empty() {
+                Vec::new()
+            } else {
+                self.reader().aborted(&(read.from..slice.next_offset))?
+            };
+            Ok((slice, aborted))
+        })
     }
 
     fn check_range(&self, offset: Offset) -> Result<(), ReadError> {
@@ -285,19 +307,15 @@ impl Partition {
         }
     }
 
-    /// Returns the aborted transactions that overlap the range, by first offset. May read a disk.
-    ///
-    /// # Errors
-    /// Damage; what the disk says.
-    pub fn aborted(&self, range: Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        self.reader().aborted(&range)
-    }
-
     /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
     ///
     /// # Errors
     /// Damage; what the disk says.
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_time_now(at, bound))
+    }
+
+    fn find_time_now(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
         let from = self.marks.view().log_start;
         self.reader().find_time(&FindTime {
@@ -313,11 +331,15 @@ impl Partition {
     /// # Errors
     /// Damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_max_timestamp_now(bound))
+    }
+
+    fn find_max_timestamp_now(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
         let from = self.marks.view().log_start;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
-        if let Some(found) = self.find_time(greatest, bound)? {
+        if let Some(found) = self.find_time_now(greatest, bound)? {
             return Ok(Some(found));
         }
         // The greatest of the segments belongs to a record before the log start, or not yet visible.
@@ -326,7 +348,7 @@ impl Partition {
             .reader()
             .greatest_within(&(from..bound), max_decompressed_bytes)?
         {
-            Some(greatest) => self.find_time(greatest, bound),
+            Some(greatest) => self.find_time_now(greatest, bound),
             None => Ok(None),
         }
     }
@@ -409,7 +431,11 @@ impl Partition {
             || unsynced.records >= config.flush_messages
             || now.ms_since(since) >= config.flush_ms
             || unsynced.logs.len() > 1;
-        if due { SyncDue::Now } else { SyncDue::No }
+        match config.flush_ms {
+            _ if due => SyncDue::Now,
+            i64::MAX => SyncDue::OnAppend,
+            _ => SyncDue::InTime,
+        }
     }
 
     /// Begins a sync of everything appended so far; `None` when all of it is safe.
@@ -491,6 +517,10 @@ fn control_marker(batch: &Accepted) -> Option<Marker> {
 pub enum SyncDue {
     /// Now.
     Now,
-    /// Not yet, or nothing to sync.
+    /// Not yet, but once `flush.ms` is over.
+    InTime,
+    /// Not by time: a further append may make it due.
+    OnAppend,
+    /// Nothing is to be synced.
     No,
 }

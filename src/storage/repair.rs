@@ -81,11 +81,11 @@ impl Partition {
         let log_end = self.marks.view().log_end;
         writer.producers = reread.producers;
         writer.producers.advance(log_end);
-        {
+        self.turnover.exchange(|| {
             let mut list = self.segments.write();
             let now_there = list.sealed().to_vec();
             *list = SegmentList::of(joined(&now_there, reread.from, reread.again));
-        }
+        });
         writer.begin_segment(log_end, now, config)?;
         let log = JournalOf {
             files: &self.files,
