@@ -350,6 +350,9 @@ impl Core {
                     .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
             }
         }
+        if served.log.take_rolled() {
+            self.retention.want(served);
+        }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
     }
 }

@@ -16,6 +16,7 @@ use crate::types::{Sequence, Timestamp};
 mod adopt;
 mod produce;
 mod reads;
+mod retention;
 mod topics;
 
 /// The broker's own clock in these tests.
