@@ -146,6 +146,7 @@ fn open(fs: &SimFs) -> (Option<Store>, Arc<Partition>) {
 impl Run {
     fn new() -> Self {
         let fs = SimFs::new();
+        fs.set_now(NOW);
         let (store, log) = open(&fs);
         Self {
             fs,
@@ -168,7 +169,10 @@ impl Run {
                 codec,
             } => self.append(times, value_len, codec)?,
             Op::Sync => self.sync(),
-            Op::Wait(ms) => self.now = self.now.saturating_add_ms(ms),
+            Op::Wait(ms) => {
+                self.now = self.now.saturating_add_ms(ms);
+                self.fs.set_now(self.now);
+            }
             Op::Read {
                 from,
                 until,
@@ -420,6 +424,7 @@ impl Run {
     /// high watermark was published at the log end (invariant 7).
     fn crash(&mut self) -> Result<(), TestCaseError> {
         self.fs = self.fs.crash(CrashChoice::LoseAll);
+        self.fs.set_now(self.now);
         (self.store, self.log) = open(&self.fs);
         let synced = self.model.synced;
         self.model.batches.retain(|batch| batch.base < synced);

@@ -57,7 +57,7 @@ fn logs(fs: &SimFs) -> usize {
 
 #[test]
 fn what_the_preview_says_is_what_goes_with_its_files() {
-    let house = filled(limited(None, Some(1500)), 30);
+    let house = filled(limited(None, Some(1000)), 30);
     house.store.checkpoint().expect("the indexes are files now");
     let plan = house.log.retention_plan(NOW);
     assert!(plan.deletions.len() >= 2, "{plan:?}");
@@ -276,7 +276,7 @@ fn a_file_that_cannot_be_removed_is_told_by_name_and_removed_by_the_next_look() 
 
 #[test]
 fn what_a_crash_left_behind_the_checkpoint_is_removed_by_the_first_look() {
-    let house = filled(limited(None, Some(1500)), 30);
+    let house = filled(limited(None, Some(1000)), 30);
     house.fs.inject(fault(
         Call::Remove,
         ".log",
