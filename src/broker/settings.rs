@@ -7,9 +7,10 @@
 //! What is not here: the table (`setting_table`), and what the settings do.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::record::{Codec, KeyRule, TimestampType};
-use crate::storage::{Durability, LogConfig};
+use crate::storage::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 
 use super::Error;
 use super::requests::{ConfigChange, ConfigEntry, ConfigSource};
@@ -17,31 +18,6 @@ use super::setting_table::{self as table, Kind, SETTINGS, Setting};
 
 /// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
 const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
-
-/// How old data leaves a topic.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CleanupPolicy {
-    /// It does not.
-    Keep,
-    /// By age and size.
-    Delete,
-    /// All but the newest record of each key.
-    Compact,
-    /// Both.
-    CompactAndDelete,
-}
-
-impl CleanupPolicy {
-    /// True where the newest record of each key is what stays, so that every record needs a key.
-    pub fn compacts(self) -> bool {
-        matches!(self, Self::Compact | Self::CompactAndDelete)
-    }
-
-    /// True where age and size delete.
-    pub fn deletes(self) -> bool {
-        matches!(self, Self::Delete | Self::CompactAndDelete)
-    }
-}
 
 /// Levels for the codecs that have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -116,6 +92,18 @@ impl TopicConfig {
             flush_ms: self.flush_ms,
             producer_id_expiration_ms: PRODUCER_ID_EXPIRATION_MS,
             max_decompressed_bytes,
+            cleanup: self.cleanup,
+            retention: Retention {
+                ms: self.retention_ms,
+                bytes: self.retention_bytes,
+            },
+            compaction: Compaction {
+                min_dirty_ratio: self.min_cleanable_dirty_ratio,
+                min_lag_ms: self.min_compaction_lag_ms,
+                max_lag_ms: self.max_compaction_lag_ms,
+                delete_retention_ms: self.delete_retention_ms,
+            },
+            holds: Arc::default(),
         }
     }
 

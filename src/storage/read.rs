@@ -20,7 +20,8 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::AbortedTransaction;
 use super::error::ReadError;
-use super::segment::{Segment, Walk, read};
+use super::examine::Examined;
+use super::segment::{Segment, read};
 use super::segment_list::SegmentList;
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
@@ -103,16 +104,14 @@ impl Reader<'_> {
                 });
             }
             from = from.max(base);
-            let start = self.start_in(&segment, from, read.times.as_ref())?;
-            match self.run(
-                &segment,
-                Run {
-                    read,
-                    from,
-                    span: start..end,
-                },
-                &mut budget,
-            )? {
+            let step = match self.step(&segment, Run { read, from, end }, &mut budget) {
+                // Known from now on, the damage is told only to who comes to it.
+                Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => {
+                    continue;
+                }
+                step => step?,
+            };
+            match step {
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
                     return Ok(Slice {
@@ -161,12 +160,21 @@ impl Reader<'_> {
     }
 
     /// Walks one segment and returns the first run of wanted batches.
-    fn run(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
-        let Run { read, from, span } = run;
-        let mut walk = Walk::new(self.files, segment.log_path(), span);
+    fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
+        let Run { read, from, end } = run;
+        let start = self.start_in(segment, from, read.times.as_ref())?;
+        let mut walk = segment.walk(self.files, start..end, from);
         let mut found: Option<Range<u32>> = None;
         let mut next_offset = from;
-        while let Some((position, header)) = walk.next_header()? {
+        // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
+        while next_offset < read.until {
+            let (position, header) = match walk.next_header() {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                // What was found before it is returned; the next read begins at the damage.
+                Err(ReadError::Damaged { .. }) if found.is_some() => break,
+                Err(error) => return Err(error),
+            };
             if header.base_offset >= read.until {
                 break;
             }
@@ -225,7 +233,7 @@ impl Reader<'_> {
                 return Ok(None);
             }
             let start = segment.position_before_time(self.files, find.at, find.from)?;
-            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+            let mut walk = segment.walk(self.files, start..end, find.from);
             while let Some((position, header)) = walk.next_header()? {
                 if header.base_offset >= find.bound {
                     return Ok(None);
@@ -274,7 +282,7 @@ impl Reader<'_> {
                 continue;
             }
             let start = segment.position_before(self.files, range.start)?;
-            let mut walk = Walk::new(self.files, segment.log_path(), start..end);
+            let mut walk = segment.walk(self.files, start..end, range.start);
             while let Some((position, header)) = walk.next_header()? {
                 if header.base_offset >= range.end {
                     break;
@@ -391,7 +399,8 @@ fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<
 struct Run<'a> {
     read: &'a Read,
     from: Offset,
-    span: Range<u32>,
+    /// The segment's published end.
+    end: u32,
 }
 
 enum Step {

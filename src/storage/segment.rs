@@ -18,7 +18,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -27,8 +27,9 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, HEADER_LEN};
 use crate::types::{Offset, Timestamp};
 
-use super::error::{IoContext, ReadError};
+use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
+use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
 use super::{
@@ -45,6 +46,8 @@ const _: () =
 /// within an index interval, then twice as much each time.
 const WALK_FIRST: u32 = 8 << 10;
 const WALK_MOST: u32 = 256 << 10;
+/// Walking from here, every gap lies before.
+const EVERY_OFFSET: Offset = Offset(i64::MAX);
 
 /// What is known of a segment's content without opening it.
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub(super) struct Sealed {
     pub(super) extent: Extent,
     pub(super) log_path: Arc<Path>,
     indexes: Mutex<Indexes>,
+    /// Set when it turns out that parts of the log cannot be read.
+    gaps: OnceLock<Arc<[Gap]>>,
 }
 
 /// What a search in the indexes looks for: records of `from` or later, at `at` or later if that is given.
@@ -117,6 +122,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Pending(indexes)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -126,6 +132,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Unchecked(lens)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -133,6 +140,16 @@ impl Sealed {
         self.log_path
             .parent()
             .expect("a log lies in its partition's directory")
+    }
+
+    /// Returns what of the log is known to be lost, by position.
+    pub(super) fn gaps(&self) -> &[Gap] {
+        self.gaps.get().map_or(&[], |gaps| gaps)
+    }
+
+    /// Parts of the log cannot be read; the first word stays.
+    pub(super) fn know_gaps(&self, gaps: Vec<Gap>) {
+        let _ = self.gaps.set(gaps.into());
     }
 
     /// Returns the indexes that are only in memory.
@@ -273,7 +290,7 @@ impl Sealed {
             self.extent.base,
             super::config::LogConfig::default().index_interval_bytes,
         );
-        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end);
+        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end).past(self.gaps(), EVERY_OFFSET);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
         }
@@ -417,6 +434,20 @@ impl Segment {
         }
     }
 
+    /// Walks the batch headers between two positions. A gap is passed over when it lies before `from`, and told else.
+    pub(super) fn walk<'a>(&'a self, files: &'a FileCache, positions: Range<u32>, from: Offset) -> Walk<'a> {
+        let walk = Walk::new(files, self.log_path(), positions);
+        match self {
+            Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
+            Self::Active(_) => walk,
+        }
+    }
+
+    /// Walks all batch headers that can be read.
+    pub(super) fn walk_all<'a>(&'a self, files: &'a FileCache) -> Walk<'a> {
+        self.walk(files, 0..self.bounds().2, EVERY_OFFSET)
+    }
+
     /// Returns a position at or before the first batch that ends at or after `offset`.
     pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
         self.position_of(
@@ -470,11 +501,14 @@ pub(super) struct Walk<'a> {
     end: u32,
     chunk: Bytes,
     chunk_at: u32,
+    gaps: &'a [Gap],
+    /// Gaps that end at this offset or before are passed over.
+    from: Offset,
     next_len: u32,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(files: &'a FileCache, path: &'a Arc<Path>, range: Range<u32>) -> Self {
+    fn new(files: &'a FileCache, path: &'a Arc<Path>, range: Range<u32>) -> Self {
         Self {
             files,
             path,
@@ -482,12 +516,31 @@ impl<'a> Walk<'a> {
             end: range.end,
             chunk: Bytes::new(),
             chunk_at: range.start,
+            gaps: &[],
+            from: EVERY_OFFSET,
             next_len: WALK_FIRST,
         }
     }
 
+    fn past(self, gaps: &'a [Gap], from: Offset) -> Self {
+        Self { gaps, from, ..self }
+    }
+
+    /// Steps over the gaps at the current position, or tells of one.
+    fn pass_gaps(&mut self) -> Result<(), ReadError> {
+        let gaps = self.gaps;
+        while let Some(gap) = gaps.iter().find(|gap| gap.positions.contains(&self.position)) {
+            if gap.offsets.end > self.from {
+                return Err(gap.told(self.path));
+            }
+            self.position = gap.positions.end;
+        }
+        Ok(())
+    }
+
     /// Returns the next batch's position and header; `None` at the end.
     pub(super) fn next_header(&mut self) -> Result<Option<(u32, BatchHeader)>, ReadError> {
+        self.pass_gaps()?;
         if self.position >= self.end {
             return Ok(None);
         }
@@ -499,9 +552,7 @@ impl<'a> Walk<'a> {
         let chunk_end =
             self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
         if at < self.chunk_at || at + header_len > chunk_end {
-            let len = self.next_len.min(self.end - at);
-            self.next_len = (2 * self.next_len).min(WALK_MOST);
-            self.chunk = read(self.files, self.path, at, len)?;
+            self.chunk = self.ahead(at, header_len)?;
             self.chunk_at = at;
         }
         let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
@@ -517,6 +568,21 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(Some((at, header)))
+    }
+
+    /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
+    /// is lost; then the header alone is read.
+    fn ahead(&mut self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
+        let is_eof = |error: &ReadError| {
+            matches!(error, ReadError::Storage(StoreError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::UnexpectedEof)
+        };
+        let len = self.next_len.min(self.end - at);
+        self.next_len = (2 * self.next_len).min(WALK_MOST);
+        match read(self.files, self.path, at, len) {
+            Err(error) if is_eof(&error) => read(self.files, self.path, at, header_len),
+            read => read,
+        }
     }
 
     /// Returns the whole batch that [`next_header`](Self::next_header) just found at `position`.

@@ -40,6 +40,18 @@ impl SegmentList {
         self.sealed.pop()
     }
 
+    /// Takes the first sealed segments away, up to the one that ends at `end`. What lies behind keeps its order; the greatest
+    /// timestamps are counted anew, since those of the segments that go say nothing any more.
+    pub(super) fn remove_until(&mut self, end: Offset) -> Vec<Arc<Sealed>> {
+        let gone = self.sealed.partition_point(|segment| segment.extent.next <= end);
+        let kept = self.sealed.split_off(gone);
+        let active = self.active.take();
+        let gone = std::mem::take(&mut self.sealed);
+        *self = Self::of(kept);
+        self.active = active;
+        gone
+    }
+
     pub(super) fn sealed(&self) -> &[Arc<Sealed>] {
         &self.sealed
     }

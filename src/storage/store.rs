@@ -34,7 +34,8 @@ use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
-use super::{close, commit};
+use super::retain::Retained;
+use super::{close, commit, retain};
 
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
@@ -133,7 +134,7 @@ impl Store {
         for id in ids {
             let open = self.partitions.lock().remove(id);
             if let Some(partition) = open {
-                partition.writer.lock().refused = Some(format!("{id} is deleted"));
+                partition.end(&format!("{id} is deleted"));
             }
         }
         self.dir.remove(ids)
@@ -167,6 +168,12 @@ impl Store {
         let views: Vec<_> = open.iter().map(view).collect();
         close::settle(&self.dir.files, &open)?;
         checkpoints.write(&self.dir.files, &views, &there)
+    }
+
+    /// One look of retention at these partitions: whatever their plans say goes, and what an earlier look could not remove is
+    /// tried again. Tells of the partitions where there was something to do. Needs no free disk space.
+    pub fn retain(&self, partitions: &[Arc<Partition>], now: Timestamp) -> Vec<Retained> {
+        retain::retain(&self.dir, partitions, now)
     }
 
     /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards
