@@ -171,7 +171,9 @@ pub(super) fn retain(dir: &DataDir, partitions: &[Arc<Partition>], now: Timestam
         .filter_map(|partition| Job::prepare(dir, partition, now))
         .collect();
     let starts = |jobs: &[Job]| -> Vec<_> {
-        let going = jobs.iter().filter(|job| !job.planned.is_empty());
+        let going = jobs
+            .iter()
+            .filter(|job| !(job.planned.is_empty() && job.deleted.is_empty()));
         going.map(|job| (job.partition.id.clone(), job.start)).collect()
     };
     let mut written = checkpoints.raise_log_starts(&dir.files, &starts(&jobs));
