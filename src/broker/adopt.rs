@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::storage::{AdoptReport, Partition, PartitionSpec};
+use crate::storage::{AdoptReport, Partition, PartitionSpec, StoreError};
 use crate::types::{Offset, PartitionId, TopicName};
 
 use super::admin::{Admin, Checked};
@@ -43,6 +43,8 @@ impl Core {
         name: &TopicName,
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
+        // What is not linked is copied, and must fit.
+        self.disk.check()?;
         let report = match self.topics.find_writable(name) {
             Ok(topic) => self.adopt_into(&topic, &from, partition)?,
             Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, &from, name, partition)?,
@@ -129,8 +131,24 @@ impl Core {
     fn bring_in(&self, from: &Path, spec: PartitionSpec) -> Result<(Arc<Partition>, AdoptReport), Error> {
         self.store
             .adopt(from, spec, self.now())
-            .map_err(|error| Error::InvalidRequest {
-                reason: format!("cannot adopt {}: {error}", from.display()),
-            })
+            .map_err(|error| self.not_adopted(from, &error))
+    }
+
+    /// Tells what is wrong with the directory from what is wrong with the disk.
+    fn not_adopted(&self, from: &Path, error: &StoreError) -> Error {
+        match error {
+            full if full.is_disk_full() => {
+                tracing::warn!(from = %from.display(), %error, "no room to adopt a directory");
+                self.disk.write_found_no_room()
+            }
+            StoreError::Io { path, .. } if !path.starts_with(from) => {
+                translate::store(&from.display(), error)
+            }
+            StoreError::Io { .. } | StoreError::Unusable { .. } | StoreError::Locked { .. } => {
+                Error::InvalidRequest {
+                    reason: format!("cannot adopt {}: {error}", from.display()),
+                }
+            }
+        }
     }
 }

@@ -67,7 +67,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::env::{Clock, Fs};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Exposition, Metrics};
 use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, TopicName};
 
 use self::core::Core;
@@ -78,7 +78,7 @@ use start::Running;
 pub struct BrokerConfig {
     /// Where the data lies.
     pub data_dir: PathBuf,
-    /// Create a topic on its first write or read? Off by default.
+    /// Create a topic on its first write? Off by default.
     pub auto_create_topics: AutoCreate,
     /// Partitions of a topic made without a number. 1 to 10,000.
     pub num_partitions: i32,
@@ -346,9 +346,9 @@ impl Broker {
         self.core.preview_retention(topic)
     }
 
-    /// Renders the broker's metrics as Prometheus text.
-    pub fn metrics_text(&self) -> String {
-        self.core.metrics_text()
+    /// Renders the broker's metrics.
+    pub fn metrics_text(&self, exposition: Exposition) -> String {
+        self.core.metrics_text(exposition)
     }
 
     /// Returns the broker's metrics; the doors count their calls there.

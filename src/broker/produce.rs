@@ -21,7 +21,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::record::{
-    Accepted, BatchBuilder, BatchOptions, Stamping, TimestampType, Transactional, accept, partition_for_key,
+    Accepted, BatchBuilder, BatchOptions, Rejection, Stamping, TimestampType, Transactional, accept,
+    partition_for_key,
 };
 use crate::storage::{Append, AppendError, Durability, Origin, SyncDue, Written};
 use crate::telemetry::Metrics;
@@ -204,7 +205,7 @@ impl Core {
         for built in build(target, new, indexes)? {
             let first = built.first;
             let batch = accept(built.batch.bytes().clone(), &rules).map_err(|rejection| {
-                in_request(translate::rejection(partition, rejection), &indexes[first..])
+                translate::rejection(partition, in_request(rejection, &indexes[first..]))
             })?;
             accepted.push(batch);
         }
@@ -260,6 +261,7 @@ impl Core {
         let served = target.served;
         match served.log.append(batch, Origin::Client, target.now) {
             Ok(append) if append.written == Written::Now => {
+                self.disk.appended(batch.size_bytes().into());
                 self.metrics.produce_batches.inc();
                 self.metrics.produce_bytes.inc_by(batch.size_bytes().into());
                 self.metrics.produce_records.inc_by(batch.record_count().into());
@@ -344,10 +346,13 @@ impl Core {
         match target.config.durability {
             Durability::Synced => self.commit.mark(served),
             Durability::Written => {
-                let counts = target.config.flush_messages < i64::MAX;
-                let now = counts && served.log.sync_due(target.now) == SyncDue::Now;
-                self.flushes
-                    .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
+                let timed = target.config.flush_ms < i64::MAX;
+                let ask = !timed || target.config.flush_messages < i64::MAX;
+                if ask && served.log.sync_due(target.now) == SyncDue::Now {
+                    self.flushes.watch(served, Urgency::Now);
+                } else if timed {
+                    self.flushes.watch(served, Urgency::Sweep);
+                }
             }
         }
         if served.log.take_rolled() {
@@ -449,34 +454,17 @@ fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec
     Ok(built)
 }
 
-/// Turns record numbers of a batch into those of the request; `indexes` begins with the batch's first record.
-fn in_request(error: Error, indexes: &[usize]) -> Error {
-    let global = |batch: Vec<u32>| {
-        let place = |index: u32| usize::try_from(index).ok().and_then(|index| indexes.get(index));
-        batch
-            .into_iter()
-            .filter_map(place)
-            .map(|index| as_u32(*index))
-            .collect()
+/// Names refused records by their numbers in the request; `indexes` begins with the batch's first record.
+fn in_request(rejection: Rejection, indexes: &[usize]) -> Rejection {
+    let number = |in_batch: u32| {
+        let index = usize::try_from(in_batch)
+            .ok()
+            .and_then(|place| indexes.get(place));
+        index.map_or(in_batch, |index| as_u32(*index))
     };
-    match error {
-        Error::InvalidRecord {
-            partition,
-            reason,
-            indexes,
-        } => Error::InvalidRecord {
-            partition,
-            reason,
-            indexes: global(indexes),
-        },
-        Error::InvalidTimestamp {
-            partition,
-            reason,
-            indexes,
-        } => Error::InvalidTimestamp {
-            partition,
-            reason,
-            indexes: global(indexes),
+    match rejection {
+        Rejection::InvalidRecords { errors } => Rejection::InvalidRecords {
+            errors: errors.renumbered(number),
         },
         other => other,
     }

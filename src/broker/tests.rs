@@ -14,6 +14,7 @@ use crate::record::{
 use crate::types::{Sequence, Timestamp};
 
 mod adopt;
+mod background;
 mod produce;
 mod reads;
 mod retention;
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct House {
     fs: SimFs,
+    clock: Arc<ManualClock>,
     broker: Broker,
 }
 
@@ -48,11 +50,11 @@ async fn start_on(fs: SimFs) -> Result<House, Error> {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let world = World {
         fs: Arc::new(fs.clone()),
-        clock,
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
     };
     Broker::start(config(), world)
         .await
-        .map(|broker| House { fs, broker })
+        .map(|broker| House { fs, clock, broker })
 }
 
 async fn start() -> House {

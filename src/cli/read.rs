@@ -3,6 +3,7 @@
 //! Without bounds: everything from the earliest record to the end as of the call. What is not here: which records count
 //! (`client::Reader`), and how one looks (`record_text`).
 
+use std::future::{Future, pending};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -118,33 +119,29 @@ impl ReadArgs {
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: ReadArgs) -> Result<ExitCode, CliError> {
-    if !args.follow {
+    if args.follow {
+        let mut interrupts = Interrupts::listen()?;
+        read(server, &args, interrupts.next()).await
+    } else {
         // A read that ends by itself may as well be ended by the signal itself.
-        return read(server, args, None).await;
+        read(server, &args, pending()).await
     }
-    let interrupts = Interrupts::listen()?;
-    read(server, args, Some(interrupts)).await
 }
 
+/// Reads to the end or until `enough`.
 async fn read(
     server: &ServerArgs,
-    args: ReadArgs,
-    interrupts: Option<Interrupts>,
+    args: &ReadArgs,
+    enough: impl Future<Output = ()>,
 ) -> Result<ExitCode, CliError> {
-    let ctrl_c = async {
-        match interrupts {
-            Some(mut interrupts) => interrupts.next().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(ctrl_c);
+    tokio::pin!(enough);
     let mut printing = tokio::select! {
-        begun = Printing::begin(server, &args) => begun?,
-        () = &mut ctrl_c => return Ok(ExitCode::SUCCESS),
+        begun = Printing::begin(server, args) => begun?,
+        () = &mut enough => return Ok(ExitCode::SUCCESS),
     };
     let printed = tokio::select! {
         printed = printing.print_all() => printed,
-        () = &mut ctrl_c => Ok(()),
+        () = &mut enough => Ok(()),
     };
     if args.print_resume {
         output::say(&format!("resume {}", printing.resume));
@@ -174,7 +171,7 @@ struct Printing {
     style: Style,
     /// Records that may still be printed.
     left: u64,
-    /// Covers exactly what is written out.
+    /// Covers what is written out; a chunk whose writing Ctrl-C cut short comes again, none is left out.
     resume: ResumeToken,
 }
 

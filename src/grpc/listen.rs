@@ -9,15 +9,21 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+/// How long a client may take to say which protocol it speaks: its HTTP/2 preface, or the beginning of a TLS handshake. What
+/// comes after has limits of its own: the handshake's, and signs of life that HTTP/2 asks for.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of an HTTP/2 preface; no TLS handshake begins with fewer.
+const GREETING_LEN: usize = 24;
 /// Wait after an accept that failed.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -25,7 +31,38 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 pub(crate) struct Connection {
     stream: TcpStream,
     life: Life,
+    greeting: Greeting,
     _place: OwnedSemaphorePermit,
+}
+
+/// Whether the client has said which protocol it speaks.
+enum Greeting {
+    Awaited {
+        missing: usize,
+        deadline: Pin<Box<Sleep>>,
+    },
+    Heard,
+}
+
+impl Greeting {
+    /// Fails once the client has been silent for too long, and wakes the connection's task then.
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if let Self::Awaited { deadline, .. } = self
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
+    }
+
+    fn heard(&mut self, bytes: usize) {
+        if let Self::Awaited { missing, .. } = self {
+            *missing = missing.saturating_sub(bytes);
+            if *missing == 0 {
+                *self = Self::Heard;
+            }
+        }
+    }
 }
 
 /// Whether a connection may go on.
@@ -105,6 +142,10 @@ where
                         Ok(Connection {
                             stream,
                             life: Life::Until(Box::pin(cut_off())),
+                            greeting: Greeting::Awaited {
+                                missing: GREETING_LEN,
+                                deadline: Box::pin(tokio::time::sleep(GREETING_TIMEOUT)),
+                            },
                             _place: place,
                         }),
                         (listener, places, crowd),
@@ -130,7 +171,11 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.life.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.greeting.check(cx)?;
+        let filled = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.greeting.heard(buf.filled().len() - filled);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -165,6 +165,7 @@ impl GrpcDoor {
     /// A TLS file that cannot be used.
     pub fn new(broker: Broker, config: &GrpcConfig, phase: watch::Receiver<Phase>) -> Result<Self, TlsError> {
         let stopping = Stopping(phase);
+        let intake = Intake::new(config, broker.metrics());
         let log = LogServiceServer::new(LogDoor {
             broker: broker.clone(),
             stopping: stopping.clone(),
@@ -178,7 +179,6 @@ impl GrpcDoor {
         .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES)
         .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
         let (health, health_service) = tonic_health::server::health_reporter();
-        let intake = Intake::new(config.max_request_bytes, config.max_buffered_bytes);
         let reflection_v1 = reflection().build_v1().expect(DESCRIBED);
         let reflection_v1alpha = reflection().build_v1alpha().expect(DESCRIBED);
         let router = transport(config)?

@@ -2,56 +2,20 @@
 //! must hold; those on recovery follow the checklist of Kafka's own tests, and say where this store differs on purpose.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::testing::{
-    DATA, FOREIGN, House, NOW, fault, forbid_scans, foreign, foreign_files, numbered, offsets, open_one,
-    open_store, plain, read_all, records, sized, small, spec,
+    House, NOW, closed, cut, damage, fault, forbid_scans, killed, names, numbered, offsets, open_one,
+    open_store, path, plain, read_all, records, sized, small, spec, vouched,
 };
 use super::{
-    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, Partition, Read, SyncDue,
-    Written,
+    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, PartitionSpec, Read,
+    ReadError, Store, StoreConfig, SyncDue, Written,
 };
-use crate::env::{Call, CrashChoice, Failure, FileStat, Fs as _, OpenMode, SimFs};
+use crate::env::{CacheLimits, Call, CrashChoice, Failure, FileCache, Fs, OpenMode, RealFs, SimFs};
 use crate::record::BatchOptions;
-use crate::types::{Offset, Timestamp};
-
-fn path(name: &str) -> PathBuf {
-    PathBuf::from(DATA).join(name)
-}
-
-/// Overwrites a file from `position` on.
-fn damage(fs: &SimFs, name: &str, position: u64, bytes: &[u8]) {
-    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
-    file.write_all_at(&[IoSlice::new(bytes)], position)
-        .expect("written");
-}
-
-fn cut(fs: &SimFs, name: &str, len: u64) {
-    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
-    file.set_len(len).expect("cut");
-}
-
-fn names(fs: &SimFs, dir: &str) -> Vec<String> {
-    let listed = fs.list(&path(dir)).expect("listed");
-    listed.into_iter().map(|entry| entry.name).collect()
-}
-
-/// A log of `count` acknowledged one-record batches, left without a close.
-fn killed(count: usize) -> SimFs {
-    let house = House::new();
-    for _ in 0..count {
-        house.acknowledge(&plain("acknowledged before the end"));
-    }
-    house.fs.clone()
-}
-
-/// A log of `count` batches, closed.
-fn closed(count: usize) -> SimFs {
-    House::on(killed(count)).close()
-}
+use crate::types::{Offset, PartitionId, Timestamp, TopicPartition};
 
 fn set_free(fs: &SimFs, bytes: u64) {
     let size = 1 << 30;
@@ -156,109 +120,6 @@ fn damage_below_the_recovery_point_cuts_nothing() {
     let house = House::on(fs);
     assert_eq!(house.fs.stat(&path(&first)).expect("there").len_bytes, before);
     assert_eq!(house.append(&plain("next")), 5);
-}
-
-/// A crashed log of `count` batches below the recovery point, and its first file.
-fn vouched(count: usize) -> (SimFs, String) {
-    let house = House::on(killed(count));
-    house.store.checkpoint().expect("checkpointed");
-    let fs = house.fs.crash(CrashChoice::KeepAll);
-    let logs = names(&fs, "t-0")
-        .into_iter()
-        .filter(|name| name.ends_with(".log"));
-    (fs, format!("t-0/{}", logs.min().expect("it has one")))
-}
-
-/// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
-fn read_at(log: &Partition, from: i64) -> Result<i64, String> {
-    let read = Read {
-        from: Offset(from),
-        until: log.watermarks().log_end,
-        times: None,
-        max_bytes: 1,
-        first: FirstBatch::Whole,
-    };
-    let slice = log.read(&read).map_err(|error| error.to_string())?;
-    Ok(slice.next_offset.0 - 1)
-}
-
-/// Offsets that can be read, of those below `end`; the others answer that they are damaged.
-fn readable(log: &Partition, end: i64) -> Vec<i64> {
-    let found = |offset: i64| match read_at(log, offset) {
-        Ok(found) => {
-            assert_eq!(found, offset, "a reader is led past what it asked for");
-            true
-        }
-        Err(told) => {
-            assert!(told.contains("is damaged at position"), "{told}");
-            false
-        }
-    };
-    (0..end).filter(|offset| found(*offset)).collect()
-}
-
-/// Bytes of one batch of [`killed`].
-const BATCH_BYTES: u64 = 95;
-
-#[test]
-fn a_read_that_comes_to_damage_is_told_and_those_before_and_behind_go_on() {
-    let (fs, first) = vouched(20);
-    assert_eq!(fs.stat(&path(&first)).expect("there").len_bytes % BATCH_BYTES, 0);
-    // Within the records of the batch at offset 2.
-    damage(&fs, &first, 2 * BATCH_BYTES + 70, b"bad");
-    // A manifest that vouched for the segment would hide it until somebody reads it.
-    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
-        .expect("removed");
-    let mut house = House::on(fs);
-    for _ in 0..2 {
-        let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
-        assert_eq!(readable(&house.log, 20), left);
-        let told = read_at(&house.log, 2).expect_err("damaged");
-        assert!(
-            told.contains("00.log is damaged at position 190: ")
-                && told.ends_with("offsets 2 to 2 are lost, reading can go on at 3"),
-            "{told}"
-        );
-        house
-            .log
-            .find_time(Timestamp(NOW.0 + 1), Offset(20))
-            .expect_err("it may lie in what is lost");
-        // The second time after a clean stop.
-        house = House::on(house.close());
-    }
-}
-
-#[test]
-fn damage_without_an_end_reaches_to_the_next_batch_that_is_known() {
-    let (fs, first) = vouched(20);
-    damage(&fs, &first, BATCH_BYTES, &[0xff; 60]);
-    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
-        .expect("removed");
-    let index = first.replace(".log", ".index");
-    let with_index = House::on(fs.crash(CrashChoice::KeepAll));
-    let left = readable(&with_index.log, 20);
-    assert!(left.contains(&0) && left.contains(&8), "{left:?}");
-    assert!(!left.contains(&1) && left.len() > 14, "{left:?}");
-
-    fs.remove_file(&path(&index)).expect("removed");
-    let segment: Vec<i64> = readable(&House::on(fs).log, 20);
-    let second: i64 = segment[1];
-    let expected: Vec<i64> = [0].into_iter().chain(second..20).collect();
-    assert_eq!(segment, expected, "the next segment is read");
-    assert!(second > 8, "the first holds nine batches");
-}
-
-#[test]
-fn damage_that_a_reader_finds_is_told_at_its_place_alone() {
-    let fs = closed(20);
-    let first = "t-0/00000000000000000000.log";
-    damage(&fs, first, 2 * BATCH_BYTES, &[0xff; 60]);
-    let house = House::on(fs);
-    assert_eq!(read_at(&house.log, 0), Ok(0));
-    let left = readable(&house.log, 20);
-    assert!(!left.contains(&2) && left.len() > 14, "{left:?}");
-    let opened = House::on(house.close());
-    assert_eq!(readable(&opened.log, 20), left, "and the next start finds it");
 }
 
 #[test]
@@ -673,51 +534,146 @@ fn a_read_inside_a_batch_returns_it_whole_and_behind_a_hole_the_next_one() {
     assert_eq!(offsets(&house.log), [4]);
 }
 
-/// Adopts [`foreign`] as `t-0`.
-fn adopted() -> House {
-    let fs = foreign();
+#[test]
+fn a_read_that_the_disk_fails_is_an_error_and_the_next_one_works() {
+    let house = House::on(closed(20));
+    let visible = Read {
+        from: Offset(3),
+        until: Offset(20),
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
+    };
+    house.fs.inject(fault(Call::Read, "00.log", 1, Failure::Os(5)));
+    let failed = house.log.read(&visible).expect_err("the disk fails");
+    assert!(matches!(failed, ReadError::Storage(_)), "{failed}");
+    assert_eq!(house.log.read(&visible).expect("read").next_offset, Offset(4));
+}
+
+#[test]
+fn an_index_that_cannot_be_made_resident_is_made_again_from_the_log() {
+    let config = LogConfig {
+        segment_bytes: 1 << 20,
+        index_interval_bytes: 1,
+        ..small()
+    };
+    let house = House::with(SimFs::new(), config.clone());
+    for _ in 0..700 {
+        house.append(&plain("many, for an index that is mapped"));
+    }
+    let house = House::with(house.close(), config);
+    let second = |at: i64| Read {
+        from: Offset(at),
+        until: Offset(700),
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
+    };
+    assert_eq!(
+        house.log.read(&second(600)).expect("read").next_offset,
+        Offset(601)
+    );
+    house
+        .fs
+        .inject(fault(Call::Read, "00.index", u32::MAX, Failure::Os(5)));
+    assert_eq!(
+        house.log.read(&second(650)).expect("read").next_offset,
+        Offset(651)
+    );
+}
+
+#[test]
+fn a_log_cut_under_its_mapping_fails_the_read_and_not_the_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fs: Arc<dyn Fs> = Arc::new(RealFs::new());
+    let config = StoreConfig {
+        dir: dir.path().join("data"),
+        threads: 1,
+    };
+    let files = Arc::new(FileCache::new(Arc::clone(&fs), CacheLimits::default()));
+    let store = Store::open(files, config).expect("opened");
+    let log = open_one(&store, spec("t", 1, LogConfig::default())).expect("opened");
+    log.append(&plain("mapped"), Origin::Client, NOW)
+        .expect("appended");
+    assert_eq!(offsets(&log), [0]);
+    let first = log.dir().join("00000000000000000000.log");
+    let file = fs.open(&first, OpenMode::ReadWrite).expect("there");
+    file.set_len(0).expect("cut");
+    read_all(&log, 1 << 20).expect_err("the bytes are gone");
+}
+
+/// Both look for files: a checkpoint for those it makes safe, a removal for those it takes away.
+#[test]
+fn a_checkpoint_and_a_removal_wait_for_each_other() {
+    let house = House::on(killed(20));
+    let House { fs, store, log } = house;
+    let store = Arc::new(store);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (seen, watched) = (Arc::clone(&looks), Arc::downgrade(&store));
+    fs.watch_syncs(move |site| {
+        let store = watched.upgrade().expect("it is open");
+        assert!(
+            store.dir.checkpoints.try_lock().is_none(),
+            "{site:?} without the lock"
+        );
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    let id = log.id().clone();
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| store.checkpoint());
+        let removal = scope.spawn(|| store.remove_partitions(std::slice::from_ref(&id)));
+        checkpoint.join().expect("no panic").expect("checkpointed");
+        removal.join().expect("no panic").expect("removed");
+    });
+    assert!(
+        looks.load(Ordering::Relaxed) >= 2,
+        "the removal, and what it forgets"
+    );
+    store.checkpoint().expect("checkpointed");
+    assert!(!names(&fs, "").iter().any(|name| name.starts_with("t-0")));
+    let file = fs.open(&path("recovery-point-offset-checkpoint"), OpenMode::Read);
+    let len = file.expect("there").len_bytes().expect("read");
+    assert_eq!(len, b"0\n0\n".len() as u64, "no line is left of it");
+}
+
+#[test]
+fn ten_thousand_partitions_of_a_hundred_topics_are_there_after_a_restart() {
+    let fs = SimFs::in_memory();
+    let specs = || {
+        let of_topic = |topic: i32| (0..100).map(move |number| (topic, number));
+        let specs = (0..100).flat_map(of_topic).map(|(topic, number)| {
+            let spec = spec(&format!("t{topic}"), 1, small());
+            let id = TopicPartition::new(spec.id.topic.clone(), PartitionId(number));
+            PartitionSpec { id, ..spec }
+        });
+        specs.collect::<Vec<_>>()
+    };
+    let open = |store: &Store| {
+        let opened = store.open_partitions(specs(), NOW).into_iter();
+        opened.collect::<Result<Vec<_>, _>>().expect("opened")
+    };
     let store = open_store(&fs).expect("opened");
-    let from = PathBuf::from(FOREIGN).join("f-0");
-    let (log, report) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
-    assert!(report.segments > 2 && report.batches == 30, "{report:?}");
-    House { fs, store, log }
-}
-
-#[test]
-fn an_adopted_log_that_must_be_cut_is_cut_as_a_copy() {
-    let house = adopted();
-    let fs = house.fs.crash(CrashChoice::KeepAll);
-    // As if no checkpoint had vouched for it yet.
-    fs.remove_file(&path("recovery-point-offset-checkpoint"))
-        .expect("removed");
-    let first = "t-0/00000000000000000000.log";
-    let FileStat { len_bytes, links, .. } = fs.stat(&path(first)).expect("there");
-    assert_eq!(links, 2, "it is a second name of the original");
-    damage(&fs, first, len_bytes - 3, b"bad");
-    let original = foreign_files(&fs);
-    let left = offsets(&House::on(fs.clone()).log);
-    assert!(!left.is_empty() && left.len() < 30, "{left:?}");
-    assert_eq!(foreign_files(&fs), original);
-    assert_eq!(fs.stat(&path(first)).expect("there").links, 1);
-}
-
-#[test]
-fn an_adopted_log_is_not_appended_to_when_it_is_the_last_one_left() {
-    let house = adopted();
-    let fs = house.fs.crash(CrashChoice::KeepAll);
-    fs.remove_file(&path("recovery-point-offset-checkpoint"))
-        .expect("removed");
-    for name in names(&fs, "t-0")
-        .into_iter()
-        .filter(|name| name.ends_with(".log"))
-    {
-        if name != "00000000000000000000.log" {
-            fs.remove_file(&path("t-0").join(name)).expect("removed");
+    for (number, log) in (0..).zip(open(&store)) {
+        if number % 10 < 3 {
+            for _ in 0..=number % 10 {
+                log.append(&plain("kept"), Origin::Client, NOW).expect("appended");
+            }
         }
     }
-    let original = foreign_files(&fs);
-    let house = House::with(fs.clone(), LogConfig::default());
-    let next = house.log.watermarks().log_end.0;
-    assert_eq!(house.acknowledge(&plain("of our own")), next);
-    assert_eq!(foreign_files(&fs), original);
+    store.close().expect("closed");
+    drop(store);
+
+    forbid_scans(&fs);
+    let store = open_store(&fs).expect("opened");
+    let logs = open(&store);
+    assert_eq!(
+        store.found().len(),
+        3_000,
+        "a partition without a record has no directory"
+    );
+    for (number, log) in (0..).zip(&logs) {
+        let expected = if number % 10 < 3 { number % 10 + 1 } else { 0 };
+        assert_eq!(log.watermarks().log_end, Offset(expected), "{}", log.id());
+    }
+    assert!(store.dir.files.stats().open_files <= CacheLimits::default().open_files);
 }

@@ -19,6 +19,8 @@
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
 
 mod adopt;
+#[cfg(test)]
+mod adopt_tests;
 mod append_times;
 mod checkpoint;
 mod checkpoints;
@@ -29,11 +31,14 @@ mod data_dir;
 mod epoch_file;
 mod epochs;
 mod error;
+mod examine;
 #[cfg(test)]
 mod fault_tests;
 mod fields;
 mod files;
 mod gap;
+#[cfg(test)]
+mod gap_tests;
 #[cfg(test)]
 mod golden_tests;
 mod hold;
@@ -55,6 +60,8 @@ mod producer_snapshot;
 mod producers;
 mod read;
 mod recovery;
+#[cfg(test)]
+mod recovery_tests;
 mod repair;
 mod retain;
 mod retention;

@@ -309,7 +309,7 @@ impl Partition {
         Ok(())
     }
 
-    fn reader(&self) -> Reader<'_> {
+    pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             files: &self.files,
             segments: &self.segments,
@@ -440,7 +440,11 @@ impl Partition {
             || unsynced.records >= config.flush_messages
             || now.ms_since(since) >= config.flush_ms
             || unsynced.logs.len() > 1;
-        if due { SyncDue::Now } else { SyncDue::No }
+        match config.flush_ms {
+            _ if due => SyncDue::Now,
+            i64::MAX => SyncDue::OnAppend,
+            _ => SyncDue::InTime,
+        }
     }
 
     /// Begins a sync of everything appended so far; `None` when all of it is safe.
@@ -527,6 +531,10 @@ fn control_marker(batch: &Accepted) -> Option<Marker> {
 pub enum SyncDue {
     /// Now.
     Now,
-    /// Not yet, or nothing to sync.
+    /// Not yet, but once `flush.ms` is over.
+    InTime,
+    /// Not by time: a further append may make it due.
+    OnAppend,
+    /// Nothing is to be synced.
     No,
 }

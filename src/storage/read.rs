@@ -20,7 +20,7 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::AbortedTransaction;
 use super::error::ReadError;
-use super::gap::Examined;
+use super::examine::Examined;
 use super::segment::{Segment, read};
 use super::segment_list::SegmentList;
 

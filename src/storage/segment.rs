@@ -29,7 +29,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
-use super::gap::{Examined, Gap};
+use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
 use super::{
@@ -38,12 +38,14 @@ use super::{
 
 /// So much of an index file is made resident at once; a search in a larger one first looks for the part that holds the answer.
 /// Whole entries of both kinds.
-const INDEX_PART: usize = 2730 * 24;
+const INDEX_PART: usize = 680 * 24;
 const _: () =
     assert!(INDEX_PART.is_multiple_of(OffsetEntry::LEN) && INDEX_PART.is_multiple_of(TimeEntry::LEN));
 
-/// How much of a log is made resident at a time while batch headers are walked.
-const WALK_CHUNK: u32 = 256 << 10;
+/// How much of a log is made resident at a time while batch headers are walked: little at first, since a search mostly ends
+/// within an index interval, then twice as much each time.
+const WALK_FIRST: u32 = 8 << 10;
+const WALK_MOST: u32 = 256 << 10;
 /// Walking from here, every gap lies before.
 const EVERY_OFFSET: Offset = Offset(i64::MAX);
 
@@ -441,14 +443,6 @@ impl Segment {
         }
     }
 
-    /// Reads all of a sealed log to learn what of it is lost; see [`Sealed::examine`].
-    pub(super) fn examine(&self, files: &FileCache) -> Result<Examined, StoreError> {
-        match self {
-            Self::Sealed(sealed) => sealed.examine(files),
-            Self::Active(_) => Ok(Examined::NothingNew),
-        }
-    }
-
     /// Walks all batch headers that can be read.
     pub(super) fn walk_all<'a>(&'a self, files: &'a FileCache) -> Walk<'a> {
         self.walk(files, 0..self.bounds().2, EVERY_OFFSET)
@@ -510,6 +504,7 @@ pub(super) struct Walk<'a> {
     gaps: &'a [Gap],
     /// Gaps that end at this offset or before are passed over.
     from: Offset,
+    next_len: u32,
 }
 
 impl<'a> Walk<'a> {
@@ -523,6 +518,7 @@ impl<'a> Walk<'a> {
             chunk_at: range.start,
             gaps: &[],
             from: EVERY_OFFSET,
+            next_len: WALK_FIRST,
         }
     }
 
@@ -533,7 +529,12 @@ impl<'a> Walk<'a> {
     /// Steps over the gaps at the current position, or tells of one.
     fn pass_gaps(&mut self) -> Result<(), ReadError> {
         let gaps = self.gaps;
-        while let Some(gap) = gaps.iter().find(|gap| gap.positions.contains(&self.position)) {
+        let mut next = gaps.partition_point(|gap| gap.positions.end <= self.position);
+        while let Some(gap) = gaps
+            .get(next)
+            .filter(|gap| gap.positions.contains(&self.position))
+        {
+            next += 1;
             if gap.offsets.end > self.from {
                 return Err(gap.told(self.path));
             }
@@ -576,12 +577,14 @@ impl<'a> Walk<'a> {
 
     /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
     /// is lost; then the header alone is read.
-    fn ahead(&self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
+    fn ahead(&mut self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
         let is_eof = |error: &ReadError| {
             matches!(error, ReadError::Storage(StoreError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::UnexpectedEof)
         };
-        match read(self.files, self.path, at, WALK_CHUNK.min(self.end - at)) {
+        let len = self.next_len.min(self.end - at);
+        self.next_len = (2 * self.next_len).min(WALK_MOST);
+        match read(self.files, self.path, at, len) {
             Err(error) if is_eof(&error) => read(self.files, self.path, at, header_len),
             read => read,
         }

@@ -2,13 +2,17 @@
 //!
 //! Everything goes through the public API of [`Store`] and [`Partition`]. Small segments, so that a dozen batches roll.
 
-use std::path::Path;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, Fs, OpenMode, SimFs};
-use crate::record::{Accepted, BatchBuilder, BatchOptions, Batches, PREFIX_LEN, ProducerStamp, RecordBatch};
+use crate::env::{CacheLimits, Call, CrashChoice, Failure, Fault, FileCache, Fs, OpenMode, SimFs};
+use crate::record::{
+    Accepted, BatchBuilder, BatchOptions, Batches, Outcome, PREFIX_LEN, ProducerStamp, RecordBatch,
+    TransactionEnd, Transactional,
+};
 use crate::types::{
     LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId, TopicName,
     TopicPartition,
@@ -114,6 +118,55 @@ impl House {
         self.store.close().expect("closed");
         self.fs
     }
+}
+
+/// Returns the path of `name` in the data directory.
+pub(super) fn path(name: &str) -> PathBuf {
+    PathBuf::from(DATA).join(name)
+}
+
+/// Overwrites a file from `position` on.
+pub(super) fn damage(fs: &SimFs, name: &str, position: u64, bytes: &[u8]) {
+    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
+    file.write_all_at(&[IoSlice::new(bytes)], position)
+        .expect("written");
+}
+
+/// Cuts a file.
+pub(super) fn cut(fs: &SimFs, name: &str, len: u64) {
+    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
+    file.set_len(len).expect("cut");
+}
+
+/// Lists a directory below the data directory.
+pub(super) fn names(fs: &SimFs, dir: &str) -> Vec<String> {
+    let listed = fs.list(&path(dir)).expect("listed");
+    listed.into_iter().map(|entry| entry.name).collect()
+}
+
+/// A log of `count` acknowledged one-record batches, left without a close.
+pub(super) fn killed(count: usize) -> SimFs {
+    let house = House::new();
+    for _ in 0..count {
+        house.acknowledge(&plain("acknowledged before the end"));
+    }
+    house.fs.clone()
+}
+
+/// A log of `count` batches, closed.
+pub(super) fn closed(count: usize) -> SimFs {
+    House::on(killed(count)).close()
+}
+
+/// A crashed log of `count` batches below the recovery point, and its first file.
+pub(super) fn vouched(count: usize) -> (SimFs, String) {
+    let house = House::on(killed(count));
+    house.store.checkpoint().expect("checkpointed");
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    let logs = names(&fs, "t-0")
+        .into_iter()
+        .filter(|name| name.ends_with(".log"));
+    (fs, format!("t-0/{}", logs.min().expect("it has one")))
 }
 
 /// One record whose value is `value`, at [`NOW`].
@@ -262,4 +315,30 @@ pub(super) fn forbid_scans(fs: &SimFs) {
         u32::MAX,
         Failure::Kind(std::io::ErrorKind::PermissionDenied),
     ));
+}
+
+/// A batch of one record of the transaction that producer `id` has open.
+pub(super) fn transactional(id: i64, sequence: i32, value: &str) -> Accepted {
+    let options = BatchOptions {
+        producer: Some(ProducerStamp {
+            id: ProducerId(id),
+            epoch: ProducerEpoch(0),
+            base_sequence: Some(Sequence(sequence)),
+        }),
+        transactional: Transactional::Yes,
+        ..BatchOptions::default()
+    };
+    records(options, &[(NOW.0, None, value)])
+}
+
+/// The marker that ends it.
+pub(super) fn ended(id: i64, outcome: Outcome) -> Accepted {
+    TransactionEnd {
+        outcome,
+        producer: ProducerId(id),
+        producer_epoch: ProducerEpoch(0),
+        coordinator_epoch: 0,
+        at: NOW,
+    }
+    .to_batch()
 }

@@ -84,7 +84,7 @@ fn a_second_ctrl_c_does_not_wait_for_acknowledgements() {
     let (code, stdout, _) = told(&load.wait_with_output().unwrap());
     assert_eq!(code, Some(1));
     assert!(
-        stdout.starts_with(r#"{"topic":"t","acknowledged_records":1,"#),
+        stdout.starts_with(r#"{"topic":"t","acknowledged_records":"#),
         "{stdout}"
     );
 }

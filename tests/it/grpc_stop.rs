@@ -172,3 +172,19 @@ async fn a_client_that_never_reads_leaves_no_task_behind_when_the_deadline_has_c
     drop((log, stream));
     elsewhere.shutdown_background();
 }
+
+/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_says_what_it_speaks_gives_its_place_to_another() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = TestServer::start_with(&[("grpc.max_connections", "1")]).await;
+    let mut silent = tokio::net::TcpStream::connect(server.server.grpc_addr())
+        .await
+        .unwrap();
+    silent.write_all(b"PRI * HTTP/2").await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    let mut admin = server.admin().await;
+    admin.list_topics(v1::ListTopicsRequest::default()).await.unwrap();
+}

@@ -10,6 +10,7 @@ mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
 mod grpc_retention;
+mod grpc_services;
 mod grpc_stop;
 mod grpc_tls;
 mod help;

@@ -33,7 +33,7 @@ async fn a_long_poll_without_data_ends_when_its_time_is_over() {
     assert!(
         house
             .broker
-            .metrics_text()
+            .metrics_text(Exposition::Prometheus)
             .contains("siltstone_wait_registrations 0")
     );
 }

@@ -1,6 +1,7 @@
 //! Retention at the broker: when it looks, what it tells, and holds.
 
 use super::*;
+use crate::telemetry::Exposition;
 
 /// Rolls a segment of 16 KiB about every 16 records.
 fn large(index: usize) -> NewRecord {
@@ -87,7 +88,10 @@ async fn the_preview_of_a_topic_is_what_the_look_does_and_the_metrics_tell() {
     );
     let count = preview.plan.deletions.len();
     let line = format!("siltstone_retention_deleted_segments_total{{reason=\"size\"}} {count}\n");
-    assert!(house.broker.metrics_text().contains(&line), "{line}");
+    assert!(
+        house.broker.metrics_text(Exposition::Prometheus).contains(&line),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -106,7 +110,7 @@ async fn a_look_that_fails_is_counted_and_the_next_one_succeeds() {
     assert!(
         house
             .broker
-            .metrics_text()
+            .metrics_text(Exposition::Prometheus)
             .contains("siltstone_retention_failures_total 1\n")
     );
     house.broker.core.retain_all();

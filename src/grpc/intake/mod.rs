@@ -36,7 +36,9 @@ use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
 use crate::broker::Error;
+use crate::telemetry::{Metrics, Refusal, RefusalLabels};
 
+use super::GrpcConfig;
 use super::status::{invalid, status};
 use shape::{Counted, Sends, Shape, Shapes};
 
@@ -54,17 +56,28 @@ pub(super) struct Intake {
     max_request_bytes: usize,
     max_buffered_bytes: usize,
     buffered_bytes: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 impl Intake {
-    /// Limits one request to `max_request_bytes`, and all that are coming in to `max_buffered_bytes`.
-    pub(super) fn new(max_request_bytes: usize, max_buffered_bytes: usize) -> Arc<Self> {
+    /// Limits one request, and all that are coming in, as `config` says; refusals are counted in `metrics`.
+    pub(super) fn new(config: &GrpcConfig, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             shapes: Shapes::of_services(),
-            max_request_bytes,
-            max_buffered_bytes,
+            max_request_bytes: config.max_request_bytes,
+            max_buffered_bytes: config.max_buffered_bytes,
             buffered_bytes: AtomicUsize::new(0),
+            metrics: Arc::clone(metrics),
         })
+    }
+
+    /// Refuses a request, which no call will count.
+    fn refused(&self, reason: Refusal, error: &Error) -> Status {
+        self.metrics
+            .refused
+            .get_or_create(&RefusalLabels { reason })
+            .inc();
+        status(error)
     }
 
     /// Guards a service.
@@ -137,10 +150,11 @@ impl Share {
         self.bytes += bytes;
         let limit = self.intake.max_buffered_bytes;
         if of_others > 0 && before.saturating_add(bytes) > limit {
-            return Err(status(&Error::Overloaded {
+            let overloaded = Error::Overloaded {
                 what: "bytes of requests coming in",
                 limit: u64::try_from(limit).unwrap_or(u64::MAX),
-            }));
+            };
+            return Err(self.intake.refused(Refusal::Overloaded, &overloaded));
         }
         Ok(())
     }
@@ -255,10 +269,11 @@ impl Incoming {
             let mut message = self.gathered.reader();
             message.advance(PREFIX_LEN);
             if self.shape.count(message.take(message_len), MAX_PARTS) == Counted::TooMany {
-                return Err(status(&invalid(format!(
+                let too_many = invalid(format!(
                     "the request has more than {MAX_PARTS} parts (records, headers, partitions, settings); \
                      send it as several, or its records as a batch"
-                ))));
+                ));
+                return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_many));
             }
             self.gathered.move_to(&mut self.whole, framed);
         }

@@ -32,6 +32,21 @@ impl hyper::body::Body for Given {
     }
 }
 
+fn intake(max_request_bytes: usize, max_buffered_bytes: usize) -> Arc<Intake> {
+    Arc::new(Intake {
+        shapes: Shapes::of_services(),
+        max_request_bytes,
+        max_buffered_bytes,
+        buffered_bytes: AtomicUsize::new(0),
+        metrics: Arc::default(),
+    })
+}
+
+fn refusals(intake: &Intake, reason: Refusal) -> u64 {
+    let labels = RefusalLabels { reason };
+    intake.metrics.refused.get_or_create(&labels).get()
+}
+
 fn incoming(intake: &Arc<Intake>, method: &str, pieces: Vec<Bytes>, side: Side) -> Incoming {
     let path = format!("/siltstone.v1.LogService/{method}");
     let (shape, sends) = intake.shapes.find(&path).unwrap();
@@ -88,7 +103,7 @@ const MIB: usize = 1 << 20;
 
 #[tokio::test]
 async fn a_request_of_too_many_empty_records_is_refused_before_the_first_is_decoded() {
-    let intake = Intake::new(16 * MIB, 256 * MIB);
+    let intake = intake(16 * MIB, 256 * MIB);
     for (method, sent) in [
         ("Produce", framed(&produce(MAX_PARTS + 1))),
         (
@@ -113,6 +128,7 @@ async fn a_request_of_too_many_empty_records_is_refused_before_the_first_is_deco
         assert!(refused.message().contains("send it as several"), "{refused:?}");
         assert!(seen.is_empty(), "{method}: the decoder was given something");
     }
+    assert_eq!(refusals(&intake, Refusal::InvalidArgument), 3);
     let sent = framed(&produce(MAX_PARTS));
     let mut body = incoming(&intake, "Produce", pieces(&sent, MIB), Side::Closed);
     assert_eq!(drain(&mut body).await.0, sent, "as many as allowed pass");
@@ -120,7 +136,7 @@ async fn a_request_of_too_many_empty_records_is_refused_before_the_first_is_deco
 
 #[tokio::test]
 async fn a_call_with_one_request_is_decoded_only_when_its_client_has_closed_its_side() {
-    let intake = Intake::new(MIB, MIB);
+    let intake = intake(MIB, MIB);
     let sent = framed(&produce(3));
     let mut open = incoming(&intake, "Produce", pieces(&sent, 4), Side::Open);
     let (seen, ended) = drain(&mut open).await;
@@ -132,7 +148,7 @@ async fn a_call_with_one_request_is_decoded_only_when_its_client_has_closed_its_
 
 #[tokio::test]
 async fn a_stream_passes_each_message_when_it_is_whole_and_gives_its_bytes_back() {
-    let intake = Intake::new(MIB, MIB);
+    let intake = intake(MIB, MIB);
     let message = |id| {
         framed(&v1::ProduceStreamRequest {
             id,
@@ -154,7 +170,7 @@ async fn a_stream_passes_each_message_when_it_is_whole_and_gives_its_bytes_back(
 #[tokio::test]
 async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_retry() {
     use tonic_types::StatusExt;
-    let intake = Intake::new(16 * MIB, MIB);
+    let intake = intake(16 * MIB, MIB);
     let long = v1::ProduceRequest {
         batch: Some(vec![7; 2 * MIB].into()),
         ..produce(0)
@@ -166,6 +182,7 @@ async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_re
     let refused = drain(&mut beside).await.1.unwrap().unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.get_details_retry_info().is_some());
+    assert_eq!(refusals(&intake, Refusal::Overloaded), 1);
     drop((alone, beside));
     let mut later = incoming(&intake, "Produce", sent, Side::Closed);
     assert!(drain(&mut later).await.1.unwrap().is_ok());
@@ -173,7 +190,7 @@ async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_re
 
 #[tokio::test]
 async fn many_tiny_frames_are_charged_for_what_they_cost() {
-    let intake = Intake::new(MIB, 64 << 10);
+    let intake = intake(MIB, 64 << 10);
     let sent = pieces(&framed(&produce(2000)), 1);
     let mut other = incoming(&intake, "Produce", pieces(&[0], 1), Side::Open);
     drain(&mut other).await;
