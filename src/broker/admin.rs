@@ -215,8 +215,10 @@ impl Core {
         .await
     }
 
-    /// Tells the logs of a topic what its settings and holds are.
+    /// Tells the logs of a topic what its settings and holds are. On return no look of retention is under way that had planned
+    /// without them.
     pub(super) fn configure(&self, topic: &Topic) {
+        let _no_look = self.retention.alone();
         for served in &topic.partitions {
             let partition = served.id().partition;
             let config = topic

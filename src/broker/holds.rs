@@ -130,8 +130,6 @@ impl Core {
         let entry = TopicEntry::active(topic.id, topic.count(), &config);
         self.record(admin, Change::topic(&topic.name, Some(&entry)), Some(before))?;
         let topic = self.topics.put(topic.with_config(config));
-        // A look that began before has planned without it.
-        let _no_look = self.retention.alone();
         self.configure(&topic);
         Ok(())
     }

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::storage::{DeletionReason, RetentionPlan, Stay};
+use crate::storage::{DeletionReason, Retained, RetentionPlan, Stay};
 use crate::telemetry::{Retention, RetentionLabels};
 use crate::types::{PartitionId, TopicName, TopicPartition};
 
@@ -71,7 +71,7 @@ pub(super) async fn look_again_and_again(core: Arc<Core>) {
     loop {
         tokio::select! {
             _ = ticks.tick() => run(&core, |core| core.retain_all()).await,
-            () = core.retention.wake.notified() => run(&core, |core| core.retain(&core.retention.take())).await,
+            () = core.retention.wake.notified() => run(&core, |core| core.retain_wanted()).await,
         }
     }
 }
@@ -84,39 +84,57 @@ impl Core {
             .iter()
             .flat_map(|topic| topic.partitions.iter().cloned())
             .collect();
+        let _alone = self.retention.alone();
         self.retain(&all);
         self.metrics
             .retention_last_look
             .set(self.now().0.div_euclid(1000));
     }
 
-    fn retain(&self, partitions: &[Arc<Served>]) {
+    /// Looks at the partitions that are wanted.
+    pub(super) fn retain_wanted(&self) {
         let _alone = self.retention.alone();
+        self.retain(&self.retention.take());
+    }
+
+    fn retain(&self, partitions: &[Arc<Served>]) {
         let open = partitions.iter().filter(|served| served.closed().is_none());
         let logs: Vec<_> = open.map(|served| Arc::clone(&served.log)).collect();
         for retained in self.store.retain(&logs, self.now()) {
-            let partition = retained.partition.id();
-            for deletion in &retained.deleted {
-                let labels = RetentionLabels {
-                    reason: match deletion.reason {
-                        DeletionReason::Start => Retention::Start,
-                        DeletionReason::Size => Retention::Size,
-                        DeletionReason::Time => Retention::Time,
-                    },
-                };
-                self.metrics.retention_segments.get_or_create(&labels).inc();
-                self.metrics
-                    .retention_bytes
-                    .get_or_create(&labels)
-                    .inc_by(deletion.size_bytes);
+            self.tell(&retained);
+            let served = partitions
+                .iter()
+                .find(|served| Arc::ptr_eq(&served.log, &retained.partition));
+            let Some(served) = served else { continue };
+            if served.log.refusal().is_some() {
+                self.repairs.add(served);
             }
-            if let Some(last) = retained.deleted.last() {
-                tracing::info!(%partition, segments = retained.deleted.len(), log_start = %last.end, reason = ?last.reason, "retention deleted segments");
-            }
-            if let Some(error) = &retained.failure {
-                self.metrics.retention_failures.inc();
-                tracing::error!(%partition, %error, "retention failed; it is tried again in 30 seconds");
-            }
+            // The look may have synced what acknowledgements wait for.
+            served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
+        }
+    }
+
+    /// Counts and logs what a look did to one partition.
+    fn tell(&self, retained: &Retained) {
+        let partition = retained.partition.id();
+        for deletion in &retained.deleted {
+            let labels = RetentionLabels {
+                reason: match deletion.reason {
+                    DeletionReason::Start => Retention::Start,
+                    DeletionReason::Size => Retention::Size,
+                    DeletionReason::Time => Retention::Time,
+                },
+            };
+            self.metrics.retention_segments.get_or_create(&labels).inc();
+            let bytes = self.metrics.retention_bytes.get_or_create(&labels);
+            bytes.inc_by(deletion.size_bytes);
+        }
+        if let Some(last) = retained.deleted.last() {
+            tracing::info!(%partition, segments = retained.deleted.len(), log_start = %last.end, reason = ?last.reason, "retention deleted segments");
+        }
+        if let Some(error) = &retained.failure {
+            self.metrics.retention_failures.inc();
+            tracing::error!(%partition, %error, "retention failed; it is tried again in 30 seconds");
         }
     }
 

@@ -383,9 +383,10 @@ impl Run {
             .filter(|batch| batch.next() <= view.log_start.0)
         {
             let was_there = batch.next() > self.model.log_start;
-            let aged = retention
-                .ms
-                .is_some_and(|ms| self.now.ms_since(batch.appended) > ms);
+            // A segment's age is clamped between its appends: it is at most that of its youngest record by either word.
+            let stamped = Timestamp(NOW.0 + batch.times.iter().max().copied().unwrap_or(0));
+            let youngest = batch.appended.min(stamped);
+            let aged = retention.ms.is_some_and(|ms| self.now.ms_since(youngest) > ms);
             let crowded = retention.bytes.is_some_and(|bytes| kept >= bytes);
             prop_assert!(
                 !was_there || aged || crowded,

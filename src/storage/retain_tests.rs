@@ -310,6 +310,37 @@ fn a_disk_without_a_free_byte_does_not_stop_it_and_a_crash_finds_no_gap() {
     assert_eq!(offsets(&after.log), (plan.log_start.0..30).collect::<Vec<_>>());
 }
 
+/// Whether a crash finds a gap after two looks that made room and had none for the checkpoint all the same.
+fn gap_after_two_full_looks(disabled: Option<SyncSite>) -> bool {
+    let house = filled(limited(None, Some(100)), 30);
+    if let Some(site) = disabled {
+        house.fs.disable_sync(site);
+    }
+    let full = Failure::Kind(ErrorKind::StorageFull);
+    house
+        .fs
+        .inject(fault(Call::Open, "log-start-offset-checkpoint", 4, full));
+    for _ in 0..2 {
+        let looked = look(&house, NOW);
+        assert_eq!(looked[0].deleted.len(), 1, "{looked:?}");
+        assert!(looked[0].failure.as_ref().is_some_and(StoreError::is_disk_full));
+    }
+    (0..40).any(|seed| {
+        let after = House::on(house.fs.crash(CrashChoice::Random(seed)));
+        let start = after.log.watermarks().log_start.0;
+        offsets(&after.log) != (start..30).collect::<Vec<_>>()
+    })
+}
+
+#[test]
+fn segments_that_go_without_a_checkpoint_go_one_by_one_so_that_a_crash_finds_no_gap() {
+    assert!(!gap_after_two_full_looks(None));
+    assert!(
+        gap_after_two_full_looks(Some(SITE_DIR)),
+        "this is what the sync is for"
+    );
+}
+
 #[test]
 fn a_log_that_refuses_writes_is_left_alone_until_it_is_repaired() {
     let house = filled(limited(Some(1000), None), 10);

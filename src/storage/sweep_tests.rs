@@ -650,7 +650,11 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.number("a", 1)?;
     world.sync()?;
     world.retain("a", 0)?;
-    world.fill("a", 1)?;
+    world.fill("a", 2)?;
+    world.number("a", 1)?;
+    world.sync()?;
+    world.append("a", &sized(700))?;
+    world.retain("a", 1)?;
     world.kill();
     world.start()?;
     world.close()?;

@@ -18,6 +18,8 @@ async fn filled(house: &House, settings: &[(&str, &str)], records: usize) -> Top
             .await
             .expect("there is room");
     }
+    // The looks that the rolls asked for are over; nothing was due.
+    house.broker.core.retain_wanted();
     topic
 }
 
