@@ -165,6 +165,17 @@ impl RecordBatch {
         }
     }
 
+    /// Returns the records as they are encoded, to be looked at without a copy. Decompresses at once, into at most `limit`.
+    ///
+    /// # Errors
+    /// [`Damage::Payload`] when the payload does not decompress, or to more than `limit`.
+    pub fn open(&self, limit: DecompressLimit) -> Result<Payload<'_>, Damage> {
+        Ok(Payload {
+            header: self.header,
+            bytes: self.payload(limit)?,
+        })
+    }
+
     /// Returns the encoded records, lent where they are not compressed.
     pub(super) fn payload(&self, limit: DecompressLimit) -> Result<Cow<'_, [u8]>, Damage> {
         Ok(self.header.codec.decompress(&self.bytes[HEADER_LEN..], limit)?)
@@ -354,6 +365,93 @@ impl Walk {
         self.present += 1;
         Ok(Some(record))
     }
+
+    /// Checks that the record just read lies behind those before it and within its batch; if not, the walk is over.
+    #[inline]
+    fn order(&mut self, raw: &RawRecord, header: &BatchHeader, least_delta: &mut i64) -> Result<(), Damage> {
+        let (delta, greatest) = (raw.offset_delta, header.last_offset_delta);
+        let least = *least_delta;
+        if i64::from(delta) < least || delta > greatest {
+            self.state = WalkState::Over;
+            return Err(Damage::Record {
+                index: self.present - 1,
+                source: RecordFault::OffsetDelta {
+                    delta,
+                    least,
+                    greatest,
+                },
+            });
+        }
+        *least_delta = i64::from(delta) + 1;
+        Ok(())
+    }
+}
+
+/// The records of one batch, decompressed, for whoever looks at keys and leaves the rest alone.
+#[derive(Clone, Debug)]
+pub struct Payload<'a> {
+    header: BatchHeader,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl Payload<'_> {
+    /// Walks the records in order. Allocates nothing.
+    pub fn glances(&self) -> Glances<'_> {
+        Glances {
+            header: &self.header,
+            payload: &self.bytes,
+            walk: Walk::new(self.header.record_count),
+            least_delta: 0,
+        }
+    }
+}
+
+/// What can be seen of a record without a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Glance<'a> {
+    /// Its offset in the partition.
+    pub offset: Offset,
+    /// Its time; the batch's append time where the server gives the time.
+    pub timestamp: Option<Timestamp>,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; a record without one is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Key, value and headers with their lengths, as they are encoded.
+    pub(super) fields: &'a [u8],
+}
+
+/// The records of one batch as [`Glance`]s, in order. Ends for good at the first damage.
+#[derive(Clone, Debug)]
+pub struct Glances<'a> {
+    header: &'a BatchHeader,
+    payload: &'a [u8],
+    walk: Walk,
+    /// As in [`Records`].
+    least_delta: i64,
+}
+
+impl<'a> Iterator for Glances<'a> {
+    type Item = Result<Glance<'a>, Damage>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let raw = match self.walk.next(self.payload)? {
+            Ok(raw) => raw,
+            Err(damage) => return Some(Err(damage)),
+        };
+        if let Err(damage) = self.walk.order(&raw, self.header, &mut self.least_delta) {
+            return Some(Err(damage));
+        }
+        let part = |range: &Range<usize>| &self.payload[range.clone()];
+        Some(Ok(Glance {
+            offset: self.header.base_offset + i64::from(raw.offset_delta),
+            timestamp: self.header.record_timestamp(raw.timestamp_delta),
+            key: raw.key.as_ref().map(part),
+            value: raw.value.as_ref().map(part),
+            fields: part(&raw.fields),
+        }))
+    }
 }
 
 /// The records of one batch, in order. Ends for good at the first damage.
@@ -368,20 +466,8 @@ pub struct Records {
 
 impl Records {
     fn build(&mut self, raw: &RawRecord) -> Result<Record, Damage> {
-        let (delta, greatest) = (raw.offset_delta, self.header.last_offset_delta);
-        let least = self.least_delta;
-        if i64::from(delta) < least || delta > greatest {
-            self.walk.state = WalkState::Over;
-            return Err(Damage::Record {
-                index: self.walk.present - 1,
-                source: RecordFault::OffsetDelta {
-                    delta,
-                    least,
-                    greatest,
-                },
-            });
-        }
-        self.least_delta = i64::from(delta) + 1;
+        self.walk.order(raw, &self.header, &mut self.least_delta)?;
+        let delta = raw.offset_delta;
         let shared = |range: &Range<usize>| self.payload.slice(range.clone());
         Ok(Record {
             offset: self.header.base_offset + i64::from(delta),

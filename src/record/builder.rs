@@ -13,13 +13,13 @@
 //! - A batch never exceeds what its 32-bit length field can say.
 
 use super::accept::Accepted;
-use super::batch::{RecordBatch, Walk};
+use super::batch::{Glance, RecordBatch, Walk};
 use super::codec::Codec;
 use super::damage::Damage;
 use super::header::{
     BatchHeader, Flags, HEADER_LEN, ProducerStamp, SIZE_MAX_BYTES, TimestampType, raw_timestamp,
 };
-use super::record::{Header, Record};
+use super::record::Header;
 use super::varint;
 use crate::types::{Offset, Timestamp};
 
@@ -199,7 +199,7 @@ impl BatchRebuild {
     /// # Errors
     /// [`BuildError::Foreign`] when its offset does not grow or is none of the batch's, [`BuildError::TooLarge`] when the
     /// batch would exceed the format.
-    pub fn keep(&mut self, record: &Record) -> Result<(), BuildError> {
+    pub fn keep(&mut self, record: &Glance<'_>) -> Result<(), BuildError> {
         let offset_delta = record
             .offset
             .0
@@ -209,13 +209,7 @@ impl BatchRebuild {
             .ok_or(BuildError::Foreign {
                 offset: record.offset,
             })?;
-        self.encoder.push(&NewRecord {
-            offset_delta,
-            timestamp: record.timestamp,
-            key: record.key.as_deref(),
-            value: record.value.as_deref(),
-            headers: &record.headers,
-        })
+        self.encoder.push_encoded(offset_delta, record)
     }
 
     /// Returns how many records are kept so far.
@@ -371,10 +365,36 @@ impl Encoder {
     }
 
     fn push(&mut self, record: &NewRecord<'_>) -> Result<(), BuildError> {
-        let base_timestamp = self.base_timestamp.unwrap_or(record.timestamp);
-        // Wraps, as readers do when they add the two.
-        let timestamp_delta = raw_timestamp(record.timestamp).wrapping_sub(raw_timestamp(base_timestamp));
+        let timestamp_delta = self.timestamp_delta(record.timestamp);
         let body_len = record.body_len(timestamp_delta);
+        self.make_room(body_len)?;
+        record.write(timestamp_delta, body_len, &mut self.bytes);
+        self.pushed(record.offset_delta, record.timestamp);
+        Ok(())
+    }
+
+    /// Adds a record of another batch; what does not depend on the batch is copied as it is encoded.
+    fn push_encoded(&mut self, offset_delta: i32, record: &Glance<'_>) -> Result<(), BuildError> {
+        let timestamp_delta = self.timestamp_delta(record.timestamp);
+        let body_len =
+            1 + varint::len_i64(timestamp_delta) + varint::len_i32(offset_delta) + record.fields.len();
+        self.make_room(body_len)?;
+        varint::write_i32(&mut self.bytes, length_of(body_len));
+        self.bytes.push(0);
+        varint::write_i64(&mut self.bytes, timestamp_delta);
+        varint::write_i32(&mut self.bytes, offset_delta);
+        self.bytes.extend_from_slice(record.fields);
+        self.pushed(offset_delta, record.timestamp);
+        Ok(())
+    }
+
+    /// What stands for the record's time, counted from the batch's. Wraps, as readers do when they add the two.
+    fn timestamp_delta(&self, timestamp: Option<Timestamp>) -> i64 {
+        let base_timestamp = self.base_timestamp.unwrap_or(timestamp);
+        raw_timestamp(timestamp).wrapping_sub(raw_timestamp(base_timestamp))
+    }
+
+    fn make_room(&mut self, body_len: usize) -> Result<(), BuildError> {
         let len = self
             .bytes
             .len()
@@ -384,16 +404,18 @@ impl Encoder {
             return Err(BuildError::TooLarge { len });
         }
         self.bytes.reserve(varint::MAX_LEN_32 + body_len);
-        record.write(timestamp_delta, body_len, &mut self.bytes);
-        self.base_timestamp = Some(base_timestamp);
+        Ok(())
+    }
+
+    fn pushed(&mut self, offset_delta: i32, timestamp: Option<Timestamp>) {
+        self.base_timestamp = self.base_timestamp.or(Some(timestamp));
         self.count += 1;
-        self.least_delta = record.offset_delta.saturating_add(1);
-        if let Some(time) = record.timestamp {
+        self.least_delta = offset_delta.saturating_add(1);
+        if let Some(time) = timestamp {
             self.span = Some(self.span.map_or((time, time), |(least, greatest)| {
                 (least.min(time), greatest.max(time))
             }));
         }
-        Ok(())
     }
 }
 

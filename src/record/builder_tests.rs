@@ -7,7 +7,7 @@ use super::*;
 use crate::record::testing::{
     GOLDEN, LIMIT, NOW, Plain, any_codec, any_records, build, easy_rules, hex, read, stored, with_crc,
 };
-use crate::record::{Outcome, TransactionEnd, accept};
+use crate::record::{Outcome, Record, TransactionEnd, accept};
 use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
 
 const HORIZON: Timestamp = Timestamp(NOW.0 + 86_400_000);
@@ -22,8 +22,11 @@ fn producer() -> ProducerStamp {
 
 fn rebuild(batch: &RecordBatch, horizon: Option<Timestamp>, keep: impl Fn(&Record) -> bool) -> RecordBatch {
     let mut rebuild = BatchRebuild::of(batch.header(), horizon);
-    for record in read(batch).iter().filter(|record| keep(record)) {
-        rebuild.keep(record).unwrap();
+    let payload = batch.open(LIMIT).unwrap();
+    for (record, glance) in read(batch).iter().zip(payload.glances()) {
+        if keep(record) {
+            rebuild.keep(&glance.unwrap()).unwrap();
+        }
     }
     let rebuilt = rebuild.build().unwrap();
     assert_eq!(RecordBatch::parse(rebuilt.bytes().clone()).unwrap(), rebuilt);
@@ -195,7 +198,15 @@ fn a_rebuild_takes_only_its_own_records_in_order() {
         10,
     );
     let mut rebuild = BatchRebuild::of(batch.header(), None);
-    let mut keep = |offset| rebuild.keep(&Plain::new(1, "a", "1").at(offset));
+    let mut keep = |offset| {
+        let other = stored(
+            &build(BatchOptions::default(), &[Plain::new(1, "a", "1")]),
+            offset,
+        );
+        let payload = other.open(LIMIT).unwrap();
+        let glance = payload.glances().next().unwrap().unwrap();
+        rebuild.keep(&glance)
+    };
     let foreign = |offset| {
         Err(BuildError::Foreign {
             offset: Offset(offset),

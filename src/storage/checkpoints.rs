@@ -4,6 +4,7 @@
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
+//!   cleaner-offset-checkpoint          per compacted partition: everything before is clean
 //! ```
 //!
 //! Invariants
@@ -26,17 +27,19 @@ use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
 const SITE: SyncSite = SyncSite("checkpoint");
 const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
 
 type Lines = BTreeMap<TopicPartition, Offset>;
 
-/// The three files.
+/// The four files.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     log_starts: Checkpoint,
     recovery_points: Checkpoint,
     high_watermarks: Checkpoint,
+    cleaner_points: Checkpoint,
 }
 
 #[derive(Debug)]
@@ -62,11 +65,21 @@ impl Checkpoints {
                 "every log is verified whole",
             )?,
             high_watermarks: Checkpoint::read(files, dir.join(HIGH_WATERMARKS), "it is written anew")?,
+            cleaner_points: Checkpoint::read(
+                files,
+                dir.join(CLEANER_POINTS),
+                "compacted logs are cleaned again from their start",
+            )?,
         })
     }
 
     pub(super) fn log_start(&self, id: &TopicPartition) -> Option<Offset> {
         self.log_starts.lines.as_ref()?.get(id).copied()
+    }
+
+    /// Everything before it is clean.
+    pub(super) fn cleaner_point(&self, id: &TopicPartition) -> Option<Offset> {
+        self.cleaner_points.lines.as_ref()?.get(id).copied()
     }
 
     /// Everything before it is on disk.
@@ -86,12 +99,26 @@ impl Checkpoints {
         open: &[(TopicPartition, WatermarkView)],
         there: &BTreeSet<TopicPartition>,
     ) -> Result<(), StoreError> {
+        let pick = |pick: fn(&WatermarkView) -> Offset| -> Vec<(TopicPartition, Offset)> {
+            open.iter().map(|(id, view)| (id.clone(), pick(view))).collect()
+        };
         // Log starts first: a start that knows them forgets less than one that does not.
-        self.log_starts.write(files, open, there, |view| view.log_start)?;
-        self.recovery_points
-            .write(files, open, there, |view| view.recovery_point)?;
-        self.high_watermarks
-            .write(files, open, there, |view| view.high_watermark)
+        let log_starts = pick(|view| view.log_start);
+        self.log_starts.write(files, &log_starts, there)?;
+        let recovery_points = pick(|view| view.recovery_point);
+        self.recovery_points.write(files, &recovery_points, there)?;
+        let high_watermarks = pick(|view| view.high_watermark);
+        self.high_watermarks.write(files, &high_watermarks, there)
+    }
+
+    /// Writes the cleaner points of `open` partitions; of those that are only `there`, the lines stay.
+    pub(super) fn write_cleaner_points(
+        &mut self,
+        files: &FileCache,
+        open: &[(TopicPartition, Offset)],
+        there: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StoreError> {
+        self.cleaner_points.write(files, open, there)
     }
 
     /// Raises the log starts of some partitions, durably; every other line stays.
@@ -112,7 +139,8 @@ impl Checkpoints {
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
         self.log_starts.forget(files, ids)?;
         self.recovery_points.forget(files, ids)?;
-        self.high_watermarks.forget(files, ids)
+        self.high_watermarks.forget(files, ids)?;
+        self.cleaner_points.forget(files, ids)
     }
 }
 
@@ -132,16 +160,15 @@ impl Checkpoint {
     fn write(
         &mut self,
         files: &FileCache,
-        open: &[(TopicPartition, WatermarkView)],
+        open: &[(TopicPartition, Offset)],
         there: &BTreeSet<TopicPartition>,
-        pick: fn(&WatermarkView) -> Offset,
     ) -> Result<(), StoreError> {
         let kept = self.lines.iter().flatten().filter(|(id, _)| there.contains(*id));
         let mut lines: Lines = kept.map(|(id, offset)| (id.clone(), *offset)).collect();
-        for (id, view) in open {
+        for (id, offset) in open {
             lines.remove(id);
-            if pick(view) > Offset::ZERO {
-                lines.insert(id.clone(), pick(view));
+            if *offset > Offset::ZERO {
+                lines.insert(id.clone(), *offset);
             }
         }
         self.replace(files, lines)

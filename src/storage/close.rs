@@ -31,9 +31,14 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
     let mut replacements = Replacements::default();
     let mut indexes: Vec<(Arc<Sealed>, IndexLens)> = Vec::new();
     let mut epochs: Vec<&Arc<Partition>> = Vec::new();
+    // Until they are written nobody swaps the segments that they are of.
+    let names: Vec<_> = partitions
+        .iter()
+        .map(|partition| partition.names.lock())
+        .collect();
     for partition in partitions {
         let sealed = partition.segments.read().sealed().to_vec();
-        for segment in sealed {
+        for segment in sealed.into_iter().filter(|segment| segment.has_its_name()) {
             if let Some(lens) = add_pending_indexes(&segment, &mut replacements) {
                 indexes.push((segment, lens));
             }
@@ -56,6 +61,7 @@ fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), S
     indexes
         .into_iter()
         .for_each(|(segment, lens)| segment.indexes_written(lens));
+    drop(names);
     Ok(())
 }
 
@@ -79,6 +85,14 @@ fn seal(partition: &Partition) -> Result<Sealing, StoreError> {
 /// # Errors
 /// The first failure; a partition that refused writes before is one: only recovery may judge what it holds.
 pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    for partition in partitions {
+        drop(partition.maintenance.end());
+        if partition.cleaner.look().unfinished.is_some() {
+            let reason = "a swap of the cleaner is unfinished; the next start finishes it".to_owned();
+            let path = partition.dir().to_path_buf();
+            return Err(StoreError::Unusable { path, reason });
+        }
+    }
     for some in partitions.chunks(AT_ONCE) {
         commit::sync(&dir.files, &dir.path, some)
             .into_iter()

@@ -4,6 +4,7 @@
 //!                    store (the data directory) -- open, close, commit, adopt
 //!                      |
 //!                  partition -- writer (appends) -- load, repair
+//!                    |   |--- cleaner (compaction)
 //!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
 //!                                     |
@@ -24,6 +25,8 @@ mod adopt_tests;
 mod append_times;
 mod checkpoint;
 mod checkpoints;
+mod cleaner;
+mod cleaner_state;
 mod close;
 mod commit;
 mod config;
@@ -46,6 +49,7 @@ mod identity;
 mod index_set;
 mod journal;
 mod load;
+mod maintenance;
 mod manifest;
 mod meta_properties;
 #[cfg(test)]
@@ -88,6 +92,10 @@ pub use append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
+pub use cleaner::{
+    Bound, Budget, CompactError, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor, Rolled,
+};
+pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};

@@ -9,10 +9,12 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 
+use super::cleaner_state::CleanerState;
 use super::config::LogConfig;
 use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::journal::{Journal, Known};
+use super::maintenance::Maintenance;
 use super::partition::Partition;
 use super::partition_dir;
 use super::recovery::{Recovered, Recovery, Stop};
@@ -93,11 +95,12 @@ fn open_known(
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
-    let (recovery_point, log_start) = {
+    let (recovery_point, log_start, cleaner_point) = {
         let checkpoints = data.checkpoints.lock();
         (
             checkpoints.recovery_point(&spec.id),
             checkpoints.log_start(&spec.id),
+            checkpoints.cleaner_point(&spec.id),
         )
     };
     let recovery = Recovery {
@@ -111,7 +114,8 @@ fn open_known(
         now,
     };
     let recovered = recovery.run(known)?;
-    Ok(assemble(data, spec, Arc::clone(&dir), Opened::found(recovered)))
+    let opened = Opened::found(recovered, cleaner_point);
+    Ok(assemble(data, spec, Arc::clone(&dir), opened))
 }
 
 fn read_if_found(data: &DataDir, id: &TopicPartition, dir: &Path) -> Known {
@@ -157,6 +161,8 @@ struct Opened {
     epochs: LeaderEpochs,
     epochs_file: Saved,
     journal: Journal,
+    /// As the checkpoint says.
+    cleaner_point: Option<Offset>,
 }
 
 impl Opened {
@@ -170,10 +176,11 @@ impl Opened {
             epochs: LeaderEpochs::default(),
             epochs_file: Saved::Yes,
             journal: Journal::default(),
+            cleaner_point: None,
         }
     }
 
-    fn found(recovered: Recovered) -> Self {
+    fn found(recovered: Recovered, cleaner_point: Option<Offset>) -> Self {
         Self {
             readiness: Readiness::Closed,
             list: SegmentList::of(recovered.segments),
@@ -187,6 +194,7 @@ impl Opened {
             },
             epochs: recovered.epochs,
             journal: recovered.journal,
+            cleaner_point,
         }
     }
 }
@@ -230,5 +238,8 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         writer: Mutex::new(writer),
         rolled,
         retired: Mutex::default(),
+        maintenance: Maintenance::default(),
+        names: Mutex::default(),
+        cleaner: CleanerState::new(opened.cleaner_point, opened.log_start, opened.log_end),
     })
 }

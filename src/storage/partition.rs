@@ -3,18 +3,23 @@
 //! | lock | guards | held across |
 //! |---|---|---|
 //! | `repairing` | one repair at a time, and none of a log that is being removed | the whole repair |
+//! | `maintenance` | the turn to rewrite or remove safe segments | a whole pass of the cleaner, which gives it back when asked |
+//! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
 //! | `retired` | segments whose files retention has still to remove | memory work |
 //! | inside `Turnover` | one exchange of files at a time | renames, and the list of segments; readers come again instead of waiting for it |
 //!
 //! Invariants
-//! - They are taken in this order; never the other way round.
+//! - They are taken in this order; never the other way round. Whoever takes `names` of several partitions takes them in the
+//!   order of the partitions.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
@@ -25,8 +30,10 @@ use crate::env::FileCache;
 use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
+use super::cleaner_state::CleanerState;
 use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StartError, StoreError};
+use super::maintenance::Maintenance;
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
 use super::segment::{Sealed, Segment};
 use super::standing::Stand;
@@ -57,6 +64,9 @@ pub struct Partition {
     pub(super) writer: Mutex<Writer>,
     /// Segments that retention took out of the list and whose files are still to be removed.
     pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
+    pub(super) maintenance: Maintenance,
+    pub(super) names: Mutex<()>,
+    pub(super) cleaner: CleanerState,
 }
 
 /// Where a batch came to lie.
@@ -132,10 +142,22 @@ impl Partition {
         self.topic_id
     }
 
-    /// Changes the settings, from the next append on.
+    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first.
     pub fn configure(&self, config: LogConfig) {
         self.marks.set_durability(config.durability);
-        *self.config.write() = Arc::new(config);
+        let config = Arc::new(config);
+        let before = std::mem::replace(&mut *self.config.write(), Arc::clone(&config));
+        let same = before.cleanup == config.cleanup
+            && before.compaction == config.compaction
+            && before.holds == config.holds;
+        if same {
+            return;
+        }
+        let _turn = self.maintenance.take();
+        for gone in before.holds.iter().filter(|hold| !config.holds.contains(hold)) {
+            // What it kept may be shadowed by records that are clean already.
+            self.cleaner.lower(gone.first_offset());
+        }
     }
 
     /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
@@ -276,6 +298,11 @@ impl Partition {
             self.check_range(read.from)?;
             self.reader().read(read)
         })
+    }
+
+    /// Returns the aborted transactions that may have batches in a range, by first offset. May read a disk.
+    pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+        self.turnover.steady(|| self.reader().aborted(range))
     }
 
     /// Reads whole batches, and names the aborted transactions that overlap them, by first offset: both of one state of the log.

@@ -145,7 +145,11 @@ fn finish_swaps(
     };
     let covered_to = swap_end(files, dir, *greatest)?;
     for name in names(files, dir)? {
-        if SegmentFile::parse(&name).is_some_and(|(base, _)| base >= *least && base < covered_to) {
+        // The first one is replaced whatever it covers: it may begin with damage.
+        let covered = |base: Offset| base == *least || (base > *least && base < covered_to);
+        let replaced = SegmentFile::parse(&name)
+            .is_some_and(|(base, kind)| covered(base) && (base, kind) != (*least, SegmentFile::Snapshot));
+        if replaced {
             remove(files, dir, &name)?;
         }
     }

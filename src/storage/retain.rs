@@ -338,7 +338,8 @@ impl Job {
 
     /// Steps 5 to 7.
     fn delete(&mut self) -> Result<(), StoreError> {
-        let partition = &self.partition;
+        let partition = Arc::clone(&self.partition);
+        let _turn = partition.maintenance.take();
         if let Some(last) = self.planned.last() {
             let mut writer = partition.writer.lock();
             if partition.refusal().is_some() {

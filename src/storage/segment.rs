@@ -16,6 +16,7 @@
 //!
 //! What is not here: which segments a log has, and when one is rolled.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -136,10 +137,25 @@ impl Sealed {
         }
     }
 
+    /// Returns the same segment under another name of its log. Its indexes are in memory, or are read again.
+    pub(super) fn moved_to(&self, log_path: Arc<Path>) -> Self {
+        Self {
+            extent: self.extent.clone(),
+            log_path,
+            indexes: Mutex::new(self.indexes.lock().clone()),
+            gaps: self.gaps.clone(),
+        }
+    }
+
     pub(super) fn dir(&self) -> &Path {
         self.log_path
             .parent()
             .expect("a log lies in its partition's directory")
+    }
+
+    /// Tells whether the log has its final name, by which a start knows it.
+    pub(super) fn has_its_name(&self) -> bool {
+        self.log_path.extension().is_some_and(|suffix| suffix == "log")
     }
 
     /// Returns what of the log is known to be lost, by position.
@@ -424,6 +440,13 @@ impl Segment {
         match self {
             Self::Sealed(sealed) => of(&sealed.extent),
             Self::Active(active) => active.look(|state| of(&state.extent)),
+        }
+    }
+
+    pub(super) fn extent(&self) -> Cow<'_, Extent> {
+        match self {
+            Self::Sealed(sealed) => Cow::Borrowed(&sealed.extent),
+            Self::Active(active) => Cow::Owned(active.extent()),
         }
     }
 

@@ -34,6 +34,28 @@ impl SegmentList {
         self.sealed.push(segment);
     }
 
+    /// Puts `new` in the place of `old`, neighbours in this list; tells whether they were there. Both ascend.
+    pub(super) fn replace(&mut self, old: &[Arc<Sealed>], new: &[Arc<Sealed>]) -> bool {
+        let Some(first) = old.first() else { return false };
+        let from = self
+            .sealed
+            .partition_point(|segment| segment.extent.base < first.extent.base);
+        let there = self
+            .sealed
+            .get(from..from + old.len())
+            .is_some_and(|found| found.iter().zip(old).all(|(found, old)| Arc::ptr_eq(found, old)));
+        if !there {
+            return false;
+        }
+        let behind = self.sealed.split_off(from + old.len());
+        self.sealed.truncate(from);
+        self.running.truncate(from);
+        for segment in new.iter().cloned().chain(behind) {
+            self.push(segment);
+        }
+        true
+    }
+
     /// Takes the last sealed segment away, to be written again.
     pub(super) fn pop(&mut self) -> Option<Arc<Sealed>> {
         self.running.pop();

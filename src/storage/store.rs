@@ -7,6 +7,7 @@
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
+//!   cleaner-offset-checkpoint          per compacted partition: everything before is clean
 //!   .kafka_cleanshutdown               there only between a clean close and the next open
 //!   <topic>-<partition>/               one log each; none before the first append
 //! ```
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use super::data_dir::{DataDir, create_if_missing};
 use super::error::{IoContext, StoreError};
@@ -134,6 +135,7 @@ impl Store {
         for id in ids {
             let open = self.partitions.lock().remove(id);
             if let Some(partition) = open {
+                drop(partition.maintenance.end());
                 partition.end(&format!("{id} is deleted"));
             }
         }
@@ -167,7 +169,20 @@ impl Store {
         let view = |partition: &Arc<Partition>| (partition.id.clone(), partition.watermarks());
         let views: Vec<_> = open.iter().map(view).collect();
         close::settle(&self.dir.files, &open)?;
-        checkpoints.write(&self.dir.files, &views, &there)
+        checkpoints.write(&self.dir.files, &views, &there)?;
+        checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
+    }
+
+    /// Writes how far the logs are clean: for after a pass, so that a start does not clean again. [`checkpoint`](Self::checkpoint)
+    /// does so, too.
+    ///
+    /// # Errors
+    /// What the disk says; the old checkpoint stands, and costs no more than another pass.
+    pub fn checkpoint_cleaner_points(&self) -> Result<(), StoreError> {
+        let mut checkpoints = self.dir.checkpoints.lock();
+        let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
+        let there = self.dir.found.lock().clone();
+        checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
     }
 
     /// One look of retention at these partitions: whatever their plans say goes, and what an earlier look could not remove is
@@ -215,6 +230,18 @@ impl Store {
             .free_bytes(&self.dir.path)
             .context("measure", &self.dir.path)
     }
+}
+
+/// How far each compacted log is clean.
+fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
+    let compacted = open
+        .iter()
+        .filter(|partition| partition.config.read().cleanup.compacts());
+    let point = |partition: &Arc<Partition>| {
+        let point = partition.cleaner.point(partition.watermarks().log_start);
+        (partition.id.clone(), point)
+    };
+    compacted.map(point).collect()
 }
 
 /// Tells whether the last process closed the directory, and takes its word away before it can become a lie.

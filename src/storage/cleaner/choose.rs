@@ -1,0 +1,247 @@
+//! Choosing: which part of a log a pass may clean, whether it is worth a pass, and if not, why not. Pure.
+//!
+//! ```text
+//!   log start      cleaner point            first uncleanable         log end
+//!     | clean ........ | dirty, cleanable ....... | dirty, not yet ......|
+//!     |    segments    |    segments              | active segment, min lag, open transaction, not on disk
+//! ```
+//!
+//! Kafka's rules, with two of our own:
+//! - A lag counts from the append, by the server's clock, not from a stamp that a client may set to anything.
+//! - `max.compaction.lag.ms` is a promise: a shadowed record is gone so long after the append of the newer one. A pass is due
+//!   some time before, see [`lead_ms`], in an idle log too.
+//!
+//! Invariants
+//! - Only whole segments are cleanable, and only those whose every batch is on disk, visible, decided, and old enough.
+//! - The ratio counts a segment that the cleaner point splits on both sides, as Kafka does.
+//!
+//! What is not here: I/O, the clock, the order of logs among each other.
+
+use crate::storage::{AppendTimes, CleanupPolicy, Compaction, Hold, WatermarkView};
+use crate::types::{Offset, Timestamp};
+
+use super::super::cleaner_state::{PassFailure, PassReport};
+
+/// An hour: a pass is due at most so long before the promise would be broken.
+const LEAD_MAX_MS: i64 = 60 * 60 * 1000;
+
+/// What a log says of its compaction, from memory.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CompactionView {
+    /// The first offset of the log.
+    pub log_start: Offset,
+    /// Everything before it is clean: its first dirty offset.
+    pub cleaner_point: Offset,
+    /// A pass goes no further.
+    pub first_uncleanable: Offset,
+    /// Why not; `None` where there is nothing further.
+    pub bound: Option<Bound>,
+    /// Bytes of the segments that begin before the cleaner point.
+    pub clean_bytes: u64,
+    /// Bytes of the dirty segments that a pass may clean.
+    pub dirty_bytes: u64,
+    /// Bytes of the segments that it may not clean yet.
+    pub uncleanable_bytes: u64,
+    /// Dirty bytes by clean and dirty bytes: 0.0 to 1.0.
+    pub ratio: f64,
+    /// Until then the promise of `max.compaction.lag.ms` holds without another pass; `None` without a promise or anything
+    /// dirty.
+    pub deadline: Option<Timestamp>,
+    /// Whether a pass is due.
+    pub due: Due,
+    /// When the last finished pass began, and what it did.
+    pub last_pass: Option<(Timestamp, PassReport)>,
+    /// What went wrong since.
+    pub last_error: Option<PassFailure>,
+}
+
+/// What a pass does not go beyond.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bound {
+    /// The segment that takes appends.
+    ActiveSegment,
+    /// A transaction that is open since this offset.
+    OpenTransaction(Offset),
+    /// `min.compaction.lag.ms`: cleanable from this time on.
+    MinLag(Timestamp),
+    /// Records from this offset on are not yet known to be on disk, or not yet visible.
+    NotSafe(Offset),
+}
+
+/// Whether a pass is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    /// Enough of the log is dirty.
+    Ratio,
+    /// A record may soon be shadowed for longer than was promised.
+    Promise,
+    /// It is not.
+    No(NotDue),
+}
+
+/// Why no pass is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotDue {
+    /// The topic's policy does not compact.
+    Policy,
+    /// Nothing is dirty.
+    Clean,
+    /// Something is, but a pass may not go there; see [`CompactionView::bound`].
+    NotCleanable,
+    /// All that is dirty and cleanable is held.
+    Held,
+    /// Too little of the log is dirty.
+    BelowRatio,
+}
+
+/// What is known of a segment without opening it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span<'a> {
+    pub(super) base: Offset,
+    pub(super) next: Offset,
+    pub(super) bytes: u64,
+    pub(super) append_times: &'a AppendTimes,
+}
+
+/// A log as the choice sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape<'a> {
+    /// All segments, the last of them the one that takes appends, or will take the next.
+    pub(super) segments: &'a [Span<'a>],
+    pub(super) marks: WatermarkView,
+    pub(super) cleaner_point: Offset,
+}
+
+/// What the settings say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes<'a> {
+    pub(super) cleanup: CleanupPolicy,
+    pub(super) compaction: Compaction,
+    pub(super) holds: &'a [Hold],
+    pub(super) now: Timestamp,
+}
+
+/// Chooses. Everything but the last pass and the last error is filled in.
+pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
+    let point = log.cleaner_point;
+    let (first_uncleanable, bound) = first_uncleanable(log, wishes);
+    let first_uncleanable = first_uncleanable.max(point);
+    let bytes = |wanted: &dyn Fn(&Span<'_>) -> bool| -> u64 {
+        let wanted = log.segments.iter().filter(|span| wanted(span));
+        wanted.map(|span| span.bytes).sum()
+    };
+    let clean_bytes = bytes(&|span| span.base < point);
+    let dirty_bytes = bytes(&|span| span.base < first_uncleanable && span.next > point);
+    let uncleanable_bytes = bytes(&|span| span.base >= first_uncleanable);
+    let mut view = CompactionView {
+        log_start: log.marks.log_start,
+        cleaner_point: point,
+        first_uncleanable,
+        bound,
+        clean_bytes,
+        dirty_bytes,
+        uncleanable_bytes,
+        ratio: ratio(clean_bytes, dirty_bytes),
+        deadline: first_dirty_append(log).and_then(|at| deadline(at, &wishes.compaction)),
+        due: Due::No(NotDue::Policy),
+        last_pass: None,
+        last_error: None,
+    };
+    view.due = due(&view, log, wishes);
+    view
+}
+
+/// From this time on the segment that has taken appends since `first_append` must be on its way to be cleaned.
+pub(super) fn promise_begins(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {
+    let deadline = deadline(first_append, compaction)?;
+    Some(deadline.saturating_add_ms(-lead_ms(compaction)))
+}
+
+/// How long before its deadline a promise wants a pass: half of the lag, but not while `min.compaction.lag.ms` forbids it.
+pub(super) fn lead_ms(compaction: &Compaction) -> i64 {
+    let room = compaction.max_lag_ms.saturating_sub(compaction.min_lag_ms).max(0);
+    (compaction.max_lag_ms / 2).min(LEAD_MAX_MS).min(room)
+}
+
+fn deadline(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {
+    (compaction.max_lag_ms < i64::MAX).then(|| first_append.saturating_add_ms(compaction.max_lag_ms))
+}
+
+fn ratio(clean_bytes: u64, dirty_bytes: u64) -> f64 {
+    let total = clean_bytes + dirty_bytes;
+    if total == 0 {
+        return 0.0;
+    }
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "2^53 bytes are told apart, which no log exceeds"
+    )]
+    let of = |bytes: u64| bytes as f64;
+    of(dirty_bytes) / of(total)
+}
+
+fn first_uncleanable(log: &Shape<'_>, wishes: &Wishes<'_>) -> (Offset, Option<Bound>) {
+    let marks = &log.marks;
+    let safe = marks.recovery_point.min(marks.high_watermark);
+    let min_lag_ms = wishes.compaction.min_lag_ms;
+    for (index, span) in log.segments.iter().enumerate() {
+        let cleanable_at = span
+            .append_times
+            .last()
+            .map(|last| last.time.saturating_add_ms(min_lag_ms))
+            .filter(|at| min_lag_ms > 0 && span.next > log.cleaner_point && *at > wishes.now);
+        let bound = if index + 1 == log.segments.len() {
+            Some(Bound::ActiveSegment)
+        } else if span.next > marks.last_stable && marks.last_stable < marks.high_watermark {
+            Some(Bound::OpenTransaction(marks.last_stable))
+        } else if span.next > safe {
+            Some(Bound::NotSafe(safe))
+        } else {
+            cleanable_at.map(Bound::MinLag)
+        };
+        if let Some(bound) = bound {
+            return (span.base, Some(bound).filter(|_| span.bytes > 0));
+        }
+    }
+    (log.marks.log_end, None)
+}
+
+/// When the first record at or after the cleaner point was appended, or somewhat before.
+fn first_dirty_append(log: &Shape<'_>) -> Option<Timestamp> {
+    let dirty = log.segments.iter().find(|span| span.next > log.cleaner_point)?;
+    let times = dirty.append_times;
+    times
+        .append_time_at_or_before(log.cleaner_point)
+        .or(times.first().map(|first| first.time))
+}
+
+fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
+    if !wishes.cleanup.compacts() {
+        return Due::No(NotDue::Policy);
+    }
+    if view.dirty_bytes == 0 {
+        let clean = view.cleaner_point >= log.marks.log_end;
+        return Due::No(if clean {
+            NotDue::Clean
+        } else {
+            NotDue::NotCleanable
+        });
+    }
+    let held = |hold: &Hold| match hold {
+        Hold::Offsets(range) => range.start <= view.cleaner_point && view.first_uncleanable <= range.end,
+        Hold::Times(_) => false,
+    };
+    if wishes.holds.iter().any(held) {
+        return Due::No(NotDue::Held);
+    }
+    let promised = view
+        .deadline
+        .is_some_and(|deadline| wishes.now >= deadline.saturating_add_ms(-lead_ms(&wishes.compaction)));
+    if promised {
+        Due::Promise
+    } else if view.ratio > wishes.compaction.min_dirty_ratio {
+        Due::Ratio
+    } else {
+        Due::No(NotDue::BelowRatio)
+    }
+}

@@ -1,0 +1,89 @@
+//! Learning: the newest offset of each key in the dirty part of a log, as far as the map goes.
+//!
+//! Invariants
+//! - Not learned: markers, batches of aborted transactions, batches that cannot be read to their end. What was not learned
+//!   shadows nothing.
+//! - A map for one key gets on: a round learns at least one record, or everything there is.
+//!
+//! What is not here: what becomes of the records that were learned (`survivors`).
+
+use crate::env::Fs;
+use crate::record::{DecompressLimit, RecordBatch};
+use crate::storage::AbortedTransaction;
+use crate::types::Offset;
+
+use super::gate::{CompactError, Gate};
+use super::offset_map::{Learned, OffsetMap};
+use super::pieces::{Piece, Pieces};
+use super::source::Source;
+use super::transactions::{Decision, Transactions};
+
+/// Learns records from `from` on.
+pub(super) struct Learning<'a> {
+    pub(super) fs: &'a dyn Fs,
+    pub(super) map: &'a mut OffsetMap,
+    pub(super) from: Offset,
+    pub(super) limit: DecompressLimit,
+    /// Tells the aborted transactions that may have batches in a segment.
+    pub(super) aborted: &'a dyn Fn(&Source) -> Result<Vec<AbortedTransaction>, CompactError>,
+}
+
+/// How far a round came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reached {
+    /// The map holds every key of the dirty part.
+    End,
+    /// Records before this offset are in the map; the one there did not fit.
+    Full(Offset),
+}
+
+impl Learning<'_> {
+    /// Learns from segments in the order of their offsets.
+    pub(super) fn run(&mut self, sources: &[Source], gate: &mut Gate<'_>) -> Result<Reached, CompactError> {
+        let mut transactions = Transactions::default();
+        let from = self.from;
+        for source in sources.iter().filter(|source| source.offsets().end > from) {
+            transactions.expect((self.aborted)(source)?);
+            let mut pieces = Pieces::open(self.fs, source.path(), source.offsets())?;
+            while let Some(piece) = pieces.next(gate)? {
+                let Piece::Batch { batch, .. } = piece else {
+                    continue;
+                };
+                if let Reached::Full(at) = self.batch(&batch, &mut transactions) {
+                    return Ok(Reached::Full(at));
+                }
+            }
+        }
+        Ok(Reached::End)
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, transactions: &mut Transactions) -> Reached {
+        let header = batch.header();
+        if header.is_control() {
+            if let Ok(marker) = batch.control_marker() {
+                let _ = transactions.marker(header, marker);
+            }
+            return Reached::End;
+        }
+        let counts = transactions.data(header) == Decision::Counts;
+        if !counts || header.record_count == 0 || header.last_offset() < self.from {
+            return Reached::End;
+        }
+        let Ok(payload) = batch.open(self.limit) else {
+            return Reached::End;
+        };
+        // To the end first: a record of a batch that nobody can read shadows nothing.
+        if payload.glances().any(|record| record.is_err()) {
+            return Reached::End;
+        }
+        for record in payload.glances().flatten() {
+            let Some(key) = record.key.filter(|_| record.offset >= self.from) else {
+                continue;
+            };
+            if self.map.learn(key, record.offset) == Learned::Full {
+                return Reached::Full(record.offset);
+            }
+        }
+        Reached::End
+    }
+}

@@ -1,0 +1,48 @@
+//! The cleaner: all but the newest record of each key leaves a compacted log.
+//!
+//! ```text
+//!   choose     what may be cleaned, is it worth it, why not           pure
+//!   pass       one round, and the partition's own methods
+//!    |-- learn      dirty part -> offset_map, bounded
+//!    |-- grouping   which segments become one                         pure
+//!    |-- copy       pieces of segments -> survivors -> output
+//!    |     `-- survivors    the one judge of records and batches      no I/O
+//!    |           `-- transactions
+//!    `-- swap       new segments for old ones, crash by crash
+//! ```
+//!
+//! Invariants
+//! - Offsets never change, nor the order of records; the newest record of each key stays, as it was written.
+//! - A tombstone goes only past its horizon and when no older record of its key can still exist; what is held stays.
+//! - It never parks: damage is kept, told and passed by; an error of the disk leaves the log as it was, for another try.
+//!
+//! What is not here: threads, schedules, budgets, metrics (`broker`), the clock and randomness (the caller).
+
+mod choose;
+mod copy;
+#[cfg(test)]
+mod fault_tests;
+mod gate;
+mod grouping;
+mod learn;
+#[cfg(test)]
+mod model_tests;
+mod offset_map;
+mod output;
+mod pass;
+#[cfg(test)]
+mod pass_tests;
+mod pieces;
+mod source;
+mod survivors;
+mod swap;
+#[cfg(test)]
+mod sweep_tests;
+#[cfg(test)]
+mod testing;
+mod transactions;
+
+pub use choose::{Bound, CompactionView, Due, NotDue};
+pub use gate::{Budget, CompactError, Pace};
+pub use offset_map::OffsetMap;
+pub use pass::{Pass, RollFor, Rolled};

@@ -1,0 +1,190 @@
+//! The offset map: the newest offset of each key in the part of a log that a pass cleans, in bounded memory.
+//!
+//! ```text
+//!   slot   hash of the key, 16 bytes | offset + 1, 8 bytes        0 in the last field: empty
+//! ```
+//!
+//! Open addressing, linear probing, nine tenths full at most. The memory is taken once and used for pass after pass.
+//!
+//! Invariants
+//! - A key is known by its hash alone: SipHash-1-3 of 128 bits under the pass's seed. Two keys of a log share one with a
+//!   probability below n^2 / 2^129, and nobody who does not know the seed can make two that do.
+//! - A full map still takes newer offsets of the keys it knows.
+//! - 24 bytes a slot, whatever the keys are.
+//!
+//! What is not here: which records are learned (`learn`), and where the seed comes from (the caller).
+
+use siphasher::sip128::SipHasher13;
+
+use crate::types::Offset;
+
+/// Bytes of a slot.
+const SLOT_LEN: usize = 24;
+const _: () = assert!(size_of::<Slot>() == SLOT_LEN);
+/// Of so many slots ...
+const LOAD_OF: usize = 10;
+/// ... so many are used at most.
+const LOAD: usize = 9;
+
+/// Hash, and offset + 1.
+type Slot = [u64; 3];
+
+/// See the module.
+#[derive(Debug)]
+pub struct OffsetMap {
+    slots: Vec<Slot>,
+    capacity: usize,
+    len: usize,
+    hasher: SipHasher13,
+}
+
+/// Whether a key was taken in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Learned {
+    Yes,
+    /// The map is full and does not know the key.
+    Full,
+}
+
+impl OffsetMap {
+    /// Returns an empty map of at most `bytes` bytes; of 48 when they are fewer, which hold one key.
+    pub fn with_bytes(bytes: usize) -> Self {
+        Self::with_slots((bytes / SLOT_LEN).max(2))
+    }
+
+    fn with_slots(slots: usize) -> Self {
+        Self {
+            slots: vec![[0; 3]; slots],
+            // The greater product would overflow only where the memory could not be had.
+            capacity: slots / LOAD_OF * LOAD + slots % LOAD_OF * LOAD / LOAD_OF,
+            len: 0,
+            hasher: SipHasher13::new(),
+        }
+    }
+
+    /// Returns an empty map for exactly `keys` keys.
+    #[cfg(test)]
+    pub(super) fn with_keys(keys: usize) -> Self {
+        let mut map = Self::with_slots(keys + 1 + keys / 2);
+        map.capacity = keys;
+        map
+    }
+
+    /// Returns how many keys it can hold.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Returns how many keys it holds.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Forgets everything and hashes under `seed` from now on.
+    pub(super) fn reset(&mut self, seed: [u64; 2]) {
+        if self.len > 0 {
+            self.slots.fill([0; 3]);
+        }
+        self.len = 0;
+        self.hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
+    }
+
+    /// Takes note of a record of `key`; the greatest offset of a key stays.
+    pub(super) fn learn(&mut self, key: &[u8], offset: Offset) -> Learned {
+        let stored = offset.0.cast_unsigned() + 1;
+        let (slot, hash) = self.find(key);
+        let found = &mut self.slots[slot];
+        if found[2] != 0 {
+            found[2] = found[2].max(stored);
+            return Learned::Yes;
+        }
+        if self.len == self.capacity {
+            return Learned::Full;
+        }
+        *found = [hash[0], hash[1], stored];
+        self.len += 1;
+        Learned::Yes
+    }
+
+    /// Returns the greatest offset learned for `key`.
+    pub(super) fn newest(&self, key: &[u8]) -> Option<Offset> {
+        if self.len == 0 {
+            return None;
+        }
+        let (slot, _) = self.find(key);
+        let stored = self.slots[slot][2];
+        stored.checked_sub(1).map(|offset| Offset(offset.cast_signed()))
+    }
+
+    /// Returns the slot of the key, or the empty one where it would go. There always is one.
+    fn find(&self, key: &[u8]) -> (usize, [u64; 2]) {
+        let hash = self.hasher.hash(key);
+        let hash = [hash.h1, hash.h2];
+        let slots = self.slots.len();
+        let start = (u128::from(hash[0]) * slots as u128) >> 64;
+        let mut at = usize::try_from(start).expect("less than the number of slots");
+        loop {
+            let slot = &self.slots[at];
+            if slot[2] == 0 || slot[..2] == hash {
+                return (at, hash);
+            }
+            at = if at + 1 == slots { 0 } else { at + 1 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_answers_as_a_map_of_whole_keys_does(
+            records in prop::collection::vec((0..60_u16, 0..1000_i64), 0..200),
+            capacity in 1..40_usize,
+            seed: [u64; 2],
+        ) {
+            let mut map = OffsetMap::with_keys(capacity);
+            map.reset(seed);
+            let mut model: HashMap<u16, i64> = HashMap::new();
+            for (key, offset) in records {
+                let fits = model.contains_key(&key) || model.len() < capacity;
+                let learned = map.learn(&key.to_be_bytes(), Offset(offset));
+                prop_assert_eq!(learned == Learned::Yes, fits);
+                if fits {
+                    let newest = model.entry(key).or_insert(offset);
+                    *newest = offset.max(*newest);
+                }
+            }
+            prop_assert_eq!(map.len(), model.len());
+            for key in 0..60_u16 {
+                let newest = map.newest(&key.to_be_bytes()).map(|offset| offset.0);
+                prop_assert_eq!(newest, model.get(&key).copied());
+            }
+            map.reset(seed);
+            prop_assert_eq!(map.newest(&7_u16.to_be_bytes()), None);
+        }
+    }
+
+    #[test]
+    fn a_key_costs_less_than_27_bytes_and_nine_tenths_of_the_slots_are_used() {
+        let map = OffsetMap::with_bytes(128 << 20);
+        assert_eq!(map.capacity(), 5_033_164);
+        assert_eq!(OffsetMap::with_bytes(0).capacity(), 1);
+    }
+
+    #[test]
+    fn another_seed_puts_keys_elsewhere() {
+        let place = |seed| {
+            let mut map = OffsetMap::with_bytes(24 << 10);
+            map.reset(seed);
+            (0..8_u8).map(|key| map.find(&[key]).0).collect::<Vec<_>>()
+        };
+        assert_eq!(place([1, 2]), place([1, 2]));
+        assert_ne!(place([1, 2]), place([1, 3]));
+    }
+}

@@ -1,0 +1,395 @@
+//! A pass: one round over the part of a log that may be cleaned.
+//!
+//! ```text
+//!   learn the dirty part, as far as the map goes -> group segments -> copy each group -> swap it in -> move the cleaner point
+//! ```
+//!
+//! Invariants
+//! - One pass at a time, and none while retention or a repair works on the segments (`maintenance`).
+//! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
+//! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
+//! - Memory: the map, a few chunks, and twice the largest decompressed batch.
+//!
+//! What is not here: which log is next, when, and how fast (`broker`).
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::record::DecompressLimit;
+use crate::storage::{
+    AbortedTransaction, AppendError, LogConfig, Partition, ProducerEntry, ReadError, StoreError,
+};
+use crate::types::{Offset, Timestamp};
+
+use super::super::cleaner_state::{PassFailure, PassReport, Rounds};
+use super::super::journal::JournalOf;
+use super::super::segment::Segment;
+use super::choose::{CompactionView, Shape, Span, Wishes, choose, promise_begins};
+use super::copy::{Copied, Copying, Found};
+use super::gate::{Budget, CompactError, Gate};
+use super::grouping::{Limits, Soundness, group};
+use super::learn::{Learning, Reached};
+use super::offset_map::OffsetMap;
+use super::source::Source;
+use super::survivors::{Rules, Survivors};
+use super::swap;
+
+/// What a pass is given.
+pub struct Pass<'a> {
+    /// Its memory, used again by the next.
+    pub map: &'a mut OffsetMap,
+    /// Random, so that nobody can choose keys that meet in the map.
+    pub seed: [u64; 2],
+    /// The present.
+    pub now: Timestamp,
+    /// Asked before each chunk.
+    pub budget: Budget<'a>,
+}
+
+/// Why the active segment should be sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RollFor {
+    /// So that the promise of `max.compaction.lag.ms` can be kept; if it is not yet time for that, nothing is done.
+    Promise,
+    /// Because somebody wants it compacted now.
+    Command,
+}
+
+/// Whether a segment was sealed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rolled {
+    /// It was; it is cleanable once it is synced.
+    Yes,
+    /// There was nothing to seal, or no need.
+    No,
+}
+
+impl Partition {
+    /// Says what could be cleaned, whether it should be, and how the last pass went. From memory.
+    pub fn compaction(&self, now: Timestamp) -> CompactionView {
+        let config = Arc::clone(&self.config.read());
+        let remembered = self.cleaner.look();
+        CompactionView {
+            last_pass: remembered.last_pass,
+            last_error: remembered.failure,
+            ..self.choice(&config, now)
+        }
+    }
+
+    fn choice(&self, config: &LogConfig, now: Timestamp) -> CompactionView {
+        let segments = super::super::read::snapshot(&self.segments);
+        // The offsets after the segments: what is there now is below them.
+        let marks = self.watermarks();
+        let extents: Vec<_> = segments.iter().map(Segment::extent).collect();
+        let spans: Vec<Span<'_>> = extents
+            .iter()
+            .map(|extent| Span {
+                base: extent.base,
+                next: extent.next,
+                bytes: u64::from(extent.end),
+                append_times: &extent.append_times,
+            })
+            .collect();
+        let shape = Shape {
+            segments: &spans,
+            marks,
+            cleaner_point: self.cleaner.point(marks.log_start),
+        };
+        let wishes = Wishes {
+            cleanup: config.cleanup,
+            compaction: config.compaction,
+            holds: &config.holds,
+            now,
+        };
+        choose(&shape, &wishes)
+    }
+
+    /// Seals the active segment, so that a pass can clean it once it is synced.
+    ///
+    /// # Errors
+    /// As an append's.
+    pub fn roll_for_compaction(&self, now: Timestamp, wish: RollFor) -> Result<Rolled, AppendError> {
+        let config = Arc::clone(&self.config.read());
+        let last = super::super::read::snapshot(&self.segments).pop();
+        let Some(last) = last.as_ref().map(Segment::extent).filter(|last| last.end > 0) else {
+            return Ok(Rolled::No);
+        };
+        let first_append = last.append_times.first().map(|first| first.time);
+        let wanted = match wish {
+            RollFor::Command => true,
+            RollFor::Promise => {
+                let begins = first_append.and_then(|at| promise_begins(at, &config.compaction));
+                config.cleanup.compacts() && begins.is_some_and(|begins| begins <= now)
+            }
+        };
+        if !wanted {
+            return Ok(Rolled::No);
+        }
+        let mut writer = self.open_writer(now, &config)?;
+        if writer.active().look(|state| state.extent.end) == 0 {
+            return Ok(Rolled::No);
+        }
+        writer.roll(self.watermarks().log_end, now, &config)?;
+        Ok(Rolled::Yes)
+    }
+
+    /// Cleans: one round over everything before the first uncleanable offset, as far as the map goes. Blocks for as long as it
+    /// takes to read all of that and to write what changes; appends and reads go on meanwhile.
+    ///
+    /// # Errors
+    /// [`CompactError`]; nothing is lost by trying again. One that the disk caused is part of
+    /// [`compaction`](Self::compaction) until a pass comes to its end.
+    pub fn compact(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+        let Some(turn) = self.maintenance.begin_pass() else {
+            return Err(CompactError::Closed);
+        };
+        let passed = self.pass(pass);
+        self.write_manifest();
+        match &passed {
+            Ok(report) => self.cleaner.passed(pass.now, report),
+            Err(CompactError::Storage(error)) => self.cleaner.failed(PassFailure {
+                at: pass.now,
+                reason: error.to_string(),
+            }),
+            Err(_) => {}
+        }
+        // Not before: whoever takes the turn next may lower the cleaner point.
+        drop(turn);
+        passed
+    }
+
+    fn pass(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+        let config = Arc::clone(&self.config.read());
+        if !config.cleanup.compacts() {
+            return Err(CompactError::Policy);
+        }
+        if self.segments.read().len() == 0 {
+            let point = self.cleaner.point(self.watermarks().log_start);
+            return Ok(PassReport {
+                from: point,
+                to: point,
+                ..PassReport::default()
+            });
+        }
+        let producers = self.producers(pass.now, &config)?;
+        swap::finish_earlier(self)?;
+        let dir = self.dir();
+        swap::remove_leftovers(self.files.fs().as_ref(), &dir)?;
+        let view = self.choice(&config, pass.now);
+        Round {
+            partition: self,
+            config: &config,
+            dir: &dir,
+            view,
+            producers,
+        }
+        .run(pass)
+    }
+
+    /// Returns the producers that are remembered; loads them if no append did.
+    fn producers(&self, now: Timestamp, config: &LogConfig) -> Result<Vec<ProducerEntry>, CompactError> {
+        match self.open_writer(now, config) {
+            Ok(writer) => Ok(writer.producers.snapshot()),
+            Err(AppendError::Storage(error)) => Err(error.into()),
+            // It is closed, removed, or waits for a repair.
+            Err(_) => Err(CompactError::Interrupted),
+        }
+    }
+
+    /// Writes the manifest anew, if the pass has removed it.
+    fn write_manifest(&self) {
+        let mut writer = self.writer.lock();
+        if !writer.journal.is_stale() || self.stand.refusal().is_some() {
+            return;
+        }
+        let dir = Arc::clone(&writer.dir);
+        let log = JournalOf {
+            files: &self.files,
+            dir: &dir,
+            id: &self.id,
+            topic_id: self.topic_id,
+        };
+        writer.journal.rewrite(&log, &self.segments);
+    }
+}
+
+/// A round of a pass.
+struct Round<'a> {
+    partition: &'a Partition,
+    config: &'a LogConfig,
+    dir: &'a Path,
+    view: CompactionView,
+    producers: Vec<ProducerEntry>,
+}
+
+/// What a round has done so far.
+#[derive(Default)]
+struct Done {
+    found: Found,
+    replaced: u64,
+    new: u64,
+    bytes_before: u64,
+    bytes_after: u64,
+}
+
+impl Round<'_> {
+    fn run(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+        let (from, until) = (self.view.cleaner_point, self.view.first_uncleanable);
+        let all = self.sources(until);
+        let mut gate = Gate {
+            budget: &mut *pass.budget,
+            maintenance: &self.partition.maintenance,
+            read_bytes: 0,
+            written_bytes: 0,
+        };
+        let limit = DecompressLimit(self.config.max_decompressed_bytes);
+        let aborted = |source: &Source| self.aborted(source);
+        pass.map.reset(pass.seed);
+        let reached = Learning {
+            fs: self.partition.files.fs().as_ref(),
+            map: &mut *pass.map,
+            from,
+            limit,
+            aborted: &aborted,
+        }
+        .run(&all, &mut gate)?;
+        let to = match reached {
+            Reached::End => until,
+            Reached::Full(at) => at,
+        };
+        let rules = Rules {
+            map: &*pass.map,
+            learned_to: to,
+            holds: &self.config.holds,
+            now: pass.now,
+            delete_horizon: pass
+                .now
+                .saturating_add_ms(self.config.compaction.delete_retention_ms),
+            limit,
+        };
+        let mut survivors = Survivors::new(rules, &self.producers);
+        let sources: Vec<Source> = all
+            .into_iter()
+            .filter(|source| source.sealed.extent.base < to)
+            .collect();
+        let done = self.clean(sources, &mut survivors, &mut gate)?;
+        Ok(PassReport {
+            from,
+            to,
+            rounds: self.rounds(to, pass.map),
+            learned_keys: pass.map.len() as u64,
+            read_bytes: gate.read_bytes,
+            written_bytes: gate.written_bytes,
+            saved_bytes: done.bytes_before.saturating_sub(done.bytes_after),
+            replaced_segments: done.replaced,
+            new_segments: done.new,
+            records: survivors.met().counts,
+            damaged: done.found.damaged,
+            damaged_unnamed: done.found.unnamed,
+        })
+    }
+
+    /// Copies and swaps group after group.
+    fn clean(
+        &self,
+        mut sources: Vec<Source>,
+        survivors: &mut Survivors<'_>,
+        gate: &mut Gate<'_>,
+    ) -> Result<Done, CompactError> {
+        let limits = Limits {
+            log_bytes: u64::from(self.config.segment_bytes),
+            index_bytes: u64::from(self.config.segment_index_bytes),
+        };
+        let aborted = |source: &Source| self.aborted(source);
+        let copying = Copying {
+            fs: self.partition.files.fs().as_ref(),
+            dir: self.dir,
+            index_interval_bytes: self.config.index_interval_bytes,
+            aborted: &aborted,
+        };
+        let mut done = Done::default();
+        let mut at = 0;
+        while at < sources.len() {
+            let members: Vec<_> = sources[at..].iter().map(Source::member).collect();
+            let Some(first) = group(&members, limits).into_iter().next() else {
+                break;
+            };
+            let next = &sources[at..at + first.end];
+            let (met, found) = (survivors.met().clone(), done.found.clone());
+            match copying.run(next, survivors, &mut done.found, gate)? {
+                Copied::Unchanged => at += first.end,
+                Copied::Changed(outputs) => {
+                    let size = |source: &Source| u64::from(source.sealed.extent.end);
+                    done.replaced += next.len() as u64;
+                    done.new += outputs.len() as u64;
+                    done.bytes_before += next.iter().map(size).sum::<u64>();
+                    done.bytes_after += outputs
+                        .iter()
+                        .map(|(output, _)| u64::from(output.end))
+                        .sum::<u64>();
+                    swap::swap(self.partition, next, outputs)?;
+                    at += first.end;
+                }
+                Copied::Damaged(index) => {
+                    survivors.go_back(met);
+                    done.found = found;
+                    sources[at + index].soundness = Soundness::Damaged;
+                }
+            }
+        }
+        self.report(&done.found);
+        Ok(done)
+    }
+
+    fn report(&self, found: &Found) {
+        for place in &found.damaged {
+            tracing::error!(partition = %self.partition.id(), log = %place.path.display(), position = place.position,
+                len_bytes = place.len_bytes, offset = %place.offset, reason = %place.reason,
+                "damage in a log: its bytes are kept as they are, and everything else is cleaned");
+        }
+    }
+
+    /// The segments before `until`, each with the base of what follows it.
+    fn sources(&self, until: Offset) -> Vec<Source> {
+        let segments = super::super::read::snapshot(&self.partition.segments);
+        let bases: BTreeSet<Offset> = segments.iter().map(|segment| segment.bounds().0).collect();
+        let source = |segment: Segment| match segment {
+            Segment::Sealed(sealed) if sealed.extent.base < until => {
+                let bound = bases.range(sealed.extent.base.next()..).next();
+                Some(Source {
+                    bound: bound.copied().unwrap_or(until),
+                    soundness: Soundness::Sound,
+                    sealed,
+                })
+            }
+            _ => None,
+        };
+        segments.into_iter().filter_map(source).collect()
+    }
+
+    fn aborted(&self, source: &Source) -> Result<Vec<AbortedTransaction>, CompactError> {
+        let aborted = self.partition.aborted(&source.offsets());
+        aborted.map_err(|error| match error {
+            ReadError::Storage(error) => error.into(),
+            damage => CompactError::Storage(StoreError::Unusable {
+                path: source.path().to_path_buf(),
+                reason: damage.to_string(),
+            }),
+        })
+    }
+
+    fn rounds(&self, to: Offset, map: &OffsetMap) -> Rounds {
+        let (from, until) = (self.view.cleaner_point, self.view.first_uncleanable);
+        if to >= until {
+            return Rounds::Done;
+        }
+        let (learned, left) = (to.0 - from.0, until.0 - to.0);
+        let per_round = learned.max(1);
+        let estimate = left / per_round + i64::from(left % per_round > 0);
+        Rounds::More {
+            estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
+            map_keys: map.capacity() as u64,
+        }
+    }
+}

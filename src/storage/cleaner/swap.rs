@@ -1,0 +1,173 @@
+//! Swapping: finished segments take the place of those that they were made of.
+//!
+//! 1. `<base>.log.cleaned` is complete and synced. If it dies here: a start removes it; the old segments are there.
+//! 2. The manifest is removed: it tells of the old files. It is written anew after the pass.
+//! 3. `.cleaned` becomes `.swap`; the directory is synced. Of two files the later goes first, each with its own sync. If it
+//!    dies before the last sync: while a `.cleaned` is there, a start removes its `.swap` too; else as after step 4.
+//! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
+//!    removes every old file in the range and gives `.swap` its final name.
+//! 5. The old files are removed; the directory is synced. If it dies here: as above.
+//! 6. `.swap` becomes `<base>.log`; readers are given that name; the directory is synced. If it dies here: as above, for
+//!    what still has the old name.
+//! 7. Indexes are written and synced. If it dies here: a start reads the log and makes them.
+//!
+//! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start.
+//!
+//! Invariants
+//! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
+//!   has a name of its own, so nobody waits for the removal and its sync.
+//! - The producer snapshot of the first base stays: the state before it is the same.
+//!
+//! What is not here: retry, and what a start does (`partition_dir`).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::env::{FileKind, Fs, SyncSite};
+use crate::types::Offset;
+
+use super::super::cleaner_state::Unfinished;
+use super::super::files::{Replacements, remove_if_there};
+use super::super::journal::Journal;
+use super::super::partition::Partition;
+use super::super::paths::{CLEANED, SWAP, SegmentFile};
+use super::super::segment::{Extent, Sealed, add_pending_indexes};
+use super::copy::append_times;
+use super::gate::{CompactError, Tried};
+use super::output::Output;
+use super::source::Source;
+
+const SITE_SWAP: SyncSite = SyncSite("directory of finished cleaned logs");
+const SITE_OLD: SyncSite = SyncSite("directory without cleaned logs' originals");
+const SITE_FINAL: SyncSite = SyncSite("directory of swapped logs");
+
+/// Replaces `sources` by finished files.
+pub(super) fn swap(
+    partition: &Partition,
+    sources: &[Source],
+    drafts: Vec<(Output, PathBuf)>,
+) -> Result<(), CompactError> {
+    let _names = partition.names.lock();
+    let dir = partition.dir();
+    partition.writer.lock().journal = Journal::stale();
+    Journal::remove(&partition.files, &dir)?;
+    let old: Vec<Arc<Sealed>> = sources.iter().map(|source| Arc::clone(&source.sealed)).collect();
+    let new = drafts
+        .into_iter()
+        .map(|(output, _)| Arc::new(sealed_of(&dir, sources, output)))
+        .collect::<Vec<_>>();
+    if let Err(error) = take_swap_names(partition, &dir, &new) {
+        // Nothing relies on them yet; those that stay are removed before the next pass begins.
+        let _ = remove_leftovers(partition.files.fs().as_ref(), &dir);
+        return Err(error);
+    }
+    let replaced = partition
+        .turnover
+        .exchange(|| partition.segments.write().replace(&old, &new));
+    if !replaced {
+        remove_leftovers(partition.files.fs().as_ref(), &dir)?;
+        return Err(CompactError::Interrupted);
+    }
+    let swap = Unfinished { old, new };
+    partition.cleaner.set_unfinished(Some(swap.clone()));
+    finish(partition, &swap)
+}
+
+/// Finishes the replacement that an earlier pass could not finish, if there is one.
+pub(super) fn finish_earlier(partition: &Partition) -> Result<(), CompactError> {
+    let Some(swap) = partition.cleaner.look().unfinished else {
+        return Ok(());
+    };
+    let _names = partition.names.lock();
+    finish(partition, &swap)
+}
+
+/// Steps 5 to 7. What was done already is done again, or found done.
+fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> {
+    let (files, dir) = (&partition.files, partition.dir());
+    let first = swap.new.first().map(|sealed| sealed.extent.base);
+    for old in &swap.old {
+        let kinds = SegmentFile::ALL.into_iter().rev();
+        let keeps_snapshot = Some(old.extent.base) == first;
+        for kind in kinds.filter(|kind| *kind != SegmentFile::Snapshot || !keeps_snapshot) {
+            let path = kind.path(&dir, old.extent.base);
+            remove_if_there(files, &path).tried("remove", &path)?;
+            // Once more: what was opened just before the name was gone must not be found under it later.
+            files.forget(&path);
+        }
+    }
+    files.fs().sync_dir(&dir, SITE_OLD).tried("sync", &dir)?;
+    let mut replacements = Replacements::default();
+    let mut written = Vec::new();
+    for temporary in &swap.new {
+        let path = SegmentFile::Log.path(&dir, temporary.extent.base);
+        let sealed = Arc::new(temporary.moved_to(path.into()));
+        partition
+            .turnover
+            .exchange(|| rename(partition, temporary, &sealed))
+            .tried("rename", &temporary.log_path)?;
+        if let Some(lens) = add_pending_indexes(&sealed, &mut replacements) {
+            written.push((sealed, lens));
+        }
+    }
+    partition.cleaner.set_unfinished(None);
+    files.fs().sync_dir(&dir, SITE_FINAL).tried("sync", &dir)?;
+    replacements.commit(files)?;
+    for (sealed, lens) in written {
+        sealed.indexes_written(lens);
+    }
+    Ok(())
+}
+
+/// Gives a log its final name, on disk and in memory.
+fn rename(partition: &Partition, temporary: &Arc<Sealed>, sealed: &Arc<Sealed>) -> io::Result<()> {
+    let files = &partition.files;
+    files.fs().rename(&temporary.log_path, &sealed.log_path)?;
+    let mut list = partition.segments.write();
+    // Retention may have taken it out of the list meanwhile.
+    let _ = list.replace(std::slice::from_ref(temporary), std::slice::from_ref(sealed));
+    files.forget(&temporary.log_path);
+    Ok(())
+}
+
+/// Step 3: from then on a start finishes the replacement.
+fn take_swap_names(partition: &Partition, dir: &Path, new: &[Arc<Sealed>]) -> Result<(), CompactError> {
+    let fs = partition.files.fs();
+    for sealed in new.iter().rev() {
+        let from = named(dir, sealed.extent.base, CLEANED);
+        fs.rename(&from, &sealed.log_path).tried("rename", &from)?;
+        fs.sync_dir(dir, SITE_SWAP).tried("sync", dir)?;
+    }
+    Ok(())
+}
+
+fn sealed_of(dir: &Path, sources: &[Source], output: Output) -> Sealed {
+    let extent = Extent {
+        base: output.base,
+        next: output.next,
+        end: output.end,
+        content: output.content,
+        append_times: append_times(sources, output.base, output.next),
+    };
+    let path = named(dir, output.base, SWAP);
+    Sealed::pending(path.into(), extent, Arc::new(output.indexes))
+}
+
+fn named(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
+    let mut path = SegmentFile::Log.path(dir, base).into_os_string();
+    path.push(suffix);
+    path.into()
+}
+
+/// Removes what earlier passes left that nothing relies on. No replacement is unfinished.
+pub(super) fn remove_leftovers(fs: &dyn Fs, dir: &Path) -> Result<(), CompactError> {
+    for entry in fs.list(dir).tried("list", dir)? {
+        let leftover = entry.name.ends_with(CLEANED) || entry.name.ends_with(SWAP);
+        if leftover && entry.kind == FileKind::File {
+            let path = dir.join(entry.name);
+            fs.remove_file(&path).tried("remove", &path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Transactions as a pass meets them: which batches were aborted, and which markers nobody needs any more.
+//!
+//! A marker may go when no batch of its transaction was met in this pass; not at once, but past the delete horizon that the
+//! pass then gives it. So an aborted transaction takes three passes: its records go, its marker gets a horizon, its marker
+//! goes.
+//!
+//! Invariants
+//! - A pass ends before the last stable offset, so every transaction that it meets is decided.
+//! - Markers are matched by producer, never by key, and are never learned.
+//!
+//! What is not here: records (`survivors`), and the indexes that tell the aborted transactions (`segment`).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::record::{BatchHeader, ControlMarker};
+use crate::storage::AbortedTransaction;
+use crate::types::{Offset, ProducerId};
+
+/// The transactions of one pass. Batches are told in the order of their offsets.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Transactions {
+    /// Aborted, not yet begun where the pass is.
+    ahead: BTreeMap<(Offset, ProducerId), AbortedTransaction>,
+    aborted: HashMap<ProducerId, (AbortedTransaction, Batches)>,
+    /// Producers with batches of a transaction that is not aborted.
+    committed: HashSet<ProducerId>,
+}
+
+/// Whether batches of a transaction were met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Batches {
+    Met,
+    NotMet,
+}
+
+/// What a data batch is to its transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Decision {
+    /// It counts.
+    Counts,
+    /// It is as if never written.
+    Aborted,
+}
+
+/// What becomes of a marker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum MarkerNeed {
+    /// Batches of its transaction are still there; of an aborted one, this index entry stays with it.
+    Needed(Option<AbortedTransaction>),
+    /// It says nothing about anything that is there.
+    Unneeded,
+}
+
+impl Transactions {
+    /// Takes note of aborted transactions that batches may belong to which come next.
+    pub(super) fn expect(&mut self, aborted: impl IntoIterator<Item = AbortedTransaction>) {
+        for transaction in aborted {
+            let key = (transaction.first_offset, transaction.producer_id);
+            let under_way = self.aborted.get(&transaction.producer_id);
+            if under_way.is_none_or(|(known, _)| known.first_offset != transaction.first_offset) {
+                self.ahead.insert(key, transaction);
+            }
+        }
+    }
+
+    /// Tells what a batch of records is.
+    pub(super) fn data(&mut self, header: &BatchHeader) -> Decision {
+        self.reach(header.last_offset());
+        let Some(producer) = header.producer.filter(|_| header.is_transactional()) else {
+            return Decision::Counts;
+        };
+        match self.aborted.get_mut(&producer.id) {
+            Some((_, batches)) => {
+                *batches = Batches::Met;
+                Decision::Aborted
+            }
+            None => {
+                self.committed.insert(producer.id);
+                Decision::Counts
+            }
+        }
+    }
+
+    /// Tells whether a marker is needed. `None` is a control batch that was emptied.
+    pub(super) fn marker(&mut self, header: &BatchHeader, marker: Option<ControlMarker>) -> MarkerNeed {
+        self.reach(header.last_offset());
+        let Some(producer) = header.producer.map(|stamp| stamp.id) else {
+            return MarkerNeed::Needed(None);
+        };
+        match marker {
+            None => MarkerNeed::Unneeded,
+            Some(ControlMarker::Other(_)) => MarkerNeed::Needed(None),
+            Some(ControlMarker::Commit { .. }) => {
+                if self.committed.remove(&producer) {
+                    MarkerNeed::Needed(None)
+                } else {
+                    MarkerNeed::Unneeded
+                }
+            }
+            Some(ControlMarker::Abort { .. }) => match self.aborted.remove(&producer) {
+                Some((aborted, Batches::Met)) => MarkerNeed::Needed(Some(aborted)),
+                Some((_, Batches::NotMet)) | None => MarkerNeed::Unneeded,
+            },
+        }
+    }
+
+    fn reach(&mut self, offset: Offset) {
+        while let Some(entry) = self.ahead.first_entry() {
+            if entry.key().0 > offset {
+                return;
+            }
+            let aborted = entry.remove();
+            self.aborted
+                .insert(aborted.producer_id, (aborted, Batches::NotMet));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What a log remembers between two passes of the cleaner: how far it is clean, what the last pass did, what went wrong.
+//!
+//! Invariants
+//! - The cleaner point never runs ahead of the segments on disk: it moves after the swap that it tells of is durable. A point
+//!   that was lost costs another pass over what is clean already, and nothing else.
+//! - Lists in a report are bounded; what did not fit is counted.
+//!
+//! What is not here: the file of cleaner points (`checkpoints`), and the pass itself (`cleaner`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::types::{Offset, Timestamp};
+
+use super::segment::Sealed;
+
+/// So many damaged places a report names.
+pub const MAX_DAMAGED_PLACES: usize = 16;
+
+/// What one pass did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PassReport {
+    /// The cleaner point before it.
+    pub from: Offset,
+    /// The cleaner point after it.
+    pub to: Offset,
+    /// Whether the map took in the whole dirty part.
+    pub rounds: Rounds,
+    /// Distinct keys of the dirty part that the map took in.
+    pub learned_keys: u64,
+    /// Bytes read from logs: dirty ones twice.
+    pub read_bytes: u64,
+    /// Bytes written to logs.
+    pub written_bytes: u64,
+    /// Bytes by which the logs are smaller now.
+    pub saved_bytes: u64,
+    /// Segments that were replaced.
+    pub replaced_segments: u64,
+    /// By how many.
+    pub new_segments: u64,
+    /// What became of the records looked at.
+    pub records: RecordCounts,
+    /// Places that are not sound batches; kept byte for byte.
+    pub damaged: Vec<DamagedPlace>,
+    /// How many such places there are beyond [`MAX_DAMAGED_PLACES`].
+    pub damaged_unnamed: u64,
+}
+
+/// What became of records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RecordCounts {
+    /// Records with a value that stay. In a log without holds that is clean to its end: its live keys.
+    pub values_kept: u64,
+    /// Tombstones that stay.
+    pub tombstones_kept: u64,
+    /// Records, tombstones among them, that a newer record of their key replaced.
+    pub superseded: u64,
+    /// Tombstones whose time was over.
+    pub tombstones_dropped: u64,
+    /// Records without a key.
+    pub keyless_dropped: u64,
+    /// Records of aborted transactions.
+    pub aborted_dropped: u64,
+    /// Records that stay only because they are held.
+    pub held: u64,
+}
+
+impl RecordCounts {
+    /// Returns how many records stay.
+    pub fn kept(&self) -> u64 {
+        self.values_kept + self.tombstones_kept
+    }
+
+    /// Returns how many records went.
+    pub fn dropped(&self) -> u64 {
+        self.superseded + self.tombstones_dropped + self.keyless_dropped + self.aborted_dropped
+    }
+}
+
+/// Whether one round was enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Rounds {
+    /// Everything that could be cleaned is clean.
+    #[default]
+    Done,
+    /// There are more keys than the map holds: this round took in as many as fit.
+    More {
+        /// How many rounds are still needed if the rest has keys as the part before it; at least 1.
+        estimate: u32,
+        /// The keys that the map holds.
+        map_keys: u64,
+    },
+}
+
+/// A place in a log that is not a sound batch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPlace {
+    /// Which file.
+    pub path: PathBuf,
+    /// Byte position.
+    pub position: u64,
+    /// How many bytes.
+    pub len_bytes: u64,
+    /// The first offset that may be affected.
+    pub offset: Offset,
+    /// Which check failed.
+    pub reason: String,
+}
+
+/// A pass that did not come to its end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PassFailure {
+    /// When it began.
+    pub at: Timestamp,
+    /// What happened.
+    pub reason: String,
+}
+
+/// A replacement that is decided and durable, but whose last steps failed.
+#[derive(Clone, Debug)]
+pub(super) struct Unfinished {
+    /// What was replaced.
+    pub(super) old: Vec<Arc<Sealed>>,
+    /// What replaces it, still under its temporary name.
+    pub(super) new: Vec<Arc<Sealed>>,
+}
+
+/// See the module. The lock is held for memory work.
+#[derive(Debug, Default)]
+pub(super) struct CleanerState(Mutex<Remembered>);
+
+/// What is remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Remembered {
+    /// Everything before it is clean.
+    pub(super) point: Offset,
+    /// When the last finished pass began, and what it did.
+    pub(super) last_pass: Option<(Timestamp, PassReport)>,
+    /// Since the last pass that came to its end.
+    pub(super) failure: Option<PassFailure>,
+    pub(super) unfinished: Option<Unfinished>,
+}
+
+impl CleanerState {
+    /// Begins with what the checkpoint says. A point outside the log says nothing: all of it is dirty then.
+    pub(super) fn new(point: Option<Offset>, log_start: Offset, log_end: Offset) -> Self {
+        let point = point.filter(|point| (log_start..=log_end).contains(point));
+        Self(Mutex::new(Remembered {
+            point: point.unwrap_or(log_start),
+            ..Remembered::default()
+        }))
+    }
+
+    /// Returns the cleaner point of a log that begins at `log_start`.
+    pub(super) fn point(&self, log_start: Offset) -> Offset {
+        self.0.lock().point.max(log_start)
+    }
+
+    /// Everything from `offset` on is dirty again.
+    pub(super) fn lower(&self, offset: Offset) {
+        let mut state = self.0.lock();
+        state.point = state.point.min(offset);
+    }
+
+    pub(super) fn look(&self) -> Remembered {
+        self.0.lock().clone()
+    }
+
+    /// A pass that began at `now` has come to its end.
+    pub(super) fn passed(&self, now: Timestamp, report: &PassReport) {
+        let mut state = self.0.lock();
+        state.point = report.to;
+        state.last_pass = Some((now, report.clone()));
+        state.failure = None;
+    }
+
+    pub(super) fn failed(&self, failure: PassFailure) {
+        self.0.lock().failure = Some(failure);
+    }
+
+    pub(super) fn set_unfinished(&self, unfinished: Option<Unfinished>) {
+        self.0.lock().unfinished = unfinished;
+    }
+}
