@@ -17,6 +17,7 @@ mod adopt;
 mod background;
 mod produce;
 mod reads;
+mod retention;
 mod topics;
 
 /// The broker's own clock in these tests.

@@ -20,6 +20,7 @@ mod produce;
 mod produce_record;
 mod read;
 mod record_text;
+mod retention;
 mod segment;
 pub mod serve;
 mod time;

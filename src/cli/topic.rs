@@ -1,4 +1,4 @@
-//! `siltstone topic`: create, list, describe, alter, delete, add-partitions, adopt.
+//! `siltstone topic`: create, list, describe, alter, delete, add-partitions, adopt; `retention` has the rest.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::connect::ServerArgs;
 use super::output::{self, Align};
+use super::retention::{self, HoldCommand};
 use super::{CliError, time};
 use crate::client::{
     Adopted, Client, ConfigChanges, ConfigSource, InternalTopics, PartitionDescription, TopicDescription,
@@ -79,6 +80,17 @@ pub(super) enum TopicCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show what retention would delete next, and what keeps the rest
+    Retention {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep ranges of a topic from every policy
+    #[command(subcommand)]
+    Hold(HoldCommand),
     /// Bring in a partition directory that a Kafka broker or another server wrote; the original stays as it is
     Adopt {
         /// The directory, on the server's machine
@@ -152,6 +164,8 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
                 format!("topic {name} has {}\n", counted(count, "partition"))
             })
         }
+        TopicCommand::Retention { name, json } => retention::preview(&client, &name, json).await,
+        TopicCommand::Hold(hold) => hold.run(&client).await,
         TopicCommand::Adopt {
             directory,
             topic,
@@ -181,6 +195,7 @@ fn checked(command: TopicCommand) -> Result<TopicCommand, CliError> {
                 None => Ok(command),
             }
         }
+        TopicCommand::Hold(hold) => hold.check().map(|()| command),
         _ => Ok(command),
     }
 }

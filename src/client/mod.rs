@@ -33,6 +33,7 @@ mod filter;
 mod offsets;
 mod producer;
 mod reader;
+mod retention;
 
 pub use admin::{
     Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
@@ -45,6 +46,7 @@ pub use filter::{Chunk, ChunkRecords};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
 pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
+pub use retention::{DeletionReason, HeldRange, Hold, RetentionPreview, SegmentDeletion, Stay};
 
 #[cfg(test)]
 mod producer_tests;

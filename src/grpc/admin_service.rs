@@ -1,4 +1,4 @@
-//! `AdminService`: topics and their settings.
+//! `AdminService`: topics, their settings and holds, previews.
 
 use std::path::Path;
 
@@ -9,6 +9,7 @@ use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
 use super::observe::Call;
+use super::retention;
 use super::status::invalid;
 use super::{Stopping, convert};
 
@@ -58,6 +59,16 @@ impl AdminDoor {
         self.broker
             .alter_topic(&topic, change, execution(request.validate_only))
             .await
+    }
+
+    async fn hold(&self, request: v1::AddHoldRequest) -> Result<(), Error> {
+        let topic = convert::topic(&request.topic)?;
+        self.broker.add_hold(&topic, retention::hold(request.hold)?).await
+    }
+
+    async fn release(&self, request: v1::RemoveHoldRequest) -> Result<(), Error> {
+        let topic = convert::topic(&request.topic)?;
+        self.broker.remove_hold(&topic, &request.name).await
     }
 
     async fn adopt(&self, request: v1::AdoptPartitionRequest) -> Result<v1::AdoptPartitionResponse, Error> {
@@ -170,5 +181,47 @@ impl AdminService for AdminDoor {
     ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
         let call = self.call("AdoptPartition");
         call.end(self.adopt(request.into_inner()).await)
+    }
+
+    async fn preview_retention(
+        &self,
+        request: Request<v1::PreviewRetentionRequest>,
+    ) -> Result<Response<v1::PreviewRetentionResponse>, Status> {
+        let call = self.call("PreviewRetention");
+        let topic = convert::topic(&request.into_inner().topic);
+        let previews = topic.and_then(|topic| self.broker.preview_retention(&topic));
+        call.end(previews.map(|previews| v1::PreviewRetentionResponse {
+            partitions: previews.into_iter().map(retention::told_preview).collect(),
+        }))
+    }
+
+    async fn add_hold(
+        &self,
+        request: Request<v1::AddHoldRequest>,
+    ) -> Result<Response<v1::AddHoldResponse>, Status> {
+        let call = self.call("AddHold");
+        let added = self.hold(request.into_inner()).await;
+        call.end(added.map(|()| v1::AddHoldResponse {}))
+    }
+
+    async fn list_holds(
+        &self,
+        request: Request<v1::ListHoldsRequest>,
+    ) -> Result<Response<v1::ListHoldsResponse>, Status> {
+        let call = self.call("ListHolds");
+        let topic = convert::topic(&request.into_inner().topic);
+        let holds = topic.and_then(|topic| self.broker.holds(&topic));
+        call.end(holds.map(|holds| v1::ListHoldsResponse {
+            holds: holds.into_iter().map(retention::told_hold).collect(),
+        }))
+    }
+
+    async fn remove_hold(
+        &self,
+        request: Request<v1::RemoveHoldRequest>,
+    ) -> Result<Response<v1::RemoveHoldResponse>, Status> {
+        let call = self.call("RemoveHold");
+        let removed = self.release(request.into_inner()).await;
+        call.end(removed.map(|()| v1::RemoveHoldResponse {}))
     }
 }

@@ -30,6 +30,7 @@ mod portions;
 mod produce;
 mod produce_stream;
 mod read;
+mod retention;
 mod status;
 mod tls;
 

@@ -175,8 +175,8 @@ impl Partition {
         let producers = self.producers(pass.now, &config)?;
         swap::finish_earlier(self)?;
         let dir = self.dir();
-        swap::remove_leftovers(self.files.fs().as_ref(), &dir)?;
         let view = self.choice(&config, pass.now);
+        swap::remove_leftovers(self.files.fs().as_ref(), &dir, view.first_uncleanable)?;
         Round {
             partition: self,
             config: &config,
