@@ -204,12 +204,14 @@ impl Core {
             let topic = core.topics.put(topic.with_config(config));
             for served in &topic.partitions {
                 served.log.configure(log_config.clone());
+                served.cleaning.forget();
                 let marks = served.log.watermarks();
                 if marks.recovery_point < marks.log_end {
                     // What was only written may be promised as synced from now on.
                     core.commit.mark(served);
                 }
             }
+            core.cleaner.look();
             Ok(core.describe(&topic))
         })
         .await

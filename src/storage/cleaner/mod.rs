@@ -32,9 +32,11 @@ mod survivors;
 mod swap;
 #[cfg(test)]
 mod tests;
+mod told;
 mod transactions;
 
 pub use choose::{Bound, CompactionView, Due, NotDue};
 pub use gate::{Budget, CompactError, Pace};
 pub use offset_map::OffsetMap;
 pub use pass::{Pass, RollFor, Rolled};
+pub use told::{CompactedBelow, SegmentRole, SegmentView};
