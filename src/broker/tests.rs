@@ -14,6 +14,7 @@ use crate::record::{
 use crate::types::{Sequence, Timestamp};
 
 mod adopt;
+mod cleaner;
 mod produce;
 mod reads;
 mod topics;

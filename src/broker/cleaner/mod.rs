@@ -29,6 +29,8 @@ mod work;
 
 pub(super) use desk::Desk;
 pub(super) use state::Cleaning;
+#[cfg(test)]
+pub(super) use work::Turn;
 
 pub use requests::{
     CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, Holding, JobState, KeyCounts,
