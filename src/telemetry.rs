@@ -5,8 +5,12 @@
 //! `siltstone_<subsystem>_<noun>_<unit>[_total]`; the suffix `_total` is written by the encoder. Labels come from closed
 //! lists.
 //!
+//! Two texts say the same, and a scraper asks for one of them: OpenMetrics names a counter's family without `_total` and ends
+//! in `# EOF`; Prometheus' own older text names it with `_total` and has no end.
+//!
 //! What is not here: logs (each layer uses `tracing` itself), and any knowledge of what is being measured.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +20,10 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{
     EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, NoLabelSet,
 };
-use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 /// Upper bounds of the latency buckets: 10 microseconds to 10 seconds, and everything above.
@@ -107,6 +111,32 @@ pub struct CallLabels {
     pub status: &'static str,
 }
 
+/// Label of calls at a door, from the door's own closed list.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct MethodLabels {
+    /// The call's name.
+    pub method: &'static str,
+}
+
+/// How metrics are written down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exposition {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text format 0.0.4.
+    Prometheus,
+}
+
+impl Exposition {
+    /// Returns the media type of the text.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
 /// Latencies in fixed buckets; recording takes two atomic additions.
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Arc<LatencyCells>);
@@ -155,6 +185,10 @@ impl EncodeMetric for Latency {
     }
 }
 
+impl TypedMetric for Latency {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
 fn seconds(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
 }
@@ -175,6 +209,8 @@ pub struct Metrics {
     pub refused: Family<RefusalLabels, Counter>,
     /// Calls at the doors.
     pub calls: Family<CallLabels, Counter>,
+    /// Time of calls at the doors that have one answer.
+    pub call_latency: Family<MethodLabels, Latency>,
     /// Time of an append, validation included.
     pub append_latency: Latency,
     /// Time from append to acknowledgement.
@@ -254,6 +290,7 @@ impl Metrics {
             produce_duplicates: Counter::default(),
             refused: Family::default(),
             calls: Family::default(),
+            call_latency: Family::default(),
             append_latency: Latency::default(),
             ack_latency: Latency::default(),
             fetch_bytes: Counter::default(),
@@ -292,11 +329,14 @@ impl Metrics {
         metrics
     }
 
-    /// Renders everything as Prometheus text.
-    pub fn text(&self) -> String {
+    /// Renders everything.
+    pub fn text(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
-        text
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Prometheus => to_prometheus(&text),
+        }
     }
 
     fn register_produce(&mut self) {
@@ -330,6 +370,11 @@ impl Metrics {
             "door_calls",
             "Calls by method and how they ended",
             self.calls.clone(),
+        );
+        r.register(
+            "door_call_seconds",
+            "Time of calls that have one answer, waits for data of Fetch included. Rises for one method: look at its subsystem",
+            self.call_latency.clone(),
         );
         r.register(
             "produce_append_seconds",
@@ -395,13 +440,21 @@ impl Metrics {
             "Partitions that refuse writes until they are repaired. Stays above 0: read the log",
             self.repairing.clone(),
         );
-        r.register("log_partitions", "Partitions served", self.partitions.clone());
+        r.register(
+            "log_partitions",
+            "Partitions served, counted every 10 s",
+            self.partitions.clone(),
+        );
         r.register(
             "log_segments",
-            "Segments of all partitions",
+            "Segments of all partitions, counted every 10 s",
             self.segments.clone(),
         );
-        r.register("log_bytes", "Bytes of all segments", self.log_bytes.clone());
+        r.register(
+            "log_bytes",
+            "Bytes of all segments, counted every 10 s",
+            self.log_bytes.clone(),
+        );
         r.register(
             "disk_free_bytes",
             "Free on the disk of the data directory. Near storage.min_free_bytes: add space",
@@ -488,6 +541,29 @@ impl Metrics {
     }
 }
 
+/// Says in Prometheus text what `open_metrics` says.
+fn to_prometheus(open_metrics: &str) -> String {
+    let counters: HashSet<&str> = open_metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines().filter(|line| *line != "# EOF") {
+        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|word| {
+            let (name, rest) = line.strip_prefix(word)?.split_once(' ')?;
+            counters.contains(name).then_some((word, name, rest))
+        });
+        match described {
+            Some((word, counter, rest)) => {
+                text.extend([word, counter, "_total ", rest]);
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -498,7 +574,7 @@ mod tests {
         for micros in [10, 11, 20_000_000] {
             metrics.sync_latency.record(Duration::from_micros(micros));
         }
-        let text = metrics.text();
+        let text = metrics.text(Exposition::Prometheus);
         for line in [
             "siltstone_sync_round_seconds_bucket{le=\"0.00001\"} 1",
             "siltstone_sync_round_seconds_bucket{le=\"0.000025\"} 2",
@@ -518,7 +594,7 @@ mod tests {
         };
         metrics.refused.get_or_create(&labels).inc();
         let line = "siltstone_produce_refused_requests_total{reason=\"disk_full\"} 1";
-        assert!(metrics.text().contains(line));
+        assert!(metrics.text(Exposition::Prometheus).contains(line));
     }
 
     #[test]
@@ -529,10 +605,30 @@ mod tests {
         metrics.refused.get_or_create(&RefusalLabels { reason }).inc();
         let (method, status) = ("Fetch", "ok");
         metrics.calls.get_or_create(&CallLabels { method, status }).inc();
-        let text = metrics.text();
+        metrics
+            .call_latency
+            .get_or_create(&MethodLabels { method })
+            .record(Duration::ZERO);
+        let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 36);
+        assert_eq!(types.len(), 37);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 36);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 37);
+    }
+
+    #[test]
+    fn the_two_texts_differ_by_the_names_of_counters_and_by_the_end_alone() {
+        let metrics = Metrics::new();
+        metrics.produce_bytes.inc_by(7);
+        let open = metrics.text(Exposition::OpenMetrics);
+        let prometheus = metrics.text(Exposition::Prometheus);
+        assert!(open.contains("# TYPE siltstone_produce_bytes counter\nsiltstone_produce_bytes_total 7\n"));
+        assert!(open.ends_with("# EOF\n"));
+        assert!(
+            prometheus
+                .contains("# TYPE siltstone_produce_bytes_total counter\nsiltstone_produce_bytes_total 7\n")
+        );
+        assert!(!prometheus.contains("# EOF"));
+        assert!(prometheus.contains("# TYPE siltstone_log_bytes gauge\n"));
     }
 }

@@ -73,7 +73,8 @@ async fn fill_topic(broker: &Broker, name: &str, content: Content) -> Result<(),
         let batch = builder.build().expect("it has a record").bytes().clone();
         for partition in 0..partitions {
             broker
-                .append_batch(&name, PartitionId(partition), batch.clone(), Acks::Leader)?
+                .append_batch(&name, PartitionId(partition), batch.clone(), Acks::Leader)
+                .await?
                 .wait()
                 .await?;
         }

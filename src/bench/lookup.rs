@@ -16,31 +16,66 @@ use crate::record::{BatchBuilder, BatchOptions};
 use crate::storage::{Durability, LogConfig, Origin, Partition, PartitionSpec, Store, StoreConfig};
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
-/// Batches of one record in each segment.
-const BATCHES_PER_SEGMENT: u32 = 8;
-/// Time between two records: a segment spans eight.
+/// Time between two records.
 const STEP_MS: i64 = 1000;
 
-/// Measures lookups in logs of 1,000 and of 10,000 segments.
+/// A log of batches of one record, each with an entry in both indexes.
+#[derive(Clone, Copy, Debug)]
+struct Content {
+    segments: u32,
+    /// Batches of each segment.
+    batches: u32,
+}
+
+impl Content {
+    fn many_segments(segments: u32) -> Self {
+        Self { segments, batches: 8 }
+    }
+
+    /// As many entries as the indexes of a segment of 1 GiB have by default, one for every 4 KiB.
+    const LARGE_SEGMENT: Self = Self {
+        segments: 1,
+        batches: 1 << 18,
+    };
+
+    fn records(self) -> u32 {
+        self.segments * self.batches
+    }
+}
+
+/// Measures lookups in logs of 1,000 and of 10,000 segments, and in the indexes of one segment of 1 GiB.
 ///
 /// # Errors
 /// What the disk says, or a lookup that finds another record than the one written.
 pub fn lookup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
     let mut measures = Vec::new();
-    for segments in scale.pick([1000, 10_000], [100, 1000]) {
+    let many = scale.pick([1000, 10_000], [100, 1000]).map(|segments| {
+        (
+            format!("time_in_{segments}_segments"),
+            Content::many_segments(segments),
+        )
+    });
+    let large = ("time_in_a_1_gib_segment".to_owned(), Content::LARGE_SEGMENT);
+    for (name, content) in many.into_iter().chain([large]) {
         let dir = temp_dir()?;
-        fill(dir.path(), segments)?;
+        fill(dir.path(), content)?;
         let store = open(dir.path())?;
-        let partition = open_partition(&store)?;
-        measures.push(measure(&partition, segments, scale)?);
+        let partition = open_partition(&store, content)?;
+        let name = format!("lookup.{name}");
+        measures.push(measure(&partition, name, content, scale)?);
         drop(partition);
         store.close()?;
     }
     Ok(measures)
 }
 
-fn measure(partition: &Partition, segments: u32, scale: Scale) -> Result<Measure, BenchError> {
-    let records = segments * BATCHES_PER_SEGMENT;
+fn measure(
+    partition: &Partition,
+    name: String,
+    content: Content,
+    scale: Scale,
+) -> Result<Measure, BenchError> {
+    let (records, segments) = (content.records(), content.segments);
     let times: Vec<i64> = (0..records).map(|record| time_of(record).0).collect();
     let lookups = scale.pick(100_000, 4000);
     // The first pass warms: it checks each index and makes the mappings.
@@ -58,7 +93,7 @@ fn measure(partition: &Partition, segments: u32, scale: Scale) -> Result<Measure
         limit.add(began.elapsed());
     }
     Ok(Measure {
-        name: format!("lookup.time_in_{segments}_segments"),
+        name,
         value: found.quantile_ms(0.5) * 1e3,
         unit: "us",
         limit: Limit {
@@ -109,13 +144,13 @@ fn open(dir: &Path) -> Result<Store, BenchError> {
     Ok(Store::open(files, config)?)
 }
 
-fn open_partition(store: &Store) -> Result<Arc<Partition>, BenchError> {
+fn open_partition(store: &Store, content: Content) -> Result<Arc<Partition>, BenchError> {
     let topic = TopicName::new("lookup").expect("letters make a name");
     let spec = PartitionSpec {
         id: TopicPartition::new(topic, PartitionId(0)),
         topic_id: TopicId([7; 16]),
         config: LogConfig {
-            segment_ms: STEP_MS * i64::from(BATCHES_PER_SEGMENT) - 1,
+            segment_ms: STEP_MS * i64::from(content.batches) - 1,
             durability: Durability::Written,
             index_interval_bytes: 0,
             ..LogConfig::default()
@@ -125,10 +160,10 @@ fn open_partition(store: &Store) -> Result<Arc<Partition>, BenchError> {
     Ok(opened.into_iter().next().expect("as many results as specs")?)
 }
 
-fn fill(dir: &Path, segments: u32) -> Result<(), BenchError> {
+fn fill(dir: &Path, content: Content) -> Result<(), BenchError> {
     let store = open(dir)?;
-    let partition = open_partition(&store)?;
-    for record in 0..segments * BATCHES_PER_SEGMENT {
+    let partition = open_partition(&store, content)?;
+    for record in 0..content.records() {
         let mut builder = BatchBuilder::new(BatchOptions::default());
         builder
             .append(Some(time_of(record)), None, Some(b"looked up by its time"), &[])
@@ -147,14 +182,15 @@ mod tests {
     #[test]
     fn every_record_is_found_by_its_time_and_a_wrong_answer_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        fill(dir.path(), 3).unwrap();
+        let content = Content::many_segments(3);
+        fill(dir.path(), content).unwrap();
         let store = open(dir.path()).unwrap();
-        let partition = open_partition(&store).unwrap();
+        let partition = open_partition(&store, content).unwrap();
         assert_eq!(partition.describe().segments, 3);
-        for record in 0..3 * BATCHES_PER_SEGMENT {
+        for record in 0..content.records() {
             check(&partition, 3, record).unwrap();
         }
-        let beyond = check(&partition, 3, 3 * BATCHES_PER_SEGMENT).unwrap_err();
+        let beyond = check(&partition, 3, content.records()).unwrap_err();
         assert!(
             matches!(beyond, BenchError::WrongLookup { found: None, .. }),
             "{beyond}"

@@ -2,7 +2,8 @@
 //!
 //! A topic that does not exist gets just enough partitions, and nobody sees it before the directory is in:
 //! 1. Its entry is written to the metadata. If it dies here: the next start serves an empty topic, into which one adopts.
-//! 2. The directory is verified and brought in. If that fails, the entry is taken back.
+//! 2. The partitions before it are opened, empty; then the directory is verified and brought in. If that fails, the entry is
+//!    taken back.
 //! 3. The topic is served.
 //!
 //! What a sound directory is, and that the original stays as it is: [`crate::storage`].
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::storage::{AdoptReport, Partition, PartitionSpec};
+use crate::storage::{AdoptReport, Partition, PartitionSpec, StoreError};
 use crate::types::{Offset, PartitionId, TopicName};
 
 use super::admin::{Admin, Checked};
@@ -42,6 +43,8 @@ impl Core {
         name: &TopicName,
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
+        // What is not linked is copied, and must fit.
+        self.disk.check()?;
         let report = match self.topics.find_writable(name) {
             Ok(topic) => self.adopt_into(&topic, &from, partition)?,
             Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, &from, name, partition)?,
@@ -110,14 +113,16 @@ impl Core {
         })?;
         let id = self.record_new(admin, &name, count, &config)?;
         let spec = self.spec(&name, partition.0, id, &config);
-        let (log, report) = self.bring_in(from, spec).inspect_err(|_| {
+        // What can fail beside the directory comes first: once that is in, nothing does.
+        let opened = self.open(&name, 0..partition.0, id, &config);
+        let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(from, spec)?)));
+        let (mut partitions, (log, report)) = brought_in.inspect_err(|_| {
             let entry = TopicEntry::active(id, count, config.overrides.clone());
             let taken_back = self.record(admin, Change::topic(&name, None), Some(metadata::stored(&entry)));
             if let Err(error) = taken_back {
                 tracing::warn!(topic = %name, %error, "an empty topic will be there at the next start");
             }
         })?;
-        let mut partitions = self.open(&name, 0..partition.0, id, &config)?;
         partitions.push(Served::new(log));
         self.topics.put(Topic::new(name, id, config, partitions));
         Ok(report)
@@ -126,8 +131,24 @@ impl Core {
     fn bring_in(&self, from: &Path, spec: PartitionSpec) -> Result<(Arc<Partition>, AdoptReport), Error> {
         self.store
             .adopt(from, spec, self.now())
-            .map_err(|error| Error::InvalidRequest {
-                reason: format!("cannot adopt {}: {error}", from.display()),
-            })
+            .map_err(|error| self.not_adopted(from, &error))
+    }
+
+    /// Tells what is wrong with the directory from what is wrong with the disk.
+    fn not_adopted(&self, from: &Path, error: &StoreError) -> Error {
+        match error {
+            full if full.is_disk_full() => {
+                tracing::warn!(from = %from.display(), %error, "no room to adopt a directory");
+                self.disk.write_found_no_room()
+            }
+            StoreError::Io { path, .. } if !path.starts_with(from) => {
+                translate::store(&from.display(), error)
+            }
+            StoreError::Io { .. } | StoreError::Unusable { .. } | StoreError::Locked { .. } => {
+                Error::InvalidRequest {
+                    reason: format!("cannot adopt {}: {error}", from.display()),
+                }
+            }
+        }
     }
 }

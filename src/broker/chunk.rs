@@ -5,13 +5,52 @@
 
 use std::collections::HashSet;
 
-use crate::record::{Batches, ControlMarker, Damage, DecompressLimit, Record, RecordBatch};
+use crate::record::{BatchHeader, Batches, ControlMarker, Damage, DecompressLimit, Record, RecordBatch};
+use crate::storage::FirstBatch;
 use crate::types::{Offset, ProducerId};
 
 use super::Error;
 use super::requests::{Aborted, Chunk};
 
+/// What naming one aborted transaction takes in an answer, at most, in bytes.
+const ABORTED_BYTES: usize = 24;
+
 impl Chunk {
+    /// Returns what the chunk takes in an answer, in bytes: its batches and the aborted transactions named beside them.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.batches.len() + self.aborted.len() * ABORTED_BYTES
+    }
+
+    /// Leaves off batches at the end until what is left takes `max_bytes`, aborted transactions included. The first batch
+    /// stays when it is to come whole, with the transactions that were open at it.
+    pub(super) fn cut_to(&mut self, max_bytes: usize, first: FirstBatch) {
+        if self.size_bytes() <= max_bytes {
+            return;
+        }
+        let (mut len, mut next_offset) = (0, self.from);
+        while let Ok(header) = BatchHeader::parse(&self.batches[len..]) {
+            let end = usize::try_from(header.size_bytes).map_or(usize::MAX, |size| len.saturating_add(size));
+            let named = self.begun_before(header.next_offset());
+            let fits = end.saturating_add(named * ABORTED_BYTES) <= max_bytes;
+            let must_stay = len == 0 && first == FirstBatch::Whole;
+            if end > self.batches.len() || !(fits || must_stay) {
+                break;
+            }
+            (len, next_offset) = (end, header.next_offset());
+        }
+        if len < self.batches.len() {
+            self.batches.truncate(len);
+            self.next_offset = next_offset;
+            self.aborted.truncate(self.begun_before(next_offset));
+        }
+    }
+
+    /// How many of the aborted transactions, which lie by first offset, begin before `offset`.
+    fn begun_before(&self, offset: Offset) -> usize {
+        self.aborted
+            .partition_point(|aborted| aborted.first_offset < offset)
+    }
+
     /// Decodes the records that were asked for: within offsets and times, without control records and aborted ones. Checks
     /// each batch's CRC.
     ///
@@ -215,6 +254,34 @@ mod tests {
         assert_eq!(offsets(&cut), [1, 2]);
         cut.times = Some(Timestamp(8)..Timestamp(9));
         assert!(offsets(&cut).is_empty());
+    }
+
+    #[test]
+    fn aborted_transactions_count_against_the_size_of_an_answer_and_batches_wait_for_the_next() {
+        let batches: Vec<_> = (0..100).map(|producer| batch(producer, &["v"])).collect();
+        let aborted: Vec<_> = (0..100).map(|at| (at, at)).collect();
+        let whole = chunk(&batches, &aborted);
+        let one = whole.batches.len() / 100 + ABORTED_BYTES;
+        assert_eq!(whole.size_bytes(), 100 * one);
+        for (room, kept) in [(100 * one, 100), (100 * one - 1, 99), (7 * one, 7), (1, 1)] {
+            let mut cut = whole.clone();
+            cut.cut_to(room, FirstBatch::Whole);
+            assert_eq!(cut.size_bytes(), kept * one, "in {room} bytes");
+            assert_eq!(cut.aborted.len(), kept);
+            assert_eq!(cut.next_offset.0, i64::try_from(kept).expect("small"));
+            assert_eq!(cut.batches, whole.batches[..cut.batches.len()]);
+        }
+        let mut nothing = whole.clone();
+        nothing.cut_to(one - 1, FirstBatch::IfItFits);
+        assert_eq!((nothing.size_bytes(), nothing.next_offset), (0, Offset::ZERO));
+    }
+
+    #[test]
+    fn a_first_batch_comes_with_every_transaction_open_at_it_whatever_the_size() {
+        let open_before: Vec<_> = (0..50).map(|producer| (producer, 0)).collect();
+        let mut cut = chunk(&[batch(1, &["0"]), batch(1, &["1"])], &open_before);
+        cut.cut_to(10, FirstBatch::Whole);
+        assert_eq!((cut.aborted.len(), cut.next_offset), (50, Offset(1)));
     }
 
     #[test]

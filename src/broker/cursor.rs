@@ -2,7 +2,8 @@
 //!
 //! What happens when the log start is raised above a reader, by retention or `DeleteRecords`
 //! - A read that asked for an offset is told, by an error: records it asked for are gone.
-//! - A read that asked for the earliest record, or from a time on, goes on at the new log start: it asked for what is there.
+//! - A read that asked for the earliest record, from a time on, or for what comes, goes on at the new log start: it asked for
+//!   what is there. Its responses carry the log start, so that it may see that it was left behind.
 
 use std::ops::Range;
 
@@ -71,8 +72,8 @@ impl Cursor {
             .map(|(_, offset)| *offset);
         let now = bound(marks, spec.isolation);
         let when_gone = match start {
-            ReadStart::Earliest | ReadStart::Time(_) => WhenGone::GoOn,
-            ReadStart::Latest | ReadStart::Offset(_) => WhenGone::Fail,
+            ReadStart::Earliest | ReadStart::Time(_) | ReadStart::Latest => WhenGone::GoOn,
+            ReadStart::Offset(_) => WhenGone::Fail,
         };
         let begin = match (resumed, start) {
             (Some(offset), _) | (None, ReadStart::Offset(offset)) => {

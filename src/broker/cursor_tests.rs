@@ -121,11 +121,13 @@ fn records_that_are_gone_end_a_read_by_offset_and_not_one_of_what_is_there() {
         cursor.plan(&raised, Isolation::ReadUncommitted)
     };
     assert_eq!(plan(ReadStart::Offset(Offset(20))), Plan::Gone);
-    assert_eq!(plan(ReadStart::Earliest), Plan::Read(Offset(60)..Offset(90)));
-    assert_eq!(
-        plan(ReadStart::Time(Timestamp(0))),
-        Plan::Read(Offset(60)..Offset(90))
-    );
+    for start in [
+        ReadStart::Earliest,
+        ReadStart::Time(Timestamp(0)),
+        ReadStart::Latest,
+    ] {
+        assert_eq!(plan(start), Plan::Read(Offset(60)..Offset(90)), "{start:?}");
+    }
 }
 
 #[test]

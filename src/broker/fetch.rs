@@ -3,7 +3,8 @@
 //! Targets are read in their order and share `max_bytes`. While nothing has been read, the first batch of a partition comes
 //! whole, however large; after that only what fits. A fetch is answered at once when `min_bytes` are there, when a target
 //! failed, or when it shall not wait; else it sleeps until a watermark it waits for moves, reads again, and answers at the
-//! latest when its time is over. Bytes are counted as read, so `min_bytes` is exact.
+//! latest when its time is over. Bytes are counted as read, with the aborted transactions named beside them, so `min_bytes` is
+//! exact and no answer is longer than was asked for.
 //!
 //! Readers see up to the high watermark, or the last stable offset. An offset up to the log end is none to complain about:
 //! there is just nothing yet.
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::storage::{FirstBatch, Read, WatermarkView};
+use crate::storage::{AbortedTransaction, FirstBatch, Read, Slice, WatermarkView};
 use crate::types::{Isolation, Offset, TopicName};
 
 use super::core::Core;
@@ -143,7 +144,7 @@ impl Limits {
                 Ok(served) => self.read_one(target, served, bytes),
                 Err(error) => Err(error.clone()),
             };
-            bytes += chunk.as_ref().map_or(0, |chunk| chunk.batches.len());
+            bytes += chunk.as_ref().map_or(0, Chunk::size_bytes);
             chunks.push(chunk);
         }
         Pass { chunks, bytes }
@@ -207,38 +208,44 @@ impl Stretch {
     pub(super) fn chunk(self, served: &Served) -> Result<Chunk, Error> {
         let log = &served.log;
         let Read {
-            from, until, times, ..
-        } = self.read.clone();
-        let marks = log.watermarks();
-        let failed = |error| translate::read(served.id(), error, marks.high_watermark);
-        let (batches, next_offset) = if from < until {
-            let slice = log.read(&self.read).map_err(failed)?;
-            (slice.bytes, slice.next_offset)
-        } else {
-            (Bytes::new(), from)
-        };
-        let aborted = if self.isolation == Isolation::ReadCommitted && !batches.is_empty() {
-            let aborted = log.aborted(from..next_offset).map_err(failed)?;
-            let named = |aborted: crate::storage::AbortedTransaction| Aborted {
-                producer_id: aborted.producer_id,
-                first_offset: aborted.first_offset,
-            };
-            aborted.into_iter().map(named).collect()
-        } else {
-            Vec::new()
-        };
-        Ok(Chunk {
-            partition: served.id().clone(),
-            batches,
             from,
             until,
             times,
-            aborted,
-            next_offset,
+            max_bytes,
+            first,
+        } = self.read.clone();
+        let marks = log.watermarks();
+        let failed = |error| translate::read(served.id(), error, marks.high_watermark);
+        let (slice, aborted) = if from >= until {
+            let nothing = Slice {
+                bytes: Bytes::new(),
+                next_offset: from,
+            };
+            (nothing, Vec::new())
+        } else {
+            match self.isolation {
+                Isolation::ReadCommitted => log.read_committed(&self.read).map_err(failed)?,
+                Isolation::ReadUncommitted => (log.read(&self.read).map_err(failed)?, Vec::new()),
+            }
+        };
+        let named = |aborted: AbortedTransaction| Aborted {
+            producer_id: aborted.producer_id,
+            first_offset: aborted.first_offset,
+        };
+        let mut chunk = Chunk {
+            partition: served.id().clone(),
+            batches: slice.bytes,
+            from,
+            until,
+            times,
+            aborted: aborted.into_iter().map(named).collect(),
+            next_offset: slice.next_offset,
             high_watermark: marks.high_watermark,
             last_stable: marks.last_stable,
             log_start: marks.log_start,
             max_decompressed_bytes: self.max_decompressed_bytes,
-        })
+        };
+        chunk.cut_to(max_bytes, first);
+        Ok(chunk)
     }
 }

@@ -1,7 +1,8 @@
 //! Syncs that nobody waits for: of partitions with `durability = written`, by `flush.ms`, `flush.messages`, and after a
 //! roll. They run apart from group commit, so that a large one keeps no acknowledgement waiting.
 //!
-//! A partition is on the list from its first unsynced append until everything in it is synced; storage says what is due.
+//! A partition is on the list from its first unsynced append until everything in it is synced, or until only a further append
+//! can make it due (`flush.ms` is without end): that one puts it on the list again. Storage says what is due.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,17 +52,22 @@ impl Flushes {
     pub(super) fn due(&self, now: Timestamp) -> Vec<Arc<Served>> {
         // Examined without the lock: looking at a partition waits for its appends, and they put partitions on the list.
         let mut examined = std::mem::take(&mut *self.list.lock());
+        let mut due = Vec::new();
         examined.retain(|served| {
             // Unmarked first: an append after this puts it on the list again.
             served.watched.store(false, Ordering::SeqCst);
             let marks = served.log.watermarks();
-            let stays = marks.recovery_point < marks.log_end && served.closed().is_none();
+            let unsynced = marks.recovery_point < marks.log_end && served.closed().is_none();
+            let stays = match served.log.sync_due(now) {
+                SyncDue::Now => {
+                    due.push(Arc::clone(served));
+                    unsynced
+                }
+                SyncDue::InTime | SyncDue::No => unsynced,
+                SyncDue::OnAppend => false,
+            };
             stays && Served::first_to_set(&served.watched)
         });
-        let due = examined
-            .iter()
-            .filter(|served| served.log.sync_due(now) == SyncDue::Now);
-        let due = due.cloned().collect();
         self.list.lock().append(&mut examined);
         due
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::storage::StartError;
 use crate::types::{Isolation, Offset, PartitionId, TopicName};
 
 use super::core::Core;
@@ -101,10 +102,8 @@ impl Core {
         self.blocking(move |core| {
             let mut raised = Vec::with_capacity(raises.len());
             for (served, to) in raises {
-                let high_watermark = served.log.watermarks().high_watermark;
                 let log_start = served.log.raise_log_start(to);
-                let log_start =
-                    log_start.map_err(|error| translate::read(served.id(), error, high_watermark))?;
+                let log_start = log_start.map_err(|error| start_refused(&served, error))?;
                 raised.push((served.id().partition, log_start));
             }
             core.store
@@ -113,5 +112,14 @@ impl Core {
             Ok(raised)
         })
         .await
+    }
+}
+
+fn start_refused(served: &Served, error: StartError) -> Error {
+    match error {
+        StartError::BeyondHighWatermark { to, .. } => out_of_range(served, to, &served.log.watermarks()),
+        StartError::Held { to, hold } => Error::PolicyViolation {
+            reason: format!("records of {} before offset {to} are held: {hold}", served.id()),
+        },
     }
 }

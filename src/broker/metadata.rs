@@ -16,7 +16,7 @@
 //! Creating a topic writes its entry, synced, before anything else of it exists: a directory without an entry is never ours.
 //!
 //! A write that failed may still be found by the next start. So what was true before it is remembered and written again in
-//! front of the next write.
+//! front of the next write. Of a write that never reached the log nothing is remembered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::record::{BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit, Stamping, Transactional};
-use crate::storage::{FirstBatch, Origin, Partition, Read, Store};
+use crate::storage::{AppendError, FirstBatch, Origin, Partition, Read, Store};
 use crate::types::{Offset, PartitionId, ProducerId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::translate;
@@ -299,9 +299,8 @@ impl MetadataLog {
             producer: None,
             transactional: Transactional::No,
         });
-        self.corrections.remove(&change.key);
-        let current = std::iter::once((&change.key, &change.value));
-        for (key, value) in self.corrections.iter().chain(current) {
+        let corrections = self.corrections.iter().filter(|(key, _)| **key != change.key);
+        for (key, value) in corrections.chain(std::iter::once((&change.key, &change.value))) {
             builder
                 .append(Some(now), Some(key), value.as_deref(), &[])
                 .map_err(|error| Error::InvalidRequest {
@@ -312,30 +311,33 @@ impl MetadataLog {
             reason: error.to_string(),
         })?;
         let log = &self.served.log;
-        let written = log
-            .append(&batch, Origin::Coordinator, now)
-            .map_err(|error| translate::append(log.id(), error))
-            .and_then(|append| {
-                let synced = store
-                    .sync(std::slice::from_ref(log))
-                    .pop()
-                    .expect("one result for one partition");
-                let synced = synced.map_err(|error| translate::store(log.id(), &error))?;
-                if synced.high_watermark > append.last_offset {
-                    return Ok(synced.high_watermark);
+        let append = match log.append(&batch, Origin::Coordinator, now) {
+            Ok(append) => append,
+            Err(error) => {
+                // A log that goes on took nothing of it. One that refuses writes for this very failure may hold a part.
+                if matches!(error, AppendError::Storage(_)) && log.refusal().is_some() {
+                    self.corrections.insert(change.key, before);
                 }
-                Err(Error::WritesRefused {
-                    partition: log.id().clone(),
-                    reason: "the sync did not cover the change; try again".to_owned(),
-                })
-            });
-        match &written {
-            Ok(_) => self.corrections.clear(),
-            Err(_) => {
-                self.corrections.insert(change.key, before);
+                return Err(translate::append(log.id(), error));
             }
-        }
-        written
+        };
+        let synced = store
+            .sync(std::slice::from_ref(log))
+            .pop()
+            .expect("one result for one partition");
+        let failed = match synced {
+            Ok(synced) if synced.high_watermark > append.last_offset => {
+                self.corrections.clear();
+                return Ok(synced.high_watermark);
+            }
+            Ok(_) => Error::WritesRefused {
+                partition: log.id().clone(),
+                reason: "the sync did not cover the change; try again".to_owned(),
+            },
+            Err(error) => translate::store(log.id(), &error),
+        };
+        self.corrections.insert(change.key, before);
+        Err(failed)
     }
 }
 
@@ -347,6 +349,8 @@ pub(super) fn stored(entry: &TopicEntry) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, SimFs};
+    use crate::storage::{LogConfig, PartitionSpec, StoreConfig};
 
     fn entry() -> TopicEntry {
         let config = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
@@ -398,5 +402,49 @@ mod tests {
         );
         let no_id = r#"{"version":1,"id":"+b","partitions":1,"config":{},"state":"active"}"#;
         assert!(error("a", no_id).contains("no valid id"));
+    }
+
+    #[test]
+    fn only_what_may_lie_in_the_log_is_corrected_later() {
+        let fs = SimFs::new();
+        let limits = CacheLimits {
+            open_files: 16,
+            maps: 16,
+            window_bytes: 1 << 20,
+        };
+        let files = Arc::new(FileCache::new(Arc::new(fs.clone()), limits));
+        let config = StoreConfig {
+            dir: "data".into(),
+            threads: 1,
+        };
+        let store = Store::open(files, config).expect("opens");
+        let spec = PartitionSpec {
+            id: partition(),
+            topic_id: TOPIC_ID,
+            config: LogConfig::default(),
+        };
+        let now = Timestamp(1);
+        let log = store.open_partitions(vec![spec], now).remove(0).expect("opens");
+        let mut metadata = MetadataLog::new(Served::new(Arc::clone(&log)));
+        let mut create = |name: &str| {
+            let name = TopicName::new(name).expect("valid");
+            let written = metadata.write(Change::topic(&name, Some(&entry())), None, &store, now);
+            (written.is_ok(), metadata.corrections.len())
+        };
+        assert_eq!(create("there"), (true, 0));
+        fs.inject(Fault {
+            call: Call::SyncData,
+            path_contains: "__siltstone_topics".to_owned(),
+            times: 1,
+            failure: Failure::LosesDirtyPages,
+        });
+        assert_eq!(create("a"), (false, 1), "it was appended, and the sync failed");
+        assert_eq!(create("b"), (false, 1), "the log refuses: nothing was written");
+        assert_eq!(create("c"), (false, 1));
+        log.repair(now).expect("repaired");
+        assert_eq!(create("d"), (true, 0));
+        let topics = read(&log).expect("sound").topics;
+        let names: Vec<_> = topics.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["d", "there"], "what failed is not found");
     }
 }

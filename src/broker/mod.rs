@@ -9,8 +9,8 @@
 //!
 //! Invariants
 //! - No protobuf and no Kafka request struct comes in here.
-//! - Whatever touches a disk for reading, or syncs, runs off the network threads. An append runs on the caller's: a check,
-//!   and a write into the page cache.
+//! - Whatever touches a disk for reading, or syncs, runs off the network threads, also what a partition needs before its
+//!   first append. The append itself runs on the caller's: a check, and a write into the page cache.
 //! - What is under way is counted by the gate; nothing begins once it closed, and a shutdown waits for the rest.
 //! - What a caller was told about a topic is in the metadata, synced, before it was told.
 //!
@@ -68,7 +68,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::env::{Clock, Fs};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Exposition, Metrics};
 use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, TopicName};
 
 use self::core::Core;
@@ -79,7 +79,7 @@ use start::Running;
 pub struct BrokerConfig {
     /// Where the data lies.
     pub data_dir: PathBuf,
-    /// Create a topic on its first write or read? Off by default.
+    /// Create a topic on its first write? Off by default.
     pub auto_create_topics: AutoCreate,
     /// Partitions of a topic made without a number. 1 to 10,000.
     pub num_partitions: i32,
@@ -155,27 +155,33 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Appends one raw batch now, in the order of calls; the result is the acknowledgement to wait for.
+    /// Appends one raw batch; the result is the acknowledgement to wait for. Waits itself only for a partition to be opened,
+    /// at its first append after a start; awaited one after the other, batches lie in the order of the calls.
     ///
     /// # Errors
     /// Everything that keeps the batch out of the log.
-    pub fn append_batch(
+    pub async fn append_batch(
         &self,
         topic: &TopicName,
         partition: PartitionId,
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
-        self.core
-            .counted(self.core.append_batch(topic, partition, batch, acks))
+        let result = self.core.append_batch(topic, partition, batch, acks).await;
+        self.core.counted(result)
     }
 
-    /// Appends plain records now, split over partitions where none is named.
+    /// Appends plain records, split over partitions where none is named; waits as [`Broker::append_batch`] does.
     ///
     /// # Errors
     /// What concerns the request as a whole; a partition's own error is in its [`Placed`].
-    pub fn append_records(&self, records: NewRecords, acks: Acks) -> Result<Vec<Placed<PendingAck>>, Error> {
-        self.core.counted(self.core.append_records(&records, acks))
+    pub async fn append_records(
+        &self,
+        records: NewRecords,
+        acks: Acks,
+    ) -> Result<Vec<Placed<PendingAck>>, Error> {
+        let result = self.core.append_records(&records, acks).await;
+        self.core.counted(result)
     }
 
     /// Reads from any number of partitions, waiting for data as asked. As many results as targets, in their order.
@@ -234,7 +240,7 @@ impl Broker {
     }
 
     /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults. A
-    /// door calls it before it appends, which itself never waits.
+    /// door calls it before it appends.
     ///
     /// # Errors
     /// [`Error::UnknownTopic`] where topics are not made by being named; what [`Broker::create_topic`] says.
@@ -352,9 +358,9 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Renders the broker's metrics as Prometheus text.
-    pub fn metrics_text(&self) -> String {
-        self.core.metrics_text()
+    /// Renders the broker's metrics.
+    pub fn metrics_text(&self, exposition: Exposition) -> String {
+        self.core.metrics_text(exposition)
     }
 
     /// Returns the broker's metrics; the doors count their calls there.

@@ -5,8 +5,9 @@
 //!  records --> partitions --> batches --'           '--> group commit, or flush
 //! ```
 //!
-//! All of it runs on the caller's thread: a check, and a write into the page cache. Calls from one thread to one partition
-//! lie in the log in their order. Records of one request and partition lie back to back, also as several batches.
+//! All of it runs on the caller's thread: a check, and a write into the page cache. Only a partition that takes its first
+//! append since the start is opened before, on a thread that may block. Calls awaited one after the other lie in the log in
+//! their order. Records of one request and partition lie back to back, also as several batches.
 //!
 //! Partial success: a request of records is checked as a whole before the first batch is appended. Only a failing disk can
 //! then stop it between two batches of a partition; that partition reports the failure, and a retry may write the first
@@ -20,7 +21,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::record::{
-    Accepted, BatchBuilder, BatchOptions, Stamping, TimestampType, Transactional, accept, partition_for_key,
+    Accepted, BatchBuilder, BatchOptions, Rejection, Stamping, TimestampType, Transactional, accept,
+    partition_for_key,
 };
 use crate::storage::{Append, AppendError, Durability, Origin, SyncDue, Written};
 use crate::telemetry::Metrics;
@@ -98,7 +100,7 @@ struct Target<'a> {
 
 impl Core {
     /// See [`super::Broker::append_batch`].
-    pub(super) fn append_batch(
+    pub(super) async fn append_batch(
         self: &Arc<Self>,
         name: &TopicName,
         partition: PartitionId,
@@ -124,13 +126,14 @@ impl Core {
                     .to_owned(),
             });
         }
+        self.open_for_append(served, target.now).await?;
         let pending = self.append(&target, &[accepted], pass);
         self.metrics.append_latency.record(started.elapsed());
         pending
     }
 
     /// See [`super::Broker::append_records`].
-    pub(super) fn append_records(
+    pub(super) async fn append_records(
         self: &Arc<Self>,
         new: &NewRecords,
         acks: Acks,
@@ -148,7 +151,10 @@ impl Core {
                 acks,
                 now,
             };
-            let outcome = self.append_share(&target, new, &share.indexes);
+            let outcome = match self.open_for_append(target.served, now).await {
+                Ok(()) => self.append_share(&target, new, &share.indexes),
+                Err(error) => Err(error),
+            };
             let indexes = if whole {
                 Vec::new()
             } else {
@@ -162,6 +168,21 @@ impl Core {
         }
         self.metrics.append_latency.record(started.elapsed());
         Ok(placed)
+    }
+
+    /// Makes a partition ready for appends where it may block for the disk; one that is ready costs a look.
+    async fn open_for_append(self: &Arc<Self>, served: &Arc<Served>, now: Timestamp) -> Result<(), Error> {
+        if served.log.is_open() {
+            return Ok(());
+        }
+        let served = Arc::clone(served);
+        self.blocking(move |core| {
+            // In turn with whoever removes the partition: nothing is made in its place.
+            let _turn = served.turn()?;
+            let opened = served.log.open(now);
+            opened.map_err(|error| core.not_written(&served, error))
+        })
+        .await
     }
 
     /// Lets a write to a topic begin.
@@ -184,7 +205,7 @@ impl Core {
         for built in build(target, new, indexes)? {
             let first = built.first;
             let batch = accept(built.batch.bytes().clone(), &rules).map_err(|rejection| {
-                in_request(translate::rejection(partition, rejection), &indexes[first..])
+                translate::rejection(partition, in_request(rejection, &indexes[first..]))
             })?;
             accepted.push(batch);
         }
@@ -240,6 +261,7 @@ impl Core {
         let served = target.served;
         match served.log.append(batch, Origin::Client, target.now) {
             Ok(append) if append.written == Written::Now => {
+                self.disk.appended(batch.size_bytes().into());
                 self.metrics.produce_batches.inc();
                 self.metrics.produce_bytes.inc_by(batch.size_bytes().into());
                 self.metrics.produce_records.inc_by(batch.record_count().into());
@@ -324,10 +346,13 @@ impl Core {
         match target.config.durability {
             Durability::Synced => self.commit.mark(served),
             Durability::Written => {
-                let counts = target.config.flush_messages < i64::MAX;
-                let now = counts && served.log.sync_due(target.now) == SyncDue::Now;
-                self.flushes
-                    .watch(served, if now { Urgency::Now } else { Urgency::Sweep });
+                let timed = target.config.flush_ms < i64::MAX;
+                let ask = !timed || target.config.flush_messages < i64::MAX;
+                if ask && served.log.sync_due(target.now) == SyncDue::Now {
+                    self.flushes.watch(served, Urgency::Now);
+                } else if timed {
+                    self.flushes.watch(served, Urgency::Sweep);
+                }
             }
         }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
@@ -426,34 +451,17 @@ fn build(target: &Target<'_>, new: &NewRecords, indexes: &[usize]) -> Result<Vec
     Ok(built)
 }
 
-/// Turns record numbers of a batch into those of the request; `indexes` begins with the batch's first record.
-fn in_request(error: Error, indexes: &[usize]) -> Error {
-    let global = |batch: Vec<u32>| {
-        let place = |index: u32| usize::try_from(index).ok().and_then(|index| indexes.get(index));
-        batch
-            .into_iter()
-            .filter_map(place)
-            .map(|index| as_u32(*index))
-            .collect()
+/// Names refused records by their numbers in the request; `indexes` begins with the batch's first record.
+fn in_request(rejection: Rejection, indexes: &[usize]) -> Rejection {
+    let number = |in_batch: u32| {
+        let index = usize::try_from(in_batch)
+            .ok()
+            .and_then(|place| indexes.get(place));
+        index.map_or(in_batch, |index| as_u32(*index))
     };
-    match error {
-        Error::InvalidRecord {
-            partition,
-            reason,
-            indexes,
-        } => Error::InvalidRecord {
-            partition,
-            reason,
-            indexes: global(indexes),
-        },
-        Error::InvalidTimestamp {
-            partition,
-            reason,
-            indexes,
-        } => Error::InvalidTimestamp {
-            partition,
-            reason,
-            indexes: global(indexes),
+    match rejection {
+        Rejection::InvalidRecords { errors } => Rejection::InvalidRecords {
+            errors: errors.renumbered(number),
         },
         other => other,
     }

@@ -9,6 +9,8 @@
 //! - **Progress without records**: steps over long stretches without a match carry positions alone, so that a resume token
 //!   moves on; at most one a second.
 //! - **Complete** stands on the last step. A read that has nothing to say says so in one empty step.
+//! - **Deleted under a read**: the log start may move at any time, also between a plan and its read, which then fails for
+//!   want of a file or of a place; the read is planned again, as `cursor` tells.
 //!
 //! A topic that is deleted under a read, and a server that stops, end it with an error; the last resume token stays good.
 
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::storage::{FirstBatch, Read};
-use crate::types::{Isolation, Offset, PartitionId};
+use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan};
@@ -87,9 +89,7 @@ impl Core {
         if !look_up.is_empty() {
             let found = self.blocking(move |_| {
                 let find = |(lane, served, at, bound): (usize, Arc<Served>, _, _)| {
-                    let found = served.log.find_time(at, bound);
-                    let found = found.map_err(|error| translate::read(served.id(), error, bound))?;
-                    Ok((lane, found.map_or(bound, |found| found.offset)))
+                    Ok((lane, first_from(&served, at, bound)?))
                 };
                 look_up.into_iter().map(find).collect::<Result<Vec<_>, Error>>()
             });
@@ -107,6 +107,18 @@ impl Core {
             state: State::Reading,
             wait: None,
         })
+    }
+}
+
+/// Finds the first record below `bound` that is late enough, in what is there: what is deleted under the search is not.
+fn first_from(served: &Served, at: Timestamp, bound: Offset) -> Result<Offset, Error> {
+    loop {
+        let log_start = served.log.watermarks().log_start;
+        match served.log.find_time(at, bound) {
+            Ok(found) => return Ok(found.map_or(bound, |found| found.offset)),
+            Err(_) if served.log.watermarks().log_start > log_start => {}
+            Err(error) => return Err(translate::read(served.id(), error, bound)),
+        }
     }
 }
 
@@ -159,7 +171,13 @@ impl ReadStream {
             }
             match self.plan()? {
                 Next::Read { lane, range } => {
-                    let chunk = self.read(lane, range).await?;
+                    let from = range.start;
+                    let chunk = match self.read(lane, range).await {
+                        Ok(chunk) => chunk,
+                        // Deleted under the read: the plan says whether this read minds.
+                        Err(_) if self.lanes[lane].served.log.watermarks().log_start > from => continue,
+                        Err(error) => return Err(error),
+                    };
                     // From here to the return nothing is awaited: the step counts, or it never was.
                     let found = !chunk.batches.is_empty();
                     self.lanes[lane].cursor.advance(chunk.next_offset);

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | checkpoint | 60 s | recovery points, log starts, high watermarks to disk |
 //! | expiry | 10 min | forgets idle producers |
-//! | disk guard | 1 s | looks at the free space |
+//! | disk guard | 1 s, or 100 ms near the reserve | looks at the free space |
 //! | gauges | 10 s | counts segments and bytes |
 //! | flush | 100 ms, while something is unsynced | syncs what is due of `written` topics |
 //! | repair | when wanted | brings partitions back after a failed write or sync |
@@ -20,6 +20,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
+use crate::telemetry::Exposition;
+
 use super::Error;
 use super::core::Core;
 use super::disk::Change;
@@ -28,8 +30,6 @@ use super::disk::Change;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often idle producers are looked for: Kafka's `producer.id.expiration.check.interval.ms`.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(600);
-/// How often the disk guard looks.
-const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often segments and bytes are counted for the metrics.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(10);
 /// How often unsynced partitions are looked at, while there are any.
@@ -40,7 +40,7 @@ pub(super) fn start(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
     vec![
         every(core, CHECKPOINT_INTERVAL, Core::checkpoint),
         every(core, EXPIRY_INTERVAL, Core::expire_producers),
-        every(core, DISK_INTERVAL, Core::look_at_disk),
+        spawn(core, guard_disk),
         every(core, GAUGES_INTERVAL, Core::count_gauges),
         spawn(core, flush),
         spawn(core, repair),
@@ -85,6 +85,13 @@ async fn run(core: &Arc<Core>, work: impl FnOnce(&Arc<Core>) + Send + 'static) {
     match result {
         Ok(()) | Err(Error::ShuttingDown) => {}
         Err(error) => tracing::error!(%error, "background work failed"),
+    }
+}
+
+async fn guard_disk(core: Arc<Core>) {
+    loop {
+        tokio::time::sleep(core.disk.next_look()).await;
+        run(&core, |core| core.look_at_disk()).await;
     }
 }
 
@@ -186,7 +193,7 @@ impl Core {
     }
 
     /// Takes the gauges that change all the time, then renders everything.
-    pub(super) fn metrics_text(&self) -> String {
+    pub(super) fn metrics_text(&self, exposition: Exposition) -> String {
         let files = self.files.stats();
         let of = |count: usize| gauge(u64::try_from(count).unwrap_or(u64::MAX));
         self.metrics.open_files.set(of(files.open_files));
@@ -196,7 +203,7 @@ impl Core {
         self.metrics.inflight_bytes.set(gauge(self.inflight.used_bytes()));
         self.metrics.disk_free_bytes.set(gauge(self.disk.free_bytes()));
         self.metrics.disk_full.set(i64::from(self.disk.is_full()));
-        self.metrics.text()
+        self.metrics.text(exposition)
     }
 }
 

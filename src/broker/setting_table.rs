@@ -5,12 +5,15 @@
 //! - `retention.ms` is -1: this store keeps.
 //! - `segment.bytes` may be as small as 16 KiB (Kafka 4: 1 MiB), so that a test needs little data for many segments.
 //! - `segment.index.bytes` is at least 1 KiB, so that an index holds more than a few entries.
+//! - `max.message.bytes` is at most 512 MiB: recovery takes a larger batch for damage.
 //! - `min.insync.replicas` is 1: there is one copy, on disk.
 //! - `durability` is ours.
 //!
 //! What is not here: Kafka's settings that would have no effect (`file.delete.delay.ms`, `preallocate`,
 //! `unclean.leader.election.enable`, replication throttles, `compression.lz4.level`: lz4 has one level here); they are refused like unknown names, because accepting what
 //! does nothing is a promise not kept.
+
+use crate::storage::MAX_BATCH_BYTES;
 
 /// What values a setting takes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -83,6 +86,8 @@ pub(super) const FLUSH_MS: &str = "flush.ms";
 pub(super) const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 pub(super) const DURABILITY: &str = "durability";
 
+/// What a topic admits, recovery must take for a batch and not for damage.
+const MESSAGE_MAX: i64 = MAX_BATCH_BYTES as i64;
 const INT_MAX: i64 = 2_147_483_647;
 const LONG_MAX: &str = "9223372036854775807";
 const MINUTE_MS: i64 = 60_000;
@@ -173,7 +178,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: MAX_MESSAGE_BYTES,
-        kind: whole(0, INT_MAX),
+        kind: whole(0, MESSAGE_MAX),
         default: "1048588",
         synonyms: &[same_unit("message.max.bytes")],
         doc: "Largest batch admitted, in bytes, as stored: after compression.",

@@ -42,6 +42,11 @@ fn a_value_out_of_range_is_refused_with_the_range() {
         "segment.bytes must be 16384 to 2147483647, got 1e6"
     );
     assert_eq!(
+        refusal(&[("max.message.bytes", "536870913")]),
+        "max.message.bytes must be 0 to 536870912, got 536870913",
+        "a batch that recovery would take for damage is not admitted"
+    );
+    assert_eq!(
         refusal(&[("durability", "fast")]),
         "durability must be one of synced, written, got fast"
     );

@@ -14,6 +14,7 @@ use crate::record::{
 use crate::types::{Sequence, Timestamp};
 
 mod adopt;
+mod background;
 mod cleaner;
 mod produce;
 mod reads;
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 struct House {
     fs: SimFs,
+    clock: Arc<ManualClock>,
     broker: Broker,
 }
 
@@ -54,11 +56,11 @@ async fn start_on(fs: SimFs) -> Result<House, Error> {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let world = World {
         fs: Arc::new(fs.clone()),
-        clock,
+        clock: Arc::clone(&clock) as Arc<dyn Clock>,
     };
     Broker::start(config(), world)
         .await
-        .map(|broker| House { fs, broker })
+        .map(|broker| House { fs, clock, broker })
 }
 
 async fn start() -> House {
@@ -99,7 +101,8 @@ impl House {
     ) -> Result<Appended, Error> {
         let placed = self
             .broker
-            .append_records(to(topic, Some(partition), records), Acks::All)?;
+            .append_records(to(topic, Some(partition), records), Acks::All)
+            .await?;
         placed
             .into_iter()
             .next()

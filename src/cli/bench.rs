@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::connect::ServerArgs;
 use super::output::{self, Align};
-use crate::bench::{self, Measure, Options, Scale};
+use crate::bench::{self, BenchError, Measure, Options, Scale};
 
 /// Arguments of `bench`.
 #[derive(clap::Args, Debug)]
@@ -59,15 +59,13 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
     } else {
         None
     };
-    let options = Options { scale, server };
-    let measures = match args.subject {
-        Subject::Produce => bench::produce(&options).await,
-        Subject::Read => bench::read(&options).await,
-        Subject::Latency => bench::latency(&options).await,
-        Subject::Startup => bench::startup(scale).await,
-        Subject::Lookup => bench::lookup(scale),
+    // On a worker of the runtime: the thread that blocks on a future is one more to wake for every answer.
+    let measuring = tokio::spawn(measure(args.subject, Options { scale, server }));
+    let measures = match measuring.await {
+        Ok(measures) => measures.map_err(|error| CliError::Failed(error.to_string()))?,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => return Err(CliError::Failed(error.to_string())),
     };
-    let measures = measures.map_err(|error| CliError::Failed(error.to_string()))?;
     if args.json {
         let lines: Vec<_> = measures.iter().map(line).collect();
         output::json_lines(&lines)?;
@@ -75,6 +73,16 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
         output::write_all(table(&measures).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(subject: Subject, options: Options) -> Result<Vec<Measure>, BenchError> {
+    match subject {
+        Subject::Produce => bench::produce(&options).await,
+        Subject::Read => bench::read(&options).await,
+        Subject::Latency => bench::latency(&options).await,
+        Subject::Startup => bench::startup(options.scale).await,
+        Subject::Lookup => bench::lookup(options.scale),
+    }
 }
 
 /// Rounds to three decimals: more is noise.

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use super::serve::ServeError;
 use crate::client;
 
+/// The server's reason for refusing a name that no topic has.
+const UNKNOWN_TOPIC: &str = "UNKNOWN_TOPIC";
 /// Exit code of wrong usage, as clap's.
 const USAGE: u8 = 2;
 
@@ -19,6 +21,26 @@ pub enum CliError {
     #[error("{error}; start one with 'siltstone serve' or name it with --server")]
     Unreachable {
         /// What was tried.
+        error: client::Error,
+    },
+    /// What was named is not there: a slip, or the first use of a name.
+    #[error(
+        "topic {topic} does not exist; 'siltstone topic list' names those that do, 'siltstone topic create {topic}' makes it"
+    )]
+    UnknownTopic {
+        /// The name.
+        topic: String,
+    },
+    /// The server went away in the middle.
+    #[error("{error}; try again when the server is back")]
+    Lost {
+        /// What was noticed.
+        error: client::Error,
+    },
+    /// Records were sent, and nobody knows what became of them.
+    #[error("{error}; they may be written all the same: look before you load them again")]
+    Unsettled {
+        /// What was waited for.
         error: client::Error,
     },
     /// The server or the connection failed.
@@ -42,6 +64,16 @@ impl From<client::Error> for CliError {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::Unreachable { .. } => Self::Unreachable { error },
+            client::Error::Refused(refusal) if refusal.reason == UNKNOWN_TOPIC => {
+                match refusal.metadata.get("topic") {
+                    Some(topic) => Self::UnknownTopic { topic: topic.clone() },
+                    None => Self::Client(client::Error::Refused(refusal)),
+                }
+            }
+            client::Error::ConnectionLost { .. }
+            | client::Error::NoAnswer { .. }
+            | client::Error::BeginTimeout { .. } => Self::Lost { error },
+            client::Error::DeliveryTimeout { .. } => Self::Unsettled { error },
             client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
             error => Self::Client(error),
         }

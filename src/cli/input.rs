@@ -126,7 +126,9 @@ impl Block {
 /// Why the input ended early.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(super) enum InputError {
-    #[error("line {line} has more than {max_line_bytes} bytes, the topic's max.message.bytes")]
+    #[error(
+        "line {line} has more than {max_line_bytes} bytes, the topic's max.message.bytes; 'siltstone topic alter' can raise it"
+    )]
     LineTooLong { line: u64, max_line_bytes: usize },
     #[error("cannot be read after line {line}: {reason}")]
     Read { line: u64, reason: String },

@@ -12,6 +12,7 @@ mod completion;
 mod connect;
 mod error;
 mod input;
+mod interrupts;
 mod json_line;
 mod offsets;
 mod output;
@@ -26,6 +27,7 @@ mod topic;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::connect::ServerArgs;
@@ -65,9 +67,20 @@ enum Command {
     Completion(completion::CompletionArgs),
 }
 
+/// Commands that talk to no server: the flags that name one mean nothing to them.
+const WITHOUT_SERVER: [&str; 3] = ["serve", "segment", "completion"];
+
 /// Returns the description of the command line: every command, flag and help text.
 pub fn command() -> clap::Command {
-    Cli::command()
+    let command = Cli::command();
+    let hidden: Vec<_> = command
+        .get_arguments()
+        .filter(|argument| argument.is_global_set())
+        .map(|argument| argument.clone().hide(true))
+        .collect();
+    WITHOUT_SERVER.into_iter().fold(command, |command, name| {
+        command.mut_subcommand(name, |subcommand| subcommand.args(hidden.clone()))
+    })
 }
 
 /// Runs the command that the process's arguments name, and returns the code to end with.
@@ -75,8 +88,7 @@ pub fn run() -> ExitCode {
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come here too, for standard output; nobody is left to hear that printing failed.
-            let _ = error.print();
+            complain(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -92,10 +104,36 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Says what is wrong with the command line, in one line; help and version come here too, and are told whole.
+fn complain(error: &clap::Error) {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        // Nobody is left to hear that printing failed.
+        let _ = error.print();
+        return;
+    }
+    let text = error.render().to_string();
+    let paragraphs = text
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+    let told = paragraphs.collect::<Vec<_>>().join("; ");
+    let told = told.strip_prefix("error: ").unwrap_or(&told);
+    output::say(&format!("siltstone: {told}; --help tells more"));
+}
+
 fn parse() -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches()?;
     let mut cli = Cli::from_arg_matches(&matches)?;
-    cli.server.note_origin(&matches);
+    cli.server.note_origins(&matches);
+    let without_server = WITHOUT_SERVER
+        .into_iter()
+        .find(|name| matches.subcommand_name() == Some(name));
+    if let (Some(name), Some(flag)) = (without_server, cli.server.flag()) {
+        // Taken in silence, `serve --tls-key` would look like a server with TLS.
+        let text = format!("{flag} is for talking to a server, which '{name}' does not do");
+        return Err(command().error(ErrorKind::ArgumentConflict, text));
+    }
     Ok(cli)
 }
 

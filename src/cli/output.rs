@@ -12,6 +12,13 @@ pub(super) fn write_all(bytes: &[u8]) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Writes `bytes` to standard output from a thread that may wait for a slow reader, and gives them back for use again: the
+/// caller stays free to be told of Ctrl-C.
+pub(super) async fn write_aside(bytes: Vec<u8>) -> Result<Vec<u8>, CliError> {
+    let writing = tokio::task::spawn_blocking(move || write_all(&bytes).map(|()| bytes));
+    writing.await.map_err(io::Error::other)?
+}
+
 /// Writes JSON values to standard output, one a line.
 pub(super) fn json_lines(values: &[serde_json::Value]) -> Result<(), CliError> {
     let mut text = String::new();

@@ -3,7 +3,8 @@
 //! Invariants
 //! - Lines before one that stops the load are sent, acknowledged and counted.
 //! - The command always ends with a summary of what was acknowledged; on Ctrl-C within [`INTERRUPT_GRACE`], even when the
-//!   server is gone.
+//!   server is gone, and on a second Ctrl-C at once.
+//! - Once a server answered, its loss is waited out for the delivery timeout, at the beginning as later.
 //! - Memory is bounded by the input's blocks and the producer's buffer.
 
 use std::io::{IsTerminal, Write};
@@ -13,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::connect::ServerArgs;
 use super::input::{Block, Input};
+use super::interrupts::Interrupts;
 use super::produce_record::RecordRules;
 use super::{CliError, output};
 use crate::client::{self, Acks, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
-use crate::record::Codec;
+use crate::record::{Codec, Header};
 use crate::types::PartitionId;
 
 /// How long acknowledgements are waited for after Ctrl-C.
@@ -28,8 +29,15 @@ const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
 /// An input that takes longer gets a progress bar.
 const LONG: Duration = Duration::from_secs(1);
 
+const EXAMPLES: &str = "\
+Examples:
+  siltstone produce notes < notes.txt
+  siltstone produce flights --input flights.jsonl --format json --key-field tailnum
+  printf 'k1:v1\\nk2:\\n' | siltstone produce table --key-separator : --null-value ''";
+
 /// Arguments of `produce`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ProduceArgs {
     /// Where to
     topic: String,
@@ -41,13 +49,16 @@ pub(super) struct ProduceArgs {
     /// How batches are compressed
     #[arg(long, value_name = "CODEC", default_value = "none")]
     compression: Compression,
+    /// A header of every record; may be given more than once
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = parse_header)]
+    headers: Vec<Header>,
     /// Write to this partition, whatever the key
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// When a record counts as written
     #[arg(long, value_enum, default_value = "all", value_name = "WHEN")]
     acks: AcksArg,
-    /// Seconds after which an unacknowledged record ends the load
+    /// Seconds after which an unacknowledged record ends the load; a server that is lost as it begins is waited for as long
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
     delivery_timeout: u32,
     /// Print the summary as one JSON object
@@ -74,11 +85,27 @@ enum AcksArg {
     None,
 }
 
+fn parse_header(text: &str) -> Result<Header, String> {
+    match text.split_once('=') {
+        Some((name, value)) => Ok(Header {
+            key: name.to_owned().into(),
+            value: Some(value.to_owned().into()),
+        }),
+        None => Err("not NAME=VALUE".to_owned()),
+    }
+}
+
 /// How the load went.
 enum Ended {
     AtTheEnd,
-    Interrupted,
+    Interrupted(Times),
     Failed(CliError),
+}
+
+/// How often Ctrl-C came.
+enum Times {
+    Once,
+    Twice,
 }
 
 impl ProduceArgs {
@@ -117,15 +144,17 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     };
     let begun = tokio::select! {
         begun = begin(server, &args.topic, options) => begun.map_err(Ended::Failed),
-        () = interrupts.next() => Err(Ended::Interrupted),
+        () = interrupts.next() => Err(Ended::Interrupted(Times::Once)),
     };
     let ended = match begun {
         Err(ended) => ended,
         Ok(producer) => {
             let mut load = Load {
                 producer,
+                topic: args.topic,
                 rules,
                 partition: args.partition.map(PartitionId),
+                headers: args.headers,
                 input_name: input.name.clone(),
                 skipped: 0,
                 progress: Progress::new(input.len),
@@ -144,10 +173,14 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     match ended {
         Ended::AtTheEnd => Ok(ExitCode::SUCCESS),
         Ended::Failed(error) => Err(error),
-        Ended::Interrupted => {
+        Ended::Interrupted(times) => {
             let open = report.summary.sent_records - report.summary.acknowledged_records;
+            let interrupted = match times {
+                Times::Once => "interrupted",
+                Times::Twice => "interrupted twice",
+            };
             Err(CliError::Failed(format!(
-                "interrupted; {open} records were sent and not acknowledged"
+                "{interrupted}; {open} records were sent and not acknowledged"
             )))
         }
     }
@@ -160,8 +193,10 @@ async fn begin(server: &ServerArgs, topic: &str, options: ProducerOptions) -> Re
 
 struct Load {
     producer: Producer,
+    topic: String,
     rules: RecordRules,
     partition: Option<PartitionId>,
+    headers: Vec<Header>,
     input_name: String,
     skipped: u64,
     progress: Progress,
@@ -173,25 +208,27 @@ impl Load {
     async fn until_end(&mut self, input: Input, interrupts: &mut Interrupts) -> Ended {
         let sent = tokio::select! {
             biased;
-            () = interrupts.next() => {
-                // What is under way may still come in.
-                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
-                return Ended::Interrupted;
-            }
+            () = interrupts.next() => return self.interrupted(interrupts).await,
             sent = self.send_all(input) => sent,
         };
         let closed = tokio::select! {
             biased;
-            () = interrupts.next() => {
-                let _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()).await;
-                return Ended::Interrupted;
-            }
+            () = interrupts.next() => return self.interrupted(interrupts).await,
             closed = self.producer.close() => closed,
         };
         match (sent, closed) {
             (Ok(()), Ok(())) => Ended::AtTheEnd,
             (Err(error), _) => Ended::Failed(error),
             (Ok(()), Err(error)) => Ended::Failed(error.into()),
+        }
+    }
+
+    /// What is under way may still come in, unless a second Ctrl-C says not to wait for it.
+    async fn interrupted(&self, interrupts: &mut Interrupts) -> Ended {
+        output::say("siltstone: interrupted, waiting for what is under way; Ctrl-C again ends at once");
+        tokio::select! {
+            () = interrupts.next() => Ended::Interrupted(Times::Twice),
+            _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()) => Ended::Interrupted(Times::Once),
         }
     }
 
@@ -217,35 +254,22 @@ impl Load {
             };
             let record = ProducerRecord {
                 key: record.key.as_deref(),
-                value: Some(record.value),
+                value: record.value,
                 timestamp: record.timestamp,
                 partition: self.partition,
-                headers: &[],
+                headers: &self.headers,
             };
             self.producer.send(record).await.map_err(|error| match error {
-                client::Error::RecordTooLarge { .. } => at(error.to_string()),
+                client::Error::RecordTooLarge { size_bytes, .. } => {
+                    let topic = &self.topic;
+                    at(format!(
+                        "{error}; 'siltstone topic alter {topic} --config max.message.bytes={size_bytes}' admits it"
+                    ))
+                }
                 error => error.into(),
             })?;
         }
         Ok(())
-    }
-}
-
-/// Ctrl-C, listened for from the beginning: one that comes while nobody waits is not lost.
-struct Interrupts(Signal);
-
-impl Interrupts {
-    fn listen() -> Result<Self, CliError> {
-        match signal(SignalKind::interrupt()) {
-            Ok(signal) => Ok(Self(signal)),
-            Err(error) => Err(CliError::Failed(format!("cannot watch for Ctrl-C: {error}"))),
-        }
-    }
-
-    async fn next(&mut self) {
-        if self.0.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a line of input becomes: a record, nothing, or an error with its reason.
 //!
-//! `lines`: the whole line is the value; with a separator, what lies before its first place is the key. `json`: the line is
-//! one JSON object and, unchanged, the value; key and timestamp may come out of its fields. Only the newline is taken off.
+//! `lines`: the whole line is the value; with a separator, what lies before its first place is the key, and a value that is the
+//! null text makes a tombstone. `json`: the line is one JSON object and, unchanged, the value; key and timestamp may come out
+//! of its fields. Only the newline is taken off. A line need not be text, except JSON.
 
 use std::borrow::Cow;
 
@@ -12,7 +13,7 @@ use crate::types::Timestamp;
 /// What a line is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub(super) enum Format {
-    /// A value, as it stands
+    /// A value, as it stands before the newline; any bytes
     #[default]
     Lines,
     /// One JSON object, kept byte for byte as the value
@@ -46,16 +47,20 @@ pub(super) struct RecordRules {
     /// Of plain lines: the text between key and value; \t is a tab
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
-    /// What to do with a line whose key is missing or null
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
-    on_missing_key: OnMissingKey,
+    /// Of plain lines with a key: a value that reads so is null, which makes a tombstone; '' is the empty value
+    #[arg(long, value_name = "TEXT")]
+    null_value: Option<String>,
+    /// What to do with a line whose key is missing or null; without it, keyless
+    #[arg(long, value_enum, value_name = "WHAT")]
+    on_missing_key: Option<OnMissingKey>,
 }
 
 /// A line's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LineRecord<'line> {
     pub(super) key: Option<Cow<'line, [u8]>>,
-    pub(super) value: &'line [u8],
+    /// `None` is a tombstone.
+    pub(super) value: Option<&'line [u8]>,
     pub(super) timestamp: Option<Timestamp>,
 }
 
@@ -67,12 +72,22 @@ impl RecordRules {
             Format::Lines if self.key_field.is_some() => usage("--key-field needs --format json"),
             Format::Lines if self.timestamp_field.is_some() => usage("--timestamp-field needs --format json"),
             Format::Json if self.key_separator.is_some() => usage("--key-separator needs --format lines"),
+            _ if self.null_value.is_some() && self.key_separator.is_none() => {
+                usage("--null-value needs --key-separator: a tombstone says which key is gone")
+            }
             _ if self.key_separator.as_deref() == Some("") => usage("--key-separator is empty"),
+            _ if self.on_missing_key.is_some() && !self.has_keys() => usage(
+                "--on-missing-key needs keys: --key-field of JSON lines, or --key-separator of plain ones",
+            ),
             _ => {
                 self.key_separator = self.key_separator.map(|separator| separator.replace("\\t", "\t"));
                 Ok(self)
             }
         }
+    }
+
+    fn has_keys(&self) -> bool {
+        self.key_field.is_some() || self.key_separator.is_some()
     }
 
     /// Returns the line's record, or nothing when it is to be left out.
@@ -87,35 +102,31 @@ impl RecordRules {
     }
 
     fn plain<'line>(&self, line: &'line [u8]) -> Result<Option<LineRecord<'line>>, String> {
+        let keyless = LineRecord {
+            key: None,
+            value: Some(line),
+            timestamp: None,
+        };
         let Some(separator) = &self.key_separator else {
-            return Ok(Some(LineRecord {
-                key: None,
-                value: line,
-                timestamp: None,
-            }));
+            return Ok(Some(keyless));
         };
         let separator = separator.as_bytes();
-        match line
+        let Some(at) = line
             .windows(separator.len())
             .position(|window| window == separator)
-        {
-            Some(at) => {
-                let (key, value) = (Cow::Borrowed(&line[..at]), &line[at + separator.len()..]);
-                Ok(Some(LineRecord {
-                    key: Some(key),
-                    value,
-                    timestamp: None,
-                }))
-            }
-            None => self.keyless(
-                LineRecord {
-                    key: None,
-                    value: line,
-                    timestamp: None,
-                },
-                || "the key separator is missing".to_owned(),
-            ),
-        }
+        else {
+            return self.keyless(keyless, || "the key separator is missing".to_owned());
+        };
+        let value = &line[at + separator.len()..];
+        let is_null = self
+            .null_value
+            .as_deref()
+            .is_some_and(|null| null.as_bytes() == value);
+        Ok(Some(LineRecord {
+            key: Some(Cow::Borrowed(&line[..at])),
+            value: (!is_null).then_some(value),
+            timestamp: None,
+        }))
     }
 
     fn json<'line>(&self, line: &'line [u8]) -> Result<Option<LineRecord<'line>>, String> {
@@ -123,14 +134,15 @@ impl RecordRules {
             first: self.key_field.as_deref(),
             second: self.timestamp_field.as_deref(),
         };
-        let found = json_line::fields(line, wanted)?;
+        let found =
+            json_line::fields(line, wanted).map_err(|reason| format!("not a JSON object: {reason}"))?;
         let timestamp = match &self.timestamp_field {
             None => None,
             Some(field) => Some(timestamp(field, found.second.map(json_line::scalar))?),
         };
         let mut record = LineRecord {
             key: None,
-            value: line,
+            value: Some(line),
             timestamp,
         };
         let Some(field) = &self.key_field else {
@@ -154,7 +166,7 @@ impl RecordRules {
         record: LineRecord<'line>,
         reason: impl FnOnce() -> String,
     ) -> Result<Option<LineRecord<'line>>, String> {
-        match self.on_missing_key {
+        match self.on_missing_key.unwrap_or_default() {
             OnMissingKey::Fail => Err(reason()),
             OnMissingKey::Skip => Ok(None),
             OnMissingKey::Keyless => Ok(Some(record)),
@@ -189,16 +201,16 @@ mod tests {
             format: Format::Json,
             key_field: key.map(str::to_owned),
             timestamp_field: timestamp.map(str::to_owned),
-            key_separator: None,
-            on_missing_key,
+            on_missing_key: Some(on_missing_key),
+            ..RecordRules::default()
         }
     }
 
     fn lines(separator: Option<&str>, on_missing_key: OnMissingKey) -> RecordRules {
         let key_separator = separator.map(str::to_owned);
         RecordRules {
+            on_missing_key: key_separator.is_some().then_some(on_missing_key),
             key_separator,
-            on_missing_key,
             ..RecordRules::default()
         }
         .checked()
@@ -215,7 +227,10 @@ mod tests {
                     .key
                     .map_or("-".into(), |key| String::from_utf8_lossy(&key).into_owned());
                 let timestamp = record.timestamp.map_or("-".into(), |time| time.to_string());
-                format!("{key}|{}|{timestamp}", String::from_utf8_lossy(record.value))
+                let value = record
+                    .value
+                    .map_or("null".into(), |value| String::from_utf8_lossy(value).into_owned());
+                format!("{key}|{value}|{timestamp}")
             }
         };
         assert_eq!(shown, expected, "{line}");
@@ -236,6 +251,27 @@ mod tests {
         );
         check(&lines(Some("\\t"), OnMissingKey::Keyless), "k\tv", "k|v|-");
         check(&lines(Some(":"), OnMissingKey::Keyless), ":v", "|v|-");
+    }
+
+    #[test]
+    fn a_value_that_is_the_null_text_makes_a_tombstone() {
+        let null = |text: &str| RecordRules {
+            null_value: Some(text.to_owned()),
+            ..lines(Some(":"), OnMissingKey::Keyless)
+        };
+        check(&null("NULL"), "k:NULL", "k|null|-");
+        check(&null("NULL"), "k:NULL ", "k|NULL |-");
+        check(&null("NULL"), "k:", "k||-");
+        check(&null(""), "k:", "k|null|-");
+        check(&null("NULL"), "NULL", "-|NULL|-");
+        let without_keys = RecordRules {
+            null_value: Some(String::new()),
+            ..RecordRules::default()
+        };
+        assert_eq!(
+            without_keys.checked().expect_err("no keys").to_string(),
+            "--null-value needs --key-separator: a tombstone says which key is gone"
+        );
     }
 
     #[test]
@@ -315,5 +351,16 @@ mod tests {
             separator.checked().expect_err("empty").to_string(),
             "--key-separator is empty"
         );
+        for format in [Format::Lines, Format::Json] {
+            let keyless = RecordRules {
+                format,
+                on_missing_key: Some(OnMissingKey::Skip),
+                ..RecordRules::default()
+            };
+            assert_eq!(
+                keyless.checked().expect_err("no line can have a key").to_string(),
+                "--on-missing-key needs keys: --key-field of JSON lines, or --key-separator of plain ones"
+            );
+        }
     }
 }

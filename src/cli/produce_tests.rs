@@ -42,6 +42,8 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
     let producer = client.producer("t", options).await.expect("the topic is there");
     let mut load = Load {
         producer,
+        topic: "t".to_owned(),
+        headers: Vec::new(),
         rules: rules(flags),
         partition: None,
         input_name: "in.txt".to_owned(),
@@ -53,7 +55,7 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
     let mut interrupts = Interrupts::listen().expect("signals can be watched");
     let ended = match load.until_end(input, &mut interrupts).await {
         Ended::AtTheEnd => "done".to_owned(),
-        Ended::Interrupted => "interrupted".to_owned(),
+        Ended::Interrupted(_) => "interrupted".to_owned(),
         Ended::Failed(error) => error.to_string(),
     };
     (ended, load.producer.summary().acknowledged_records)
@@ -83,7 +85,10 @@ async fn a_line_that_does_not_parse_stops_the_load_after_what_came_before_it_is_
     let server = Scripted::start(1, []).await;
     let text = b"{\"k\":1}\n{\"k\":2}\n{\"k\":\n{\"k\":4}\n";
     let (ended, acknowledged) = load(&server, text, &["--format", "json", "--key-field", "k"]).await;
-    assert_eq!(ended, "in.txt:3: EOF while parsing a value at column 5");
+    assert_eq!(
+        ended,
+        "in.txt:3: not a JSON object: EOF while parsing a value at column 5"
+    );
     assert_eq!(acknowledged, 2);
     assert_eq!(server.log(0), ["{\"k\":1}", "{\"k\":2}"]);
 }
@@ -94,7 +99,11 @@ async fn a_line_beyond_the_topics_limit_is_named_by_its_number() {
     let long = "x".repeat(MAX_MESSAGE_BYTES - 20);
     let (ended, acknowledged) = load(&server, format!("ok\n{long}\nnever\n").as_bytes(), &[]).await;
     assert!(
-        ended.starts_with("in.txt:2: record of ") && ended.contains("max.message.bytes = 4096"),
+        ended.starts_with("in.txt:2: record of ")
+            && ended.contains(
+                "max.message.bytes = 4096 of topic t; 'siltstone topic alter t --config max.message.bytes="
+            )
+            && ended.ends_with("' admits it"),
         "{ended}"
     );
     assert_eq!((acknowledged, server.log(0)), (1, vec!["ok".to_owned()]));

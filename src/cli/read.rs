@@ -3,16 +3,26 @@
 //! Without bounds: everything from the earliest record to the end as of the call. What is not here: which records count
 //! (`client::Reader`), and how one looks (`record_text`).
 
+use std::future::{Future, pending};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use super::connect::ServerArgs;
+use super::interrupts::Interrupts;
 use super::record_text::{self, RecordText};
 use super::{CliError, output, time};
-use crate::client::{Chunk, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
+use crate::client::{Chunk, Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
 use crate::types::{Isolation, Offset, PartitionId};
+
+const EXAMPLES: &str = "\
+Examples:
+  siltstone read flights --limit 10
+  siltstone read flights --from 2013-01-03T00:00:00Z --to 2013-01-04T00:00:00Z --json
+  siltstone read flights --from latest --follow";
 
 /// Arguments of `read`.
 #[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
 pub(super) struct ReadArgs {
     /// Of which topic
     topic: String,
@@ -25,7 +35,7 @@ pub(super) struct ReadArgs {
     /// Where to end, exclusive: an offset or a time; without it, the end as of the call
     #[arg(long, value_name = "POINT", value_parser = parse_end)]
     to: Option<ReadEnd>,
-    /// Do not end: wait for new records
+    /// Do not end: wait for new records, and for the server while it is gone; Ctrl-C ends
     #[arg(long, conflicts_with = "to")]
     follow: bool,
     /// End after this many records
@@ -86,47 +96,69 @@ fn offset(text: &str) -> Option<Offset> {
     text.parse().ok().filter(|offset| *offset >= 0).map(Offset)
 }
 
+impl ReadArgs {
+    fn spec(&self) -> ReadSpec {
+        ReadSpec {
+            partitions: self.partitions.iter().copied().map(PartitionId).collect(),
+            start: self.from,
+            end: if self.follow {
+                ReadEnd::Follow
+            } else {
+                self.to.unwrap_or_default()
+            },
+            resume: self.resume.clone().unwrap_or_default(),
+            isolation: match self.isolation {
+                IsolationArg::Uncommitted => Isolation::ReadUncommitted,
+                IsolationArg::Committed => Isolation::ReadCommitted,
+            },
+            // Who follows waits for what comes, and so for the server too.
+            reconnect_for: Duration::MAX,
+        }
+    }
+}
+
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: ReadArgs) -> Result<ExitCode, CliError> {
-    let client = server.connect().await?;
-    let spec = ReadSpec {
-        partitions: args.partitions.into_iter().map(PartitionId).collect(),
-        start: args.from,
-        end: if args.follow {
-            ReadEnd::Follow
-        } else {
-            args.to.unwrap_or_default()
-        },
-        resume: args.resume.unwrap_or_default(),
-        isolation: match args.isolation {
-            IsolationArg::Uncommitted => Isolation::ReadUncommitted,
-            IsolationArg::Committed => Isolation::ReadCommitted,
-        },
-    };
-    let reader = client.read(&args.topic, spec).await?;
-    let mut printing = Printing {
-        style: if args.json {
-            Style::Json(RecordText::new(Some(&args.topic)))
-        } else {
-            Style::Plain
-        },
-        resume: reader.resume_token().clone(),
-        reader,
-        left: args.limit.unwrap_or(u64::MAX),
-    };
-    let printed = if args.follow {
-        // Only here: a read that ends by itself may as well be ended by the signal itself.
-        tokio::select! {
-            printed = printing.print_all() => printed,
-            _ = tokio::signal::ctrl_c() => Ok(()),
-        }
+    if args.follow {
+        let mut interrupts = Interrupts::listen()?;
+        read(server, &args, interrupts.next()).await
     } else {
-        printing.print_all().await
+        // A read that ends by itself may as well be ended by the signal itself.
+        read(server, &args, pending()).await
+    }
+}
+
+/// Reads to the end or until `enough`.
+async fn read(
+    server: &ServerArgs,
+    args: &ReadArgs,
+    enough: impl Future<Output = ()>,
+) -> Result<ExitCode, CliError> {
+    tokio::pin!(enough);
+    let mut printing = tokio::select! {
+        begun = Printing::begin(server, args) => begun?,
+        () = &mut enough => return Ok(ExitCode::SUCCESS),
+    };
+    let printed = tokio::select! {
+        printed = printing.print_all() => printed,
+        () = &mut enough => Ok(()),
     };
     if args.print_resume {
         output::say(&format!("resume {}", printing.resume));
     }
     printed.map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells whoever follows what the connection does; records go to standard output alone.
+fn tell(turn: Connection<'_>) {
+    match turn {
+        Connection::Lost(error) => {
+            output::say(&format!(
+                "siltstone: {error}; trying again until it is back, Ctrl-C ends"
+            ));
+        }
+        Connection::Restored => output::say("siltstone: the server is back, going on where it stopped"),
+    }
 }
 
 enum Style {
@@ -139,28 +171,47 @@ struct Printing {
     style: Style,
     /// Records that may still be printed.
     left: u64,
-    /// Covers exactly what is printed.
+    /// Covers what is written out; a chunk whose writing Ctrl-C cut short comes again, none is left out.
     resume: ResumeToken,
 }
 
 impl Printing {
+    async fn begin(server: &ServerArgs, args: &ReadArgs) -> Result<Self, CliError> {
+        let client = server.connect().await?;
+        let mut reader = client.read(&args.topic, args.spec()).await?;
+        reader.watch(tell);
+        Ok(Self {
+            style: if args.json {
+                Style::Json(RecordText::new(Some(&args.topic)))
+            } else {
+                Style::Plain
+            },
+            resume: reader.resume_token().clone(),
+            reader,
+            left: args.limit.unwrap_or(u64::MAX),
+        })
+    }
+
     async fn print_all(&mut self) -> Result<(), CliError> {
         let mut text = Vec::new();
         while self.left > 0 {
             let Some(chunk) = self.reader.next().await? else {
                 break;
             };
-            let written = self.print(&chunk, &mut text);
+            let mut resume = self.resume.clone();
+            let printed = self.print(&chunk, &mut text, &mut resume);
             // What is sound before damage is printed before the error is told; one chunk, one write, so that a reader
             // that follows sees records as they come.
-            output::write_all(&text)?;
+            text = output::write_aside(text).await?;
             text.clear();
-            written?;
+            self.resume = resume;
+            printed?;
         }
         Ok(())
     }
 
-    fn print(&mut self, chunk: &Chunk, text: &mut Vec<u8>) -> Result<(), CliError> {
+    /// Appends the chunk's records to `text`, and says in `resume` how far they go.
+    fn print(&mut self, chunk: &Chunk, text: &mut Vec<u8>, resume: &mut ResumeToken) -> Result<(), CliError> {
         let partition = chunk.partition();
         for record in self.reader.records(chunk) {
             let record = record?;
@@ -168,13 +219,13 @@ impl Printing {
                 Style::Json(json) => json.json(text, Some(partition), &record),
                 Style::Plain => record_text::plain(text, partition, &record),
             }
-            self.resume.0.insert(partition, record.offset.next());
+            resume.0.insert(partition, record.offset.next());
             self.left -= 1;
             if self.left == 0 {
                 return Ok(());
             }
         }
-        self.resume.clone_from(self.reader.resume_token());
+        resume.clone_from(self.reader.resume_token());
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ pub(super) enum TopicCommand {
     Create {
         /// Its name: a-z, A-Z, 0-9, '.', '_' and '-'
         name: String,
-        /// How many partitions; without it, the server's num_partitions
+        /// How many partitions; without it, the server's topics.num_partitions
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(i32).range(1..))]
         partitions: Option<i32>,
         /// A setting under Kafka's name; may be given more than once

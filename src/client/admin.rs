@@ -182,6 +182,17 @@ impl Client {
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
         let request = v1::DescribeTopicRequest {
             name: name.to_owned(),
+            for_writing: false,
+        };
+        let response = self.answer(self.admin().describe_topic(request)).await?;
+        self.description(response.topic)
+    }
+
+    /// Describes a topic that is about to be written: a missing one is made if the server makes topics by their names.
+    pub(super) async fn topic_to_write(&self, name: &TopicName) -> Result<TopicDescription, Error> {
+        let request = v1::DescribeTopicRequest {
+            name: name.as_str().to_owned(),
+            for_writing: true,
         };
         let response = self.answer(self.admin().describe_topic(request)).await?;
         self.description(response.topic)

@@ -6,15 +6,18 @@
 //!
 //! What is not here: what the calls say (`admin`, `offsets`, `reader`, `producer`).
 
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Response, Status};
 
 use super::Error;
 use super::endpoint::{Security, ServerAddress};
+use super::error::innermost;
 use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::log_service_client::LogServiceClient;
 
@@ -37,15 +40,34 @@ pub struct ConnectOptions {
     pub call_timeout: Duration,
     /// Certificates of authorities that may vouch for an `https` server, as PEM text.
     pub tls_authorities_pem: Option<Vec<u8>>,
+    /// What the client proves itself with to a server that asks for it.
+    pub tls_identity: Option<TlsIdentity>,
+}
+
+/// A client's certificate and its private key, for mutual TLS.
+#[derive(Clone)]
+pub struct TlsIdentity {
+    /// The certificate, and those that lead to the authority, as PEM text.
+    pub certificate_pem: Vec<u8>,
+    /// Its private key, as PEM text.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for TlsIdentity {
+    /// Without the key: it is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsIdentity").finish_non_exhaustive()
+    }
 }
 
 impl Default for ConnectOptions {
-    /// 3 seconds to connect, 30 for a call, no authority.
+    /// 3 seconds to connect, 30 for a call, no authority, no identity.
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(3),
             call_timeout: Duration::from_secs(30),
             tls_authorities_pem: None,
+            tls_identity: None,
         }
     }
 }
@@ -55,6 +77,9 @@ impl Default for ConnectOptions {
 pub struct Client {
     channel: Channel,
     address: Arc<str>,
+    security: Security,
+    /// Set by the first answer: until then a loss may be a refusal to talk at all.
+    answered: Arc<AtomicBool>,
     call_timeout: Duration,
 }
 
@@ -70,10 +95,10 @@ impl Client {
     /// Connects to `address` as `options` say.
     ///
     /// # Errors
-    /// As [`Client::connect`], and [`Error::Tls`] when `https` is asked for and cannot be set up.
+    /// As [`Client::connect`], and [`Error::Tls`] when the two sides do not agree on TLS or on whom they trust.
     pub async fn connect_with(address: &str, options: &ConnectOptions) -> Result<Self, Error> {
         let address = ServerAddress::parse(address)?;
-        let endpoint = endpoint(&address, options)?;
+        let (endpoint, security) = (endpoint(&address, options)?, address.security());
         let address: Arc<str> = address.to_string().into();
         let connecting = tokio::time::timeout(options.connect_timeout, endpoint.connect());
         let channel = match connecting.await {
@@ -89,6 +114,8 @@ impl Client {
         Ok(Self {
             channel,
             address,
+            security,
+            answered: Arc::default(),
             call_timeout: options.call_timeout,
         })
     }
@@ -112,7 +139,10 @@ impl Client {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
         match tokio::time::timeout(self.call_timeout, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                self.answered.store(true, Ordering::Relaxed);
+                Ok(response.into_inner())
+            }
             Ok(Err(status)) => Err(self.error(&status)),
             Err(_) => Err(Error::NoAnswer {
                 address: self.address.to_string(),
@@ -122,7 +152,20 @@ impl Client {
     }
 
     pub(super) fn error(&self, status: &Status) -> Error {
-        Error::from_status(&self.address, status)
+        match Error::from_status(&self.address, status) {
+            Error::ConnectionLost { address, reason } if !self.answered.load(Ordering::Relaxed) => {
+                let perhaps = match self.security {
+                    Security::Plain => "as from a server that speaks TLS (https://) or no gRPC at all",
+                    // In TLS 1.3 a client learns only after the handshake that its certificate is missed.
+                    Security::Tls => {
+                        "as from a server that asks for a client certificate and is shown none that it trusts"
+                    }
+                };
+                let reason = format!("{reason} before its first answer, {perhaps}");
+                Error::ConnectionLost { address, reason }
+            }
+            error => error,
+        }
     }
 
     /// An answer that lacks what the protocol promises.
@@ -157,8 +200,14 @@ fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoin
         (Security::Tls, None) => Err(tls_error(
             "name the certificate of the authority that vouches for the server".to_owned(),
         )),
-        (Security::Tls, Some(pem)) => endpoint
-            .tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
-            .map_err(|error| tls_error(error.to_string())),
+        (Security::Tls, Some(pem)) => {
+            let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+            if let Some(identity) = &options.tls_identity {
+                tls = tls.identity(Identity::from_pem(&identity.certificate_pem, &identity.key_pem));
+            }
+            endpoint
+                .tls_config(tls)
+                .map_err(|error| tls_error(innermost(&error)))
+        }
     }
 }

@@ -79,8 +79,8 @@ pub enum Error {
         /// The rule it breaks.
         error: NameError,
     },
-    /// TLS cannot be set up.
-    #[error("tls to {address} cannot be set up: {reason}")]
+    /// The two sides do not agree on TLS, or on whom they trust.
+    #[error("no secure connection to {address}: {reason}")]
     Tls {
         /// The server.
         address: String,
@@ -152,6 +152,16 @@ pub enum Error {
         /// How many it has; numbers are below.
         count: usize,
     },
+    /// A producer got no answer to what it asks before its first record; nothing was sent.
+    #[error("writing to topic {topic} could not begin within {waited:?}; last error: {last_error}")]
+    BeginTimeout {
+        /// The topic.
+        topic: TopicName,
+        /// How long was waited.
+        waited: Duration,
+        /// What stood in the way.
+        last_error: String,
+    },
     /// Records were not acknowledged within the delivery timeout; whether they are there is open.
     #[error(
         "records for {topic}-{partition} were not acknowledged within {waited:?}; last error: {last_error}"
@@ -183,7 +193,9 @@ impl Error {
             | Self::Tls { .. }
             | Self::RecordTooLarge { .. } => ErrorKind::InvalidArgument,
             Self::Unreachable { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
-            Self::NoAnswer { .. } | Self::DeliveryTimeout { .. } => ErrorKind::DeadlineExceeded,
+            Self::NoAnswer { .. } | Self::BeginTimeout { .. } | Self::DeliveryTimeout { .. } => {
+                ErrorKind::DeadlineExceeded
+            }
             Self::Refused(refusal) => refusal.kind,
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::DamagedBatch { .. } => ErrorKind::DataLoss,
@@ -233,9 +245,10 @@ impl Error {
         let details = status.get_error_details();
         let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
         if info.is_none() && speaks_for_transport(status) {
-            return Self::ConnectionLost {
-                address: address.to_owned(),
-                reason: transport_reason(status),
+            let (address, reason) = (address.to_owned(), transport_reason(status));
+            return match tls_fault(&reason) {
+                Some(reason) => Self::Tls { address, reason },
+                None => Self::ConnectionLost { address, reason },
             };
         }
         let (reason, metadata) = match info {
@@ -270,11 +283,30 @@ impl Error {
 
     /// Names why a connection was not made.
     pub(super) fn unreachable(address: &str, error: &tonic::transport::Error) -> Self {
-        Self::Unreachable {
-            address: address.to_owned(),
-            reason: innermost(error),
+        let (address, reason) = (address.to_owned(), innermost(error));
+        match tls_fault(&reason) {
+            Some(reason) => Self::Tls { address, reason },
+            None => Self::Unreachable { address, reason },
         }
     }
+}
+
+/// Says in a user's words what a failed handshake means, or nothing when the failure is of another kind. Only the text tells:
+/// the libraries below do not hand their types through. A text that changed there loses its explanation, not its meaning;
+/// `tests/it/cli_tls.rs` would notice.
+fn tls_fault(reason: &str) -> Option<String> {
+    if let Some(fault) = reason.strip_prefix("invalid peer certificate: ") {
+        return Some(format!(
+            "the server's certificate is not accepted ({fault}); is it the right server, and the right authority?"
+        ));
+    }
+    if let Some(alert) = reason.strip_prefix("received fatal alert: ") {
+        return Some(format!(
+            "the server does not accept this client ({alert}); it asks for a client certificate of an authority it trusts"
+        ));
+    }
+    let is_plain_text = reason.starts_with("received corrupt message of type");
+    is_plain_text.then(|| "the server speaks plain text; name it with http://, or turn on its TLS".to_owned())
 }
 
 /// True for codes that a broken connection, a proxy or a dying server produces by itself.
@@ -293,13 +325,14 @@ fn transport_reason(status: &Status) -> String {
 }
 
 /// Returns the text of the first cause, which names the fact; the layers above it only say that something failed.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;
     }
     match cause.downcast_ref::<std::io::Error>() {
-        Some(error) if error.kind() != std::io::ErrorKind::Other => error.kind().to_string(),
+        // What another library packed into it says more than the kind; what the system said is known by its kind.
+        Some(error) if error.get_ref().is_none() => error.kind().to_string(),
         _ => cause.to_string(),
     }
 }

@@ -38,13 +38,13 @@ pub use admin::{
     Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
     TopicDescription, TopicSummary,
 };
-pub use connection::{Client, ConnectOptions};
+pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};
 pub use error::{Error, ErrorKind, Refusal};
 pub use filter::{Chunk, ChunkRecords};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
-pub use reader::{ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
+pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
 
 #[cfg(test)]
 mod producer_tests;

@@ -3,7 +3,8 @@
 //! Invariants
 //! - The resume token after a chunk covers everything up to and including that chunk: a reader that keeps the token with
 //!   what it made of the chunk goes on without a gap and without a repeat.
-//! - A read that follows is opened again after a loss, at its token. A bounded read is not: its end was that of the call.
+//! - A read that follows is opened again after a loss, at its token, and says so to whom [`Reader::watch`] named. A bounded
+//!   read is not: its end was that of the call.
 //! - Memory is bounded by the connection's receive window and one chunk.
 //!
 //! What is not here: which records of a batch count (`filter`).
@@ -23,7 +24,7 @@ use super::{Client, Error, admin};
 use crate::proto::v1::{self, read_end, read_start};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp, TopicName};
 
-/// How long a read that follows tries to come back.
+/// How long a read that follows tries to come back, unless told otherwise.
 const RECONNECT_FOR: Duration = Duration::from_secs(60);
 
 /// Where a read begins.
@@ -55,7 +56,7 @@ pub enum ReadEnd {
 }
 
 /// What to read of a topic.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadSpec {
     /// Which partitions; empty means all.
     pub partitions: Vec<PartitionId>,
@@ -67,7 +68,35 @@ pub struct ReadSpec {
     pub resume: ResumeToken,
     /// How far the reader sees.
     pub isolation: Isolation,
+    /// How long a read that follows tries to come back after a loss; [`Duration::MAX`] is for ever.
+    pub reconnect_for: Duration,
 }
+
+impl Default for ReadSpec {
+    /// Everything from the earliest record to the end as of the call; a minute to come back.
+    fn default() -> Self {
+        Self {
+            partitions: Vec::new(),
+            start: ReadStart::default(),
+            end: ReadEnd::default(),
+            resume: ResumeToken::default(),
+            isolation: Isolation::default(),
+            reconnect_for: RECONNECT_FOR,
+        }
+    }
+}
+
+/// A turn in the connection of a read that follows.
+#[derive(Clone, Copy, Debug)]
+pub enum Connection<'a> {
+    /// It is lost, for this reason; the read tries to come back.
+    Lost(&'a Error),
+    /// It is there again, and the read goes on where it stopped.
+    Restored,
+}
+
+/// Told of every turn of a read's connection.
+type Watcher = Box<dyn FnMut(Connection<'_>) + Send + Sync>;
 
 /// Where every partition of a read stands: the next offset to read. As text, `0:12,1:5`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -123,6 +152,7 @@ pub struct Reader {
     stream: Option<Streaming<v1::ReadResponse>>,
     position: ResumeToken,
     completed: Completed,
+    watcher: Watcher,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -159,6 +189,7 @@ impl Client {
             stream: None,
             position,
             completed: Completed::No,
+            watcher: Box::new(|_| {}),
         };
         reader.stream = Some(reader.open().await?);
         Ok(reader)
@@ -180,7 +211,7 @@ impl Reader {
     /// Waits for the next chunk; `None` when everything asked for has come. Chunks without records carry progress.
     ///
     /// # Errors
-    /// The server's, the connection's (a read that follows first tries for a minute to come back), and
+    /// The server's, the connection's (a read that follows first tries for `reconnect_for` to come back), and
     /// [`Error::DamagedBatch`].
     pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
         loop {
@@ -214,6 +245,11 @@ impl Reader {
         }
     }
 
+    /// Has `watcher` told when the connection of a read that follows is lost, once a loss, and when it is there again.
+    pub fn watch(&mut self, watcher: impl FnMut(Connection<'_>) + Send + Sync + 'static) {
+        self.watcher = Box::new(watcher);
+    }
+
     /// Returns where the read stands after the last chunk.
     pub fn resume_token(&self) -> &ResumeToken {
         &self.position
@@ -234,23 +270,29 @@ impl Reader {
     }
 
     async fn reopen(&mut self, error: Error) -> Result<(), Error> {
-        let give_up_at = Instant::now() + RECONNECT_FOR;
+        // No end where the time that is left goes beyond what the clock can tell.
+        let give_up_at = Instant::now().checked_add(self.spec.reconnect_for);
+        (self.watcher)(Connection::Lost(&error));
         let mut error = error;
-        for attempt in 0.. {
-            let delay = error
-                .retry_delay(attempt)
-                .filter(|delay| Instant::now() + *delay < give_up_at);
-            let Some(delay) = delay else { break };
+        let mut attempt = 0;
+        loop {
+            let Some(delay) = error.retry_delay(attempt) else {
+                return Err(error);
+            };
+            if give_up_at.is_some_and(|end| Instant::now() + delay >= end) {
+                return Err(error);
+            }
             tokio::time::sleep(delay).await;
             match self.open().await {
                 Ok(stream) => {
                     self.stream = Some(stream);
+                    (self.watcher)(Connection::Restored);
                     return Ok(());
                 }
                 Err(failed) => error = failed,
             }
+            attempt = attempt.saturating_add(1);
         }
-        Err(error)
     }
 
     fn request(&self) -> v1::ReadRequest {

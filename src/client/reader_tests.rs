@@ -1,9 +1,13 @@
 //! Tests of the reader against a scripted server.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::testing::Scripted;
-use super::{Client, Error, ReadEnd, ReadSpec, ReadStart, Reader};
+use super::{Client, Connection, Error, ReadEnd, ReadSpec, ReadStart, Reader};
 use crate::proto::v1;
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
@@ -146,6 +150,57 @@ async fn a_follower_that_lost_its_connection_goes_on_without_gap_or_repeat() {
         requests.iter().map(resumed).collect::<Vec<_>>(),
         [None, Some(vec![3]), Some(vec![3])]
     );
+}
+
+#[tokio::test]
+async fn a_follower_tells_once_that_it_lost_its_connection_and_once_that_it_is_back() {
+    let server = Scripted::start(1, []).await;
+    server
+        .state
+        .lock()
+        .reads
+        .extend([vec![response(batch(0, 5), 5)], vec![response(batch(5, 5), 10)]]);
+    let mut reader = reader(
+        &server,
+        ReadSpec {
+            end: ReadEnd::Follow,
+            ..ReadSpec::default()
+        },
+    )
+    .await;
+    let turns = Arc::new(Mutex::new(Vec::new()));
+    let told = turns.clone();
+    reader.watch(move |turn| {
+        told.lock().push(match turn {
+            Connection::Lost(error) => error.to_string(),
+            Connection::Restored => "restored".to_owned(),
+        });
+    });
+    offsets(&mut reader, 10).await.expect("it comes back");
+    let lost = format!("connection to {} is lost: scripted loss", server.address);
+    assert_eq!(*turns.lock(), [lost, "restored".to_owned()]);
+}
+
+#[tokio::test]
+async fn a_follower_that_is_to_waste_no_time_gives_up_at_once() {
+    let server = Scripted::start(1, []).await;
+    server
+        .state
+        .lock()
+        .reads
+        .extend([vec![response(batch(0, 5), 5)], vec![response(batch(5, 5), 10)]]);
+    let mut reader = reader(
+        &server,
+        ReadSpec {
+            end: ReadEnd::Follow,
+            reconnect_for: Duration::ZERO,
+            ..ReadSpec::default()
+        },
+    )
+    .await;
+    let error = offsets(&mut reader, 10).await.expect_err("it gave up");
+    assert!(matches!(error, Error::ConnectionLost { .. }), "{error:?}");
+    assert_eq!(server.state.lock().read_requests.len(), 1);
 }
 
 #[tokio::test]

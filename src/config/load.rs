@@ -1,6 +1,6 @@
 //! Reading a configuration from its sources, the stronger over the weaker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,16 @@ use std::path::{Path, PathBuf};
 use super::table::{ENV_PREFIX, TOPIC_DEFAULTS};
 use super::value::nearest;
 use super::{Config, DataLife, SETTINGS, Setting};
+use crate::broker::Settings;
 
 /// Variables of the environment that begin as settings do and are none.
-const OTHER_VARIABLES: [&str; 3] = ["SILTSTONE_SERVER", "SILTSTONE_TLS_CA", "SILTSTONE_CONFIG"];
+const OTHER_VARIABLES: [&str; 5] = [
+    "SILTSTONE_SERVER",
+    "SILTSTONE_TLS_CA",
+    "SILTSTONE_TLS_CERTIFICATE",
+    "SILTSTONE_TLS_KEY",
+    "SILTSTONE_CONFIG",
+];
 
 /// What a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +105,24 @@ pub enum ConfigError {
         /// What is taken.
         wanted: String,
     },
+    /// A setting for new topics that the broker refuses.
+    #[error("{key} {origin}: {reason}")]
+    TopicDefault {
+        /// Of which setting.
+        key: String,
+        /// Where it was given.
+        origin: Origin,
+        /// What is wrong and what would be right, as the broker tells it.
+        reason: String,
+    },
+    /// Settings for new topics that are sound one by one and do not go together.
+    #[error("topic_defaults do not go together: {reason}; they are given {origins}")]
+    TopicDefaults {
+        /// What is wrong and what would be right, as the broker tells it.
+        reason: String,
+        /// Where they were given, each place once.
+        origins: String,
+    },
     /// Settings that do not go together.
     #[error("{reason}")]
     Contradiction {
@@ -146,6 +171,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         apply(&mut loaded, given)?;
     }
     check(&loaded.config)?;
+    check_topic_defaults(&loaded)?;
     Ok(loaded)
 }
 
@@ -159,6 +185,12 @@ impl Loaded {
 fn apply(loaded: &mut Loaded, given: Given) -> Result<(), ConfigError> {
     let Given { key, value, origin } = given;
     if let Some(topic_setting) = key.strip_prefix(TOPIC_DEFAULTS) {
+        // Alone, so that the place of a wrong one is known.
+        let alone = BTreeMap::from([(topic_setting.to_owned(), value.clone())]);
+        if let Err(refused) = Settings::new(&alone) {
+            let reason = refused.to_string();
+            return Err(ConfigError::TopicDefault { key, origin, reason });
+        }
         loaded
             .config
             .broker
@@ -193,6 +225,21 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         (Some(_), Some(_), _) | (None, None, None) => return Ok(()),
     };
     Err(ConfigError::Contradiction { reason })
+}
+
+fn check_topic_defaults(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Err(refused) = Settings::new(&loaded.config.broker.topic_defaults) else {
+        return Ok(());
+    };
+    let given = loaded
+        .given
+        .iter()
+        .filter(|(key, _)| key.starts_with(TOPIC_DEFAULTS));
+    let origins: BTreeSet<String> = given.map(|(_, origin)| origin.to_string()).collect();
+    Err(ConfigError::TopicDefaults {
+        reason: refused.to_string(),
+        origins: origins.into_iter().collect::<Vec<_>>().join(" and "),
+    })
 }
 
 fn key_of_variable(name: &str) -> Option<String> {

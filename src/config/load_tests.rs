@@ -102,7 +102,7 @@ fn topic_settings_keep_kafkas_names_whichever_way_they_are_written() {
     let loaded = with_file(
         file,
         Sources {
-            environment: pairs(&[("SILTSTONE_TOPIC_DEFAULTS_MAX_MESSAGE_BYTES", "5")]),
+            environment: pairs(&[("SILTSTONE_TOPIC_DEFAULTS_MAX_MESSAGE_BYTES", "5000")]),
             flags: pairs(&[("topic_defaults.durability", "written")]),
             ..Sources::default()
         },
@@ -111,7 +111,7 @@ fn topic_settings_keep_kafkas_names_whichever_way_they_are_written() {
     let expected = [
         ("cleanup.policy", "compact"),
         ("durability", "written"),
-        ("max.message.bytes", "5"),
+        ("max.message.bytes", "5000"),
         ("retention.ms", "1000"),
         ("segment.bytes", "1048576"),
     ];
@@ -171,6 +171,40 @@ fn what_is_wrong_is_named_with_where_it_was_given_and_what_would_be_right() {
         "{error}"
     );
     assert_eq!(error.lines().count(), 1);
+}
+
+#[test]
+fn a_wrong_topic_default_is_named_with_where_it_was_given_and_what_would_be_right() {
+    let message = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, file).unwrap();
+        let error = load(&Sources {
+            file: Some(path),
+            environment: pairs(environment),
+            flags: pairs(flags),
+        });
+        let message = error.unwrap_err().to_string();
+        message.replace(&format!("{}/", dir.path().display()), "")
+    };
+    assert_eq!(
+        message("[topic_defaults]\nretention.ms = 'soon'\n", &[], &[]),
+        "topic_defaults.retention.ms in x.toml: retention.ms must be -1 to 9223372036854775807, got soon"
+    );
+    assert_eq!(
+        message("", &[("SILTSTONE_TOPIC_DEFAULTS_RETENTION_M", "1")], &[]),
+        "topic_defaults.retention.m in the environment as SILTSTONE_TOPIC_DEFAULTS_RETENTION_M: \
+         no setting is named \"retention.m\"; did you mean retention.ms?"
+    );
+    assert_eq!(
+        message(
+            "topic_defaults.max.compaction.lag.ms = 5\n",
+            &[],
+            &[("topic_defaults.min.compaction.lag.ms", "9")]
+        ),
+        "topic_defaults do not go together: min.compaction.lag.ms = 9 must not exceed max.compaction.lag.ms = 5; \
+         they are given in x.toml and on the command line"
+    );
 }
 
 #[test]

@@ -9,7 +9,8 @@
 //!   come from it.
 //! - A key that is not in it is refused, with the nearest that is. A variable of the environment is only warned about:
 //!   orchestrators set variables of their own under a service's name.
-//! - Topic settings under `topic_defaults` keep Kafka's names and are judged by the broker, which knows them.
+//! - Topic settings under `topic_defaults` keep Kafka's names and are judged by the broker's table of them, here already, where
+//!   it is known in which place a wrong one was given.
 //!
 //! What is not here: how anything runs; and the settings of one topic, which live with the topic.
 
@@ -82,6 +83,7 @@ impl Default for Config {
             grpc: GrpcConfig {
                 listen: String::new(),
                 max_request_bytes: 0,
+                max_buffered_bytes: 0,
                 max_connections: 0,
                 max_streams_per_connection: 0,
                 tls_certificate: None,

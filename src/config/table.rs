@@ -85,7 +85,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 25] = [
+pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -135,9 +135,17 @@ pub const SETTINGS: [Setting; 25] = [
         }),
     },
     Setting {
+        key: "grpc.max_buffered_bytes",
+        default: "256MiB",
+        doc: "Bytes of requests coming in at once, over all clients; beyond it a request is refused, retriably.",
+        kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
+            config.grpc.max_buffered_bytes = as_usize(bytes);
+        }),
+    },
+    Setting {
         key: "grpc.max_connections",
         default: "256",
-        doc: "Connections at once; further ones are closed. Each takes a file descriptor.",
+        doc: "Connections at once; further ones are closed. Each takes a file descriptor and may hold 4 MiB unread.",
         kind: Kind::Number(1..=65_536, |config, count| {
             config.grpc.max_connections = as_usize(count)
         }),

@@ -193,11 +193,23 @@ impl FileCache {
 
     /// Returns the first `len` bytes of a file that no longer changes, resident, as one mapping, or as a copy of a small
     /// file. The whole of a mapping is made resident again at each call: 2 to 3 microseconds per 256 KiB. To look up a few
-    /// bytes, [`FileCache::read`] them.
+    /// bytes of a large file, [`FileCache::map_cold`] it.
     ///
     /// # Errors
     /// `UnexpectedEof` when the file ends before; else what opening, mapping or reading says.
     pub fn map_whole(&self, path: &Arc<Path>, len: usize) -> io::Result<Bytes> {
+        let bytes = self.map_cold(path, len)?;
+        if len > COPY_MAX_BYTES {
+            self.populate(path, &bytes, 0)?;
+        }
+        Ok(bytes)
+    }
+
+    /// As [`FileCache::map_whole`], with nothing made resident: [`FileCache::populate`] a part before looking at it.
+    ///
+    /// # Errors
+    /// As [`FileCache::map_whole`].
+    pub fn map_cold(&self, path: &Arc<Path>, len: usize) -> io::Result<Bytes> {
         if len == 0 {
             return Ok(Bytes::new());
         }
@@ -205,15 +217,15 @@ impl FileCache {
         if mapping.len() < len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let bytes = mapping.slice(..len);
-        if mapping.len() > COPY_MAX_BYTES {
-            self.populate(path, &bytes, 0)?;
-        }
-        Ok(bytes)
+        Ok(mapping.slice(..len))
     }
 
-    /// Makes part of a mapping resident. Only a page that cannot be had, or a system without the call, needs the file.
-    fn populate(&self, path: &Path, bytes: &Bytes, position: u64) -> io::Result<()> {
+    /// Makes `bytes`, which a mapping has at `position` of its file, resident. Only a page that cannot be had, or a system
+    /// without the call, needs the file.
+    ///
+    /// # Errors
+    /// What reading the bytes says.
+    pub fn populate(&self, path: &Path, bytes: &Bytes, position: u64) -> io::Result<()> {
         match self.fs.make_resident(bytes) {
             Ok(()) => Ok(()),
             Err(_) => self.open(path)?.populate(bytes, position),

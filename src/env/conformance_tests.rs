@@ -187,11 +187,14 @@ fn a_link_is_a_second_name_of_the_same_bytes() {
         fs.link(&dir.join("a"), &dir.join("b")).unwrap();
         write(&file, b"X", 1);
         assert_eq!(content_at(fs, &dir.join("b")), b"aXc");
+        let links = |name: &str| fs.stat(&dir.join(name)).unwrap().links;
+        assert_eq!((links("a"), links("b")), (2, 2));
         assert_eq!(
             kind(fs.link(&dir.join("a"), &dir.join("b"))),
             ErrorKind::AlreadyExists
         );
         fs.remove_file(&dir.join("a")).unwrap();
+        assert_eq!(links("b"), 1);
         assert_eq!(content_at(fs, &dir.join("b")), b"aXc");
         assert_eq!(kind(fs.remove_file(&dir.join("a"))), ErrorKind::NotFound);
     });

@@ -68,6 +68,8 @@ pub struct FileStat {
     pub len_bytes: u64,
     /// When its content last changed.
     pub modified: Timestamp,
+    /// How many names a file has; of anything else, what the system says.
+    pub links: u64,
 }
 
 /// An open file. Dropping the last handle closes it.

@@ -9,7 +9,7 @@
 
 use std::fs::{self, File as OsFile, OpenOptions};
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,6 +70,7 @@ impl Fs for RealFs {
             kind: kind_of(metadata.file_type()),
             len_bytes: metadata.len(),
             modified: timestamp_of(metadata.modified()?),
+            links: metadata.nlink(),
         })
     }
 

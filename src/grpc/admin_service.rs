@@ -8,14 +8,16 @@ use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescr
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
-use super::convert;
 use super::observe::Call;
 use super::status::invalid;
+use super::{Stopping, convert};
 
 /// The service; one for all connections.
 #[derive(Clone, Debug)]
 pub(super) struct AdminDoor {
     pub(super) broker: Broker,
+    /// Held, not asked: the server's stop waits for it to go.
+    pub(super) _stopping: Stopping,
 }
 
 impl AdminDoor {
@@ -32,6 +34,14 @@ impl AdminDoor {
         self.broker
             .create_topic(topic, execution(request.validate_only))
             .await
+    }
+
+    async fn describe(&self, request: v1::DescribeTopicRequest) -> Result<TopicDescription, Error> {
+        let topic = convert::topic(&request.name)?;
+        if request.for_writing {
+            self.broker.ensure_topic(&topic).await?;
+        }
+        self.broker.describe_topic(&topic)
     }
 
     async fn alter(&self, request: v1::AlterTopicRequest) -> Result<TopicDescription, Error> {
@@ -116,8 +126,7 @@ impl AdminService for AdminDoor {
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let call = self.call("DescribeTopic");
-        let described =
-            convert::topic(&request.into_inner().name).and_then(|topic| self.broker.describe_topic(&topic));
+        let described = self.describe(request.into_inner()).await;
         call.end(described.map(|topic| v1::DescribeTopicResponse { topic: told(topic) }))
     }
 

@@ -5,7 +5,7 @@
 //!    `-- LogService (log_service)     produce  produce_stream  fetch  read  offsets
 //!    `-- AdminService (admin_service)
 //!    `-- health, reflection
-//!         both services: convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
+//!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
 //!                        observe (counts)
 //! ```
 //!
@@ -13,13 +13,15 @@
 //! - A message is checked where it comes in; no message can make this module panic, and what it costs is bounded by the
 //!   limits below.
 //! - Raw batches pass through as the `Bytes` they are; they are decoded only where plain records are asked for.
-//! - Everything that waits, a follower or a long poll, ends when [`Phase::Stopping`] begins.
+//! - Everything that waits, a follower or a long poll, ends when [`Phase::Stopping`] begins; everything at all when
+//!   [`Phase::CutOff`] does.
 //!
 //! What is not here: topics, offsets, durability: the broker's. Ports and signals: the server's.
 
 mod admin_service;
 mod convert;
 mod fetch;
+mod intake;
 mod listen;
 mod log_service;
 mod observe;
@@ -51,6 +53,7 @@ use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::log_service_server::LogServiceServer;
 
 use admin_service::AdminDoor;
+use intake::Intake;
 use log_service::LogDoor;
 
 /// Greatest size of a response, in bytes, unless one batch is larger.
@@ -59,10 +62,12 @@ const MAX_RESPONSE_BYTES: usize = 4 << 20;
 const MAX_SENT_MESSAGE_BYTES: usize = 1 << 30;
 /// Greatest administrative request, in bytes: settings, not records.
 const MAX_ADMIN_REQUEST_BYTES: usize = 1 << 20;
+/// Greatest message to the health and reflection services, in bytes: names.
+const MAX_NAME_REQUEST_BYTES: usize = 4 << 10;
 /// What a client may send on one stream, and on one connection, before it is read: HTTP/2 windows, in bytes. The default
-/// of 64 KiB would allow one batch per round trip.
-const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// of 64 KiB would allow one batch per round trip; times `max_connections`, the second is what all clients may pile up.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Greatest HTTP/2 frame taken, in bytes; fewer frames per batch than with the default of 16 KiB.
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// Greatest block of request headers, in bytes.
@@ -78,6 +83,8 @@ pub struct GrpcConfig {
     pub listen: String,
     /// Greatest request, in bytes.
     pub max_request_bytes: usize,
+    /// Bytes of requests coming in at once, over all clients.
+    pub max_buffered_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
     /// Calls at once on one connection.
@@ -108,9 +115,12 @@ pub enum Phase {
     Serving,
     /// What is under way is finished, nothing new begins.
     Stopping,
+    /// What is still under way is given up: connections break.
+    CutOff,
 }
 
-/// The coming of [`Phase::Stopping`].
+/// The coming of [`Phase::Stopping`]. Every connection and every call holds one, so that the server knows, by its channel
+/// having no receiver left, when the last of them is gone.
 #[derive(Clone, Debug)]
 struct Stopping(watch::Receiver<Phase>);
 
@@ -118,11 +128,16 @@ impl Stopping {
     /// Completes when the server begins to stop, or is gone.
     async fn begun(&mut self) {
         // An error says that the sender is gone, and the server with it.
-        let _ = self.0.wait_for(|phase| *phase == Phase::Stopping).await;
+        let _ = self.0.wait_for(|phase| *phase != Phase::Serving).await;
     }
 
     async fn begun_owned(mut self) {
         self.begun().await;
+    }
+
+    /// Completes when what is under way is given up, or the server is gone.
+    async fn cut_off(mut self) {
+        let _ = self.0.wait_for(|phase| *phase == Phase::CutOff).await;
     }
 }
 
@@ -149,22 +164,28 @@ impl GrpcDoor {
     /// A TLS file that cannot be used.
     pub fn new(broker: Broker, config: &GrpcConfig, phase: watch::Receiver<Phase>) -> Result<Self, TlsError> {
         let stopping = Stopping(phase);
+        let intake = Intake::new(config, broker.metrics());
         let log = LogServiceServer::new(LogDoor {
             broker: broker.clone(),
             stopping: stopping.clone(),
         })
         .max_decoding_message_size(config.max_request_bytes)
         .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
-        let admin = AdminServiceServer::new(AdminDoor { broker })
-            .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES)
-            .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
+        let admin = AdminServiceServer::new(AdminDoor {
+            broker,
+            _stopping: stopping.clone(),
+        })
+        .max_decoding_message_size(MAX_ADMIN_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_SENT_MESSAGE_BYTES);
         let (health, health_service) = tonic_health::server::health_reporter();
+        let reflection_v1 = reflection().build_v1().expect(DESCRIBED);
+        let reflection_v1alpha = reflection().build_v1alpha().expect(DESCRIBED);
         let router = transport(config)?
-            .add_service(log)
-            .add_service(admin)
-            .add_service(health_service)
-            .add_service(reflection().build_v1().expect(DESCRIBED))
-            .add_service(reflection().build_v1alpha().expect(DESCRIBED));
+            .add_service(intake.guard(log))
+            .add_service(intake.guard(admin))
+            .add_service(health_service.max_decoding_message_size(MAX_NAME_REQUEST_BYTES))
+            .add_service(reflection_v1.max_decoding_message_size(MAX_NAME_REQUEST_BYTES))
+            .add_service(reflection_v1alpha.max_decoding_message_size(MAX_NAME_REQUEST_BYTES));
         Ok(Self {
             router,
             health,
@@ -173,7 +194,7 @@ impl GrpcDoor {
         })
     }
 
-    /// Serves connections of `listener` until the server stops and what was under way is finished.
+    /// Serves connections of `listener` until the server stops and what was under way is finished or given up.
     ///
     /// # Errors
     /// What the transport could not go on with.
@@ -184,6 +205,10 @@ impl GrpcDoor {
             mut stopping,
             max_connections,
         } = self;
+        let incoming = connections(listener, max_connections, {
+            let stopping = stopping.clone();
+            move || stopping.clone().cut_off()
+        });
         tell(&health, ServingStatus::Serving).await;
         let stopped = async move {
             stopping.begun().await;
@@ -193,9 +218,7 @@ impl GrpcDoor {
                 health.clear_service_status(service).await;
             }
         };
-        router
-            .serve_with_incoming_shutdown(connections(listener, max_connections), stopped)
-            .await
+        router.serve_with_incoming_shutdown(incoming, stopped).await
     }
 }
 

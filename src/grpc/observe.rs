@@ -1,16 +1,18 @@
 //! Calls, counted by method and by how they ended.
 //!
-//! A call is counted once, when it is over: a stream at its end, and a call whose client went away as `CANCELLED`.
+//! A call is counted once, when it is over: a stream at its end, and a call whose client went away as `CANCELLED`. The time of
+//! calls with one answer is taken; that of a stream would say how long its client wanted it.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::Stream;
 use tonic::{Code, Response, Status};
 
 use crate::broker::Error;
-use crate::telemetry::{CallLabels, Metrics};
+use crate::telemetry::{CallLabels, MethodLabels, Metrics};
 
 use super::status::status;
 
@@ -19,6 +21,7 @@ use super::status::status;
 pub(super) struct Call {
     metrics: Arc<Metrics>,
     method: &'static str,
+    begun: Instant,
     ended: Code,
 }
 
@@ -28,6 +31,7 @@ impl Call {
         Self {
             metrics: Arc::clone(metrics),
             method,
+            begun: Instant::now(),
             ended: Code::Cancelled,
         }
     }
@@ -36,6 +40,10 @@ impl Call {
     pub(super) fn end<T>(mut self, outcome: Result<T, Error>) -> Result<Response<T>, Status> {
         let response = outcome.map(Response::new).map_err(|error| status(&error));
         self.ended = response.as_ref().err().map_or(Code::Ok, Status::code);
+        let labels = MethodLabels { method: self.method };
+        let latency = self.metrics.call_latency.get_or_create(&labels);
+        latency.record(self.begun.elapsed());
+        drop(latency);
         response
     }
 
@@ -134,6 +142,9 @@ mod tests {
         assert_eq!(counted(&metrics, "OK"), 1);
         assert_eq!(counted(&metrics, "UNAVAILABLE"), 1);
         assert_eq!(counted(&metrics, "CANCELLED"), 1);
+        let read = MethodLabels { method: "Read" };
+        let timed = metrics.call_latency.get_or_create(&read).count();
+        assert_eq!(timed, 2, "those that had an answer");
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ impl Submission {
     }
 }
 
-/// Appends what `request` carries, now; waits only where a topic is made by being named.
+/// Appends what `request` carries; waits only where a topic is made by being named, or a partition opened.
 pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
     let (submission, acks) = submission(request)?;
     broker.ensure_topic(submission.topic()).await?;
@@ -47,14 +47,14 @@ pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Resu
             partition,
             batch,
         } => {
-            let ack = broker.append_batch(&topic, partition, batch, acks)?;
+            let ack = broker.append_batch(&topic, partition, batch, acks).await?;
             vec![Placed {
                 partition,
                 indexes: Vec::new(),
                 outcome: Ok(ack),
             }]
         }
-        Submission::Records(records) => broker.append_records(records, acks)?,
+        Submission::Records(records) => broker.append_records(records, acks).await?,
     };
     Ok(Waiting { placed, acks })
 }

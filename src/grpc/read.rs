@@ -9,6 +9,8 @@
 //! - The last response, and no other, says `complete`. A stopping server ends the read with `SHUTTING_DOWN`, and the last
 //!   token received says where to go on.
 
+use std::collections::HashSet;
+
 use futures_util::{Stream, stream};
 use tonic::Status;
 
@@ -69,9 +71,10 @@ fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
         .collect::<Result<Vec<_>, Error>>()?;
     convert::distinct(partitions.iter().map(|(partition, _)| *partition))?;
     let resume = convert::resume(request.resume)?;
+    let named: HashSet<PartitionId> = partitions.iter().map(|(partition, _)| *partition).collect();
     if let Some((stranger, _)) = resume
         .iter()
-        .find(|(resumed, _)| !partitions.is_empty() && partitions.iter().all(|(named, _)| named != resumed))
+        .find(|(resumed, _)| !named.is_empty() && !named.contains(resumed))
     {
         return Err(invalid(format!(
             "the resume token names partition {stranger}, which the request does not read; add it or drop it from the token"

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `/healthz` | 200 while the process lives |
 //! | `/readyz` | 200 when the broker serves; 503 and the reason while it starts or stops |
-//! | `/metrics` | the broker's metrics as Prometheus text; 503 before there is a broker |
+//! | `/metrics` | the broker's metrics, as OpenMetrics to who accepts it, else as Prometheus text; 503 before there is a broker |
 //!
 //! Invariants
 //! - It answers from before the broker starts until after it has stopped, so that a long recovery can be watched.
@@ -18,14 +18,15 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::broker::Broker;
+use crate::telemetry::Exposition;
 
-/// The type of Prometheus text.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// What a scraper names that takes OpenMetrics; others get Prometheus' own text.
+const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// What the server's configuration says about this door.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,9 +70,19 @@ async fn readyz(State(subject): State<Subject>) -> Response {
     }
 }
 
-async fn metrics(State(subject): State<Subject>) -> Response {
+async fn metrics(State(subject): State<Subject>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let mut accepted = accepted.filter_map(|accept| accept.to_str().ok());
+    let exposition = match accepted.any(|accept| accept.contains(OPEN_METRICS)) {
+        true => Exposition::OpenMetrics,
+        false => Exposition::Prometheus,
+    };
     match subject.0.get() {
-        Some(broker) => ([(header::CONTENT_TYPE, METRICS_TYPE)], broker.metrics_text()).into_response(),
+        Some(broker) => (
+            [(header::CONTENT_TYPE, exposition.media_type())],
+            broker.metrics_text(exposition),
+        )
+            .into_response(),
         None => starting(),
     }
 }
@@ -96,7 +107,7 @@ mod tests {
             StatusCode::SERVICE_UNAVAILABLE
         );
         assert_eq!(
-            metrics(State(subject)).await.status(),
+            metrics(State(subject), HeaderMap::new()).await.status(),
             StatusCode::SERVICE_UNAVAILABLE
         );
     }

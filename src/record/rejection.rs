@@ -223,6 +223,14 @@ impl RecordErrors {
         &self.first
     }
 
+    /// Returns the same errors under other numbers: those that the records have where the batch was built from.
+    pub fn renumbered(mut self, number: impl Fn(u32) -> u32) -> Self {
+        for error in &mut self.first {
+            error.index = number(error.index);
+        }
+        self
+    }
+
     /// Returns how many records were refused.
     pub fn count(&self) -> u32 {
         self.count

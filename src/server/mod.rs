@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  start:  bind both ports -> HTTP answers (starting) -> broker opens, recovers -> gRPC answers -> ready
-//!  stop:   gRPC takes nothing new -> what is under way finishes, or the deadline comes -> broker syncs, marks, closes
-//!          -> HTTP ends
+//!  stop:   gRPC takes nothing new -> what is under way finishes, or the deadline comes and it is cut off
+//!          -> broker syncs, marks, closes -> HTTP ends
 //! ```
 //!
 //! Invariants
@@ -19,6 +19,7 @@ mod error;
 pub use error::{StartError, StopError};
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::broker::{Broker, World};
 use crate::config::Config;
@@ -140,34 +142,49 @@ impl Server {
     /// What could not be synced; the next start recovers it.
     pub async fn stop(mut self) -> Result<(), StopError> {
         self.phase.send_replace(Phase::Stopping);
-        let drained = tokio::time::timeout(self.shutdown_timeout, &mut self.grpc).await;
-        match drained {
-            Ok(Ok(Ok(()))) => {}
-            Ok(Ok(Err(error))) => tracing::error!(%error, "the gRPC door ended early"),
-            Ok(Err(join)) => tracing::error!(%join, "the gRPC door ended early"),
-            Err(_) => {
-                self.grpc.abort();
-                tracing::warn!(
-                    waited_ms = self.shutdown_timeout.as_millis(),
-                    "requests under way were given up: the shutdown deadline came"
-                );
-            }
-        }
+        self.drain_grpc().await;
         let closed = self.broker.shutdown().await;
         self.http_stop.send_replace(Phase::Stopping);
-        if tokio::time::timeout(HTTP_DRAIN, &mut self.http).await.is_err() {
+        if timeout(HTTP_DRAIN, &mut self.http).await.is_err() {
             self.http.abort();
         }
         Ok(closed?)
     }
+
+    /// Waits for what is under way at the gRPC door, until the deadline; then cuts it off. No task of the door is left.
+    async fn drain_grpc(&mut self) {
+        let (door, phase) = (&mut self.grpc, &self.phase);
+        let mut gone = pin!(async {
+            match door.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the gRPC door ended early"),
+                Err(join) => tracing::error!(%join, "the gRPC door ended early"),
+            }
+            // Every connection and every call holds a receiver.
+            phase.closed().await;
+        });
+        if timeout(self.shutdown_timeout, gone.as_mut()).await.is_ok() {
+            return;
+        }
+        tracing::warn!(
+            waited_ms = self.shutdown_timeout.as_millis(),
+            "requests under way were given up: the shutdown deadline came"
+        );
+        phase.send_replace(Phase::CutOff);
+        if timeout(CUT_OFF_TIMEOUT, gone).await.is_err() {
+            tracing::error!("connections that were cut off have not ended");
+        }
+    }
 }
 
+/// How long connections and calls that were cut off take to end, at most: they only have to be woken.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long answers of the HTTP door may take after the data is closed.
 const HTTP_DRAIN: Duration = Duration::from_secs(1);
 
 async fn stopping(mut phase: watch::Receiver<Phase>) {
     // An error says that the server is gone, which is a stop too.
-    let _ = phase.wait_for(|phase| *phase == Phase::Stopping).await;
+    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
 }
 
 /// Takes the port without answering on it yet.

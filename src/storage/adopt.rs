@@ -5,7 +5,9 @@
 //!    batch. If it dies here: the next start removes the directory.
 //! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
 //! 3. The epoch of this server is raised above the foreign ones.
-//! 4. The directory gets its name, durably. If it dies before: as in 1; after: it is a partition like any other.
+//! 4. The directory gets its name, durably. If it dies before: as in 1; after: it is a partition like any other, which a
+//!    start verifies until a checkpoint vouches for it.
+//! 5. The checkpoint is written. If this or 4 fails, the directory is removed: what was not brought in is not there.
 //!
 //! Nothing in the foreign directory is ever written: files that are shared are sealed here, and sealed files are only read.
 
@@ -35,7 +37,6 @@ use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
 const SITE_COPY: SyncSite = SyncSite("adopted log");
-const SITE_DIR: SyncSite = SyncSite("adopted directory");
 const SITE_NAME: SyncSite = SyncSite("data directory with an adopted partition");
 /// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
 const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
@@ -102,16 +103,12 @@ impl Store {
         if let Some(latest) = latest {
             self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
+        let id = spec.id.clone();
         let partition = self.install(&future, &target, spec, now).inspect_err(|_| {
             // Whatever has its name already must not be taken for the partition that is made in its place.
-            let _ = self.dir.files.fs().rename(&target, &future);
+            let _ = self.remove_partitions(std::slice::from_ref(&id));
             let _ = self.dir.files.fs().remove_dir_all(&future);
         })?;
-        self.partitions
-            .lock()
-            .insert(partition.id.clone(), Arc::clone(&partition));
-        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
-        self.checkpoint()?;
         Ok((partition, report))
     }
 
@@ -127,7 +124,13 @@ impl Store {
         self.dir.files.forget_dir(future);
         fs.sync_dir(&self.dir.path, SITE_NAME)
             .context("sync", &self.dir.path)?;
-        open_closed(&self.dir, spec, now)
+        let partition = open_closed(&self.dir, spec, now)?;
+        self.partitions
+            .lock()
+            .insert(partition.id.clone(), Arc::clone(&partition));
+        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
+        self.checkpoint()?;
+        Ok(partition)
     }
 }
 
@@ -193,8 +196,8 @@ impl Adoption<'_> {
         };
         let (path, bytes) = closed_manifest(&log, &segments, closed);
         replacements.add(path, bytes);
+        // Syncs the directory, too, and with it the names of the logs.
         replacements.commit(&self.dir.files)?;
-        fs.sync_dir(self.to, SITE_DIR).context("sync", self.to)?;
         match epochs.latest() {
             Some(latest) if latest > EPOCH_MAX => Err(StoreError::Unusable {
                 path: self.from.to_path_buf(),

@@ -50,13 +50,26 @@ struct Checkpoint {
 }
 
 impl Checkpoints {
-    /// Reads them. A damaged one is as good as none: recovery then verifies everything.
+    /// Reads them. A damaged one is as good as none, and told: recovery then verifies everything, and finds lower bounds of the
+    /// log starts elsewhere.
     pub(super) fn read(files: &FileCache, dir: &Path) -> Result<Self, StoreError> {
         Ok(Self {
-            log_starts: Checkpoint::read(files, dir.join(LOG_STARTS))?,
-            recovery_points: Checkpoint::read(files, dir.join(RECOVERY_POINTS))?,
-            high_watermarks: Checkpoint::read(files, dir.join(HIGH_WATERMARKS))?,
-            cleaner_points: Checkpoint::read(files, dir.join(CLEANER_POINTS))?,
+            log_starts: Checkpoint::read(
+                files,
+                dir.join(LOG_STARTS),
+                "log starts are taken from manifests and segments; records that were deleted may be seen again",
+            )?,
+            recovery_points: Checkpoint::read(
+                files,
+                dir.join(RECOVERY_POINTS),
+                "every log is verified whole",
+            )?,
+            high_watermarks: Checkpoint::read(files, dir.join(HIGH_WATERMARKS), "it is written anew")?,
+            cleaner_points: Checkpoint::read(
+                files,
+                dir.join(CLEANER_POINTS),
+                "compacted logs are cleaned again from their start",
+            )?,
         })
     }
 
@@ -108,6 +121,20 @@ impl Checkpoints {
         self.cleaner_points.write(files, open, there)
     }
 
+    /// Raises the log starts of some partitions, durably; every other line stays.
+    pub(super) fn raise_log_starts(
+        &mut self,
+        files: &FileCache,
+        starts: &[(TopicPartition, Offset)],
+    ) -> Result<(), StoreError> {
+        let mut lines = self.log_starts.lines.clone().unwrap_or_default();
+        for (id, start) in starts {
+            let line = lines.entry(id.clone()).or_insert(*start);
+            *line = (*line).max(*start);
+        }
+        self.log_starts.replace(files, lines)
+    }
+
     /// Forgets partitions whose directories are gone, durably.
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
         self.log_starts.forget(files, ids)?;
@@ -118,12 +145,12 @@ impl Checkpoints {
 }
 
 impl Checkpoint {
-    fn read(files: &FileCache, path: PathBuf) -> Result<Self, StoreError> {
+    fn read(files: &FileCache, path: PathBuf, consequence: &'static str) -> Result<Self, StoreError> {
         let lines = read_whole(files, &path)?.and_then(|bytes| {
             let decoded = decode_offsets(&bytes);
             decoded
                 .inspect_err(|damage| {
-                    tracing::error!(path = %path.display(), %damage, "checkpoint is damaged; everything is verified");
+                    tracing::error!(path = %path.display(), %damage, consequence, "checkpoint is damaged");
                 })
                 .ok()
         });

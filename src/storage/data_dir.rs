@@ -21,6 +21,7 @@ use crate::types::{LeaderEpoch, TopicPartition};
 use super::checkpoints::Checkpoints;
 use super::error::{IoContext, StoreError};
 use super::files::remove_if_there;
+use super::journal::Journal;
 use super::recovery::Stop;
 use super::{epoch_file, partition_dir};
 
@@ -59,7 +60,7 @@ impl DataDir {
         stop: Stop,
     ) -> Result<Self, StoreError> {
         let found = found_dirs(&files, &path)?;
-        let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found))?;
+        let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found)?)?;
         let checkpoints = Checkpoints::read(&files, &path)?;
         files.fs().sync_dir(&path, SITE_FOUND).context("sync", &path)?;
         Ok(Self {
@@ -173,17 +174,23 @@ pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), Sto
     }
 }
 
-/// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions.
-fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> LeaderEpoch {
+/// A directory without an epoch file, of a Kafka broker or from before a damage, has epochs in its partitions: in their epoch
+/// files, which may lag behind, in their manifests and in their newest batches. The greatest counts, or one might be claimed
+/// again.
+fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> Result<LeaderEpoch, StoreError> {
     if epoch_file::exists(files, dir) {
-        return LeaderEpoch(0);
+        return Ok(LeaderEpoch(0));
     }
-    let latest = |id: &TopicPartition| partition_dir::read_epochs(files, &dir.join(id.to_string())).latest();
-    found
-        .iter()
-        .filter_map(latest)
-        .max()
-        .map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0.saturating_add(1)))
+    let mut latest = None;
+    for id in found {
+        let partition = dir.join(id.to_string());
+        let closed = Journal::read(files, &partition, id).last_closed;
+        latest = latest
+            .max(partition_dir::read_epochs(files, &partition).latest())
+            .max(closed.map(|closed| closed.epoch))
+            .max(partition_dir::epoch_of_newest_log(files, &partition)?);
+    }
+    Ok(latest.map_or(LeaderEpoch(0), |latest| LeaderEpoch(latest.0.saturating_add(1))))
 }
 
 /// Lists partition directories, and removes those whose deletion or filling was cut off.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::types::Offset;
 
 use super::ProducerError;
+use super::hold::Hold;
 
 /// An I/O failure or a directory that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -121,4 +122,25 @@ pub enum ReadError {
     /// The disk refused.
     #[error(transparent)]
     Storage(#[from] StoreError),
+}
+
+/// Why a log start was not raised.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StartError {
+    /// Readers may not have seen what lies before it.
+    #[error("offset {to} lies beyond the high watermark {high_watermark}")]
+    BeyondHighWatermark {
+        /// The start asked for.
+        to: Offset,
+        /// The greatest there can be.
+        high_watermark: Offset,
+    },
+    /// A record before it is, or may be, held.
+    #[error("records before offset {to} are held: {hold}")]
+    Held {
+        /// The start asked for.
+        to: Offset,
+        /// What holds them.
+        hold: Hold,
+    },
 }

@@ -2,52 +2,20 @@
 //! must hold; those on recovery follow the checklist of Kafka's own tests, and say where this store differs on purpose.
 
 use std::io::IoSlice;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::testing::{
-    DATA, House, NOW, fault, forbid_scans, numbered, offsets, open_one, open_store, plain, read_all, records,
-    sized, small, spec,
+    House, NOW, closed, cut, damage, fault, forbid_scans, killed, names, numbered, offsets, open_one,
+    open_store, path, plain, read_all, records, sized, small, spec, vouched,
 };
-use super::{AppendError, Durability, LogConfig, MANIFEST_FILE_NAME, Origin, Written};
-use crate::env::{Call, CrashChoice, Failure, Fs as _, OpenMode, SimFs};
+use super::{
+    AppendError, Durability, FirstBatch, LogConfig, MANIFEST_FILE_NAME, Origin, PartitionSpec, Read,
+    ReadError, Store, StoreConfig, SyncDue, Written,
+};
+use crate::env::{CacheLimits, Call, CrashChoice, Failure, FileCache, Fs, OpenMode, RealFs, SimFs};
 use crate::record::BatchOptions;
-use crate::types::{Offset, Timestamp};
-
-fn path(name: &str) -> PathBuf {
-    PathBuf::from(DATA).join(name)
-}
-
-/// Overwrites a file from `position` on.
-fn damage(fs: &SimFs, name: &str, position: u64, bytes: &[u8]) {
-    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
-    file.write_all_at(&[IoSlice::new(bytes)], position)
-        .expect("written");
-}
-
-fn cut(fs: &SimFs, name: &str, len: u64) {
-    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
-    file.set_len(len).expect("cut");
-}
-
-fn names(fs: &SimFs, dir: &str) -> Vec<String> {
-    let listed = fs.list(&path(dir)).expect("listed");
-    listed.into_iter().map(|entry| entry.name).collect()
-}
-
-/// A log of `count` acknowledged one-record batches, left without a close.
-fn killed(count: usize) -> SimFs {
-    let house = House::new();
-    for _ in 0..count {
-        house.acknowledge(&plain("acknowledged before the end"));
-    }
-    house.fs.clone()
-}
-
-/// A log of `count` batches, closed.
-fn closed(count: usize) -> SimFs {
-    House::on(killed(count)).close()
-}
+use crate::types::{Offset, PartitionId, Timestamp, TopicPartition};
 
 fn set_free(fs: &SimFs, bytes: u64) {
     let size = 1 << 30;
@@ -146,19 +114,11 @@ fn offsets_lost_to_a_failed_sync_are_not_given_again_after_a_crash() {
 
 #[test]
 fn damage_below_the_recovery_point_cuts_nothing() {
-    let fs = killed(5);
+    let (fs, first) = vouched(5);
+    let before = fs.stat(&path(&first)).expect("there").len_bytes;
+    damage(&fs, &first, 200, b"damage");
     let house = House::on(fs);
-    house.store.checkpoint().expect("checkpointed");
-    let fs = house.fs.crash(CrashChoice::KeepAll);
-    let len = |fs: &SimFs| {
-        fs.stat(&path("t-0/00000000000000000000.log"))
-            .expect("there")
-            .len_bytes
-    };
-    let before = len(&fs);
-    damage(&fs, "t-0/00000000000000000000.log", 200, b"damage");
-    let house = House::on(fs);
-    assert_eq!(len(&house.fs), before);
+    assert_eq!(house.fs.stat(&path(&first)).expect("there").len_bytes, before);
     assert_eq!(house.append(&plain("next")), 5);
 }
 
@@ -199,6 +159,68 @@ fn a_failed_sync_refuses_writes_until_the_repair_and_loses_nothing_acknowledged(
     assert!(house.store.close().is_err(), "only recovery may judge it");
     let house = House::on(house.fs.crash(CrashChoice::LoseAll));
     assert_eq!(offsets(&house.log).len(), 9);
+}
+
+#[test]
+fn whoever_looks_at_a_log_under_repair_is_answered_at_once() {
+    let house = House::new();
+    house.acknowledge(&plain("safe"));
+    house.append(&plain("lost"));
+    house
+        .fs
+        .inject(fault(Call::SyncData, ".log", 1, Failure::LosesDirtyPages));
+    house.sync().expect_err("the sync fails");
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (log, seen) = (Arc::clone(&house.log), Arc::clone(&looks));
+    house.fs.watch_syncs(move |site| {
+        assert!(
+            log.writer.try_lock().is_some() && log.segments.try_write().is_some(),
+            "the repair syncs {site:?} under a lock"
+        );
+        assert!(log.refusal().is_some() && log.describe().refusal.is_some());
+        assert_eq!(log.sync_due(NOW), SyncDue::No);
+        let refused = log.append(&plain("too early"), Origin::Client, NOW);
+        assert!(matches!(refused, Err(AppendError::Refused { .. })));
+        let visible = Read {
+            from: Offset(0),
+            until: log.watermarks().high_watermark,
+            times: None,
+            max_bytes: 1 << 20,
+            first: FirstBatch::Whole,
+        };
+        assert_eq!(log.read(&visible).expect("read").next_offset, Offset(1));
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    house.log.repair(NOW).expect("repaired");
+    assert!(looks.load(Ordering::Relaxed) >= 3, "a copy and two directories");
+    assert_eq!(house.append(&plain("after")), 2);
+}
+
+#[test]
+fn a_deleted_log_is_not_repaired() {
+    let house = House::new();
+    house.acknowledge(&plain("old"));
+    house.append(&plain("lost"));
+    house
+        .fs
+        .inject(fault(Call::SyncData, ".log", 1, Failure::LosesDirtyPages));
+    house.sync().expect_err("the sync fails");
+    house
+        .store
+        .remove_partitions(std::slice::from_ref(house.log.id()))
+        .expect("removed");
+    let again = open_one(&house.store, spec("t", 2, small())).expect("made again");
+    again
+        .append(&plain("new"), Origin::Client, NOW)
+        .expect("appended");
+    let before = house.fs.mutations();
+    house.log.repair(NOW).expect("nothing to do");
+    assert_eq!(
+        house.fs.mutations(),
+        before,
+        "the files of the new log are left alone"
+    );
+    assert_eq!(house.log.refusal().as_deref(), Some("t-0 is deleted"));
 }
 
 #[test]
@@ -343,6 +365,58 @@ fn a_missing_epoch_file_of_the_store_takes_its_epoch_from_the_partitions() {
 }
 
 #[test]
+fn an_epoch_that_no_file_tells_is_taken_from_the_newest_batches_and_the_manifest() {
+    let fs = closed(3);
+    let house = House::on(fs);
+    let before = house.store.epoch();
+    house.acknowledge(&plain("of this epoch"));
+    let lose = |fs: &SimFs| {
+        fs.remove_file(&path("siltstone.epoch")).expect("removed");
+        fs.remove_file(&path("t-0/leader-epoch-checkpoint"))
+            .expect("removed");
+    };
+    let killed = house.fs.crash(CrashChoice::LoseAll);
+    lose(&killed);
+    assert!(House::on(killed).store.epoch() > before, "as the batches tell");
+    let start_without_a_write = House::on(house.close());
+    let before = start_without_a_write.store.epoch();
+    start_without_a_write.acknowledge(&plain("of a later epoch"));
+    let fs = start_without_a_write.close();
+    lose(&fs);
+    let log = "t-0/00000000000000000000.log";
+    cut(&fs, log, 0);
+    assert!(House::on(fs).store.epoch() > before, "as the manifest tells");
+}
+
+#[test]
+fn a_damaged_log_start_checkpoint_does_not_bring_deleted_records_back() {
+    for stop in [Stopped::Clean, Stopped::Killed] {
+        let house = House::on(killed(20));
+        house.log.raise_log_start(Offset(5)).expect("raised");
+        let fs = house.close();
+        let fs = match stop {
+            Stopped::Clean => fs,
+            Stopped::Killed => {
+                let house = House::on(fs);
+                house.acknowledge(&plain("opens the log again"));
+                house.fs.crash(CrashChoice::KeepAll)
+            }
+        };
+        damage(&fs, "log-start-offset-checkpoint", 0, b"damage");
+        let house = House::on(fs);
+        assert_eq!(house.log.watermarks().log_start, Offset(5), "{stop:?}");
+        assert_eq!(offsets(&house.log)[0], 5);
+    }
+}
+
+/// How a store ended.
+#[derive(Clone, Copy, Debug)]
+enum Stopped {
+    Clean,
+    Killed,
+}
+
+#[test]
 fn half_a_batch_at_the_end_is_cut_and_later_segments_go() {
     let fs = killed(20);
     let logs: Vec<_> = names(&fs, "t-0")
@@ -458,4 +532,148 @@ fn a_read_inside_a_batch_returns_it_whole_and_behind_a_hole_the_next_one() {
     assert_eq!(read_all(&Arc::clone(&house.log), 1).expect("read").len(), 2);
     house.log.raise_log_start(Offset(3)).expect("raised");
     assert_eq!(offsets(&house.log), [4]);
+}
+
+#[test]
+fn a_read_that_the_disk_fails_is_an_error_and_the_next_one_works() {
+    let house = House::on(closed(20));
+    let visible = Read {
+        from: Offset(3),
+        until: Offset(20),
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
+    };
+    house.fs.inject(fault(Call::Read, "00.log", 1, Failure::Os(5)));
+    let failed = house.log.read(&visible).expect_err("the disk fails");
+    assert!(matches!(failed, ReadError::Storage(_)), "{failed}");
+    assert_eq!(house.log.read(&visible).expect("read").next_offset, Offset(4));
+}
+
+#[test]
+fn an_index_that_cannot_be_made_resident_is_made_again_from_the_log() {
+    let config = LogConfig {
+        segment_bytes: 1 << 20,
+        index_interval_bytes: 1,
+        ..small()
+    };
+    let house = House::with(SimFs::new(), config.clone());
+    for _ in 0..700 {
+        house.append(&plain("many, for an index that is mapped"));
+    }
+    let house = House::with(house.close(), config);
+    let second = |at: i64| Read {
+        from: Offset(at),
+        until: Offset(700),
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
+    };
+    assert_eq!(
+        house.log.read(&second(600)).expect("read").next_offset,
+        Offset(601)
+    );
+    house
+        .fs
+        .inject(fault(Call::Read, "00.index", u32::MAX, Failure::Os(5)));
+    assert_eq!(
+        house.log.read(&second(650)).expect("read").next_offset,
+        Offset(651)
+    );
+}
+
+#[test]
+fn a_log_cut_under_its_mapping_fails_the_read_and_not_the_process() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let fs: Arc<dyn Fs> = Arc::new(RealFs::new());
+    let config = StoreConfig {
+        dir: dir.path().join("data"),
+        threads: 1,
+    };
+    let files = Arc::new(FileCache::new(Arc::clone(&fs), CacheLimits::default()));
+    let store = Store::open(files, config).expect("opened");
+    let log = open_one(&store, spec("t", 1, LogConfig::default())).expect("opened");
+    log.append(&plain("mapped"), Origin::Client, NOW)
+        .expect("appended");
+    assert_eq!(offsets(&log), [0]);
+    let first = log.dir().join("00000000000000000000.log");
+    let file = fs.open(&first, OpenMode::ReadWrite).expect("there");
+    file.set_len(0).expect("cut");
+    read_all(&log, 1 << 20).expect_err("the bytes are gone");
+}
+
+/// Both look for files: a checkpoint for those it makes safe, a removal for those it takes away.
+#[test]
+fn a_checkpoint_and_a_removal_wait_for_each_other() {
+    let house = House::on(killed(20));
+    let House { fs, store, log } = house;
+    let store = Arc::new(store);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (seen, watched) = (Arc::clone(&looks), Arc::downgrade(&store));
+    fs.watch_syncs(move |site| {
+        let store = watched.upgrade().expect("it is open");
+        assert!(
+            store.dir.checkpoints.try_lock().is_none(),
+            "{site:?} without the lock"
+        );
+        seen.fetch_add(1, Ordering::Relaxed);
+    });
+    let id = log.id().clone();
+    std::thread::scope(|scope| {
+        let checkpoint = scope.spawn(|| store.checkpoint());
+        let removal = scope.spawn(|| store.remove_partitions(std::slice::from_ref(&id)));
+        checkpoint.join().expect("no panic").expect("checkpointed");
+        removal.join().expect("no panic").expect("removed");
+    });
+    assert!(
+        looks.load(Ordering::Relaxed) >= 2,
+        "the removal, and what it forgets"
+    );
+    store.checkpoint().expect("checkpointed");
+    assert!(!names(&fs, "").iter().any(|name| name.starts_with("t-0")));
+    let file = fs.open(&path("recovery-point-offset-checkpoint"), OpenMode::Read);
+    let len = file.expect("there").len_bytes().expect("read");
+    assert_eq!(len, b"0\n0\n".len() as u64, "no line is left of it");
+}
+
+#[test]
+fn ten_thousand_partitions_of_a_hundred_topics_are_there_after_a_restart() {
+    let fs = SimFs::in_memory();
+    let specs = || {
+        let of_topic = |topic: i32| (0..100).map(move |number| (topic, number));
+        let specs = (0..100).flat_map(of_topic).map(|(topic, number)| {
+            let spec = spec(&format!("t{topic}"), 1, small());
+            let id = TopicPartition::new(spec.id.topic.clone(), PartitionId(number));
+            PartitionSpec { id, ..spec }
+        });
+        specs.collect::<Vec<_>>()
+    };
+    let open = |store: &Store| {
+        let opened = store.open_partitions(specs(), NOW).into_iter();
+        opened.collect::<Result<Vec<_>, _>>().expect("opened")
+    };
+    let store = open_store(&fs).expect("opened");
+    for (number, log) in (0..).zip(open(&store)) {
+        if number % 10 < 3 {
+            for _ in 0..=number % 10 {
+                log.append(&plain("kept"), Origin::Client, NOW).expect("appended");
+            }
+        }
+    }
+    store.close().expect("closed");
+    drop(store);
+
+    forbid_scans(&fs);
+    let store = open_store(&fs).expect("opened");
+    let logs = open(&store);
+    assert_eq!(
+        store.found().len(),
+        3_000,
+        "a partition without a record has no directory"
+    );
+    for (number, log) in (0..).zip(&logs) {
+        let expected = if number % 10 < 3 { number % 10 + 1 } else { 0 };
+        assert_eq!(log.watermarks().log_end, Offset(expected), "{}", log.id());
+    }
+    assert!(store.dir.files.stats().open_files <= CacheLimits::default().open_files);
 }

@@ -7,9 +7,12 @@
 //!
 //! What is not here: who holds what and why, and where that is written down (`broker`).
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::types::{Offset, Timestamp};
+
+use super::retention::SegmentFacts;
 
 /// A range that is held.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +37,26 @@ impl Hold {
         match self {
             Self::Offsets(range) => range.start,
             Self::Times(_) => Offset::ZERO,
+        }
+    }
+
+    /// Tells whether a record of `segment` may be held, as far as its bounds tell.
+    pub(super) fn may_hold(&self, segment: &SegmentFacts) -> bool {
+        match self {
+            Self::Offsets(range) => range.start < segment.end && range.end > segment.base,
+            Self::Times(range) => {
+                let begins_before_end = segment.least.is_none_or(|least| least < range.end);
+                begins_before_end && segment.greatest.is_some_and(|greatest| greatest >= range.start)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offsets(range) => write!(f, "offsets {} to {}", range.start, range.end),
+            Self::Times(range) => write!(f, "times {} to {}", range.start, range.end),
         }
     }
 }

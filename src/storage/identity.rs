@@ -11,6 +11,8 @@ use super::{DirectoryId, MetaProperties, NodeId, uuid_text, write_atomic};
 const NAME: &str = "meta.properties";
 const SITE: SyncSite = SyncSite("meta.properties");
 const SITE_DIR: SyncSite = SyncSite("directory of meta.properties");
+/// A file of nothing but garbage is not logged whole.
+const UNKNOWN_KEYS_TOLD: usize = 5;
 
 /// The ids of a data directory.
 #[derive(Debug)]
@@ -21,12 +23,24 @@ impl Identity {
     pub(super) fn load_or_make(files: &FileCache, dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(NAME);
         if let Some(bytes) = read_whole(files, &path)? {
-            return MetaProperties::decode(&bytes)
-                .map(Self)
-                .map_err(|damage| StoreError::Unusable {
-                    path,
-                    reason: format!("{damage}; restore the file, or remove it to give the directory new ids"),
-                });
+            let properties = match MetaProperties::decode(&bytes) {
+                Ok(properties) => properties,
+                Err(damage) => {
+                    let reason =
+                        format!("{damage}; restore the file, or remove it to give the directory new ids");
+                    return Err(StoreError::Unusable { path, reason });
+                }
+            };
+            if !properties.other.is_empty() {
+                // Kafka too takes any line for a key, and keeps it: a later version may know what it means.
+                let keys = properties
+                    .other
+                    .keys()
+                    .take(UNKNOWN_KEYS_TOLD)
+                    .collect::<Vec<_>>();
+                tracing::warn!(file = %path.display(), ?keys, "unknown keys are kept and mean nothing here; look whether lines are damaged");
+            }
+            return Ok(Self(properties));
         }
         let properties = MetaProperties::new(&random_id()?, NodeId(1), DirectoryId(random_bytes()?));
         write_atomic(files.fs().as_ref(), &path, &properties.encode(), SITE, SITE_DIR)

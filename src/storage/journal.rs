@@ -42,6 +42,8 @@ enum State {
 pub(super) struct Known {
     manifest: Option<Manifest>,
     pub(super) closed: Option<Closed>,
+    /// The newest close that it tells of, though the log was opened again: log start and epoch have not gone back since.
+    pub(super) last_closed: Option<Closed>,
     len: u64,
 }
 
@@ -96,6 +98,7 @@ impl Journal {
                 Known {
                     manifest: Some(decoded.manifest),
                     closed,
+                    last_closed: decoded.last_closed,
                     len,
                 }
             }
@@ -145,6 +148,13 @@ impl Journal {
     /// A segment was sealed.
     pub(super) fn sealed(&mut self, log: &JournalOf<'_>, sealed: &Sealed) {
         self.append(log, &ManifestRecord::Segment(summary_of(sealed)));
+    }
+
+    /// Segments are gone.
+    pub(super) fn removed(&mut self, log: &JournalOf<'_>, sealed: &[Arc<Sealed>]) {
+        for segment in sealed {
+            self.append(log, &ManifestRecord::Removed(segment.extent.base));
+        }
     }
 
     /// Writes the file anew from what is in memory.
@@ -213,8 +223,11 @@ fn manifest_of(
     closed: Option<Closed>,
 ) -> Vec<u8> {
     let mut manifest = Manifest::new(topic_id, id.partition);
+    // The next start shall find what is damaged again, and say so: it must read that segment.
+    let closed = closed.filter(|_| sealed.iter().all(|sealed| sealed.gaps().is_empty()));
     let segments = sealed
         .iter()
+        .filter(|sealed| sealed.gaps().is_empty())
         .map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
     for record in segments.chain(closed.map(ManifestRecord::Closed)) {
         // A hole behind the last segment contradicts a closing record; the next start then reads the logs.

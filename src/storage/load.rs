@@ -21,7 +21,7 @@ use super::index_set::{IndexFiles, IndexSet};
 use super::journal::JournalOf;
 use super::partition_dir;
 use super::paths::SegmentFile;
-use super::segment::{Active, ActiveState, Sealed, Segment, Walk, read};
+use super::segment::{Active, ActiveState, Sealed, Segment, read};
 use super::watermarks::WatermarkView;
 use super::writer::{Names, Readiness, Saved, Writer};
 use super::{AbortedTransaction, LeaderEpochs, Placed, Producers, decode_snapshot, stamps};
@@ -95,7 +95,18 @@ fn create_dir(writer: &mut Writer, id: &TopicPartition) -> Result<(), StoreError
 fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Result<bool, StoreError> {
     let last = writer.segments.read().sealed().last().cloned();
     let Some(last) = last else { return Ok(false) };
-    if last.extent.end >= opening.config.segment_bytes || last.extent.next != log_end {
+    let has_room = last.extent.end < opening.config.segment_bytes && last.extent.next == log_end;
+    if !has_room || !last.gaps().is_empty() {
+        return Ok(false);
+    }
+    let links = writer
+        .files
+        .fs()
+        .stat(&last.log_path)
+        .context("read", &last.log_path)?
+        .links;
+    if links > 1 {
+        // Adopted, and the last one left: its bytes are also those of the original.
         return Ok(false);
     }
     let files = match last.pending_indexes() {
@@ -110,7 +121,8 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
             Err(_) => return Ok(false),
         },
     };
-    let mut walk = Walk::new(&writer.files, &last.log_path, 0..last.extent.end);
+    let sealed = Segment::Sealed(Arc::clone(&last));
+    let mut walk = sealed.walk_all(&writer.files);
     let Ok(first) = walk.next_header() else {
         return Ok(false);
     };
@@ -177,7 +189,7 @@ pub(super) fn load_epochs(writer: &mut Writer) {
 pub(super) fn epochs_of(files: &FileCache, segments: &[Segment]) -> LeaderEpochs {
     let mut epochs = LeaderEpochs::default();
     for segment in segments {
-        let mut walk = Walk::new(files, segment.log_path(), 0..segment.bounds().2);
+        let mut walk = segment.walk_all(files);
         while let Ok(Some((_, header))) = walk.next_header() {
             if let Some(epoch) = header.leader_epoch {
                 let _ = epochs.assign(epoch, header.base_offset);
@@ -270,8 +282,7 @@ fn snapshot_at(state: StateFiles<'_>, offset: Offset) -> Option<Producers> {
 }
 
 fn replay(state: StateFiles<'_>, segment: &Segment, producers: &mut Producers) -> Result<(), ReadError> {
-    let (_, _, end) = segment.bounds();
-    let mut walk = Walk::new(state.files, segment.log_path(), 0..end);
+    let mut walk = segment.walk_all(state.files);
     while let Some((position, header)) = walk.next_header()? {
         if header.is_control() {
             let bytes = read(state.files, segment.log_path(), position, header.size_bytes)?;

@@ -202,9 +202,11 @@ impl Manifest {
         let mut manifest = decode_header(bytes)?;
         let mut valid_len = HEADER_LEN;
         let mut tail = None;
+        let mut last_closed = None;
         while valid_len < bytes.len() {
             let taken = decode_record(&bytes[valid_len..]).and_then(|(record, len)| {
                 manifest.apply(record)?;
+                last_closed = manifest.closed.or(last_closed);
                 Ok(len)
             });
             match taken {
@@ -222,6 +224,7 @@ impl Manifest {
         }
         Ok(DecodedManifest {
             manifest,
+            last_closed,
             valid_len,
             tail,
         })
@@ -233,6 +236,8 @@ impl Manifest {
 pub struct DecodedManifest {
     /// What the sound part comes to.
     pub manifest: Manifest,
+    /// The newest closing record, though more may follow it: log start and epoch have not gone back since.
+    pub last_closed: Option<Closed>,
     /// Length in bytes of the sound part.
     pub valid_len: usize,
     /// Where and why it ends before the file does.

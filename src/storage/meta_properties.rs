@@ -12,7 +12,7 @@
 //! - 0: of the ZooKeeper era, also when no version is told: `broker.id` in place of `node.id`, both ids may be missing.
 //!
 //! Invariants
-//! - Keys that we do not know are kept and written again; equal content makes equal bytes (sorted, no date).
+//! - Keys that we do not know are kept and written again, as Kafka does with any line (`identity` warns of them); equal content makes equal bytes (sorted, no date).
 //!
 //! What it does not do: read or write files (`checkpoint::write_atomic`), or judge whether the directory is ours.
 

@@ -5,7 +5,7 @@
 //!                      |
 //!                  partition -- writer (appends) -- load, repair
 //!                    |   |--- cleaner (compaction)
-//!                      |   `--- read (readers)       recovery
+//!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
 //!                                     |
 //!   offset_index time_index txn_index epochs producers manifest checkpoint ...: bytes in, values out
@@ -20,6 +20,8 @@
 //! What is not here: what is in a batch (`record`), what asks for a batch (`broker`).
 
 mod adopt;
+#[cfg(test)]
+mod adopt_tests;
 mod append_times;
 mod checkpoint;
 mod checkpoints;
@@ -32,10 +34,14 @@ mod data_dir;
 mod epoch_file;
 mod epochs;
 mod error;
+mod examine;
 #[cfg(test)]
 mod fault_tests;
 mod fields;
 mod files;
+mod gap;
+#[cfg(test)]
+mod gap_tests;
 #[cfg(test)]
 mod golden_tests;
 mod hold;
@@ -58,18 +64,24 @@ mod producer_snapshot;
 mod producers;
 mod read;
 mod recovery;
+#[cfg(test)]
+mod recovery_tests;
 mod repair;
+mod retain;
+mod retention;
 mod scan;
 mod segment;
 mod segment_list;
 mod segment_summary;
 mod stamps;
+mod standing;
 mod store;
 #[cfg(test)]
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod time_index;
+mod turnover;
 mod txn_index;
 mod uuid_text;
 mod watermarks;
@@ -87,7 +99,7 @@ pub use cleaner::{
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
-pub use error::{AppendError, ReadError, StoreError};
+pub use error::{AppendError, ReadError, StartError, StoreError};
 pub use hold::Hold;
 pub use manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
@@ -108,6 +120,9 @@ pub use producers::{
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
 pub use read::{FirstBatch, Found, Read, Slice};
+pub use retain::Retained;
+pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
+pub use scan::MAX_BATCH_BYTES;
 pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
 pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -19,6 +19,7 @@ use super::partition::Partition;
 use super::partition_dir;
 use super::recovery::{Recovered, Recovery, Stop};
 use super::segment_list::SegmentList;
+use super::standing::Stand;
 use super::watermarks::Watermarks;
 use super::writer::{Readiness, Saved, Syncs, Unsynced, Writer};
 use super::{LeaderEpochs, Producers};
@@ -202,9 +203,10 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
     let marks = Watermarks::recovered(opened.log_start, opened.log_end, spec.config.durability);
     marks.set_first_unstable(opened.first_unstable);
     let segments = Arc::new(RwLock::new(opened.list));
+    let stand = Arc::new(Stand::new());
     let writer = Writer {
         files: Arc::clone(&data.files),
-        dir,
+        dir: Arc::clone(&dir),
         id: spec.id.clone(),
         topic_id: spec.topic_id,
         segments: Arc::clone(&segments),
@@ -215,7 +217,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         journal: opened.journal,
         unsynced: Unsynced::default(),
         syncs: Syncs::default(),
-        refused: None,
+        stand: Arc::clone(&stand),
     };
     Arc::new(Partition {
         id: spec.id,
@@ -225,8 +227,14 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         config: RwLock::new(Arc::new(spec.config)),
         marks,
         eras: AtomicU64::new(0),
+        turnover: super::turnover::Turnover::default(),
         segments,
+        dir,
+        stand,
+        repairing: Mutex::new(()),
+        opened: AtomicBool::new(false),
         writer: Mutex::new(writer),
+        retired: Mutex::default(),
         maintenance: Maintenance::default(),
         names: Mutex::default(),
         cleaner: CleanerState::new(opened.cleaner_point, opened.log_start, opened.log_end),

@@ -2,23 +2,27 @@
 //!
 //! | lock | guards | held across |
 //! |---|---|---|
-//! | `maintenance` | the turn to rewrite or remove sealed segments | a whole pass of the cleaner, which gives it back when asked |
+//! | `repairing` | one repair at a time, and none of a log that is being removed | the whole repair |
+//! | `maintenance` | the turn to rewrite or remove safe segments | a whole pass of the cleaner, which gives it back when asked |
 //! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
 //! | inside `CleanerState` | the cleaner point, the last pass | memory work |
+//! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
+//! | `retired` | segments whose files retention has still to remove | memory work |
+//! | inside `Turnover` | one exchange of files at a time | renames, and the list of segments; readers come again instead of waiting for it |
 //!
 //! Invariants
-//! - They are taken in the order of the table, never the other way round; whoever takes `names` of several partitions takes them
-//!   in the order of the partitions.
+//! - They are taken in this order; never the other way round. Whoever takes `names` of several partitions takes them in the
+//!   order of the partitions.
 //! - Readers take `segments` and the watermarks only: an append, a roll, a sync or a repair never keeps them waiting.
 //! - The log end is published after the batch, the high watermark after its confirmation.
 
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -28,10 +32,12 @@ use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::cleaner_state::CleanerState;
 use super::config::{Durability, LogConfig};
-use super::error::{AppendError, ReadError, StoreError};
+use super::error::{AppendError, ReadError, StartError, StoreError};
 use super::maintenance::Maintenance;
 use super::read::{FindTime, Found, Read, Reader, SharedSegments, Slice};
-use super::segment::Segment;
+use super::segment::{Sealed, Segment};
+use super::standing::Stand;
+use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
 use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
@@ -46,8 +52,16 @@ pub struct Partition {
     pub(super) config: RwLock<Arc<LogConfig>>,
     pub(super) marks: Watermarks,
     pub(super) eras: AtomicU64,
+    pub(super) turnover: Turnover,
     pub(super) segments: SharedSegments,
+    pub(super) dir: Arc<Path>,
+    pub(super) stand: Arc<Stand>,
+    pub(super) repairing: Mutex<()>,
+    /// Set once the writer is open, for ever.
+    pub(super) opened: AtomicBool,
     pub(super) writer: Mutex<Writer>,
+    /// Segments that retention took out of the list and whose files are still to be removed.
+    pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
     pub(super) maintenance: Maintenance,
     pub(super) names: Mutex<()>,
     pub(super) cleaner: CleanerState,
@@ -144,8 +158,23 @@ impl Partition {
         }
     }
 
-    /// Appends one batch, without a sync. Blocks for the write into the page cache only; the first append after a start also
-    /// loads the producers' state.
+    /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
+    pub fn is_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
+
+    /// Makes the log ready for appends: its directory, or the producers' state, or nothing when it is ready. May read and
+    /// sync a disk: call it off the network threads.
+    ///
+    /// # Errors
+    /// [`AppendError::Refused`] while it refuses writes; what the disk says, and a retry may succeed.
+    pub fn open(&self, now: Timestamp) -> Result<(), AppendError> {
+        let config = Arc::clone(&self.config.read());
+        self.open_writer(now, &config).map(drop)
+    }
+
+    /// Appends one batch, without a sync. Blocks for the write into the page cache only; on a log that is not open it does
+    /// first what [`Partition::open`] does.
     ///
     /// # Errors
     /// [`AppendError`]; nothing of the batch is then in the log, and with `Storage` and `Refused` a retry may succeed.
@@ -234,10 +263,8 @@ impl Partition {
         config: &LogConfig,
     ) -> Result<MutexGuard<'_, Writer>, AppendError> {
         let mut writer = self.writer.lock();
-        if let Some(reason) = &writer.refused {
-            return Err(AppendError::Refused {
-                reason: reason.clone(),
-            });
+        if let Some(reason) = self.stand.refusal() {
+            return Err(AppendError::Refused { reason });
         }
         if writer.readiness != Readiness::Open {
             let view = self.marks.view();
@@ -250,6 +277,7 @@ impl Partition {
                     config,
                 },
             )?;
+            self.opened.store(true, Ordering::Release);
         }
         Ok(writer)
     }
@@ -264,8 +292,33 @@ impl Partition {
     /// # Errors
     /// [`ReadError::OutOfRange`] outside log start to log end; damage; what the disk says.
     pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
-        self.check_range(read.from)?;
-        self.reader().read(read)
+        self.turnover.steady(|| {
+            self.check_range(read.from)?;
+            self.reader().read(read)
+        })
+    }
+
+    /// Returns the aborted transactions that may have batches in a range, by first offset. May read a disk.
+    pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+        self.turnover.steady(|| self.reader().aborted(range))
+    }
+
+    /// Reads whole batches, and names the aborted transactions that overlap them, by first offset: both of one state of the log.
+    /// May read a disk.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_committed(&self, read: &Read) -> Result<(Slice, Vec<AbortedTransaction>), ReadError> {
+        self.turnover.steady(|| {
+            self.check_range(read.from)?;
+            let slice = self.reader().read(read)?;
+            let aborted = if slice.bytes.is_empty() {
+                Vec::new()
+            } else {
+                self.reader().aborted(&(read.from..slice.next_offset))?
+            };
+            Ok((slice, aborted))
+        })
     }
 
     fn check_range(&self, offset: Offset) -> Result<(), ReadError> {
@@ -281,19 +334,11 @@ impl Partition {
         Ok(())
     }
 
-    fn reader(&self) -> Reader<'_> {
+    pub(super) fn reader(&self) -> Reader<'_> {
         Reader {
             files: &self.files,
             segments: &self.segments,
         }
-    }
-
-    /// Returns the aborted transactions that overlap the range, by first offset. May read a disk.
-    ///
-    /// # Errors
-    /// Damage; what the disk says.
-    pub fn aborted(&self, range: Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        self.reader().aborted(&range)
     }
 
     /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
@@ -301,6 +346,10 @@ impl Partition {
     /// # Errors
     /// Damage; what the disk says.
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_time_now(at, bound))
+    }
+
+    fn find_time_now(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
         let from = self.marks.view().log_start;
         self.reader().find_time(&FindTime {
@@ -316,11 +365,15 @@ impl Partition {
     /// # Errors
     /// Damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_max_timestamp_now(bound))
+    }
+
+    fn find_max_timestamp_now(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
         let from = self.marks.view().log_start;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
-        if let Some(found) = self.find_time(greatest, bound)? {
+        if let Some(found) = self.find_time_now(greatest, bound)? {
             return Ok(Some(found));
         }
         // The greatest of the segments belongs to a record before the log start, or not yet visible.
@@ -329,7 +382,7 @@ impl Partition {
             .reader()
             .greatest_within(&(from..bound), max_decompressed_bytes)?
         {
-            Some(greatest) => self.find_time(greatest, bound),
+            Some(greatest) => self.find_time_now(greatest, bound),
             None => Ok(None),
         }
     }
@@ -353,16 +406,16 @@ impl Partition {
     /// [`super::Store::checkpoint`]. Returns the log start.
     ///
     /// # Errors
-    /// [`ReadError::OutOfRange`] beyond the high watermark.
-    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, ReadError> {
-        let view = self.marks.view();
-        if to > view.high_watermark {
-            let (log_start, log_end) = (view.log_start, view.high_watermark);
-            return Err(ReadError::OutOfRange {
-                offset: to,
-                log_start,
-                log_end,
-            });
+    /// [`StartError`]: beyond the high watermark, or past something held.
+    pub fn raise_log_start(&self, to: Offset) -> Result<Offset, StartError> {
+        // Held until the start is raised: a hold that comes meanwhile finds it done, or prevents it.
+        let config = self.config.read();
+        let high_watermark = self.marks.view().high_watermark;
+        if to > high_watermark {
+            return Err(StartError::BeyondHighWatermark { to, high_watermark });
+        }
+        if let Some(hold) = self.held_before(to, &config) {
+            return Err(StartError::Held { to, hold });
         }
         Ok(self.marks.raise_log_start(to).log_start)
     }
@@ -389,7 +442,14 @@ impl Partition {
 
     /// Returns why it refuses writes, while it does.
     pub fn refusal(&self) -> Option<String> {
-        self.writer.lock().refused.clone()
+        self.stand.refusal()
+    }
+
+    /// Refuses writes for good, once a repair under way is done: what follows may take the files away.
+    pub(super) fn end(&self, reason: &str) {
+        let _no_repair = self.repairing.lock();
+        let _writer = self.writer.lock();
+        let _before = self.stand.end(reason);
     }
 
     /// Tells whether something appended should be synced now: always with [`Durability::Synced`], else by `flush.messages`
@@ -405,14 +465,18 @@ impl Partition {
             || unsynced.records >= config.flush_messages
             || now.ms_since(since) >= config.flush_ms
             || unsynced.logs.len() > 1;
-        if due { SyncDue::Now } else { SyncDue::No }
+        match config.flush_ms {
+            _ if due => SyncDue::Now,
+            i64::MAX => SyncDue::OnAppend,
+            _ => SyncDue::InTime,
+        }
     }
 
     /// Begins a sync of everything appended so far; `None` when all of it is safe.
     pub(super) fn begin_sync(&self) -> Option<SyncTicket> {
         let mut writer = self.writer.lock();
         let nothing = writer.unsynced.logs.is_empty() && writer.unsynced.names == Names::Safe;
-        if nothing || writer.refused.is_some() {
+        if nothing || self.refusal().is_some() {
             return None;
         }
         let work = std::mem::take(&mut writer.unsynced);
@@ -432,7 +496,7 @@ impl Partition {
             let reason = format!(
                 "{error}; records from offset {unsafe_from} on are read again from disk before writes resume"
             );
-            writer.refused = Some(reason);
+            self.stand.refuse(reason);
             self.eras.fetch_add(1, Ordering::AcqRel);
             writer.syncs.forget();
             writer.unsynced.names = writer.unsynced.names.max(ticket.work.names);
@@ -466,7 +530,7 @@ impl Partition {
 
     /// Returns the partition's directory.
     pub fn dir(&self) -> Arc<Path> {
-        Arc::clone(&self.writer.lock().dir)
+        Arc::clone(&self.dir)
     }
 }
 
@@ -487,6 +551,10 @@ fn control_marker(batch: &Accepted) -> Option<Marker> {
 pub enum SyncDue {
     /// Now.
     Now,
-    /// Not yet, or nothing to sync.
+    /// Not yet, but once `flush.ms` is over.
+    InTime,
+    /// Not by time: a further append may make it due.
+    OnAppend,
+    /// Nothing is to be synced.
     No,
 }

@@ -12,15 +12,17 @@
 //! Each rule may be cut off at any point and starts again at the next start with the same result.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use crate::env::{FileCache, FileKind, SyncSite};
-use crate::types::{Offset, TopicId};
+use crate::env::{FileCache, FileKind, OpenMode, SyncSite};
+use crate::record::RecordBatch;
+use crate::types::{LeaderEpoch, Offset, TopicId};
 
 use super::error::{IoContext, StoreError};
 use super::files::{read_whole, remove_if_there};
 use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
-use super::scan::{ScanSpec, scan};
+use super::scan::{ScanSpec, Scanned, scan};
 use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write_atomic};
 
 /// File of leader epochs.
@@ -69,6 +71,26 @@ pub(super) fn read_epochs(files: &FileCache, dir: &Path) -> LeaderEpochs {
             LeaderEpochs::default()
         }
     }
+}
+
+/// Returns the greatest epoch of the batches in the newest log that has any; `None` when there is none. Reads that log whole.
+pub(super) fn epoch_of_newest_log(files: &FileCache, dir: &Path) -> Result<Option<LeaderEpoch>, StoreError> {
+    let names = names(files, dir)?;
+    let logs = names.iter().filter_map(|name| match SegmentFile::parse(name) {
+        Some((base, SegmentFile::Log)) => Some((base, dir.join(name))),
+        _ => None,
+    });
+    let logs: BTreeMap<Offset, std::path::PathBuf> = logs.collect();
+    for (base, path) in logs.into_iter().rev() {
+        let mut latest = None;
+        scan_file(files, &path, base, |batch| {
+            latest = latest.max(batch.header().leader_epoch)
+        })?;
+        if latest.is_some() {
+            return Ok(latest);
+        }
+    }
+    Ok(None)
 }
 
 /// Returns path and content of the leader epoch file.
@@ -140,11 +162,17 @@ fn finish_swaps(
 fn swap_end(files: &FileCache, dir: &Path, base: Offset) -> Result<Offset, StoreError> {
     let mut path = SegmentFile::Log.path(dir, base).into_os_string();
     path.push(SWAP);
-    let path = Path::new(&path);
-    let file = files
-        .fs()
-        .open(path, crate::env::OpenMode::Read)
-        .context("open", path)?;
+    Ok(scan_file(files, Path::new(&path), base, |_| {})?.next)
+}
+
+/// Reads a log as far as it is sound.
+fn scan_file(
+    files: &FileCache,
+    path: &Path,
+    base: Offset,
+    mut each: impl FnMut(&RecordBatch),
+) -> Result<Scanned, StoreError> {
+    let file = files.fs().open(path, OpenMode::Read).context("open", path)?;
     let len = u32::try_from(file.len_bytes().context("read", path)?).unwrap_or(u32::MAX);
     let config = super::config::LogConfig::default();
     let spec = ScanSpec {
@@ -153,9 +181,11 @@ fn swap_end(files: &FileCache, dir: &Path, base: Offset) -> Result<Offset, Store
         index_interval_bytes: config.index_interval_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
     };
-    let scanned =
-        scan(file.as_ref(), spec, |_, _| std::ops::ControlFlow::Continue(())).context("read", path)?;
-    Ok(scanned.next)
+    let scanned = scan(file.as_ref(), spec, |batch, _| {
+        each(batch);
+        ControlFlow::Continue(())
+    });
+    scanned.context("read", path)
 }
 
 fn finish_swap(files: &FileCache, dir: &Path, name: &str) -> Result<(), StoreError> {

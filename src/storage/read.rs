@@ -6,9 +6,6 @@
 //! What the indexes rule out is not read: a read bounded in time skips segments by least and greatest timestamp, begins in
 //! the first by the time index, and passes over batches whose header says that they end before the range begins.
 //!
-//! The cleaner swaps segments while readers are at work, and a file's name then means another file. So a reader that has had its
-//! look asks whether the segment is still the one; if not, what it saw does not count and it looks again. It waits for nothing.
-//!
 //! What is not here: what a reader may see (the caller bounds it by a watermark), and waiting.
 
 use std::ops::Range;
@@ -23,13 +20,12 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 use super::AbortedTransaction;
 use super::error::ReadError;
-use super::segment::{Segment, Walk, read};
+use super::examine::Examined;
+use super::segment::{Segment, read};
 use super::segment_list::SegmentList;
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
 const SKIP_BUDGET: u32 = 64 << 20;
-/// So often a reader looks again for a file whose name is just changing.
-const RENAME_SPINS: u32 = 10_000;
 
 /// What to read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,16 +104,13 @@ impl Reader<'_> {
                 });
             }
             from = from.max(base);
-            let step = self.steady(&segment, || {
-                let start = self.start_in(&segment, from, read.times.as_ref())?;
-                let run = Run {
-                    read,
-                    from,
-                    span: start..end,
-                };
-                self.run(&segment, run, &mut budget)
-            })?;
-            let Some(step) = step else { continue };
+            let step = match self.step(&segment, Run { read, from, end }, &mut budget) {
+                // Known from now on, the damage is told only to who comes to it.
+                Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => {
+                    continue;
+                }
+                step => step?,
+            };
             match step {
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
@@ -136,27 +129,6 @@ impl Reader<'_> {
                 });
             }
         }
-    }
-
-    /// Looks into a segment; `None` when it was replaced meanwhile, and what was seen may be of another file.
-    fn steady<T>(
-        &self,
-        segment: &Segment,
-        mut look: impl FnMut() -> Result<T, ReadError>,
-    ) -> Result<Option<T>, ReadError> {
-        for _ in 0..RENAME_SPINS {
-            let seen = look();
-            if !self.segments.read().has(segment) {
-                return Ok(None);
-            }
-            let renamed = matches!(segment, Segment::Sealed(sealed) if !sealed.has_its_name());
-            match seen {
-                // The file has its final name already, and the list is about to say so.
-                Err(_) if renamed => std::thread::yield_now(),
-                seen => return seen.map(Some),
-            }
-        }
-        look().map(Some)
     }
 
     /// Returns the first segment that ends after `from` and may hold what is wanted.
@@ -188,12 +160,21 @@ impl Reader<'_> {
     }
 
     /// Walks one segment and returns the first run of wanted batches.
-    fn run(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
-        let Run { read, from, span } = run;
-        let mut walk = Walk::new(self.files, segment.log_path(), span);
+    fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
+        let Run { read, from, end } = run;
+        let start = self.start_in(segment, from, read.times.as_ref())?;
+        let mut walk = segment.walk(self.files, start..end, from);
         let mut found: Option<Range<u32>> = None;
         let mut next_offset = from;
-        while let Some((position, header)) = walk.next_header()? {
+        // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
+        while next_offset < read.until {
+            let (position, header) = match walk.next_header() {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                // What was found before it is returned; the next read begins at the damage.
+                Err(ReadError::Damaged { .. }) if found.is_some() => break,
+                Err(error) => return Err(error),
+            };
             if header.base_offset >= read.until {
                 break;
             }
@@ -239,51 +220,43 @@ impl Reader<'_> {
 
     /// Finds the first record at `from` or later, below `bound`, with timestamp `at` or later.
     pub(super) fn find_time(&self, find: &FindTime) -> Result<Option<Found>, ReadError> {
-        let mut from = find.from;
+        let mut index = self.segments.read().index_at(find.from);
         loop {
             let segment = {
                 let list = self.segments.read();
-                list.at(list.index_at_time(find.at, list.index_at(from)))
+                index = list.index_at_time(find.at, index);
+                list.at(index)
             };
             let Some(segment) = segment else { return Ok(None) };
-            let (base, next, _) = segment.bounds();
+            let (base, _, end) = segment.bounds();
             if base >= find.bound {
                 return Ok(None);
             }
-            let Some(found) = self.steady(&segment, || self.find_time_in(&segment, find))? else {
-                continue;
-            };
-            if found.is_some() || matches!(segment, Segment::Active(_)) {
-                return Ok(found.filter(|found| found.offset < find.bound));
+            let start = segment.position_before_time(self.files, find.at, find.from)?;
+            let mut walk = segment.walk(self.files, start..end, find.from);
+            while let Some((position, header)) = walk.next_header()? {
+                if header.base_offset >= find.bound {
+                    return Ok(None);
+                }
+                let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
+                if header.last_offset() < find.from || !may_hold {
+                    continue;
+                }
+                if header.is_control() {
+                    continue;
+                }
+                let bytes = walk.batch(position, &header)?;
+                let batch = InBatch {
+                    bytes,
+                    position,
+                    leader_epoch: header.leader_epoch,
+                };
+                if let Some(found) = first_in_batch(&segment, batch, find)? {
+                    return Ok(Some(found).filter(|found| found.offset < find.bound));
+                }
             }
-            from = next;
+            index += 1;
         }
-    }
-
-    /// Finds the first such record of one segment.
-    fn find_time_in(&self, segment: &Segment, find: &FindTime) -> Result<Option<Found>, ReadError> {
-        let (_, _, end) = segment.bounds();
-        let start = segment.position_before_time(self.files, find.at, find.from)?;
-        let mut walk = Walk::new(self.files, segment.log_path(), start..end);
-        while let Some((position, header)) = walk.next_header()? {
-            if header.base_offset >= find.bound {
-                return Ok(None);
-            }
-            let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
-            if header.last_offset() < find.from || !may_hold || header.is_control() {
-                continue;
-            }
-            let bytes = walk.batch(position, &header)?;
-            let batch = InBatch {
-                bytes,
-                position,
-                leader_epoch: header.leader_epoch,
-            };
-            if let Some(found) = first_in_batch(segment, batch, find)? {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
     }
 
     /// Returns the greatest timestamp of the segments that reach past `from`, in O(segments).
@@ -303,62 +276,31 @@ impl Reader<'_> {
         max_decompressed_bytes: u32,
     ) -> Result<Option<Timestamp>, ReadError> {
         let mut greatest = None;
-        let mut from = range.start;
-        loop {
-            let segment = {
-                let list = self.segments.read();
-                list.at(list.index_at(from))
-            };
-            let Some(segment) = segment else {
-                return Ok(greatest);
-            };
-            let (base, next, _) = segment.bounds();
-            if base >= range.end {
-                return Ok(greatest);
-            }
-            if segment.content().greatest > greatest {
-                let within = GreatestWithin {
-                    range,
-                    known: greatest,
-                    max_decompressed_bytes,
-                };
-                match self.steady(&segment, || self.greatest_in(&segment, within))? {
-                    Some(found) => greatest = found,
-                    None => continue,
-                }
-            }
-            if matches!(segment, Segment::Active(_)) {
-                return Ok(greatest);
-            }
-            from = next;
-        }
-    }
-
-    /// Returns the greatest timestamp of one segment, or what is known if that is not less.
-    fn greatest_in(
-        &self,
-        segment: &Segment,
-        within: GreatestWithin<'_>,
-    ) -> Result<Option<Timestamp>, ReadError> {
-        let GreatestWithin { range, .. } = within;
-        let mut greatest = within.known;
-        let (_, _, end) = segment.bounds();
-        let start = segment.position_before(self.files, range.start)?;
-        let mut walk = Walk::new(self.files, segment.log_path(), start..end);
-        while let Some((position, header)) = walk.next_header()? {
-            if header.base_offset >= range.end {
-                break;
-            }
-            if header.is_control() || header.last_offset() < range.start || header.max_timestamp <= greatest {
+        for segment in snapshot(self.segments) {
+            let (base, next, end) = segment.bounds();
+            if next <= range.start || base >= range.end || segment.content().greatest <= greatest {
                 continue;
             }
-            greatest = if header.base_offset >= range.start && header.next_offset() <= range.end {
-                header.max_timestamp
-            } else {
-                let times = self.times_in(segment, position, &header, within.max_decompressed_bytes)?;
-                let inside = times.into_iter().filter(|(offset, _)| range.contains(offset));
-                inside.map(|(_, time)| time).max().max(greatest)
-            };
+            let start = segment.position_before(self.files, range.start)?;
+            let mut walk = segment.walk(self.files, start..end, range.start);
+            while let Some((position, header)) = walk.next_header()? {
+                if header.base_offset >= range.end {
+                    break;
+                }
+                if header.is_control()
+                    || header.last_offset() < range.start
+                    || header.max_timestamp <= greatest
+                {
+                    continue;
+                }
+                greatest = if header.base_offset >= range.start && header.next_offset() <= range.end {
+                    header.max_timestamp
+                } else {
+                    let times = self.times_in(&segment, position, &header, max_decompressed_bytes)?;
+                    let inside = times.into_iter().filter(|(offset, _)| range.contains(offset));
+                    inside.map(|(_, time)| time).max().max(greatest)
+                };
+            }
         }
         Ok(greatest)
     }
@@ -392,28 +334,22 @@ impl Reader<'_> {
     /// Collects the aborted transactions that overlap `range`, by first offset.
     pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
         let mut overlapping = Vec::new();
-        let mut from = range.start;
+        let mut index = self.segments.read().index_at(range.start);
         loop {
-            let segment = {
-                let list = self.segments.read();
-                list.at(list.index_at(from))
-            };
+            let segment = self.segments.read().at(index);
             let Some(segment) = segment else { break };
-            let Some(entries) = self.steady(&segment, || segment.aborted(self.files))? else {
-                continue;
-            };
             let mut decided = false;
-            for aborted in entries {
+            for aborted in segment.aborted(self.files)? {
                 if aborted.last_offset >= range.start && aborted.first_offset < range.end {
                     overlapping.push(aborted);
                 }
                 // Everything before this offset was decided when the marker came, so no later marker can abort it.
                 decided |= aborted.last_stable_offset >= range.end;
             }
-            if decided || matches!(segment, Segment::Active(_)) {
+            if decided {
                 break;
             }
-            from = segment.bounds().1;
+            index += 1;
         }
         overlapping.sort_by_key(|aborted| aborted.first_offset);
         Ok(overlapping)
@@ -427,14 +363,6 @@ pub(super) struct FindTime {
     pub(super) from: Offset,
     pub(super) bound: Offset,
     pub(super) max_decompressed_bytes: u32,
-}
-
-/// What greatest timestamp to look for.
-#[derive(Clone, Copy, Debug)]
-struct GreatestWithin<'a> {
-    range: &'a Range<Offset>,
-    known: Option<Timestamp>,
-    max_decompressed_bytes: u32,
 }
 
 /// A batch in which to look for a record.
@@ -471,7 +399,8 @@ fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<
 struct Run<'a> {
     read: &'a Read,
     from: Offset,
-    span: Range<u32>,
+    /// The segment's published end.
+    end: u32,
 }
 
 enum Step {

@@ -8,9 +8,10 @@
 //!
 //! Invariants
 //! - Nothing above the old recovery point is published before it was verified and synced.
-//! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room.
-//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, the file is kept, and readers
-//!   go on behind it.
+//! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room. Only an
+//!   adopted log that shares its bytes with the original is cut as a copy, so that the original stays as it is.
+//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, the file is kept, and a read
+//!   that comes to it fails ([`super::gap`]).
 //! - The log ends at the recovery point or later: no offset below it is given again.
 //! - Dying at any point leaves a directory that the next start brings to the same result.
 
@@ -23,12 +24,14 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
+use super::examine::index_bytes;
 use super::files::remove_if_there;
 use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
-use super::scan::{ScanSpec, Scanned, scan};
+use super::repair::copy_over;
+use super::scan::{ScanSpec, Scanned, Vouched, scan_through};
 use super::segment::{Extent, Sealed, Segment, log_path};
 use super::{AppendTimes, LeaderEpochs, Producers};
 
@@ -105,8 +108,10 @@ impl Recovery<'_> {
 
     fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
         let logs = partition_dir::tidy(self.files, self.dir)?;
-        // A snapshot may have reached the disk before the batches it tells of.
-        partition_dir::remove_snapshots_after(self.files, self.dir, self.recovery_point)?;
+        // A snapshot may have reached the disk before the batches it tells of. Of those before the log start it may be all that
+        // is left.
+        let told = self.recovery_point.max(self.log_start.unwrap_or(Offset::ZERO));
+        partition_dir::remove_snapshots_after(self.files, self.dir, told)?;
         let mut found = Found {
             epochs: partition_dir::read_epochs(self.files, self.dir),
             ..Found::default()
@@ -122,7 +127,9 @@ impl Recovery<'_> {
             // Its summaries may describe what was cut; without it they are made from the logs.
             Journal::remove(self.files, self.dir)?;
         }
-        let log_start = self.log_start.unwrap_or(Offset::ZERO);
+        let log_start = self
+            .log_start
+            .unwrap_or_else(|| self.log_start_without_checkpoint(&known, &found));
         let mut log_end = found.segments.last().map_or(log_start, |last| last.extent.next);
         if log_end < log_start {
             tracing::warn!(partition = %self.id, %log_start, %log_end, "the log ends before its start; it begins anew there");
@@ -155,6 +162,12 @@ impl Recovery<'_> {
         })
     }
 
+    /// What the manifest says is a lower bound: the log start never goes back. It takes nothing away that is there.
+    fn log_start_without_checkpoint(&self, known: &Known, found: &Found) -> Offset {
+        let known = known.last_closed.map_or(Offset::ZERO, |closed| closed.log_start);
+        known.min(found.end().unwrap_or(Offset::ZERO))
+    }
+
     /// The checkpoint has no checksum: a point further from the log's end than a segment can span is damage, not a hole.
     fn believable_recovery_point(&self, log_end: Offset) -> Offset {
         if self.recovery_point.0.saturating_sub(log_end.0) <= i64::from(i32::MAX) {
@@ -178,7 +191,8 @@ impl Recovery<'_> {
                 continue;
             }
             let next_base = bases.get(index + 1).copied();
-            if self.one(base, len, found)? == Tail::Torn && found.end() != next_base {
+            let log = Log { base, len, next_base };
+            if self.one(log, found)? == Tail::Torn && found.end() != next_base {
                 for &later in &bases[index + 1..] {
                     self.remove_segment(later)?;
                 }
@@ -189,25 +203,65 @@ impl Recovery<'_> {
     }
 
     /// Verifies one segment, and cuts it where it ends to be sound.
-    fn one(&self, base: Offset, len: u64, found: &mut Found) -> Result<Tail, StoreError> {
+    fn one(&self, log: Log, found: &mut Found) -> Result<Tail, StoreError> {
+        let Log { base, len, .. } = log;
         let path = log_path(self.dir, base);
         let file = self
             .files
             .fs()
             .open(&path, OpenMode::ReadWrite)
             .context("open", &path)?;
+        let mut scanned = self.scan(file.as_ref(), log, found)?;
+        let reason = scanned
+            .stop
+            .take()
+            .or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
+        let tail = match reason {
+            None => Tail::Sound,
+            Some(reason) => {
+                tracing::warn!(partition = %self.id, log = %path.display(), position = scanned.end, removed_bytes = len - u64::from(scanned.end), %reason,
+                    "torn tail cut");
+                self.cut(file.as_ref(), &path, scanned.end)?;
+                found.cut = true;
+                Tail::Torn
+            }
+        };
+        for gap in &scanned.gaps {
+            tracing::error!(partition = %self.id, log = %path.display(), position = gap.positions.start, bytes = gap.positions.len(),
+                from = %gap.offsets.start, until = %gap.offsets.end, reason = %gap.reason,
+                "damage below the recovery point: the file is kept as it is, and reads of these offsets fail");
+        }
+        found.verified.push((Arc::clone(&path), file));
+        if found.verified.len() >= SYNC_AT_ONCE {
+            self.sync_logs(&mut found.verified)?;
+        }
+        let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
+        found.segments.push(Arc::new(sealed_of(path, scanned, modified)));
+        Ok(tail)
+    }
+
+    /// Reads one log; epochs and producer state follow what is found.
+    fn scan(&self, file: &dyn File, log: Log, found: &mut Found) -> Result<Scanned, StoreError> {
         let spec = ScanSpec {
-            base,
-            len: u32::try_from(len).unwrap_or(u32::MAX),
+            base: log.base,
+            len: u32::try_from(log.len).unwrap_or(u32::MAX),
             index_interval_bytes: self.config.index_interval_bytes,
             max_decompressed_bytes: self.config.max_decompressed_bytes,
         };
         let mut producers = match found.producers.take() {
             Some(producers) => producers,
-            None => self.producers(&found.segments, base)?,
+            None => self.producers(&found.segments, log.base)?,
+        };
+        let index = index_bytes(self.files, self.dir, log.base);
+        let vouched = Vouched {
+            upto: self.recovery_point,
+            end: log
+                .next_base
+                .unwrap_or_else(|| self.believable_recovery_point(log.base)),
+            index: &index,
         };
         let epochs = &mut found.epochs;
-        let mut scanned = scan(file.as_ref(), spec, |batch, indexes| {
+        let mut scanned = scan_through(file, spec, vouched, |batch, indexes| {
             if let Some(epoch) = batch.header().leader_epoch {
                 let _ = epochs.assign(epoch, batch.header().base_offset);
             }
@@ -216,35 +270,19 @@ impl Recovery<'_> {
             }
             ControlFlow::Continue(())
         })
-        .context("read", &path)?;
+        .context("read", self.dir)?;
         scanned.indexes.seal();
-        let reason = scanned
-            .stop
-            .take()
-            .or_else(|| (len > u64::from(scanned.end)).then(|| "beyond 4 GiB".to_owned()));
-        let tail = match reason {
-            None => Tail::Sound,
-            Some(reason) if scanned.next < self.recovery_point => {
-                tracing::error!(partition = %self.id, log = %path.display(), position = scanned.end, %reason,
-                    "damage below the recovery point: the file is kept as it is, and what lies behind the damage cannot be read");
-                Tail::Sound
-            }
-            Some(reason) => {
-                tracing::warn!(partition = %self.id, log = %path.display(), position = scanned.end, removed_bytes = len - u64::from(scanned.end), %reason,
-                    "torn tail cut");
-                file.set_len(u64::from(scanned.end)).context("cut", &path)?;
-                found.cut = true;
-                Tail::Torn
-            }
-        };
         found.producers = Some(producers);
-        found.verified.push((Arc::clone(&path), file));
-        if found.verified.len() >= SYNC_AT_ONCE {
-            self.sync_logs(&mut found.verified)?;
+        Ok(scanned)
+    }
+
+    /// Cuts a log. One that has another name, in the directory it was adopted from, is cut as a copy: what is not ours alone
+    /// is not written.
+    fn cut(&self, file: &dyn File, path: &Arc<Path>, end: u32) -> Result<(), StoreError> {
+        if self.files.fs().stat(path).context("read", path)?.links > 1 {
+            return copy_over(self.files, file, path, end);
         }
-        let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
-        found.segments.push(Arc::new(sealed_of(path, scanned, modified)));
-        Ok(tail)
+        file.set_len(u64::from(end)).context("cut", path)
     }
 
     fn producers(&self, segments: &[Arc<Sealed>], log_end: Offset) -> Result<Producers, StoreError> {
@@ -287,6 +325,16 @@ impl Recovery<'_> {
     }
 }
 
+/// A log to verify.
+#[derive(Clone, Copy, Debug)]
+struct Log {
+    base: Offset,
+    /// Length of the file in bytes.
+    len: u64,
+    /// Where the next log begins.
+    next_base: Option<Offset>,
+}
+
 #[derive(Debug, Default)]
 struct Found {
     segments: Vec<Arc<Sealed>>,
@@ -318,12 +366,21 @@ pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, modified: Timestamp) 
     if scanned.end > 0 {
         append_times.push(base, modified);
     }
+    let mut content = scanned.content;
+    if !scanned.gaps.is_empty() {
+        // Of what cannot be read the times are not known: no read bounded in time may pass it over.
+        (content.least, content.greatest) = (Some(Timestamp::MIN), Some(Timestamp::MAX));
+    }
     let extent = Extent {
         base,
         next: scanned.next,
         end: scanned.end,
-        content: scanned.content,
+        content,
         append_times,
     };
-    Sealed::pending(path, extent, Arc::new(scanned.indexes))
+    let sealed = Sealed::pending(path, extent, Arc::new(scanned.indexes));
+    if !scanned.gaps.is_empty() {
+        sealed.know_gaps(scanned.gaps);
+    }
+    sealed
 }

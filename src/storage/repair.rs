@@ -8,6 +8,9 @@
 //!    file is found, or the new one, both with every acknowledged record; recovery verifies either.
 //! 4. The directory is synced, the segments are replaced in memory, producer state is rebuilt, appends resume.
 //!
+//! Steps 1 to 3 hold no lock but the one that keeps repairs apart: the refusal is what keeps the doubtful segments as they
+//! are. Safe segments may be replaced or removed meanwhile; step 4 takes them as it finds them.
+//!
 //! Offsets of records that were cut are not given again: the log end stays, and a hole remains. Acknowledged records of a
 //! synced log lie below the recovery point, so none of them is among those.
 
@@ -30,7 +33,7 @@ use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, Segment};
 use super::segment_list::SegmentList;
 use super::watermarks::Source;
-use super::writer::{Names, Readiness, Unsynced, Writer};
+use super::writer::{Names, Readiness, Unsynced};
 use super::{LogConfig, Producers};
 
 const SITE_COPY: SyncSite = SyncSite("repaired log");
@@ -38,47 +41,55 @@ const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
 const COPY_CHUNK: usize = 1 << 20;
 
 impl Partition {
-    /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced. Does
-    /// nothing to a log that takes writes.
+    /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced; nobody who
+    /// looks at the log meanwhile waits for that. Does nothing to a log that takes writes, or that has ended.
     ///
     /// # Errors
     /// What the disk says; the log still refuses writes, and the repair can be tried again.
     pub fn repair(&self, now: Timestamp) -> Result<(), StoreError> {
-        if self.refusal().is_none() {
-            return Ok(());
-        }
-        let _turn = self.maintenance.take();
-        let mut writer = self.writer.lock();
-        if writer.refused.is_none() || writer.readiness != Readiness::Open {
+        let _alone = self.repairing.lock();
+        if !self.awaits_repair() {
             return Ok(());
         }
         let config = Arc::clone(&self.config.read());
         let view = self.marks.view();
-        let Reread { kept, producers } = Rereading {
-            writer: &writer,
+        let reread = Rereading {
+            partition: self,
             config: &config,
             now,
         }
         .run(view.recovery_point)?;
-        let names = writer.unsynced.names.max(Names::InPartition);
-        self.files
-            .fs()
-            .sync_dir(&writer.dir, SITE_DIR)
-            .context("sync", &writer.dir)?;
-        if names == Names::PartitionItself {
-            let parent = writer.dir.parent().expect("a partition lies in a data directory");
-            self.files
-                .fs()
-                .sync_dir(parent, SITE_DIR)
-                .context("sync", parent)?;
+        let parent = self.dir.parent().expect("a partition lies in a data directory");
+        // The data directory, too: a sync that was to make the partition's own name safe may be the one that failed.
+        for dir in [&self.dir, parent] {
+            self.files.fs().sync_dir(dir, SITE_DIR).context("sync", dir)?;
         }
-        writer.producers = producers;
-        writer.producers.advance(view.log_end);
-        *self.segments.write() = SegmentList::of(kept);
-        writer.begin_segment(view.log_end, now, &config)?;
+        self.install(reread, now, &config)
+    }
+
+    fn awaits_repair(&self) -> bool {
+        let writer = self.writer.lock();
+        self.stand.is_repairable() && writer.readiness == Readiness::Open
+    }
+
+    /// Puts what was read again in place of what was there, and lets appends in.
+    fn install(&self, reread: Reread, now: Timestamp, config: &LogConfig) -> Result<(), StoreError> {
+        let mut writer = self.writer.lock();
+        if !self.stand.is_repairable() {
+            return Ok(());
+        }
+        let log_end = self.marks.view().log_end;
+        writer.producers = reread.producers;
+        writer.producers.advance(log_end);
+        self.turnover.exchange(|| {
+            let mut list = self.segments.write();
+            let now_there = list.sealed().to_vec();
+            *list = SegmentList::of(joined(&now_there, reread.from, reread.again));
+        });
+        writer.begin_segment(log_end, now, config)?;
         let log = JournalOf {
             files: &self.files,
-            dir: &writer.dir.clone(),
+            dir: &self.dir,
             id: &self.id,
             topic_id: self.topic_id,
         };
@@ -87,49 +98,55 @@ impl Partition {
             names: Names::InPartition,
             ..Unsynced::default()
         };
-        writer.refused = None;
-        let view = self.marks.confirm(Source::Synced, view.log_end);
+        self.stand.resume();
+        let view = self.marks.confirm(Source::Synced, log_end);
         self.marks
             .set_first_unstable(writer.producers.first_unstable(view.high_watermark));
-        tracing::warn!(partition = %self.id, log_end = %view.log_end, "log read again from disk; writes resume");
+        tracing::warn!(partition = %self.id, %log_end, "log read again from disk; writes resume");
         Ok(())
     }
 }
 
-/// A log as it is on disk, and the producer state that goes with it.
+/// What was not safe of a log as it is on disk, and the producer state of the whole.
 struct Reread {
-    kept: Vec<Arc<Sealed>>,
+    /// Where it begins: every segment from there on was read again.
+    from: Offset,
+    again: Vec<Arc<Sealed>>,
     producers: Producers,
 }
 
+/// Returns the safe segments as they are now, which others may have replaced or removed meanwhile, and those read again.
+fn joined(now_there: &[Arc<Sealed>], from: Offset, again: Vec<Arc<Sealed>>) -> Vec<Arc<Sealed>> {
+    let safe = now_there.iter().filter(|segment| segment.extent.base < from);
+    safe.cloned().chain(again).collect()
+}
+
 struct Rereading<'a> {
-    writer: &'a Writer,
+    partition: &'a Partition,
     config: &'a LogConfig,
     now: Timestamp,
 }
 
 impl Rereading<'_> {
-    /// Reads what was not synced again, and returns all segments as they are on disk now, synced.
+    /// Reads what was not synced again, and returns it as it is on disk now, synced.
     fn run(&self, recovery_point: Offset) -> Result<Reread, StoreError> {
-        let writer = self.writer;
-        let all = super::read::snapshot(&writer.segments);
+        let Partition {
+            files, dir, segments, ..
+        } = self.partition;
+        let all = super::read::snapshot(segments);
         let (safe, doubtful): (Vec<_>, Vec<_>) = all.into_iter().partition(|segment| {
             matches!(segment, Segment::Sealed(_)) && segment.bounds().1 <= recovery_point
         });
-        let base = doubtful.first().map_or(recovery_point, |first| first.bounds().0);
+        let from = doubtful.first().map_or(recovery_point, |first| first.bounds().0);
         let mut reread = Reread {
-            producers: self.producers(&safe, base)?,
-            kept: Vec::new(),
+            from,
+            again: Vec::new(),
+            producers: self.producers(&safe, from)?,
         };
-        let sealed = safe.into_iter().filter_map(|segment| match segment {
-            Segment::Sealed(sealed) => Some(sealed),
-            Segment::Active(_) => None,
-        });
-        reread.kept.extend(sealed);
         let mut cut = false;
         for segment in doubtful {
             if cut {
-                remove_segment(&writer.files, &writer.dir, segment.bounds().0)?;
+                remove_segment(files, dir, segment.bounds().0)?;
             } else {
                 cut = self.one(&segment, &mut reread)?;
             }
@@ -139,14 +156,14 @@ impl Rereading<'_> {
 
     fn producers(&self, segments: &[Segment], end: Offset) -> Result<Producers, StoreError> {
         let state = StateFiles {
-            files: &self.writer.files,
-            dir: &self.writer.dir,
+            files: &self.partition.files,
+            dir: &self.partition.dir,
             now: self.now,
         };
         rebuild_producers(state, segments, end).map_err(|error| match error {
             ReadError::Storage(error) => error,
             damage => StoreError::Unusable {
-                path: self.writer.dir.to_path_buf(),
+                path: self.partition.dir.to_path_buf(),
                 reason: damage.to_string(),
             },
         })
@@ -154,7 +171,7 @@ impl Rereading<'_> {
 
     /// Reads one segment again; tells whether something was cut off.
     fn one(&self, segment: &Segment, reread: &mut Reread) -> Result<bool, StoreError> {
-        let files = &self.writer.files;
+        let Partition { files, dir, .. } = self.partition;
         let (base, _, end) = segment.bounds();
         let path = Arc::clone(segment.log_path());
         files.forget(&path);
@@ -172,12 +189,12 @@ impl Rereading<'_> {
         }
         let cut = scanned.stop.is_some();
         if scanned.end == 0 {
-            remove_segment(files, &self.writer.dir, base)?;
+            remove_segment(files, dir, base)?;
             return Ok(cut);
         }
         copy_over(files, file.as_ref(), &path, scanned.end)?;
         let modified = files.fs().stat(&path).context("read", &path)?.modified;
-        reread.kept.push(Arc::new(sealed_of(path, scanned, modified)));
+        reread.again.push(Arc::new(sealed_of(path, scanned, modified)));
         Ok(cut)
     }
 
@@ -210,7 +227,12 @@ impl Rereading<'_> {
 }
 
 /// Gives the first `len` bytes of a log a new file, synced, under the same name.
-fn copy_over(files: &FileCache, from: &dyn File, path: &Arc<Path>, len: u32) -> Result<(), StoreError> {
+pub(super) fn copy_over(
+    files: &FileCache,
+    from: &dyn File,
+    path: &Arc<Path>,
+    len: u32,
+) -> Result<(), StoreError> {
     let mut copy = path.as_os_str().to_owned();
     copy.push(CLEANED);
     let copy = Path::new(&copy);

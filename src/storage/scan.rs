@@ -14,10 +14,13 @@ use crate::env::File;
 use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
 use crate::types::{Offset, Timestamp};
 
+use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
+use super::{OffsetIndex, Position};
 
-/// A batch said to be larger is damage. Kafka's own limit, `max.message.bytes`, is 1 MiB unless raised.
-pub(super) const MAX_BATCH_BYTES: u32 = 512 << 20;
+/// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
+/// limit, `max.message.bytes`, is 1 MiB unless raised.
+pub const MAX_BATCH_BYTES: u32 = 512 << 20;
 
 /// Bytes asked of the disk at a time.
 const READ_AHEAD: usize = 1 << 20;
@@ -45,6 +48,33 @@ pub(super) struct Scanned {
     pub(super) batches: u64,
     /// Why it stopped before the end of the file.
     pub(super) stop: Option<String>,
+    /// What [`scan_through`] passed over.
+    pub(super) gaps: Vec<Gap>,
+}
+
+impl Scanned {
+    fn nothing(spec: &ScanSpec) -> Self {
+        Self {
+            indexes: IndexSet::new(spec.base, spec.index_interval_bytes),
+            content: ContentSpan::default(),
+            end: 0,
+            next: spec.base,
+            batches: 0,
+            stop: None,
+            gaps: Vec::new(),
+        }
+    }
+}
+
+/// What is known of a log that was whole once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Vouched<'a> {
+    /// Every batch that begins before this offset was on disk.
+    pub(super) upto: Offset,
+    /// Where the log ended, if nothing in it says more.
+    pub(super) end: Offset,
+    /// Its offset index, as found.
+    pub(super) index: &'a [u8],
 }
 
 /// Scans a log. `each` sees every sound batch with its position, and may say why it is not acceptable here.
@@ -56,22 +86,88 @@ pub(super) fn scan(
     spec: ScanSpec,
     mut each: impl FnMut(&RecordBatch, &mut IndexSet) -> ControlFlow<String>,
 ) -> std::io::Result<Scanned> {
-    let mut scanned = Scanned {
-        indexes: IndexSet::new(spec.base, spec.index_interval_bytes),
-        content: ContentSpan::default(),
-        end: 0,
-        next: spec.base,
-        batches: 0,
-        stop: None,
-    };
-    let mut ahead = ReadAhead {
-        file,
-        len: spec.len,
-        bytes: Bytes::new(),
-        at: 0,
-    };
+    let mut scanned = Scanned::nothing(&spec);
+    scan_on(
+        &mut ReadAhead::over(file, spec.len),
+        spec,
+        &mut scanned,
+        &mut each,
+    )?;
+    Ok(scanned)
+}
+
+/// Scans a log and goes on behind what is damaged of the part that was on disk before; a [`Scanned::stop`] is then beyond that
+/// part.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn scan_through(
+    file: &dyn File,
+    spec: ScanSpec,
+    vouched: Vouched<'_>,
+    mut each: impl FnMut(&RecordBatch, &mut IndexSet) -> ControlFlow<String>,
+) -> std::io::Result<Scanned> {
+    let mut scanned = Scanned::nothing(&spec);
+    let mut ahead = ReadAhead::over(file, spec.len);
+    loop {
+        scan_on(&mut ahead, spec, &mut scanned, &mut each)?;
+        if scanned.next >= vouched.upto {
+            return Ok(scanned);
+        }
+        let Some(reason) = scanned.stop.take() else {
+            return Ok(scanned);
+        };
+        // A damaged batch held at least one offset.
+        let least = scanned.next.next();
+        let (position, offset) = sound_batch_behind(&mut ahead, scanned.end, least, vouched)?
+            .unwrap_or((spec.len, vouched.end.max(least)));
+        scanned.gaps.push(Gap {
+            positions: scanned.end..position,
+            offsets: scanned.next..offset,
+            reason,
+        });
+        (scanned.end, scanned.next) = (position, offset);
+    }
+}
+
+/// Returns position and base offset of the first batch behind a damaged one at `position` that can be found; see
+/// [`super::gap`].
+fn sound_batch_behind(
+    ahead: &mut ReadAhead<'_>,
+    position: u32,
+    least_base: Offset,
+    vouched: Vouched<'_>,
+) -> std::io::Result<Option<(u32, Offset)>> {
+    let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
+    let mut candidate = None;
+    if ahead.len - position >= header_len {
+        let header = BatchHeader::parse(&ahead.take(position, header_len)?).ok();
+        candidate = header.and_then(|header| position.checked_add(header.size_bytes));
+    }
+    let index = OffsetIndex::open(vouched.index, ahead.len).ok();
+    let mut after = position;
+    loop {
+        if let Some(at) = candidate.filter(|at| *at < ahead.len)
+            && let Ok(batch) = next_batch(ahead, at, least_base)?
+        {
+            return Ok(Some((at, batch.header().base_offset)));
+        }
+        let indexed = index.and_then(|index| index.first_at_or_after(Position(after.saturating_add(1))));
+        let Some(entry) = indexed else { return Ok(None) };
+        after = entry.position.0;
+        candidate = Some(after);
+    }
+}
+
+/// Scans from where `scanned` ends.
+fn scan_on(
+    ahead: &mut ReadAhead<'_>,
+    spec: ScanSpec,
+    scanned: &mut Scanned,
+    each: &mut impl FnMut(&RecordBatch, &mut IndexSet) -> ControlFlow<String>,
+) -> std::io::Result<()> {
     while scanned.end < spec.len {
-        let batch = match next_batch(&mut ahead, scanned.end, scanned.next)? {
+        let batch = match next_batch(ahead, scanned.end, scanned.next)? {
             Ok(batch) => batch,
             Err(reason) => {
                 scanned.stop = Some(reason);
@@ -106,7 +202,7 @@ pub(super) fn scan(
         scanned.next = header.next_offset();
         scanned.batches += 1;
     }
-    Ok(scanned)
+    Ok(())
 }
 
 /// Reads the batch at `position`; `Err` says why there is none.
@@ -154,7 +250,16 @@ struct ReadAhead<'a> {
     at: u32,
 }
 
-impl ReadAhead<'_> {
+impl<'a> ReadAhead<'a> {
+    fn over(file: &'a dyn File, len: u32) -> Self {
+        Self {
+            file,
+            len,
+            bytes: Bytes::new(),
+            at: 0,
+        }
+    }
+
     /// Returns `len` bytes from `position`; the caller has checked that the file holds them.
     fn take(&mut self, position: u32, len: u32) -> std::io::Result<Bytes> {
         let size = |bytes: u32| usize::try_from(bytes).expect("32 bits fit");

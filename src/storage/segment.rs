@@ -16,8 +16,10 @@
 //!
 //! What is not here: which segments a log has, and when one is rolled.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -26,14 +28,27 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, HEADER_LEN};
 use crate::types::{Offset, Timestamp};
 
-use super::error::{IoContext, ReadError};
+use super::error::{IoContext, ReadError, StoreError};
 use super::files::Replacements;
+use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
-use super::{AbortedTransaction, AppendTimes, OffsetIndex, RelativeOffset, TimeIndex, TxnIndex};
+use super::{
+    AbortedTransaction, AppendTimes, OffsetEntry, OffsetIndex, RelativeOffset, TimeEntry, TimeIndex, TxnIndex,
+};
 
-/// How much of a log is made resident at a time while batch headers are walked.
-const WALK_CHUNK: u32 = 256 << 10;
+/// So much of an index file is made resident at once; a search in a larger one first looks for the part that holds the answer.
+/// Whole entries of both kinds.
+const INDEX_PART: usize = 680 * 24;
+const _: () =
+    assert!(INDEX_PART.is_multiple_of(OffsetEntry::LEN) && INDEX_PART.is_multiple_of(TimeEntry::LEN));
+
+/// How much of a log is made resident at a time while batch headers are walked: little at first, since a search mostly ends
+/// within an index interval, then twice as much each time.
+const WALK_FIRST: u32 = 8 << 10;
+const WALK_MOST: u32 = 256 << 10;
+/// Walking from here, every gap lies before.
+const EVERY_OFFSET: Offset = Offset(i64::MAX);
 
 /// What is known of a segment's content without opening it.
 #[derive(Clone, Debug)]
@@ -53,6 +68,32 @@ pub(super) struct Sealed {
     pub(super) extent: Extent,
     pub(super) log_path: Arc<Path>,
     indexes: Mutex<Indexes>,
+    /// Set when it turns out that parts of the log cannot be read.
+    gaps: OnceLock<Arc<[Gap]>>,
+}
+
+/// What a search in the indexes looks for: records of `from` or later, at `at` or later if that is given.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    at: Option<Timestamp>,
+    from: Offset,
+}
+
+impl Wanted {
+    /// Returns the offset to look for in the offset index; `None` when the segment cannot tell it.
+    fn target(self, base: Offset, times: TimeIndex<'_>) -> Option<RelativeOffset> {
+        // The entry at or before `at` names the batch that first reached its time: all before that batch are earlier.
+        let floor = self
+            .at
+            .and_then(|at| times.floor(at))
+            .map_or(base, |entry| entry.last_offset.from_base(base));
+        RelativeOffset::new(self.from.max(floor), base)
+    }
+
+    fn position(self, base: Offset, offsets: OffsetIndex<'_>, times: TimeIndex<'_>) -> u32 {
+        self.target(base, times)
+            .map_or(0, |target| offsets.position_before(target).0)
+    }
 }
 
 /// Where a sealed segment's indexes are.
@@ -82,6 +123,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Pending(indexes)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -91,6 +133,7 @@ impl Sealed {
             extent,
             log_path,
             indexes: Mutex::new(Indexes::Unchecked(lens)),
+            gaps: OnceLock::new(),
         }
     }
 
@@ -100,6 +143,7 @@ impl Sealed {
             extent: self.extent.clone(),
             log_path,
             indexes: Mutex::new(self.indexes.lock().clone()),
+            gaps: self.gaps.clone(),
         }
     }
 
@@ -112,6 +156,16 @@ impl Sealed {
     /// Tells whether the log has its final name, by which a start knows it.
     pub(super) fn has_its_name(&self) -> bool {
         self.log_path.extension().is_some_and(|suffix| suffix == "log")
+    }
+
+    /// Returns what of the log is known to be lost, by position.
+    pub(super) fn gaps(&self) -> &[Gap] {
+        self.gaps.get().map_or(&[], |gaps| gaps)
+    }
+
+    /// Parts of the log cannot be read; the first word stays.
+    pub(super) fn know_gaps(&self, gaps: Vec<Gap>) {
+        let _ = self.gaps.set(gaps.into());
     }
 
     /// Returns the indexes that are only in memory.
@@ -135,36 +189,88 @@ impl Sealed {
         }
     }
 
-    /// Runs `look` over the indexes. Those on disk are checked when they are first used, and rebuilt if damaged.
-    fn with_indexes<T>(
-        &self,
-        files: &FileCache,
-        look: impl FnOnce(OffsetIndex<'_>, TimeIndex<'_>) -> T,
-    ) -> Result<T, ReadError> {
+    /// Returns a position before which nothing asked for lies.
+    fn position_before(&self, files: &FileCache, wanted: Wanted) -> Result<u32, ReadError> {
         let indexes = self.indexes.lock().clone();
-        let (lens, checked) = match indexes {
-            Indexes::Pending(set) => return Ok(look(set.offsets(), set.times())),
-            Indexes::Unchecked(lens) => (lens, false),
-            Indexes::Checked(lens) => (lens, true),
-        };
-        let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets);
-        let times = self.map(files, SegmentFile::TimeIndex, lens.times);
-        if let (Ok(offsets), Ok(times)) = (&offsets, &times) {
-            if checked {
-                return Ok(look(OffsetIndex::trusted(offsets), TimeIndex::trusted(times)));
+        match indexes {
+            Indexes::Pending(set) => {
+                return Ok(wanted.position(self.extent.base, set.offsets(), set.times()));
             }
-            let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
-            let sound_offsets = OffsetIndex::open(offsets, self.extent.end);
-            let sound_times = TimeIndex::open(times, last);
-            if let (Ok(sound_offsets), Ok(sound_times)) = (&sound_offsets, &sound_times) {
-                *self.indexes.lock() = Indexes::Checked(lens);
-                return Ok(look(*sound_offsets, *sound_times));
+            Indexes::Checked(lens) => {
+                if let Ok(position) = self.position_in_files(files, lens, wanted) {
+                    return Ok(position);
+                }
+            }
+            Indexes::Unchecked(lens) => {
+                if let Some(position) = self.position_if_sound(files, lens, wanted) {
+                    *self.indexes.lock() = Indexes::Checked(lens);
+                    return Ok(position);
+                }
             }
         }
         tracing::warn!(log = %self.log_path.display(), "indexes are damaged or missing; reading the log to rebuild them");
         let rebuilt = Arc::new(self.rebuild_indexes(files)?);
         *self.indexes.lock() = Indexes::Pending(Arc::clone(&rebuilt));
-        Ok(look(rebuilt.offsets(), rebuilt.times()))
+        Ok(wanted.position(self.extent.base, rebuilt.offsets(), rebuilt.times()))
+    }
+
+    /// Looks into index files that were not used yet, whole; `None` when they are damaged or missing.
+    fn position_if_sound(&self, files: &FileCache, lens: IndexLens, wanted: Wanted) -> Option<u32> {
+        let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets).ok()?;
+        let times = self.map(files, SegmentFile::TimeIndex, lens.times).ok()?;
+        let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
+        let offsets = OffsetIndex::open(&offsets, self.extent.end).ok()?;
+        let times = TimeIndex::open(&times, last).ok()?;
+        Some(wanted.position(self.extent.base, offsets, times))
+    }
+
+    /// Looks into index files that were found sound before; of large ones only where the search leads.
+    fn position_in_files(
+        &self,
+        files: &FileCache,
+        lens: IndexLens,
+        wanted: Wanted,
+    ) -> Result<u32, ReadError> {
+        let times = match wanted.at {
+            Some(at) => self.part(files, (SegmentFile::TimeIndex, lens.times), |first| {
+                TimeIndex::trusted(first).floor(at).is_some()
+            })?,
+            None => Bytes::new(),
+        };
+        let Some(target) = wanted.target(self.extent.base, TimeIndex::trusted(&times)) else {
+            return Ok(0);
+        };
+        let offsets = self.part(files, (SegmentFile::OffsetIndex, lens.offsets), |first| {
+            OffsetIndex::trusted(first).floor(target).is_some()
+        })?;
+        Ok(OffsetIndex::trusted(&offsets).position_before(target).0)
+    }
+
+    /// Returns the last part of an index file that begins with an entry of which `is_not_after` holds, or the first part.
+    fn part(
+        &self,
+        files: &FileCache,
+        (file, len): (SegmentFile, u32),
+        is_not_after: impl Fn(&[u8]) -> bool,
+    ) -> Result<Bytes, ReadError> {
+        let bytes_len = usize::try_from(len).expect("32 bits fit");
+        if bytes_len <= INDEX_PART {
+            return self.map(files, file, len);
+        }
+        let path: Arc<Path> = file.path(self.dir(), self.extent.base).into();
+        let bytes = files.map_cold(&path, bytes_len).context("map", &path)?;
+        let resident = |range: Range<usize>| {
+            let position = u64::try_from(range.start).expect("within 32 bits");
+            let part = bytes.slice(range);
+            files.populate(&path, &part, position).context("read", &path)?;
+            Ok::<_, ReadError>(part)
+        };
+        let part = last_part(bytes_len, |start| {
+            // An entry of either kind fits into this; what is torn is not looked at.
+            let first = resident(start..bytes_len.min(start + TimeEntry::LEN))?;
+            Ok::<_, ReadError>(is_not_after(&first))
+        })?;
+        resident(part)
     }
 
     /// Reads the aborted transactions whose markers lie here.
@@ -200,7 +306,7 @@ impl Sealed {
             self.extent.base,
             super::config::LogConfig::default().index_interval_bytes,
         );
-        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end);
+        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end).past(self.gaps(), EVERY_OFFSET);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
         }
@@ -210,6 +316,24 @@ impl Sealed {
         set.seal();
         Ok(set)
     }
+}
+
+/// Returns the last part, of an index of `len` bytes, of whose start `is_not_after` holds; the first part if it holds of none.
+/// Asks once per halving, and not about the first part.
+fn last_part<E>(
+    len: usize,
+    mut is_not_after: impl FnMut(usize) -> Result<bool, E>,
+) -> Result<Range<usize>, E> {
+    let (mut low, mut high) = (0, len.div_ceil(INDEX_PART));
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if is_not_after(middle * INDEX_PART)? {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low * INDEX_PART..len.min((low + 1) * INDEX_PART))
 }
 
 fn lens_of(set: &IndexSet) -> IndexLens {
@@ -319,10 +443,10 @@ impl Segment {
         }
     }
 
-    pub(super) fn extent(&self) -> Extent {
+    pub(super) fn extent(&self) -> Cow<'_, Extent> {
         match self {
-            Self::Sealed(sealed) => sealed.extent.clone(),
-            Self::Active(active) => active.extent(),
+            Self::Sealed(sealed) => Cow::Borrowed(&sealed.extent),
+            Self::Active(active) => Cow::Owned(active.extent()),
         }
     }
 
@@ -333,20 +457,29 @@ impl Segment {
         }
     }
 
+    /// Walks the batch headers between two positions. A gap is passed over when it lies before `from`, and told else.
+    pub(super) fn walk<'a>(&'a self, files: &'a FileCache, positions: Range<u32>, from: Offset) -> Walk<'a> {
+        let walk = Walk::new(files, self.log_path(), positions);
+        match self {
+            Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
+            Self::Active(_) => walk,
+        }
+    }
+
+    /// Walks all batch headers that can be read.
+    pub(super) fn walk_all<'a>(&'a self, files: &'a FileCache) -> Walk<'a> {
+        self.walk(files, 0..self.bounds().2, EVERY_OFFSET)
+    }
+
     /// Returns a position at or before the first batch that ends at or after `offset`.
     pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
-        let (base, ..) = self.bounds();
-        let Some(target) = RelativeOffset::new(offset.max(base), base) else {
-            return Ok(0);
-        };
-        match self {
-            Self::Sealed(sealed) => {
-                sealed.with_indexes(files, |offsets, _| offsets.position_before(target).0)
-            }
-            Self::Active(active) => {
-                Ok(active.look(|state| state.indexes.offsets().position_before(target).0))
-            }
-        }
+        self.position_of(
+            files,
+            Wanted {
+                at: None,
+                from: offset,
+            },
+        )
     }
 
     /// Returns a position before which there is no record of `offset` or later that has a timestamp of `at` or later.
@@ -356,19 +489,21 @@ impl Segment {
         at: Timestamp,
         offset: Offset,
     ) -> Result<u32, ReadError> {
-        let (base, ..) = self.bounds();
-        // The entry at or before `at` names the batch that first reached its time: all before that batch are earlier.
-        let position = |offsets: OffsetIndex<'_>, times: TimeIndex<'_>| {
-            let floor = times
-                .floor(at)
-                .map_or(base, |entry| entry.last_offset.from_base(base));
-            RelativeOffset::new(offset.max(floor), base).map_or(0, |target| offsets.position_before(target).0)
-        };
+        self.position_of(
+            files,
+            Wanted {
+                at: Some(at),
+                from: offset,
+            },
+        )
+    }
+
+    fn position_of(&self, files: &FileCache, wanted: Wanted) -> Result<u32, ReadError> {
         match self {
-            Self::Sealed(sealed) => sealed.with_indexes(files, position),
-            Self::Active(active) => {
-                Ok(active.look(|state| position(state.indexes.offsets(), state.indexes.times())))
-            }
+            Self::Sealed(sealed) => sealed.position_before(files, wanted),
+            Self::Active(active) => Ok(active.look(|state| {
+                wanted.position(state.extent.base, state.indexes.offsets(), state.indexes.times())
+            })),
         }
     }
 
@@ -389,10 +524,14 @@ pub(super) struct Walk<'a> {
     end: u32,
     chunk: Bytes,
     chunk_at: u32,
+    gaps: &'a [Gap],
+    /// Gaps that end at this offset or before are passed over.
+    from: Offset,
+    next_len: u32,
 }
 
 impl<'a> Walk<'a> {
-    pub(super) fn new(files: &'a FileCache, path: &'a Arc<Path>, range: std::ops::Range<u32>) -> Self {
+    fn new(files: &'a FileCache, path: &'a Arc<Path>, range: Range<u32>) -> Self {
         Self {
             files,
             path,
@@ -400,11 +539,31 @@ impl<'a> Walk<'a> {
             end: range.end,
             chunk: Bytes::new(),
             chunk_at: range.start,
+            gaps: &[],
+            from: EVERY_OFFSET,
+            next_len: WALK_FIRST,
         }
+    }
+
+    fn past(self, gaps: &'a [Gap], from: Offset) -> Self {
+        Self { gaps, from, ..self }
+    }
+
+    /// Steps over the gaps at the current position, or tells of one.
+    fn pass_gaps(&mut self) -> Result<(), ReadError> {
+        let gaps = self.gaps;
+        while let Some(gap) = gaps.iter().find(|gap| gap.positions.contains(&self.position)) {
+            if gap.offsets.end > self.from {
+                return Err(gap.told(self.path));
+            }
+            self.position = gap.positions.end;
+        }
+        Ok(())
     }
 
     /// Returns the next batch's position and header; `None` at the end.
     pub(super) fn next_header(&mut self) -> Result<Option<(u32, BatchHeader)>, ReadError> {
+        self.pass_gaps()?;
         if self.position >= self.end {
             return Ok(None);
         }
@@ -416,8 +575,7 @@ impl<'a> Walk<'a> {
         let chunk_end =
             self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
         if at < self.chunk_at || at + header_len > chunk_end {
-            let len = WALK_CHUNK.min(self.end - at);
-            self.chunk = read(self.files, self.path, at, len)?;
+            self.chunk = self.ahead(at, header_len)?;
             self.chunk_at = at;
         }
         let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
@@ -433,6 +591,21 @@ impl<'a> Walk<'a> {
             }
         }
         Ok(Some((at, header)))
+    }
+
+    /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
+    /// is lost; then the header alone is read.
+    fn ahead(&mut self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
+        let is_eof = |error: &ReadError| {
+            matches!(error, ReadError::Storage(StoreError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::UnexpectedEof)
+        };
+        let len = self.next_len.min(self.end - at);
+        self.next_len = (2 * self.next_len).min(WALK_MOST);
+        match read(self.files, self.path, at, len) {
+            Err(error) if is_eof(&error) => read(self.files, self.path, at, header_len),
+            read => read,
+        }
     }
 
     /// Returns the whole batch that [`next_header`](Self::next_header) just found at `position`.
@@ -487,3 +660,7 @@ pub(super) fn add_pending_indexes(sealed: &Sealed, replacements: &mut Replacemen
     }
     Some(lens)
 }
+
+#[cfg(test)]
+#[path = "segment_tests.rs"]
+mod tests;

@@ -56,23 +56,22 @@ impl SegmentList {
         true
     }
 
-    /// Tells whether a segment that a reader holds is still the one of its offsets.
-    pub(super) fn has(&self, segment: &Segment) -> bool {
-        let Segment::Sealed(sealed) = segment else {
-            return true;
-        };
-        let at = self
-            .sealed
-            .partition_point(|other| other.extent.base < sealed.extent.base);
-        self.sealed
-            .get(at)
-            .is_some_and(|found| Arc::ptr_eq(found, sealed))
-    }
-
     /// Takes the last sealed segment away, to be written again.
     pub(super) fn pop(&mut self) -> Option<Arc<Sealed>> {
         self.running.pop();
         self.sealed.pop()
+    }
+
+    /// Takes the first sealed segments away, up to the one that ends at `end`. What lies behind keeps its order; the greatest
+    /// timestamps are counted anew, since those of the segments that go say nothing any more.
+    pub(super) fn remove_until(&mut self, end: Offset) -> Vec<Arc<Sealed>> {
+        let gone = self.sealed.partition_point(|segment| segment.extent.next <= end);
+        let kept = self.sealed.split_off(gone);
+        let active = self.active.take();
+        let gone = std::mem::take(&mut self.sealed);
+        *self = Self::of(kept);
+        self.active = active;
+        gone
     }
 
     pub(super) fn sealed(&self) -> &[Arc<Sealed>] {

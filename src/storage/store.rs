@@ -35,7 +35,8 @@ use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
-use super::{close, commit};
+use super::retain::Retained;
+use super::{close, commit, retain};
 
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
@@ -134,8 +135,8 @@ impl Store {
         for id in ids {
             let open = self.partitions.lock().remove(id);
             if let Some(partition) = open {
-                let _turn = partition.maintenance.end();
-                partition.writer.lock().refused = Some(format!("{id} is deleted"));
+                drop(partition.maintenance.end());
+                partition.end(&format!("{id} is deleted"));
             }
         }
         self.dir.remove(ids)
@@ -182,6 +183,12 @@ impl Store {
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
         let there = self.dir.found.lock().clone();
         checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
+    }
+
+    /// One look of retention at these partitions: whatever their plans say goes, and what an earlier look could not remove is
+    /// tried again. Tells of the partitions where there was something to do. Needs no free disk space.
+    pub fn retain(&self, partitions: &[Arc<Partition>], now: Timestamp) -> Vec<Retained> {
+        retain::retain(&self.dir, partitions, now)
     }
 
     /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards

@@ -2,12 +2,17 @@
 //!
 //! Everything goes through the public API of [`Store`] and [`Partition`]. Small segments, so that a dozen batches roll.
 
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, Fs, SimFs};
-use crate::record::{Accepted, BatchBuilder, BatchOptions, Batches, PREFIX_LEN, ProducerStamp, RecordBatch};
+use crate::env::{CacheLimits, Call, CrashChoice, Failure, Fault, FileCache, Fs, OpenMode, SimFs};
+use crate::record::{
+    Accepted, BatchBuilder, BatchOptions, Batches, Outcome, PREFIX_LEN, ProducerStamp, RecordBatch,
+    TransactionEnd, Transactional,
+};
 use crate::types::{
     LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicId, TopicName,
     TopicPartition,
@@ -43,12 +48,17 @@ pub(super) fn spec(name: &str, id: u8, config: LogConfig) -> PartitionSpec {
 
 /// Opens the store on a disk.
 pub(super) fn open_store(fs: &SimFs) -> Result<Store, StoreError> {
+    open_store_in(fs, DATA)
+}
+
+/// Opens a store in another directory of a disk.
+pub(super) fn open_store_in(fs: &SimFs, dir: &str) -> Result<Store, StoreError> {
     let files = Arc::new(FileCache::new(
         Arc::new(fs.clone()) as Arc<dyn Fs>,
         CacheLimits::default(),
     ));
     let config = StoreConfig {
-        dir: DATA.into(),
+        dir: dir.into(),
         threads: 1,
     };
     Store::open(files, config)
@@ -108,6 +118,55 @@ impl House {
         self.store.close().expect("closed");
         self.fs
     }
+}
+
+/// Returns the path of `name` in the data directory.
+pub(super) fn path(name: &str) -> PathBuf {
+    PathBuf::from(DATA).join(name)
+}
+
+/// Overwrites a file from `position` on.
+pub(super) fn damage(fs: &SimFs, name: &str, position: u64, bytes: &[u8]) {
+    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
+    file.write_all_at(&[IoSlice::new(bytes)], position)
+        .expect("written");
+}
+
+/// Cuts a file.
+pub(super) fn cut(fs: &SimFs, name: &str, len: u64) {
+    let file = fs.open(&path(name), OpenMode::ReadWrite).expect("it is there");
+    file.set_len(len).expect("cut");
+}
+
+/// Lists a directory below the data directory.
+pub(super) fn names(fs: &SimFs, dir: &str) -> Vec<String> {
+    let listed = fs.list(&path(dir)).expect("listed");
+    listed.into_iter().map(|entry| entry.name).collect()
+}
+
+/// A log of `count` acknowledged one-record batches, left without a close.
+pub(super) fn killed(count: usize) -> SimFs {
+    let house = House::new();
+    for _ in 0..count {
+        house.acknowledge(&plain("acknowledged before the end"));
+    }
+    house.fs.clone()
+}
+
+/// A log of `count` batches, closed.
+pub(super) fn closed(count: usize) -> SimFs {
+    House::on(killed(count)).close()
+}
+
+/// A crashed log of `count` batches below the recovery point, and its first file.
+pub(super) fn vouched(count: usize) -> (SimFs, String) {
+    let house = House::on(killed(count));
+    house.store.checkpoint().expect("checkpointed");
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    let logs = names(&fs, "t-0")
+        .into_iter()
+        .filter(|name| name.ends_with(".log"));
+    (fs, format!("t-0/{}", logs.min().expect("it has one")))
 }
 
 /// One record whose value is `value`, at [`NOW`].
@@ -215,6 +274,39 @@ pub(super) fn fault(call: Call, path: &str, times: u32, failure: Failure) -> Fau
     }
 }
 
+/// Where [`foreign`] puts its data directory.
+pub(super) const FOREIGN: &str = "/foreign";
+
+/// A disk with a closed directory to adopt, `/foreign/f-0`: 30 batches in several segments, the later ones of epoch 4.
+pub(super) fn foreign() -> SimFs {
+    let fs = SimFs::new();
+    for start in 0..5 {
+        let store = open_store_in(&fs, FOREIGN).expect("the store opens");
+        let log = open_one(&store, spec("f", 9, small())).expect("the partition opens");
+        let count = if start == 0 { 22 } else { 2 };
+        for number in 0..count {
+            let batch = plain(&format!("foreign {start} {number}"));
+            log.append(&batch, Origin::Client, NOW).expect("appended");
+        }
+        store.close().expect("closed");
+    }
+    fs
+}
+
+/// Names and content of all that lies in the directory of [`foreign`].
+pub(super) fn foreign_files(fs: &SimFs) -> Vec<(String, Vec<u8>)> {
+    let dir = Path::new(FOREIGN).join("f-0");
+    let names = fs.list(&dir).expect("it is there").into_iter();
+    let content = |name: String| {
+        let file = fs.open(&dir.join(&name), OpenMode::Read).expect("it is there");
+        let len = usize::try_from(file.len_bytes().expect("read")).expect("small");
+        let mut bytes = vec![0; len];
+        file.read_exact_at(&mut bytes, 0).expect("read");
+        (name, bytes)
+    };
+    names.map(|entry| content(entry.name)).collect()
+}
+
 /// Any look into a log fails from now on: what opens all the same has scanned nothing.
 pub(super) fn forbid_scans(fs: &SimFs) {
     fs.inject(fault(
@@ -223,4 +315,30 @@ pub(super) fn forbid_scans(fs: &SimFs) {
         u32::MAX,
         Failure::Kind(std::io::ErrorKind::PermissionDenied),
     ));
+}
+
+/// A batch of one record of the transaction that producer `id` has open.
+pub(super) fn transactional(id: i64, sequence: i32, value: &str) -> Accepted {
+    let options = BatchOptions {
+        producer: Some(ProducerStamp {
+            id: ProducerId(id),
+            epoch: ProducerEpoch(0),
+            base_sequence: Some(Sequence(sequence)),
+        }),
+        transactional: Transactional::Yes,
+        ..BatchOptions::default()
+    };
+    records(options, &[(NOW.0, None, value)])
+}
+
+/// The marker that ends it.
+pub(super) fn ended(id: i64, outcome: Outcome) -> Accepted {
+    TransactionEnd {
+        outcome,
+        producer: ProducerId(id),
+        producer_epoch: ProducerEpoch(0),
+        coordinator_epoch: 0,
+        at: NOW,
+    }
+    .to_batch()
 }

@@ -8,7 +8,7 @@
 //! Invariants
 //! - A batch is published, that is visible in the segment and the log end, only after all its bytes are in the file. A failed
 //!   write leaves the published end where it was; the next write goes over what it left.
-//! - Nothing on the append path syncs or reads a disk, but for the first append after a start.
+//! - Nothing on the append path syncs or reads a disk, but for opening the log, which its callers can do before.
 //! - What has not been synced is written down in [`Unsynced`] before the append returns: a sync takes all of it.
 //! - After a failed sync the page cache no longer tells the truth, so nothing is appended until [`super::repair`] has read
 //!   the disk again.
@@ -33,6 +33,7 @@ use super::journal::{Journal, JournalOf};
 use super::paths::SegmentFile;
 use super::read::SharedSegments;
 use super::segment::{Active, ActiveState, Extent, log_path};
+use super::standing::Stand;
 use super::{AppendTimes, LeaderEpochs, Producers, RelativeOffset, encode_snapshot};
 
 /// Greatest size of a `.log`: positions in its index are signed 32-bit numbers.
@@ -122,6 +123,13 @@ pub(super) enum Saved {
     No,
 }
 
+/// What lay beyond the published end of a log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    Nothing,
+    Some,
+}
+
 /// What sealing for good found to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sealing {
@@ -149,8 +157,8 @@ pub(super) struct Writer {
     pub(super) journal: Journal,
     pub(super) unsynced: Unsynced,
     pub(super) syncs: Syncs,
-    /// Why appends are refused, while they are.
-    pub(super) refused: Option<String>,
+    /// Whether appends are taken; changed only by whoever holds the lock on this writer.
+    pub(super) stand: Arc<Stand>,
 }
 
 /// A batch on its way into the log.
@@ -255,7 +263,10 @@ impl Writer {
             // Nothing to keep; only an empty file of another name to make.
             return self.begin_segment(base, now, config);
         }
-        self.cut_to_published(&active)?;
+        if self.cut_to_published(&active)? == Cut::Some && !self.unsynced.logs.contains(&active.log_path) {
+            // The next sync makes the cut safe, before anything in the new segment is.
+            self.unsynced.logs.push(Arc::clone(&active.log_path));
+        }
         let new = self.create_log(base)?;
         self.write_snapshot(base);
         let sealed = Arc::new(active.seal());
@@ -296,15 +307,15 @@ impl Writer {
     }
 
     /// Cuts what a failed write left beyond the published end, where no reader looks: a sealed log ends with its last batch,
-    /// or recovery would take what follows it for lost.
-    fn cut_to_published(&self, active: &Active) -> Result<(), StoreError> {
+    /// or recovery would take what follows it for lost. Does not sync.
+    fn cut_to_published(&self, active: &Active) -> Result<Cut, StoreError> {
         let (path, end) = (&active.log_path, u64::from(active.extent().end));
         let file = self.files.open_rw(path).context("open", path)?;
-        if file.len_bytes().context("read", path)? != end {
-            file.set_len(end).context("cut", path)?;
-            file.sync_data(SITE_CUT).context("sync", path)?;
+        if file.len_bytes().context("read", path)? == end {
+            return Ok(Cut::Nothing);
         }
-        Ok(())
+        file.set_len(end).context("cut", path)?;
+        Ok(Cut::Some)
     }
 
     fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
@@ -323,7 +334,7 @@ impl Writer {
     /// # Errors
     /// A log that refuses writes cannot be closed; what the disk says.
     pub(super) fn seal_for_good(&mut self) -> Result<Sealing, StoreError> {
-        if let Some(reason) = self.refused.replace("the store is closed".to_owned()) {
+        if let Some(reason) = self.stand.end("the store is closed") {
             return Err(StoreError::Unusable {
                 path: self.dir.to_path_buf(),
                 reason,
@@ -335,7 +346,11 @@ impl Writer {
             Readiness::Closed | Readiness::Absent => return Ok(Sealing::Untouched),
         }
         let active = self.active();
-        self.cut_to_published(&active)?;
+        if self.cut_to_published(&active)? == Cut::Some {
+            let path = &active.log_path;
+            let file = self.files.open_rw(path).context("open", path)?;
+            file.sync_data(SITE_CUT).context("sync", path)?;
+        }
         let mut list = self.segments.write();
         list.set_active(None);
         list.push(Arc::new(active.seal()));

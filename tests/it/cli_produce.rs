@@ -1,94 +1,13 @@
-//! `siltstone produce` as a process: what a user sees when a load does not go well.
+//! `siltstone produce` as a process: what a user sees, also when a load does not go well.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
 
-fn siltstone() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("SILTSTONE_") {
-            command.env_remove(name);
-        }
-    }
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// A server that is killed when the test ends.
-struct Server {
-    child: Child,
-    address: String,
-    _dir: tempfile::TempDir,
-}
-
-impl Server {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut child = siltstone()
-            .current_dir(dir.path())
-            .args([
-                "serve",
-                "--grpc-listen",
-                "127.0.0.1:0",
-                "--http-listen",
-                "127.0.0.1:0",
-            ])
-            .args(["--set", "storage.min_free_bytes=0"])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut ready)
-            .unwrap();
-        let address = ready.split(' ').find_map(|word| word.strip_prefix("grpc="));
-        Self {
-            address: address.expect("a ready line").to_owned(),
-            child,
-            _dir: dir,
-        }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = siltstone();
-        command.env("SILTSTONE_SERVER", &self.address).args(args);
-        command
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn signal(child: &Child, name: &str) {
-    let kill = format!("kill -{name} {}", child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-}
-
-/// Returns when the process has a handler for Ctrl-C.
-fn wait_for_handler(child: &Child) {
-    let status = format!("/proc/{}/status", child.id());
-    let handles_it = || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-        u64::from_str_radix(caught.unwrap().trim(), 16).unwrap() & 0b10 != 0
-    };
-    while !handles_it() {
-        std::thread::yield_now();
-    }
-}
-
-fn told(output: &Output) -> (Option<i32>, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
+use crate::process::{Door, Server, run, server, signal, siltstone, told, wait_for_handler};
 
 #[test]
 fn ctrl_c_ends_a_load_with_a_summary_though_the_server_never_answers() {
-    let server = Server::start();
+    let (server, _dir) = server();
     signal(&server.child, "STOP");
     let load = server
         .command(&["produce", "flights"])
@@ -105,13 +24,141 @@ fn ctrl_c_ends_a_load_with_a_summary_though_the_server_never_answers() {
 
 #[test]
 fn a_load_that_cannot_begin_ends_with_a_summary_too() {
-    let server = Server::start();
+    let (server, _dir) = server();
     let load = server.command(&["produce", "nowhere", "--input", "/dev/null"]);
-    let (code, stdout, stderr) = told(&{ load }.output().unwrap());
+    let (code, stdout, stderr) = run(load);
     assert_eq!(code, Some(1));
     assert!(stdout.starts_with("0 records acknowledged"), "{stdout}");
     assert_eq!(
         stderr,
-        "siltstone: topic nowhere does not exist; create it first\n"
+        "siltstone: topic nowhere does not exist; 'siltstone topic list' names those that do, \
+         'siltstone topic create nowhere' makes it\n"
     );
+}
+
+#[test]
+fn a_load_makes_its_topic_where_the_server_makes_topics_by_their_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let set = [
+        "--set",
+        "topics.auto_create=true",
+        "--set",
+        "topics.num_partitions=3",
+    ];
+    let server = Server::start(dir.path(), &set);
+    let (code, stdout, stderr) = server.pipe(&["produce", "new"], b"a\nb\n");
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with("2 records acknowledged"), "{stdout}");
+    let listed = server.done(&["topic", "list", "--json"]);
+    assert!(
+        listed.contains(r#""topic":"new""#) && listed.contains(r#""partitions":3"#),
+        "{listed}"
+    );
+    let (code, _, stderr) = run(server.command(&["read", "typo"]));
+    assert_eq!(code, Some(1), "a read makes no topic: {stderr}");
+    assert_eq!(server.done(&["topic", "list"]).lines().count(), 2);
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_acknowledgements() {
+    let (server, _dir) = server();
+    server.done(&["topic", "create", "t"]);
+    let mut load = server.command(&["produce", "t", "--json"]);
+    let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = load.stdin.take().unwrap();
+    stdin.write_all(b"first\n").unwrap();
+    while server.done(&["read", "t"]).is_empty() {}
+    signal(&server.child, "STOP");
+    // More than the pipe and the blocks that may wait: when this returns, some of it is sent and none acknowledged.
+    stdin.write_all(&b"more\n".repeat(1 << 18)).unwrap();
+    signal(&load, "INT");
+    let mut stderr = BufReader::new(load.stderr.take().unwrap()).lines();
+    let mut next = || stderr.next().unwrap().unwrap();
+    assert_eq!(
+        next(),
+        "siltstone: interrupted, waiting for what is under way; Ctrl-C again ends at once"
+    );
+    signal(&load, "INT");
+    let last = next();
+    assert!(last.starts_with("siltstone: interrupted twice; "), "{last}");
+    let (code, stdout, _) = told(&load.wait_with_output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(
+        stdout.starts_with(r#"{"topic":"t","acknowledged_records":"#),
+        "{stdout}"
+    );
+}
+
+/// The server that a load began with is gone before it answered; another takes its place on the same data.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_whose_server_dies_as_it_begins_goes_on_with_the_next() {
+    let (first, dir) = server();
+    first.done(&["topic", "create", "t"]);
+    let door = Door::to(&first).await;
+    signal(&first.child, "STOP");
+    let mut load = siltstone(&["produce", "t", "--server", &door.address]);
+    let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+    load.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
+    door.was_entered().await;
+    drop(first);
+    let second = Server::start(dir.path(), &[]);
+    door.lead_to(&second);
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with("2 records acknowledged"), "{stdout}");
+    assert_eq!(second.done(&["read", "t"]).lines().count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_whose_server_stays_away_says_how_long_it_waited_for_it() {
+    let (server, _dir) = server();
+    let door = Door::to(&server).await;
+    signal(&server.child, "STOP");
+    let mut load = siltstone(&[
+        "produce",
+        "t",
+        "--server",
+        &door.address,
+        "--delivery-timeout",
+        "1",
+    ]);
+    let load = load.spawn().unwrap();
+    door.was_entered().await;
+    drop(server);
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(stdout.starts_with("0 records acknowledged"), "{stdout}");
+    let start = "siltstone: writing to topic t could not begin within 1s; last error: ";
+    assert!(stderr.starts_with(start), "{stderr}");
+}
+
+/// Every acknowledged record is there once and in order, though the server was killed under the load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_lives_through_a_server_that_is_killed_in_the_middle() {
+    let (first, dir) = server();
+    first.done(&["topic", "create", "t"]);
+    let door = Door::to(&first).await;
+    let mut load = siltstone(&["produce", "t", "--server", &door.address]);
+    let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = load.stdin.take().unwrap();
+    let lines =
+        |numbers: std::ops::Range<u32>| numbers.map(|number| format!("{number}\n")).collect::<String>();
+    stdin.write_all(lines(0..1_000).as_bytes()).unwrap();
+    while first.done(&["read", "t"]).is_empty() {}
+    signal(&first.child, "STOP");
+    // More than the pipe holds: some of it is under way when the server dies.
+    stdin.write_all(lines(1_000..100_000).as_bytes()).unwrap();
+    drop(first);
+    let second = Server::start(dir.path(), &[]);
+    door.lead_to(&second);
+    drop(stdin);
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert!(stdout.starts_with("100000 records acknowledged"), "{stdout}");
+    let read = second.done(&["read", "t"]);
+    let values: String = read
+        .lines()
+        .map(|line| format!("{}\n", line.rsplit('\t').next().unwrap()))
+        .collect();
+    assert!(values == lines(0..100_000), "a gap, a repeat or another order");
 }

@@ -63,6 +63,33 @@ async fn a_request_beyond_the_limit_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn millions_of_empty_records_are_refused_on_the_wire_and_on_a_stream_too() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let request = v1::ProduceRequest {
+        records: vec![v1::Record::default(); 1 << 20],
+        ..records("flights", 0, &[])
+    };
+    let refused = log.produce(request.clone()).await.unwrap_err();
+    let streamed = v1::ProduceStreamRequest {
+        id: 1,
+        request: Some(request),
+    };
+    let mut answers = log
+        .produce_stream(tokio_stream::iter([streamed]))
+        .await
+        .unwrap()
+        .into_inner();
+    for status in [refused, answers.message().await.unwrap_err()] {
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
+        assert!(status.message().contains("262144 parts"), "{status:?}");
+    }
+    log.produce(records("flights", 0, &["x"])).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_record_beyond_the_topics_limit_says_which_limit() {
     let server = TestServer::start().await;
     server.topic("flights", 1).await;

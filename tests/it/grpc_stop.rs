@@ -137,3 +137,54 @@ async fn connections_beyond_the_limit_are_closed_and_those_within_go_on() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_never_reads_leaves_no_task_behind_when_the_deadline_has_come() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let server = TestServer::start_with(&[("shutdown_timeout_ms", "0")]).await;
+    // The client lives in a runtime of its own: what is counted here is the server's alone.
+    let elsewhere = tokio::runtime::Runtime::new().unwrap();
+    let server = std::sync::Arc::new(server);
+    let serving = std::sync::Arc::clone(&server);
+    let stuck = elsewhere.spawn(async move {
+        serving.topic("flights", 1).await;
+        let mut log = serving.log().await;
+        for _ in 0..10 {
+            log.produce(records("flights", 0, &[&"x".repeat(500_000)]))
+                .await
+                .unwrap();
+        }
+        let mut stream = log.read(everything("flights")).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        (log, stream)
+    });
+    let (log, stream) = stuck.await.unwrap();
+    let TestServer { server, dir } = std::sync::Arc::into_inner(server).unwrap();
+    server.stop().await.unwrap();
+    assert_eq!(tasks(), before);
+    Server::start(config(&dir, &[]))
+        .await
+        .unwrap()
+        .stop()
+        .await
+        .unwrap();
+    drop((log, stream));
+    elsewhere.shutdown_background();
+}
+
+/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_says_what_it_speaks_gives_its_place_to_another() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = TestServer::start_with(&[("grpc.max_connections", "1")]).await;
+    let mut silent = tokio::net::TcpStream::connect(server.server.grpc_addr())
+        .await
+        .unwrap();
+    silent.write_all(b"PRI * HTTP/2").await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+    assert_eq!(begun.elapsed().as_secs(), 10);
+    let mut admin = server.admin().await;
+    admin.list_topics(v1::ListTopicsRequest::default()).await.unwrap();
+}

@@ -63,7 +63,7 @@ fn the_help_of_every_command_is_as_agreed_and_no_file_is_left_over() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_nothing_on_standard_output() {
+fn wrong_usage_ends_with_2_and_one_line_on_standard_error() {
     for arguments in [
         &["frobnicate"][..],
         &["read"],
@@ -73,13 +73,43 @@ fn wrong_usage_ends_with_2_and_nothing_on_standard_output() {
         &["topic", "create", "t", "--config", "novalue"],
         &["topic", "alter", "t"],
         &["produce", "t", "--key-field", "k"],
+        &["produce", "t", "--on-missing-key", "skip"],
         &["offsets", "t", "--server", "ftp://x"],
         &["segment", "dump", "x.txt"],
+        &["segment", "dump", "1.log", "--server", "h:1"],
+        &["serve", "--tls-key", "server.key"],
     ] {
         let output = siltstone(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
-        assert!(!output.stderr.is_empty(), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.starts_with("siltstone: "), "{arguments:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_slip_on_the_command_line_is_told_in_one_line_with_what_was_probably_meant() {
+    for (arguments, says) in [
+        (
+            &["raed", "t"][..],
+            "unrecognized subcommand 'raed'; tip: a similar subcommand exists: 'read'; --help tells more",
+        ),
+        (
+            &["read", "t", "--fro", "0"],
+            "unexpected argument '--fro' found; tip: a similar argument exists: '--from'; --help tells more",
+        ),
+        (
+            &["produce", "t", "--format", "xml"],
+            "invalid value 'xml' for '--format <FORMAT>' [possible values: lines, json]; --help tells more",
+        ),
+        (
+            &["read"],
+            "the following required arguments were not provided: <TOPIC>; --help tells more",
+        ),
+    ] {
+        let said = siltstone(arguments).stderr;
+        assert_eq!(String::from_utf8_lossy(&said), format!("siltstone: {says}\n"));
     }
 }
 
@@ -129,4 +159,40 @@ fn completion_scripts_name_the_commands() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn bash_takes_the_completion_script_and_completes_commands_and_flags_by_it() {
+    let script = stdout(&["completion", "bash"]);
+    let complete = |words: &[&str]| {
+        let last = words.len() - 1;
+        let (word, before) = (words[last], words[last - 1]);
+        let typed = words.join(" ");
+        let ask = format!(
+            "{script}\nCOMP_WORDS=({typed}); COMP_CWORD={last}; _siltstone siltstone '{word}' '{before}'; \
+             echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &ask]).output().ok()?;
+        assert!(
+            output.stderr.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Some(String::from_utf8(output.stdout).expect("words"))
+    };
+    // Without a bash there is nobody to complete anything for.
+    let Some(commands) = complete(&["siltstone", "pro"]) else {
+        return;
+    };
+    assert_eq!(commands, "produce\n");
+    let checked = Command::new("bash").args(["-n", "-c", &script]).status();
+    assert!(checked.expect("it ran just now").success());
+    assert_eq!(
+        complete(&["siltstone", "topic", "add"]).as_deref(),
+        Some("add-partitions\n")
+    );
+    assert_eq!(
+        complete(&["siltstone", "read", "t", "--fol"]).as_deref(),
+        Some("--follow\n")
+    );
 }

@@ -1,5 +1,6 @@
 //! The HTTP door, asked in plain text.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,8 +10,13 @@ use crate::support::{TestServer, records};
 
 /// The whole answer to a GET, head and body.
 async fn get(address: SocketAddr, path: &str) -> String {
+    ask(address, path, "").await
+}
+
+/// The whole answer to a GET with more header lines.
+async fn ask(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -52,10 +58,153 @@ async fn a_head_that_never_ends_is_refused_and_the_door_goes_on() {
     assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
+/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_in_time_is_given_up() {
+    let server = TestServer::start().await;
+    let begun = tokio::time::Instant::now();
+    let mut stream = TcpStream::connect(server.server.http_addr()).await.unwrap();
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nHost: ")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(10));
+}
+
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_a_stop() {
     let server = TestServer::start().await;
     let idle = TcpStream::connect(server.server.http_addr()).await.unwrap();
     server.server.stop().await.unwrap();
     drop(idle);
+}
+
+/// A family as its `# HELP` and `# TYPE` lines and its samples tell it.
+#[derive(Default)]
+struct Family {
+    kind: String,
+    help: bool,
+    samples: Vec<(String, String, f64)>,
+}
+
+/// Reads an exposition and fails at the first thing that is not as the format wants it.
+fn strictly_parsed(text: &str) -> BTreeMap<String, Family> {
+    let mut families: BTreeMap<String, Family> = BTreeMap::new();
+    let mut current = String::new();
+    for line in text.lines() {
+        if let Some(described) = line.strip_prefix("# ") {
+            let mut words = described.splitn(3, ' ');
+            let (word, name, rest) = (
+                words.next().unwrap(),
+                words.next().unwrap(),
+                words.next().unwrap(),
+            );
+            if name != current {
+                assert!(!families.contains_key(name), "{name} comes in two places");
+                current = name.to_owned();
+            }
+            let family = families.entry(current.clone()).or_default();
+            assert!(family.samples.is_empty(), "{line} stands behind samples");
+            match word {
+                "HELP" => assert!(!std::mem::replace(&mut family.help, true), "{line}"),
+                "TYPE" => assert!(std::mem::replace(&mut family.kind, rest.to_owned()).is_empty()),
+                _ => panic!("{line}"),
+            }
+            continue;
+        }
+        let (named, value) = line.rsplit_once(' ').unwrap();
+        let (name, labels) = match named.split_once('{') {
+            Some((name, labels)) => (name, labels.strip_suffix('}').unwrap()),
+            None => (named, ""),
+        };
+        assert!(
+            name.bytes()
+                .all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+        );
+        let family = families.get_mut(&current).unwrap();
+        let suffix = name
+            .strip_prefix(current.as_str())
+            .unwrap_or_else(|| panic!("{name} in {current}"));
+        family
+            .samples
+            .push((suffix.to_owned(), labels.to_owned(), value.parse().unwrap()));
+    }
+    families
+}
+
+/// What holds of every family; `counter_suffix` is what a counter's samples add to its family's name.
+fn check_families(families: &BTreeMap<String, Family>, counter_suffix: &str) {
+    for (name, family) in families {
+        assert!(family.help && name.starts_with("siltstone_"), "{name}");
+        let suffixes: BTreeSet<_> = family
+            .samples
+            .iter()
+            .map(|(suffix, ..)| suffix.as_str())
+            .collect();
+        match family.kind.as_str() {
+            "counter" => assert_eq!(suffixes, [counter_suffix].into(), "{name}"),
+            "gauge" => assert_eq!(suffixes, [""].into(), "{name}"),
+            "histogram" => {
+                assert_eq!(suffixes, ["_bucket", "_count", "_sum"].into(), "{name}");
+                let mut last = (String::new(), 0.0);
+                for (suffix, labels, value) in &family.samples {
+                    let (of, bound) = labels.rsplit_once("le=").unwrap_or((labels, ""));
+                    match suffix.as_str() {
+                        "_bucket" => {
+                            assert!(last.0 != of || *value >= last.1, "{name} falls at {bound}");
+                            last = (of.to_owned(), *value);
+                        }
+                        _ => last = (String::new(), 0.0),
+                    }
+                }
+            }
+            other => panic!("{name} is a {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_told_in_the_format_that_is_asked_for_and_each_is_sound() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    log.produce(records("flights", 0, &["x"])).await.unwrap();
+    log.produce(records("nowhere", 0, &["x"])).await.unwrap_err();
+    let http = server.server.http_addr();
+
+    let answer = get(http, "/metrics").await;
+    let (head, prometheus) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+        "{head}"
+    );
+    let families = strictly_parsed(prometheus);
+    check_families(&families, "");
+    let counters = families.iter().filter(|(_, family)| family.kind == "counter");
+    assert!(counters.clone().all(|(name, _)| name.ends_with("_total")));
+    let (.., produced) = &families["siltstone_produce_records_total"].samples[0];
+    assert_eq!(*produced, 1.0);
+    let calls = &families["siltstone_door_call_seconds"].samples;
+    let timed = |(suffix, labels, count): &(String, String, f64)| {
+        suffix == "_count" && labels == "method=\"Produce\"" && *count == 2.0
+    };
+    assert!(calls.iter().any(timed), "{calls:?}");
+
+    let answer = ask(
+        http,
+        "/metrics",
+        "Accept: application/openmetrics-text; version=1.0.0,text/plain;q=0.5\r\n",
+    )
+    .await;
+    let (head, open) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(
+        head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n"),
+        "{head}"
+    );
+    let families = strictly_parsed(open.strip_suffix("# EOF\n").unwrap());
+    check_families(&families, "_total");
+    assert!(families.contains_key("siltstone_produce_records"));
 }

@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
 mod cli_produce;
+mod cli_read;
+mod cli_records;
+mod cli_tls;
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
+mod grpc_services;
 mod grpc_stop;
 mod grpc_tls;
 mod help;
 mod http;
+mod process;
 mod serve;
 mod support;
 mod tidy;

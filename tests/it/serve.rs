@@ -72,6 +72,13 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn the_ready_line_names_real_ports_and_the_directory_as_given_and_signals_end_it_cleanly() {
     for signal in ["TERM", "INT"] {
@@ -119,12 +126,24 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
     let taken = taken.local_addr().unwrap().to_string();
     std::fs::write(dir.path().join("full"), "a file, not a directory").unwrap();
     std::fs::write(dir.path().join("x.toml"), "grpc.lisen = 'a:1'\n").unwrap();
+    std::fs::write(dir.path().join("y.toml"), "topic_defaults.retention.ms = 'x'\n").unwrap();
+    let _holder = Process::start(command(dir.path()));
+    std::fs::create_dir(dir.path().join("strange")).unwrap();
+    std::fs::write(dir.path().join("strange/meta.properties"), "version=7\n").unwrap();
     let in_use = format!("--set=grpc.listen={taken}");
     for (args, code, hint) in [
         (vec!["--set", "nonsense=1"], 2, "unknown setting nonsense"),
         (vec!["--config", "x.toml"], 2, "did you mean grpc.listen?"),
+        (
+            vec!["--config", "y.toml"],
+            2,
+            "topic_defaults.retention.ms in y.toml: ",
+        ),
         (vec!["--set", "log=a=b=c"], 2, "log is"),
         (vec!["--data-dir", "full"], 1, "full"),
+        (vec!["--data-dir", "full/inside"], 1, "full/inside"),
+        (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
+        (vec![], 1, "siltstone-data"),
         (vec![in_use.as_str()], 1, "choose another --grpc-listen"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
@@ -146,4 +165,34 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn a_line_of_garbage_in_the_directorys_identity_is_warned_about_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = || {
+        let process = Process::start(command(dir.path()));
+        process.signal("TERM");
+        let mut stderr = String::new();
+        let mut process = process;
+        let mut pipe = process.child.stderr.take().unwrap();
+        pipe.read_to_string(&mut stderr).unwrap();
+        assert_eq!(process.end().1.code(), Some(0));
+        stderr
+    };
+    assert!(!run().contains("WARN"));
+    let file = dir.path().join("siltstone-data/meta.properties");
+    let sound = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{sound}flotsam\n")).unwrap();
+    let stderr = run();
+    let warned = stderr.lines().find(|line| line.contains("WARN"));
+    let warned = warned.expect("a warning");
+    assert!(
+        warned.contains("meta.properties") && warned.contains("flotsam"),
+        "{warned}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&file).unwrap(),
+        format!("{sound}flotsam\n")
+    );
 }

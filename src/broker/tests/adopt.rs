@@ -60,3 +60,64 @@ async fn a_directory_that_cannot_be_adopted_leaves_no_topic_behind() {
         .expect_err("it has one partition");
     assert_eq!(refused.kind(), ErrorKind::NotFound);
 }
+
+#[tokio::test]
+async fn an_adoption_that_fails_once_the_directory_has_its_name_leaves_neither_behind() {
+    let house = start().await;
+    let old = house.create("old", 1, &[]).await;
+    house
+        .append(&old, 0, vec![record("a")])
+        .await
+        .expect("a good disk");
+    let new = TopicName::new("new").expect("a good name");
+    for path_contains in ["new-2", "/data/recovery-point-offset-checkpoint"] {
+        house.fs.inject(Fault {
+            call: Call::Rename,
+            path_contains: path_contains.to_owned(),
+            times: 1,
+            failure: Failure::Os(5),
+        });
+        adopt(&house, "/data/old-0", &new, 2)
+            .await
+            .expect_err("the disk fails");
+        assert_eq!(names(&house), ["old/1"]);
+        let left = house.fs.list(Path::new("/data")).expect("listed");
+        let left = left.iter().filter(|entry| entry.name.starts_with("new"));
+        assert_eq!(left.count(), 0, "failing at {path_contains}");
+    }
+    let adopted = adopt(&house, "/data/old-0", &new, 2).await.expect("a good disk");
+    assert_eq!(adopted.records, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_finds_no_room_is_told_from_one_that_is_wrong_and_leaves_nothing_behind() {
+    let house = start().await;
+    let old = house.create("old", 1, &[("durability", "written")]).await;
+    house
+        .append(&old, 0, vec![record("a")])
+        .await
+        .expect("a good disk");
+    let new = TopicName::new("new").expect("a good name");
+    house.fs.inject(Fault {
+        call: Call::Write,
+        path_contains: "new-0".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    let full = adopt(&house, "/data/old-0", &new, 0).await.expect_err("no room");
+    assert!(matches!(full, Error::DiskFull { .. }), "{full}");
+    assert!(full.retry_after().is_some());
+    let again = adopt(&house, "/data/old-0", &new, 0)
+        .await
+        .expect_err("still none");
+    assert!(matches!(again, Error::DiskFull { .. }), "{again}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let wrong = adopt(&house, "/nowhere", &new, 0)
+        .await
+        .expect_err("no directory");
+    assert!(matches!(wrong, Error::InvalidRequest { .. }), "{wrong}");
+    assert_eq!(names(&house), ["old/1"]);
+    adopt(&house, "/data/old-0", &new, 0)
+        .await
+        .expect("there is room");
+}

@@ -25,7 +25,11 @@ impl Workshop {
         config.cleaner.threads = 0;
         change(&mut config);
         let broker = Broker::start(config, world).await.expect("a good disk");
-        let house = House { fs, broker };
+        let house = House {
+            fs,
+            clock: Arc::clone(&clock),
+            broker,
+        };
         Self { house, clock }
     }
 
@@ -259,7 +263,7 @@ async fn every_kind_of_disk_failure_shows_is_tried_again_and_clears() {
         assert!(
             shop.house
                 .broker
-                .metrics_text()
+                .metrics_text(Exposition::OpenMetrics)
                 .contains("siltstone_cleaner_failures_total 1")
         );
 

@@ -1,6 +1,9 @@
 //! Writing: acknowledgement, order, retries, refusals, failing disks.
 
+use parking_lot::Mutex;
+
 use super::*;
+use crate::env::OpenMode;
 
 #[tokio::test]
 async fn an_acknowledged_record_is_on_disk_and_can_be_read() {
@@ -28,14 +31,14 @@ async fn pipelined_appends_lie_in_the_order_of_calls_and_are_acknowledged_as_suc
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
     let (producer, _) = house.broker.init_producer().await.expect("good");
-    let appends = (0..200).map(|sequence| {
+    let mut pending = Vec::new();
+    for sequence in 0..200 {
         let batch = batch(producer, sequence, &["x"]);
-        house
+        let append = house
             .broker
-            .append_batch(&topic, PartitionId(0), batch, Acks::All)
-            .expect("in sequence")
-    });
-    let pending: Vec<_> = appends.collect();
+            .append_batch(&topic, PartitionId(0), batch, Acks::All);
+        pending.push(append.await.expect("in sequence"));
+    }
     for (expected, pending) in (0..).zip(pending) {
         assert_eq!(pending.wait().await.expect("good").base_offset, Offset(expected));
     }
@@ -50,7 +53,8 @@ async fn a_retry_is_acknowledged_with_its_first_offsets_also_after_a_restart() {
         let batch = batch(producer, sequence, values);
         house
             .broker
-            .append_batch(&topic, PartitionId(0), batch, Acks::All)?
+            .append_batch(&topic, PartitionId(0), batch, Acks::All)
+            .await?
             .wait()
             .await
     };
@@ -98,13 +102,13 @@ async fn keys_choose_the_partition_and_records_without_one_stay_together_and_tak
         record("d"),
         keyed("21", "e"),
     ];
-    let sent = |records| {
-        house
+    let sent = async |records| {
+        let sent = house
             .broker
-            .append_records(to(&topic, None, records), Acks::Leader)
-            .expect("good")
+            .append_records(to(&topic, None, records), Acks::Leader);
+        sent.await.expect("good")
     };
-    let placed = sent(records);
+    let placed = sent(records).await;
     let of = |key: &[u8]| partition_for_key(key, 7);
     let indexes = |partition| {
         let found = placed.iter().find(|placed| placed.partition == partition);
@@ -117,7 +121,10 @@ async fn keys_choose_the_partition_and_records_without_one_stay_together_and_tak
     all.sort_unstable();
     assert_eq!(all, [0, 1, 2, 3, 4], "each record goes to one partition");
 
-    let turns: Vec<_> = (0..7).map(|_| sent(vec![record("x"), record("y")])).collect();
+    let mut turns = Vec::new();
+    for _ in 0..7 {
+        turns.push(sent(vec![record("x"), record("y")]).await);
+    }
     assert!(
         turns.iter().all(|placed| placed.len() == 1),
         "one partition per request"
@@ -159,6 +166,7 @@ async fn a_producer_with_sequences_must_fit_one_batch_and_nothing_of_it_is_writt
     let outcome = house
         .broker
         .append_records(new, Acks::All)
+        .await
         .expect("checked")
         .remove(0)
         .outcome;
@@ -182,6 +190,7 @@ async fn a_producer_with_sequences_must_fit_one_batch_and_nothing_of_it_is_writt
     let error = house
         .broker
         .append_records(nowhere, Acks::All)
+        .await
         .expect_err("names no partition");
     assert_eq!(
         error.to_string(),
@@ -197,6 +206,7 @@ async fn records_that_the_topic_does_not_admit_are_named_by_their_place_in_the_r
     let placed = house
         .broker
         .append_records(to(&topic, None, records), Acks::Leader)
+        .await
         .expect("checked");
     let mut refused: Vec<u32> = Vec::new();
     for placed in placed {
@@ -233,6 +243,24 @@ async fn records_that_the_topic_does_not_admit_are_named_by_their_place_in_the_r
 }
 
 #[tokio::test]
+async fn text_and_numbers_of_a_refusal_name_the_same_records_of_the_request() {
+    let house = start().await;
+    let settings = [("cleanup.policy", "compact"), ("max.message.bytes", "300")];
+    let topic = house.create("t", 1, &settings).await;
+    // Several batches, and the record without a key not in the first.
+    let mut records: Vec<_> = (0..20)
+        .map(|number| keyed("k", &format!("{number:050}")))
+        .collect();
+    records[17].key = None;
+    let refused = house.append(&topic, 0, records).await.expect_err("no key");
+    assert!(
+        matches!(&refused, Error::InvalidRecord { reason, indexes, .. }
+            if *indexes == [17] && reason.starts_with("record 17 ")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_batch_are_refused_and_counted() {
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
@@ -241,9 +269,10 @@ async fn bytes_that_are_no_batch_are_refused_and_counted() {
     bytes[last] ^= 1;
     let corrupt = house
         .broker
-        .append_batch(&topic, PartitionId(0), bytes.into(), Acks::All);
+        .append_batch(&topic, PartitionId(0), bytes.into(), Acks::All)
+        .await;
     assert!(matches!(corrupt, Err(Error::CorruptBatch { .. })), "{corrupt:?}");
-    let metrics = house.broker.metrics_text();
+    let metrics = house.broker.metrics_text(Exposition::Prometheus);
     assert!(
         metrics.contains("siltstone_produce_refused_requests_total{reason=\"corrupt_batch\"} 1"),
         "{metrics}"
@@ -314,56 +343,6 @@ async fn a_failed_sync_is_no_acknowledgement_and_the_partition_comes_back_by_its
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_disk_refuses_produce_lets_reads_go_on_and_recovers_by_itself() {
-    let house = start().await;
-    let topic = house.create("t", 1, &[("durability", "written")]).await;
-    house
-        .append(&topic, 0, vec![record("a")])
-        .await
-        .expect("a good disk");
-    house.fs.set_capacity_bytes(1100);
-    // Virtual time: the disk guard looks once a second.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let full = house
-        .append(&topic, 0, vec![record("b")])
-        .await
-        .expect_err("below the reserve");
-    assert!(
-        matches!(
-            full,
-            Error::DiskFull {
-                min_free_bytes: 1000,
-                ..
-            }
-        ),
-        "{full}"
-    );
-    assert!(full.retry_after().is_some());
-    assert_eq!(
-        texts(&house.fetch(&topic, 0, 0).await.expect("reads go on")),
-        ["a"]
-    );
-    assert!(
-        house
-            .broker
-            .metrics_text()
-            .contains("siltstone_disk_full_state 1")
-    );
-
-    house.fs.set_capacity_bytes(u64::MAX);
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let appended = house
-        .append(&topic, 0, vec![record("c")])
-        .await
-        .expect("space returned");
-    assert_eq!(
-        appended.base_offset,
-        Offset(1),
-        "nothing of the refused record is there"
-    );
-}
-
 #[tokio::test]
 async fn a_stopping_broker_finishes_what_is_under_way_and_refuses_the_rest() {
     let house = start().await;
@@ -375,12 +354,12 @@ async fn a_stopping_broker_finishes_what_is_under_way_and_refuses_the_rest() {
             .broker
             .append_batch(&topic, PartitionId(0), batch, Acks::All)
     };
-    let pending = send(0).expect("open");
+    let pending = send(0).await.expect("open");
     house.broker.shutdown().await.expect("a good disk");
     house.broker.stopping().await;
     assert!(!house.broker.is_ready());
     pending.wait().await.expect("it was under way");
-    assert!(matches!(send(1), Err(Error::ShuttingDown)));
+    assert!(matches!(send(1).await, Err(Error::ShuttingDown)));
     assert!(matches!(
         house.broker.delete_topic(&topic).await,
         Err(Error::ShuttingDown)
@@ -392,4 +371,52 @@ async fn a_stopping_broker_finishes_what_is_under_way_and_refuses_the_rest() {
         .expect("a second call changes nothing");
     let house = start_on(house.fs).await.expect("the lock was given back");
     assert_eq!(texts(&house.fetch(&topic, 0, 0).await.expect("in range")), ["x"]);
+}
+
+/// The runtime of these tests has one thread, the one they run on.
+#[tokio::test]
+async fn nothing_of_an_append_syncs_on_a_network_thread() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[("segment.bytes", "16384")]).await;
+    let network = std::thread::current().id();
+    let here = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&here);
+    house.fs.watch_syncs(move |site| {
+        if std::thread::current().id() == network {
+            seen.lock().push(site);
+        }
+    });
+    let append = |partition, value: &str| house.append(&topic, partition, vec![record(value)]);
+    append(0, "makes a directory").await.expect("good");
+    let log = "/data/t-0/00000000000000000000.log";
+    let len = |name: &str| house.fs.stat(Path::new(name)).expect("there").len_bytes;
+    let published = len(log);
+    let file = house.fs.open(Path::new(log), OpenMode::ReadWrite).expect("there");
+    file.set_len(published + 7).expect("what a failed write leaves");
+    append(0, &"x".repeat(16_250)).await.expect("good");
+    assert!(len("/data/t-0/00000000000000000001.log") > 16_250, "it rolled");
+    assert_eq!(len(log), published, "what the failed write left was cut");
+    assert!(here.lock().is_empty(), "{:?}", here.lock());
+}
+
+#[tokio::test]
+async fn a_partition_that_must_be_opened_is_opened_off_the_network_threads() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    house.append(&topic, 0, vec![record("a")]).await.expect("good");
+    let house = house.restart().await;
+    let again = house
+        .broker
+        .append_records(to(&topic, Some(0), vec![record("b")]), Acks::Leader);
+    let mut again = pin!(again);
+    let first = poll_once(again.as_mut()).await;
+    assert!(first.is_pending(), "it waits for a thread that may block");
+    again.await.expect("good");
+    let open = house
+        .broker
+        .append_records(to(&topic, Some(0), vec![record("c")]), Acks::Leader);
+    assert!(
+        poll_once(pin!(open)).await.is_ready(),
+        "an open one is written to at once"
+    );
 }

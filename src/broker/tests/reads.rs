@@ -33,7 +33,7 @@ async fn a_long_poll_without_data_ends_when_its_time_is_over() {
     assert!(
         house
             .broker
-            .metrics_text()
+            .metrics_text(Exposition::Prometheus)
             .contains("siltstone_wait_registrations 0")
     );
 }
@@ -221,6 +221,48 @@ fn a_step_that_nobody_waited_for_is_not_lost() {
         holder.await.expect("no panic").expect("released");
         let step = stream.next().await.expect("good").expect("a step");
         assert_eq!(texts(&step.chunk), ["a"]);
+    });
+}
+
+#[test]
+fn a_log_start_that_moves_between_plan_and_read_ends_a_read_by_offset_alone() {
+    // One thread for blocking work, so that the test can hold it and with it the read.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let house = start().await;
+        for (name, start) in [
+            ("earliest", ReadStart::Earliest),
+            ("time", ReadStart::Time(Timestamp(1))),
+            ("offset", ReadStart::Offset(Offset(0))),
+        ] {
+            let topic = house.create(name, 1, &[]).await;
+            for value in ["a", "b", "c"] {
+                house.append(&topic, 0, vec![record(value)]).await.expect("good");
+            }
+            let spec = read(&topic, start, ReadEnd::Now);
+            let mut stream = house.broker.open_read(spec).await.expect("known");
+            let (release, held) = std::sync::mpsc::sync_channel::<()>(0);
+            let holder = tokio::task::spawn_blocking(move || held.recv());
+            let mut next = pin!(stream.next());
+            assert!(poll_once(next.as_mut()).await.is_pending(), "planned");
+            let found = house.broker.core.topics.find(&topic).expect("known");
+            let log = &found.partition(PartitionId(0)).expect("known").log;
+            log.raise_log_start(Offset(2)).expect("in range");
+            release.send(()).expect("the holder listens");
+            holder.await.expect("no panic").expect("released");
+            match (start, next.await) {
+                (ReadStart::Offset(_), Err(Error::OffsetOutOfRange { log_start, .. })) => {
+                    assert_eq!(log_start, Offset(2));
+                }
+                (ReadStart::Earliest | ReadStart::Time(_), Ok(Some(step))) => {
+                    assert_eq!(texts(&step.chunk), ["c"]);
+                }
+                (start, step) => panic!("{start:?}: {step:?}"),
+            }
+        }
     });
 }
 

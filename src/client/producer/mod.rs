@@ -17,6 +17,7 @@
 //! record.
 
 mod accumulator;
+mod begin;
 mod sender;
 mod window;
 mod windows;
@@ -35,9 +36,8 @@ use self::accumulator::{Accumulator, Began, Plan, ProducerIdentity, Sealed};
 use self::sender::Sender;
 use self::windows::Windows;
 use super::{Client, Error, admin};
-use crate::proto::v1;
 use crate::record::{Codec, HEADER_LEN, Header};
-use crate::types::{PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName};
+use crate::types::{PartitionId, Timestamp, TopicName};
 
 /// No batch grows past this, whatever the topic admits: far below what the format holds, compressed or not.
 const BATCH_MAX_BYTES: usize = 1 << 30;
@@ -258,13 +258,16 @@ pub struct Producer {
 }
 
 impl Client {
-    /// Makes a producer for `topic`. Asks the server for the topic's partitions and limits and for a producer id.
+    /// Makes a producer for `topic`. Asks the server for the topic's partitions and limits and for a producer id, again and
+    /// again for `delivery_timeout` while a retry may help. A missing topic is made if the server's `topics.auto_create` is
+    /// on.
     ///
     /// # Errors
-    /// `NotFound` when there is no such topic; those of the connection.
+    /// `NotFound` when there is no such topic; [`Error::BeginTimeout`].
     pub async fn producer(&self, topic: &str, options: ProducerOptions) -> Result<Producer, Error> {
         let name = admin::topic_name(topic)?;
-        let description = self.describe_topic(topic).await?;
+        let beginning = self.begin(&name, &options).await?;
+        let description = beginning.topic;
         let partitions = i32::try_from(description.partitions.len())
             .ok()
             .filter(|count| *count > 0)
@@ -274,10 +277,6 @@ impl Client {
             .and_then(|value| value.parse::<usize>().ok())
             .map(|bytes| bytes.min(BATCH_MAX_BYTES))
             .ok_or_else(|| self.protocol_error("a topic has no max.message.bytes"))?;
-        let producer = match options.acks {
-            Acks::None => None,
-            Acks::All | Acks::Leader => Some(self.init_producer().await?),
-        };
         let plan = Plan {
             topic: name.clone(),
             partitions,
@@ -288,7 +287,7 @@ impl Client {
                 greatest_bytes,
             },
             codec: options.codec,
-            producer,
+            producer: beginning.producer,
             clock: options.clock.clone(),
         };
         let shared = Arc::new(Shared {
@@ -311,18 +310,6 @@ impl Client {
         Ok(Producer {
             shared,
             task: Some(task),
-        })
-    }
-
-    async fn init_producer(&self) -> Result<ProducerIdentity, Error> {
-        let response = self
-            .answer(self.log().init_producer(v1::InitProducerRequest {}))
-            .await?;
-        let epoch = i16::try_from(response.producer_epoch)
-            .map_err(|_| self.protocol_error("a producer epoch is beyond 16 bits"))?;
-        Ok(ProducerIdentity {
-            id: ProducerId(response.producer_id),
-            epoch: ProducerEpoch(epoch),
         })
     }
 }

@@ -36,7 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use self::content::Tracking;
 pub use self::crash::CrashChoice;
@@ -51,7 +51,11 @@ use crate::types::Timestamp;
 #[derive(Clone)]
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
+    watch: Arc<RwLock<Option<Watch>>>,
 }
+
+/// What is called before each sync.
+type Watch = Arc<dyn Fn(SyncSite) + Send + Sync>;
 
 impl fmt::Debug for SimFs {
     /// Without the content: every handle leads here, and a disk full of bytes helps nobody in a message.
@@ -99,6 +103,7 @@ impl SimFs {
     fn of(disk: Disk) -> Self {
         Self {
             disk: Arc::new(Mutex::new(disk)),
+            watch: Arc::default(),
         }
     }
 
@@ -145,6 +150,19 @@ impl SimFs {
     /// Orders a fault; those ordered before and still due come first.
     pub fn inject(&self, fault: Fault) {
         self.disk.lock().faults.inject(fault);
+    }
+
+    /// Has `watch` called at each sync from now on, before it, with no lock of the disk held: what a slow disk would keep
+    /// waiting can be looked at, and whose thread it keeps. A crash ends it.
+    pub fn watch_syncs(&self, watch: impl Fn(SyncSite) + Send + Sync + 'static) {
+        *self.watch.write() = Some(Arc::new(watch));
+    }
+
+    fn tell_watch(&self, site: SyncSite) {
+        let watch = self.watch.read().clone();
+        if let Some(watch) = watch {
+            watch(site);
+        }
     }
 
     /// Sets the time that changes are stamped with from now on.
@@ -290,6 +308,7 @@ impl Fs for SimFs {
                 Body::Dir(_) => 0,
             },
             modified: node.modified,
+            links: u64::try_from(node.links).unwrap_or(u64::MAX),
         })
     }
 
@@ -363,6 +382,7 @@ impl Fs for SimFs {
     }
 
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()> {
+        self.tell_watch(site);
         let mut disk = self.disk.lock();
         let effect = disk.faults.sync_effect(site);
         disk.faults.mutate(Call::SyncDir, &[&dir.to_string_lossy()])?;
@@ -479,6 +499,7 @@ impl File for SimFile {
     }
 
     fn sync_data(&self, site: SyncSite) -> io::Result<()> {
+        self.fs.tell_watch(site);
         self.fs.disk.lock().sync_data(self, site)
     }
 

@@ -46,7 +46,7 @@ pub(super) struct Node {
     pub(super) body: Body,
     pub(super) modified: Timestamp,
     pub(super) handles: usize,
-    links: usize,
+    pub(super) links: usize,
 }
 
 #[derive(Debug)]

@@ -20,18 +20,26 @@
 
 mod choose;
 mod copy;
+#[cfg(test)]
+mod fault_tests;
 mod gate;
 mod grouping;
 mod learn;
+#[cfg(test)]
+mod model_tests;
 mod offset_map;
 mod output;
 mod pass;
+#[cfg(test)]
+mod pass_tests;
 mod pieces;
 mod source;
 mod survivors;
 mod swap;
 #[cfg(test)]
-mod tests;
+mod sweep_tests;
+#[cfg(test)]
+mod testing;
 mod told;
 mod transactions;
 

@@ -112,7 +112,7 @@ impl Partition {
     pub fn roll_for_compaction(&self, now: Timestamp, wish: RollFor) -> Result<Rolled, AppendError> {
         let config = Arc::clone(&self.config.read());
         let last = super::super::read::snapshot(&self.segments).pop();
-        let Some(last) = last.map(|last| last.extent()).filter(|last| last.end > 0) else {
+        let Some(last) = last.as_ref().map(Segment::extent).filter(|last| last.end > 0) else {
             return Ok(Rolled::No);
         };
         let first_append = last.append_times.first().map(|first| first.time);
@@ -146,7 +146,6 @@ impl Partition {
         };
         let passed = self.pass(pass);
         self.write_manifest();
-        drop(turn);
         if passed.is_err() {
             self.cleaner.ended_early();
         }
@@ -158,6 +157,8 @@ impl Partition {
             }),
             Err(_) => {}
         }
+        // Not before: whoever takes the turn next may lower the cleaner point.
+        drop(turn);
         passed
     }
 
@@ -165,6 +166,14 @@ impl Partition {
         let config = Arc::clone(&self.config.read());
         if !config.cleanup.compacts() {
             return Err(CompactError::Policy);
+        }
+        if self.segments.read().len() == 0 {
+            let point = self.cleaner.point(self.watermarks().log_start);
+            return Ok(PassReport {
+                from: point,
+                to: point,
+                ..PassReport::default()
+            });
         }
         let producers = self.producers(pass.now, &config)?;
         swap::finish_earlier(self)?;
@@ -194,7 +203,7 @@ impl Partition {
     /// Writes the manifest anew, if the pass has removed it.
     fn write_manifest(&self) {
         let mut writer = self.writer.lock();
-        if !writer.journal.is_stale() || writer.refused.is_some() {
+        if !writer.journal.is_stale() || self.stand.refusal().is_some() {
             return;
         }
         let dir = Arc::clone(&writer.dir);
@@ -363,7 +372,7 @@ impl Round<'_> {
     }
 
     fn aborted(&self, source: &Source) -> Result<Vec<AbortedTransaction>, CompactError> {
-        let aborted = self.partition.aborted(source.offsets());
+        let aborted = self.partition.aborted(&source.offsets());
         aborted.map_err(|error| match error {
             ReadError::Storage(error) => error.into(),
             damage => CompactError::Storage(StoreError::Unusable {

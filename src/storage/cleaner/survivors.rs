@@ -9,8 +9,9 @@
 //!    below keep every tombstone above them.
 //! 6. stays.
 //!
-//! A batch whose records all stay is copied byte for byte. One that keeps a tombstone for the first time is built anew with a
-//! horizon. One that keeps nothing goes, unless its place is needed: it is its producer's last one, whose sequence a restart
+//! A batch whose records all stay is copied byte for byte. One that keeps tombstones is built anew with a horizon in the first
+//! pass that has learned all of them: until then a reader may still find older records, and has all of the time to come to the
+//! tombstones. One that keeps nothing goes, unless its place is needed: it is its producer's last one, whose sequence a restart
 //! must find, or the last of a group of segments, whose end a restart must find; then it stays as a header alone.
 //!
 //! Invariants
@@ -124,6 +125,8 @@ struct Look {
     times: TimeSpan,
     /// Tombstones among those that stay, and were learned.
     tombstones: u32,
+    /// Tombstones that a later round learns: older records of their keys are still there.
+    tombstones_ahead: u32,
     counts: RecordCounts,
 }
 
@@ -186,8 +189,9 @@ impl<'a> Survivors<'a> {
         let payload = batch.open(self.rules.limit)?;
         let look = self.look(header, &payload, decision)?;
         self.count(&look.counts);
-        let horizon =
-            (look.tombstones > 0 && header.delete_horizon().is_none()).then_some(self.rules.delete_horizon);
+        // A horizon is for all tombstones of a batch, and counts from when older records are gone.
+        let all_met = look.tombstones > 0 && look.tombstones_ahead == 0;
+        let horizon = (all_met && header.delete_horizon().is_none()).then_some(self.rules.delete_horizon);
         let fate = if look.stay == 0 {
             emptied(header, place).fate
         } else if look.stay == header.record_count && horizon.is_none() {
@@ -351,8 +355,12 @@ impl Look {
                 }
                 if record.value.is_none() {
                     counts.tombstones_kept += 1;
-                    // One that is held stays for ever, and its bytes as they are.
-                    self.tombstones += u32::from(fate == RecordFate::Stays && record.offset < learned_to);
+                    if record.offset >= learned_to {
+                        self.tombstones_ahead += 1;
+                    } else if fate == RecordFate::Stays {
+                        // One that is held stays for ever, and its bytes as they are.
+                        self.tombstones += 1;
+                    }
                 } else {
                     counts.values_kept += 1;
                 }

@@ -14,12 +14,13 @@
 //! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start.
 //!
 //! Invariants
-//! - Readers get a segment and its name together, and look afterwards whether the segment was still the one (`read`). So the
-//!   list changes before a file under an old name does, and a new file has a name that never meant another one.
+//! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
+//!   has a name of its own, so nobody waits for the removal and its sync.
 //! - The producer snapshot of the first base stays: the state before it is the same.
 //!
 //! What is not here: retry, and what a start does (`partition_dir`).
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,7 +62,9 @@ pub(super) fn swap(
         let _ = remove_leftovers(partition.files.fs().as_ref(), &dir);
         return Err(error);
     }
-    let replaced = partition.segments.write().replace(&old, &new);
+    let replaced = partition
+        .turnover
+        .exchange(|| partition.segments.write().replace(&old, &new));
     if !replaced {
         remove_leftovers(partition.files.fs().as_ref(), &dir)?;
         return Err(CompactError::Interrupted);
@@ -99,16 +102,11 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
     let mut written = Vec::new();
     for temporary in &swap.new {
         let path = SegmentFile::Log.path(&dir, temporary.extent.base);
-        files
-            .fs()
-            .rename(&temporary.log_path, &path)
-            .tried("rename", &temporary.log_path)?;
         let sealed = Arc::new(temporary.moved_to(path.into()));
-        let _ = partition
-            .segments
-            .write()
-            .replace(std::slice::from_ref(temporary), std::slice::from_ref(&sealed));
-        files.forget(&temporary.log_path);
+        partition
+            .turnover
+            .exchange(|| rename(partition, temporary, &sealed))
+            .tried("rename", &temporary.log_path)?;
         if let Some(lens) = add_pending_indexes(&sealed, &mut replacements) {
             written.push((sealed, lens));
         }
@@ -122,7 +120,18 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
     Ok(())
 }
 
-/// Steps 3: from then on a start finishes the replacement.
+/// Gives a log its final name, on disk and in memory.
+fn rename(partition: &Partition, temporary: &Arc<Sealed>, sealed: &Arc<Sealed>) -> io::Result<()> {
+    let files = &partition.files;
+    files.fs().rename(&temporary.log_path, &sealed.log_path)?;
+    let mut list = partition.segments.write();
+    // Retention may have taken it out of the list meanwhile.
+    let _ = list.replace(std::slice::from_ref(temporary), std::slice::from_ref(sealed));
+    files.forget(&temporary.log_path);
+    Ok(())
+}
+
+/// Step 3: from then on a start finishes the replacement.
 fn take_swap_names(partition: &Partition, dir: &Path, new: &[Arc<Sealed>]) -> Result<(), CompactError> {
     let fs = partition.files.fs();
     for sealed in new.iter().rev() {

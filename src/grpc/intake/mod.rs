@@ -1,0 +1,370 @@
+//! The intake: what a request may cost before it is understood.
+//!
+//! ```text
+//!  frames of HTTP/2 --> [ pieces, charged to the budget ] --> whole message: count its parts --> decoder --> call
+//!                          max_buffered_bytes, all clients        MAX_PARTS
+//! ```
+//!
+//! An empty record takes two bytes on the wire and a hundred in memory, so bytes alone do not bound a message. Its parts are
+//! counted on the wire (`shape`), before the decoder makes the first of them.
+//!
+//! Invariants
+//! - The decoder is given whole messages alone, and of a call with one request only when the client has closed its side: a
+//!   decoded request never waits for its client.
+//! - Bytes are charged when they come in and given back when their message is decoded (a stream) or the call has taken its
+//!   request. Beyond the budget a request is refused, retriably; one alone is let in whatever the budget.
+//! - So a server holds, beside what the broker counts: `max_buffered_bytes` of requests coming in; for each thread at
+//!   work one decoded request of `max_request_bytes` + [`MAX_PARTS`] x 104 bytes (27 MiB), twice that while a list grows; and
+//!   what HTTP/2 windows let clients send unread, `max_connections` x 4 MiB.
+//!
+//! What it does not do: look into record batches, whose bounds are `record::accept`'s.
+
+mod shape;
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use hyper::body::Frame;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+
+use crate::broker::Error;
+use crate::telemetry::{Metrics, Refusal, RefusalLabels};
+
+use super::GrpcConfig;
+use super::status::{invalid, status};
+use shape::{Counted, Sends, Shape, Shapes};
+
+/// Most parts of one request: records, their headers, partitions, settings, each one.
+pub(super) const MAX_PARTS: usize = 1 << 18;
+/// What a piece of a message costs beside its bytes, at most: one in every frame, however short.
+const PIECE_OVERHEAD_BYTES: usize = 128;
+/// What stands before a message: a flag, and its length as a big-endian `u32`.
+const PREFIX_LEN: usize = 5;
+
+/// Limits shared by all calls.
+#[derive(Debug)]
+pub(super) struct Intake {
+    shapes: Shapes,
+    max_request_bytes: usize,
+    max_buffered_bytes: usize,
+    buffered_bytes: AtomicUsize,
+    metrics: Arc<Metrics>,
+}
+
+impl Intake {
+    /// Limits one request, and all that are coming in, as `config` says; refusals are counted in `metrics`.
+    pub(super) fn new(config: &GrpcConfig, metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            shapes: Shapes::of_services(),
+            max_request_bytes: config.max_request_bytes,
+            max_buffered_bytes: config.max_buffered_bytes,
+            buffered_bytes: AtomicUsize::new(0),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// Refuses a request, which no call will count.
+    fn refused(&self, reason: Refusal, error: &Error) -> Status {
+        self.metrics
+            .refused
+            .get_or_create(&RefusalLabels { reason })
+            .inc();
+        status(error)
+    }
+
+    /// Guards a service.
+    pub(super) fn guard<S>(self: &Arc<Self>, service: S) -> Guarded<S> {
+        Guarded {
+            service,
+            intake: Arc::clone(self),
+        }
+    }
+}
+
+/// A service whose requests come through the intake.
+#[derive(Clone, Debug)]
+pub(super) struct Guarded<S> {
+    service: S,
+    intake: Arc<Intake>,
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Guarded<S>
+where
+    S: Service<http::Request<Body>, Error = Infallible>,
+{
+    type Response = S::Response;
+    type Error = Infallible;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> S::Future {
+        let method = self.intake.shapes.find(request.uri().path());
+        let request = match method {
+            Some((shape, sends)) => request.map(|body| {
+                Body::new(Incoming {
+                    body,
+                    shape,
+                    sends,
+                    share: Share {
+                        intake: Arc::clone(&self.intake),
+                        bytes: 0,
+                    },
+                    gathered: Pieces::default(),
+                    whole: VecDeque::new(),
+                    side: Side::Open,
+                })
+            }),
+            // Nobody answers this path: the service says so and reads nothing.
+            None => request,
+        };
+        self.service.call(request)
+    }
+}
+
+/// What one request holds of the budget; dropping it gives it back.
+#[derive(Debug)]
+struct Share {
+    intake: Arc<Intake>,
+    bytes: usize,
+}
+
+impl Share {
+    fn take(&mut self, bytes: usize) -> Result<(), Status> {
+        let before = self.intake.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let of_others = before.saturating_sub(self.bytes);
+        self.bytes += bytes;
+        let limit = self.intake.max_buffered_bytes;
+        if of_others > 0 && before.saturating_add(bytes) > limit {
+            let overloaded = Error::Overloaded {
+                what: "bytes of requests coming in",
+                limit: u64::try_from(limit).unwrap_or(u64::MAX),
+            };
+            return Err(self.intake.refused(Refusal::Overloaded, &overloaded));
+        }
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        self.intake.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// A request's bytes on their way to the decoder.
+#[derive(Debug)]
+struct Incoming {
+    body: Body,
+    shape: Arc<Shape>,
+    sends: Sends,
+    share: Share,
+    /// Come in, not counted yet.
+    gathered: Pieces,
+    /// Counted; the decoder's next.
+    whole: VecDeque<Bytes>,
+    side: Side,
+}
+
+/// The client's side of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    Open,
+    Closed,
+}
+
+impl hyper::body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(piece) = self.whole.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if self.side == Side::Closed {
+                return Poll::Ready(None);
+            }
+            if self.sends == Sends::Many && self.gathered.len == 0 {
+                // The decoder has all that was whole and asks for more: it has decoded it.
+                self.share.give_back();
+            }
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => frame,
+                None => {
+                    self.side = Side::Closed;
+                    let counted = self.count();
+                    // What is left is no whole message, and the decoder says so.
+                    let rest = std::mem::take(&mut self.gathered).pieces;
+                    self.whole.extend(rest);
+                    match counted {
+                        Ok(()) => continue,
+                        Err(refused) => return Poll::Ready(Some(Err(refused))),
+                    }
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    if let Err(refused) = self.gather(data) {
+                        return Poll::Ready(Some(Err(refused)));
+                    }
+                }
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// Takes in what one frame carried.
+    fn gather(&mut self, data: Bytes) -> Result<(), Status> {
+        self.share.take(data.len() + PIECE_OVERHEAD_BYTES)?;
+        self.gathered.push(data);
+        let too_long = match self.gathered.prefix() {
+            Some(message_len) => message_len > self.share.intake.max_request_bytes,
+            None => false,
+        };
+        if too_long || self.gathered.len > PREFIX_LEN + self.share.intake.max_request_bytes {
+            // The decoder refuses it by its length, without reading on.
+            let rest = std::mem::take(&mut self.gathered).pieces;
+            self.whole.extend(rest);
+            return Ok(());
+        }
+        match self.sends {
+            Sends::One => Ok(()),
+            Sends::Many => self.count(),
+        }
+    }
+
+    /// Counts the parts of every whole message gathered, and lets it pass.
+    fn count(&mut self) -> Result<(), Status> {
+        while let Some(message_len) = self.gathered.prefix() {
+            let framed = PREFIX_LEN.saturating_add(message_len);
+            if self.gathered.len < framed {
+                break;
+            }
+            let mut message = self.gathered.reader();
+            message.advance(PREFIX_LEN);
+            if self.shape.count(message.take(message_len), MAX_PARTS) == Counted::TooMany {
+                let too_many = invalid(format!(
+                    "the request has more than {MAX_PARTS} parts (records, headers, partitions, settings); \
+                     send it as several, or its records as a batch"
+                ));
+                return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_many));
+            }
+            self.gathered.move_to(&mut self.whole, framed);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes as they came in, not copied together.
+#[derive(Debug, Default)]
+struct Pieces {
+    pieces: VecDeque<Bytes>,
+    len: usize,
+}
+
+impl Pieces {
+    fn push(&mut self, piece: Bytes) {
+        self.len += piece.len();
+        if !piece.is_empty() {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// Returns the length of the message that begins here, once its prefix is there.
+    fn prefix(&self) -> Option<usize> {
+        if self.len < PREFIX_LEN {
+            return None;
+        }
+        let mut reader = self.reader();
+        reader.advance(1);
+        usize::try_from(reader.get_u32()).ok()
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader {
+            pieces: &self.pieces,
+            piece: 0,
+            at: 0,
+            remaining: self.len,
+        }
+    }
+
+    /// Moves the first `len` bytes to the end of `to`.
+    fn move_to(&mut self, to: &mut VecDeque<Bytes>, len: usize) {
+        let mut left = len.min(self.len);
+        self.len -= left;
+        while left > 0
+            && let Some(piece) = self.pieces.front_mut()
+        {
+            let moved = piece.split_to(left.min(piece.len()));
+            left -= moved.len();
+            to.push_back(moved);
+            if piece.is_empty() {
+                self.pieces.pop_front();
+            }
+        }
+    }
+}
+
+/// Reads over pieces as if they were one.
+#[derive(Clone, Debug)]
+struct Reader<'a> {
+    pieces: &'a VecDeque<Bytes>,
+    piece: usize,
+    at: usize,
+    remaining: usize,
+}
+
+impl Buf for Reader<'_> {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.get(self.piece).map_or(&[], |piece| &piece[self.at..])
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        assert!(count <= self.remaining, "reads within what is there");
+        self.remaining -= count;
+        while count > 0 {
+            let here = self.chunk().len();
+            if count < here {
+                self.at += count;
+                return;
+            }
+            count -= here;
+            self.piece += 1;
+            self.at = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! Adopted logs: what is shared with the original is never written, and what goes on does so where the original stopped.
+
+use std::path::PathBuf;
+
+use super::testing::{
+    FOREIGN, House, NOW, damage, ended, foreign, foreign_files, names, offsets, open_one, open_store,
+    open_store_in, path, plain, small, spec, transactional,
+};
+use super::{LogConfig, Origin};
+use crate::env::{CrashChoice, FileStat, Fs as _, SimFs};
+use crate::record::Outcome;
+use crate::types::Offset;
+
+/// Adopts [`foreign`] as `t-0`.
+fn adopted() -> House {
+    let fs = foreign();
+    let store = open_store(&fs).expect("opened");
+    let from = PathBuf::from(FOREIGN).join("f-0");
+    let (log, report) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
+    assert!(report.segments > 2 && report.batches == 30, "{report:?}");
+    House { fs, store, log }
+}
+
+#[test]
+fn an_adopted_log_that_must_be_cut_is_cut_as_a_copy() {
+    let house = adopted();
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    // As if no checkpoint had vouched for it yet.
+    fs.remove_file(&path("recovery-point-offset-checkpoint"))
+        .expect("removed");
+    let first = "t-0/00000000000000000000.log";
+    let FileStat { len_bytes, links, .. } = fs.stat(&path(first)).expect("there");
+    assert_eq!(links, 2, "it is a second name of the original");
+    damage(&fs, first, len_bytes - 3, b"bad");
+    let original = foreign_files(&fs);
+    let left = offsets(&House::on(fs.clone()).log);
+    assert!(!left.is_empty() && left.len() < 30, "{left:?}");
+    assert_eq!(foreign_files(&fs), original);
+    assert_eq!(fs.stat(&path(first)).expect("there").links, 1);
+}
+
+#[test]
+fn an_adopted_log_is_not_appended_to_when_it_is_the_last_one_left() {
+    let house = adopted();
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    fs.remove_file(&path("recovery-point-offset-checkpoint"))
+        .expect("removed");
+    for name in names(&fs, "t-0")
+        .into_iter()
+        .filter(|name| name.ends_with(".log"))
+    {
+        if name != "00000000000000000000.log" {
+            fs.remove_file(&path("t-0").join(name)).expect("removed");
+        }
+    }
+    let original = foreign_files(&fs);
+    let house = House::with(fs.clone(), LogConfig::default());
+    let next = house.log.watermarks().log_end.0;
+    assert_eq!(house.acknowledge(&plain("of our own")), next);
+    assert_eq!(foreign_files(&fs), original);
+}
+
+#[test]
+fn the_last_stable_offset_of_an_adopted_log_stays_at_its_open_transaction() {
+    let fs = SimFs::new();
+    let store = open_store_in(&fs, FOREIGN).expect("opened");
+    let log = open_one(&store, spec("f", 9, small())).expect("opened");
+    let append = |batch| log.append(&batch, Origin::Client, NOW).expect("appended");
+    append(plain("before"));
+    append(transactional(7, 0, "undecided"));
+    for _ in 0..12 {
+        append(plain("behind it"));
+    }
+    store.close().expect("closed");
+
+    let store = open_store(&fs).expect("opened");
+    let from = PathBuf::from(FOREIGN).join("f-0");
+    let (log, _) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
+    let house = House { fs, store, log };
+    let stable = |house: &House| house.log.watermarks().last_stable;
+    assert_eq!(stable(&house), Offset(1));
+    assert_eq!(house.acknowledge(&plain("of our own")), 14);
+    assert_eq!(stable(&house), Offset(1), "a record behind it decides nothing");
+
+    let house = House::on(house.fs.crash(CrashChoice::LoseAll));
+    assert_eq!(stable(&house), Offset(1), "after a crash");
+    let house = House::on(house.close());
+    assert_eq!(stable(&house), Offset(1), "after a stop");
+    house
+        .log
+        .append(&ended(7, Outcome::Abort), Origin::Coordinator, NOW)
+        .expect("its marker");
+    house.sync().expect("synced");
+    assert_eq!(stable(&house), Offset(16));
+    let aborted = house
+        .log
+        .reader()
+        .aborted(&(Offset(0)..Offset(16)))
+        .expect("read");
+    assert_eq!((aborted.len(), aborted[0].first_offset), (1, Offset(1)));
+}

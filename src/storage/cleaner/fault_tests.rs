@@ -1,0 +1,187 @@
+//! Passes over a failing disk and over damaged logs: nothing is lost, the state shows and clears, the rest is cleaned.
+
+use std::io::IoSlice;
+
+use super::super::testing::fault;
+use super::super::{CompactError, PassReport};
+use super::testing::Scene;
+use crate::env::{Call, Failure, Fs as _, OpenMode};
+use crate::types::{Offset, Timestamp};
+
+const SCRIPT: &str = "a=1 b=1 roll a=2 c=1 roll d=1 b=~ roll";
+
+fn failure() -> Failure {
+    Failure::Kind(std::io::ErrorKind::StorageFull)
+}
+
+/// A pass that fails at such a call changes nothing that can be read, says so, and succeeds when it is tried again.
+fn check(call: Call, path: &str) {
+    let mut scene = Scene::new();
+    scene.run(SCRIPT);
+    let before = scene.records().expect("read");
+    scene.fs.inject(fault(call, path, 1, failure()));
+    let failed = scene.clean();
+    assert!(
+        matches!(failed, Err(CompactError::Storage(_))),
+        "{call:?} {path}: {failed:?}"
+    );
+    let view = scene.log.compaction(Timestamp(0));
+    assert!(view.last_error.is_some(), "{call:?} {path}");
+    assert_eq!(view.cleaner_point, Offset(0));
+    let table = |records: &[(i64, String, Option<String>)]| {
+        let mut table = std::collections::BTreeMap::new();
+        for (_, key, value) in records {
+            table.insert(key.clone(), value.clone());
+        }
+        table
+    };
+    let meanwhile = scene.records().expect("read");
+    assert_eq!(table(&meanwhile), table(&before), "{call:?} {path}");
+    scene.run("e=1");
+    scene.clean().expect("cleaned");
+    assert_eq!(scene.log.compaction(Timestamp(0)).last_error, None);
+    scene.run("restart");
+    let mut untouched = Scene::new();
+    untouched.run(SCRIPT).run("clean e=1 restart");
+    assert_eq!(scene.picture(), untouched.picture(), "{call:?} {path}");
+    let odd = |name: &String| name.ends_with(".cleaned") || name.ends_with(".swap");
+    assert!(!scene.files().iter().any(odd), "{:?}", scene.files());
+}
+
+#[test]
+fn an_error_of_the_disk_leaves_the_log_whole_and_the_next_pass_succeeds() {
+    check(Call::Read, ".log");
+    check(Call::Open, ".log");
+    check(Call::Open, ".cleaned");
+    check(Call::Write, ".cleaned");
+    check(Call::SyncData, ".cleaned");
+    check(Call::Rename, ".cleaned");
+    check(Call::SyncDir, "t-0");
+    check(Call::Remove, "0.log");
+    check(Call::Rename, ".swap");
+    check(Call::Look, "t-0");
+}
+
+#[test]
+fn a_swap_whose_last_step_failed_is_read_under_its_temporary_name_and_finished_by_a_start() {
+    let mut scene = Scene::new();
+    scene.run(SCRIPT);
+    scene.fs.inject(fault(Call::Remove, "0.log", u32::MAX, failure()));
+    assert!(scene.clean().is_err());
+    let before = scene.records().expect("read");
+    assert!(scene.clean().is_err(), "it cannot be finished yet");
+    assert_eq!(scene.records().expect("read"), before);
+    let refused = scene.store.close().expect_err("a clean stop would hide it");
+    assert!(refused.to_string().contains("unfinished"), "{refused}");
+    let fs = scene.fs.crash(crate::env::CrashChoice::KeepAll);
+    let again = Scene::on(fs, super::testing::compacted(), 0);
+    assert_eq!(again.records().expect("read"), before);
+}
+
+/// Overwrites bytes of a log's file.
+fn scribble(scene: &Scene, log: &str, position: u64, bytes: &[u8]) {
+    let path = scene.log.dir().join(log);
+    let file = scene.fs.open(&path, OpenMode::ReadWrite).expect("opened");
+    file.write_all_at(&[IoSlice::new(bytes)], position)
+        .expect("written");
+}
+
+fn content(scene: &Scene, log: &str) -> Vec<u8> {
+    let path = scene.log.dir().join(log);
+    let file = scene.fs.open(&path, OpenMode::Read).expect("opened");
+    let mut bytes = vec![0; usize::try_from(file.len_bytes().expect("known")).expect("small")];
+    file.read_exact_at(&mut bytes, 0).expect("read");
+    bytes
+}
+
+const FIRST: &str = "00000000000000000000.log";
+const BATCH: u64 = 70;
+
+/// The second batch of the first segment is damaged at `position`: everything else is cleaned, its bytes stay.
+fn check_damage(position: u64, bytes: &[u8]) -> PassReport {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 c=1 a=2 roll a=3 d=1 roll d=2 roll");
+    let batch = content(&scene, FIRST).len() / 4;
+    assert_eq!(batch, usize::try_from(BATCH).expect("small"));
+    scribble(&scene, FIRST, BATCH + position, bytes);
+    let damaged = content(&scene, FIRST)[batch..2 * batch].to_vec();
+    let report = scene.clean().expect("the rest is cleaned");
+    let cleaned = content(&scene, FIRST);
+    let expected_len = 2 * batch;
+    assert_eq!(
+        cleaned.len(),
+        expected_len,
+        "b is damaged and stays, c stays, both a go"
+    );
+    assert_eq!(&cleaned[..batch], damaged, "byte for byte");
+    assert_eq!(scene.log.compaction(Timestamp(0)).cleaner_point, Offset(7));
+    let again = scene.clean().expect("it does not park");
+    assert_eq!(again.damaged.len(), 1);
+    assert_eq!(again.written_bytes, 0);
+    report
+}
+
+#[test]
+fn a_damaged_batch_is_kept_byte_for_byte_and_reported_and_all_else_is_cleaned() {
+    for (position, bytes, reason) in [
+        (65, &b"X"[..], "crc"),
+        (16, &[9], "magic"),
+        (8, &[0x7f, 0xff], "left"),
+        (0, &[0x7f], "offset"),
+    ] {
+        let report = check_damage(position, bytes);
+        assert_eq!(report.damaged.len(), 1, "{report:?}");
+        let place = &report.damaged[0];
+        assert_eq!(
+            (place.position, place.len_bytes, place.offset),
+            (BATCH, BATCH, Offset(1))
+        );
+        assert!(place.path.ends_with("t-0/00000000000000000000.log"));
+        assert!(place.reason.contains(reason), "{reason}: {}", place.reason);
+    }
+}
+
+/// Makes the checksum of the batch at `position` hold for whatever is in it.
+fn resign(scene: &Scene, log: &str, position: usize) {
+    let bytes = content(scene, log);
+    let batch = &bytes[position..position + usize::try_from(BATCH).expect("small")];
+    let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &batch[21..]);
+    let crc = u32::try_from(crc).expect("32 bits");
+    scribble(
+        scene,
+        log,
+        u64::try_from(position + 17).expect("small"),
+        &crc.to_be_bytes(),
+    );
+}
+
+#[test]
+fn a_batch_with_a_sound_checksum_whose_records_cannot_be_read_stays_and_shadows_nothing() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=2 c=1 c=2 roll d=1 roll");
+    // The record says that its key is longer than the record.
+    scribble(&scene, FIRST, BATCH + 65, &[0x7e]);
+    resign(&scene, FIRST, usize::try_from(BATCH).expect("small"));
+    let before = content(&scene, FIRST);
+    let report = scene.clean().expect("the rest is cleaned");
+    assert_eq!(
+        (report.damaged.len(), report.records.superseded),
+        (1, 1),
+        "{report:?}"
+    );
+    let batch = usize::try_from(BATCH).expect("small");
+    let after = content(&scene, FIRST);
+    assert_eq!(&after[..2 * batch], &before[..2 * batch], "both a are there");
+    assert_eq!(after.len(), 4 * batch, "one c went, and d joined them");
+}
+
+#[test]
+fn a_tombstone_stays_while_damage_lies_below_it() {
+    let mut scene = Scene::new();
+    scene.run("x=1 a=1 x=2 roll a=~ b=1 roll c=1 roll");
+    scribble(&scene, FIRST, BATCH + 65, b"X");
+    scene.run("clean +1000 clean +1000 clean");
+    let kept = content(&scene, "00000000000000000003.log");
+    let tombstones = scene.clean().expect("cleaned").records.tombstones_kept;
+    assert_eq!(tombstones, 1, "{} bytes", kept.len());
+}

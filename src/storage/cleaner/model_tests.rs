@@ -1,0 +1,186 @@
+//! The model: a list of every record ever appended, beside a log that is cleaned, restarted and killed at random.
+//!
+//! After every step: each record found is one that was written, at its offset; the newest value of each key is there; whoever
+//! reads from any offset on, to the end, builds the table that the records from there on say; no tombstone that is its key's
+//! newest is gone before its time; the log end is where it was.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::super::{Compaction, LogConfig, OffsetMap, Rounds};
+use super::testing::{Scene, compacted};
+use crate::env::CrashChoice;
+
+const KEEP_TOMBSTONES_MS: i64 = 40;
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Keys 0 to 5; value 0 is a tombstone.
+    Append(Vec<(u8, u8)>, &'static str),
+    Roll,
+    Clean,
+    Tick(i64),
+    Restart,
+    Crash(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let records = prop::collection::vec((0..6_u8, 0..4_u8), 1..4);
+    let how = prop::sample::select(vec!["", "", "zstd:", "p7:", "p8:"]);
+    prop_oneof![
+        8 => (records, how).prop_map(|(records, how)| Op::Append(records, how)),
+        3 => Just(Op::Roll),
+        4 => Just(Op::Clean),
+        2 => (1..60_i64).prop_map(Op::Tick),
+        1 => Just(Op::Restart),
+        1 => any::<u64>().prop_map(Op::Crash),
+    ]
+}
+
+#[derive(Debug)]
+struct Written {
+    key: String,
+    value: Option<String>,
+    /// When a pass may first have met it.
+    met: Option<i64>,
+}
+
+struct Model {
+    scene: Scene,
+    written: Vec<Written>,
+}
+
+impl Model {
+    fn new(map_keys: usize) -> Self {
+        let mut scene = Scene::with(LogConfig {
+            compaction: Compaction {
+                delete_retention_ms: KEEP_TOMBSTONES_MS,
+                ..Compaction::default()
+            },
+            segment_bytes: 500,
+            ..compacted()
+        });
+        scene.map = OffsetMap::with_keys(map_keys);
+        Self {
+            scene,
+            written: Vec::new(),
+        }
+    }
+
+    fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::Append(records, how) => {
+                let text: Vec<String> = records
+                    .iter()
+                    .map(|(key, value)| match value {
+                        0 => format!("k{key}=~"),
+                        value => format!("k{key}={value}.{}", self.written.len()),
+                    })
+                    .collect();
+                self.scene.append(&format!("{how}{}", text.join(",")));
+                self.scene.sync();
+                for record in text {
+                    let (key, value) = record.split_once('=').expect("built so");
+                    self.written.push(Written {
+                        key: key.to_owned(),
+                        value: Some(value.to_owned()).filter(|value| value != "~"),
+                        met: None,
+                    });
+                }
+            }
+            Op::Roll => self.scene.roll(),
+            Op::Clean => {
+                let now = self.scene.now;
+                let report = self
+                    .scene
+                    .clean()
+                    .map_err(|error| TestCaseError::fail(error.to_string()))?;
+                let to = usize::try_from(report.to.0).expect("not negative");
+                for written in &mut self.written[..to] {
+                    written.met = written.met.or(Some(now));
+                }
+                if matches!(report.rounds, Rounds::More { .. }) {
+                    prop_assert!(report.to > report.from, "a round gets on");
+                }
+            }
+            Op::Tick(ms) => self.scene.now += ms,
+            Op::Restart => {
+                self.scene.run("close");
+            }
+            Op::Crash(seed) => {
+                let map = std::mem::replace(&mut self.scene.map, OffsetMap::with_bytes(0));
+                let fs = self.scene.fs.crash(CrashChoice::Random(*seed));
+                self.scene.fs = fs;
+                self.scene.run("restart");
+                self.scene.map = map;
+            }
+        }
+        self.verify()
+    }
+
+    fn verify(&self) -> Result<(), TestCaseError> {
+        let end = i64::try_from(self.written.len()).expect("few");
+        prop_assert_eq!(self.scene.log.watermarks().log_end.0, end);
+        let found = self.scene.records().map_err(TestCaseError::fail)?;
+        let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
+        for (at, written) in self.written.iter().enumerate() {
+            newest.insert(&written.key, at);
+        }
+        let mut last = -1;
+        for (offset, key, value) in &found {
+            prop_assert!(*offset > last, "offsets grow");
+            last = *offset;
+            let written = &self.written[usize::try_from(*offset).expect("not negative")];
+            prop_assert_eq!((key, value), (&written.key, &written.value));
+        }
+        for from in 0..=self.written.len() {
+            let mut table = BTreeMap::new();
+            for (offset, key, value) in &found {
+                if usize::try_from(*offset).expect("not negative") < from {
+                    continue;
+                }
+                match value {
+                    Some(value) => table.insert(key.as_str(), value.as_str()),
+                    None => table.remove(key.as_str()),
+                };
+            }
+            let expected: BTreeMap<&str, &str> = newest
+                .iter()
+                .filter(|(_, at)| **at >= from)
+                .filter_map(|(key, at)| Some((*key, self.written[*at].value.as_deref()?)))
+                .collect();
+            prop_assert_eq!(table, expected, "read from {}", from);
+        }
+        for (key, at) in &newest {
+            let written = &self.written[*at];
+            let there = found
+                .iter()
+                .any(|(offset, ..)| usize::try_from(*offset) == Ok(*at));
+            let over = written
+                .met
+                .is_some_and(|met| self.scene.now >= met + KEEP_TOMBSTONES_MS);
+            prop_assert!(
+                there || (written.value.is_none() && over),
+                "the newest of {}",
+                key
+            );
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_log_that_is_cleaned_says_what_all_its_records_say(
+        ops in prop::collection::vec(op(), 1..60),
+        map_keys in 1..5_usize,
+    ) {
+        let mut model = Model::new(map_keys);
+        for op in &ops {
+            model.apply(op)?;
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The crash sweep of passes: a life of appends and passes, ended at every call that changes the disk, and what must be found.
+//!
+//! Promised: the table that the synced records say, for a reader from the log start. With any sync of a pass switched off a
+//! promise is broken, but for those in [`NOT_NEEDED_FOR_DATA`].
+
+use std::collections::BTreeMap;
+
+use super::testing::{Scene, compacted};
+use crate::env::{CrashChoice, SimFs, SyncSite};
+
+/// Syncs whose absence nothing that was promised can show, each with the reason.
+const NOT_NEEDED_FOR_DATA: [(&str, &str); 1] = [(
+    "directory of swapped logs",
+    "a start finds the log under its temporary name or its final one, and finishes either",
+)];
+/// Steps of a life; what they append is synced when they are done.
+const LIFE: [&str; 14] = [
+    "a=1 b=1 p7:c=1",
+    "roll",
+    "a=2 d=1 b=~",
+    "roll",
+    "e=1 a=3",
+    "roll",
+    "clean",
+    "+200 f=1 c=~",
+    "roll",
+    "clean",
+    "+200 a=4",
+    "roll",
+    "clean",
+    "clean",
+];
+const SEEDS: u64 = 6;
+
+type Table = BTreeMap<String, String>;
+
+/// What a life has promised.
+#[derive(Clone, Default, Debug)]
+struct Promise {
+    synced: Table,
+    /// What the table may be instead, while an append is not yet synced.
+    tried: Vec<Table>,
+}
+
+impl Promise {
+    fn append(&mut self, step: &str) {
+        let record = step.split(':').next_back().expect("a record");
+        let (key, value) = record.split_once('=').expect("key=value");
+        let mut table = self.tried.last().unwrap_or(&self.synced).clone();
+        if value == "~" {
+            table.remove(key);
+        } else {
+            table.insert(key.to_owned(), value.to_owned());
+        }
+        self.tried.push(table);
+    }
+
+    fn confirm(&mut self) {
+        if let Some(last) = self.tried.pop() {
+            self.synced = last;
+        }
+        self.tried.clear();
+    }
+
+    fn allows(&self, found: &Table) -> bool {
+        *found == self.synced || self.tried.contains(found)
+    }
+}
+
+fn table(scene: &Scene) -> Result<Table, String> {
+    let mut table = Table::new();
+    for (_, key, value) in scene.records()? {
+        match value {
+            Some(value) => table.insert(key, value),
+            None => table.remove(&key),
+        };
+    }
+    Ok(table)
+}
+
+/// Lives until the disk dies. `Ok` tells that it lived to the end.
+fn live(fs: &SimFs, promise: &mut Promise, each: &mut dyn FnMut(&Promise)) -> Result<(), String> {
+    let mut scene = Scene::try_on(fs.clone(), compacted(), 0)?;
+    for steps in LIFE {
+        for step in steps.split_whitespace() {
+            match step {
+                "roll" => drop(
+                    scene
+                        .log
+                        .roll_for_compaction(crate::types::Timestamp(scene.now), super::RollFor::Command),
+                ),
+                "clean" => drop(scene.clean().map_err(|error| error.to_string())?),
+                step => match step.strip_prefix('+') {
+                    Some(ms) => scene.now += ms.parse::<i64>().expect("milliseconds"),
+                    None => {
+                        promise.append(step);
+                        scene.try_append(step)?;
+                    }
+                },
+            }
+        }
+        let synced = scene.store.sync(&[std::sync::Arc::clone(&scene.log)]).remove(0);
+        synced.map_err(|error| error.to_string())?;
+        promise.confirm();
+        scene.store.checkpoint().map_err(|error| error.to_string())?;
+        each(promise);
+    }
+    Ok(())
+}
+
+/// What a crash leaves keeps the promise, also after one more pass and one more start.
+fn verify(crashed: SimFs, promise: &Promise) -> Result<(), String> {
+    let mut scene = Scene::try_on(crashed, compacted(), 1000)?;
+    let found = table(&scene)?;
+    if !promise.allows(&found) {
+        return Err(format!("found {found:?}, promised {promise:?}"));
+    }
+    let bounds = |scene: &Scene| -> Vec<_> {
+        let segments = super::super::read::snapshot(&scene.log.segments);
+        segments.iter().map(|segment| segment.bounds()).collect()
+    };
+    if bounds(&scene).windows(2).any(|pair| pair[0].1 > pair[1].0) {
+        return Err(format!("segments overlap: {:?}", bounds(&scene)));
+    }
+    scene.run("z=1");
+    scene.roll();
+    scene.clean().map_err(|error| error.to_string())?;
+    let again = table(&scene)?;
+    let mut expected = found;
+    expected.insert("z".to_owned(), "1".to_owned());
+    if again != expected {
+        return Err(format!("found {again:?} after a pass, expected {expected:?}"));
+    }
+    scene.run("close");
+    let reopened = table(&scene)?;
+    if reopened != expected {
+        return Err(format!("found {reopened:?} after a start, expected {expected:?}"));
+    }
+    Ok(())
+}
+
+fn choices() -> impl Iterator<Item = CrashChoice> {
+    let seeds = (0..SEEDS).map(CrashChoice::Random);
+    [CrashChoice::LoseAll, CrashChoice::KeepAll]
+        .into_iter()
+        .chain(seeds)
+}
+
+/// Dies at every call, or at every `stride`th.
+fn sweep(disabled: Option<SyncSite>, stride: usize) -> Result<(), String> {
+    let disk = || {
+        let fs = SimFs::new();
+        disabled.inspect(|site| fs.disable_sync(*site));
+        fs
+    };
+    let whole = disk();
+    live(&whole, &mut Promise::default(), &mut |_| {})?;
+    for death in (0..whole.mutations()).step_by(stride) {
+        let fs = disk();
+        fs.fail_after(death);
+        let mut promise = Promise::default();
+        let lived = live(&fs, &mut promise, &mut |_| {});
+        if lived.is_ok() {
+            return Err(format!("call {death} was not reached"));
+        }
+        for choice in choices() {
+            verify(fs.crash(choice), &promise).map_err(|why| format!("death {death}, {choice:?}: {why}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_death_at_any_call_of_a_pass_breaks_no_promise() {
+    sweep(None, 1).expect("no promise is broken");
+}
+
+#[test]
+fn without_any_one_sync_of_a_pass_a_promise_is_broken() {
+    for site in [
+        "cleaned log",
+        "directory of finished cleaned logs",
+        "directory without cleaned logs' originals",
+        "directory of swapped logs",
+    ] {
+        let needed = !NOT_NEEDED_FOR_DATA.iter().any(|(name, _)| *name == site);
+        let broken = sweep(Some(SyncSite(site)), 1).is_err();
+        assert_eq!(broken, needed, "{site}");
+    }
+}

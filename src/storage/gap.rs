@@ -1,0 +1,53 @@
+//! Gaps: parts of a log that were on disk once and cannot be read any more.
+//!
+//! ```text
+//!   | batch | batch | ??? ??? ??? | batch | batch |
+//!                   '---- gap ----'
+//!        positions: from the first unsound byte to the next sound batch
+//!        offsets:   from the end of the batch before to the base of the batch behind
+//! ```
+//!
+//! Damage below the recovery point is no torn tail: nothing is cut, and nobody is led past it without a word. A read of an
+//! offset in a gap, or one that comes to it, is refused with its place and with the offset where reading can go on; what lies
+//! before and behind is served.
+//!
+//! Where the next sound batch is, is not searched for byte by byte: a record may hold what looks like a batch. It is where the
+//! length of the damaged batch says, or where the offset index knows of one, and its checksum holds.
+//!
+//! Gaps are found by recovery, and when a reader stumbles over one in a segment that the start had no reason to read
+//! ([`super::examine`]). They live in memory: a manifest never vouches for a segment that has one, so the next start reads it
+//! again, and says so again.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::types::Offset;
+
+use super::error::ReadError;
+
+/// A part of a log that cannot be read. Neither range is empty.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Gap {
+    /// Its bytes in the `.log`.
+    pub(super) positions: Range<u32>,
+    /// The offsets that may have been in it.
+    pub(super) offsets: Range<Offset>,
+    /// What is wrong at its first byte.
+    pub(super) reason: String,
+}
+
+impl Gap {
+    /// Returns what a read that comes to it is told.
+    pub(super) fn told(&self, path: &Path) -> ReadError {
+        let (first, behind) = (self.offsets.start, self.offsets.end);
+        let last = behind.0 - 1;
+        ReadError::Damaged {
+            path: path.to_path_buf(),
+            position: u64::from(self.positions.start),
+            reason: format!(
+                "{}; offsets {first} to {last} are lost, reading can go on at {behind}",
+                self.reason
+            ),
+        }
+    }
+}

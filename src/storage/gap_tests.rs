@@ -1,0 +1,98 @@
+//! Damage below the recovery point: whoever comes to it is told, and nobody else is kept from reading.
+
+use super::testing::{House, NOW, closed, damage, path, vouched};
+use super::{FirstBatch, MANIFEST_FILE_NAME, Partition, Read};
+use crate::env::{CrashChoice, Fs as _};
+use crate::types::{Offset, Timestamp};
+
+/// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
+fn read_at(log: &Partition, from: i64) -> Result<i64, String> {
+    let read = Read {
+        from: Offset(from),
+        until: log.watermarks().log_end,
+        times: None,
+        max_bytes: 1,
+        first: FirstBatch::Whole,
+    };
+    let slice = log.read(&read).map_err(|error| error.to_string())?;
+    Ok(slice.next_offset.0 - 1)
+}
+
+/// Offsets that can be read, of those below `end`; the others answer that they are damaged.
+fn readable(log: &Partition, end: i64) -> Vec<i64> {
+    let found = |offset: i64| match read_at(log, offset) {
+        Ok(found) => {
+            assert_eq!(found, offset, "a reader is led past what it asked for");
+            true
+        }
+        Err(told) => {
+            assert!(told.contains("is damaged at position"), "{told}");
+            false
+        }
+    };
+    (0..end).filter(|offset| found(*offset)).collect()
+}
+
+/// Bytes of one batch of [`killed`].
+const BATCH_BYTES: u64 = 95;
+
+#[test]
+fn a_read_that_comes_to_damage_is_told_and_those_before_and_behind_go_on() {
+    let (fs, first) = vouched(20);
+    assert_eq!(fs.stat(&path(&first)).expect("there").len_bytes % BATCH_BYTES, 0);
+    // Within the records of the batch at offset 2.
+    damage(&fs, &first, 2 * BATCH_BYTES + 70, b"bad");
+    // A manifest that vouched for the segment would hide it until somebody reads it.
+    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+        .expect("removed");
+    let mut house = House::on(fs);
+    for _ in 0..2 {
+        let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
+        assert_eq!(readable(&house.log, 20), left);
+        let told = read_at(&house.log, 2).expect_err("damaged");
+        assert!(
+            told.contains("00.log is damaged at position 190: ")
+                && told.ends_with("offsets 2 to 2 are lost, reading can go on at 3"),
+            "{told}"
+        );
+        house
+            .log
+            .find_time(Timestamp(NOW.0 + 1), Offset(20))
+            .expect_err("it may lie in what is lost");
+        // The second time after a clean stop.
+        house = House::on(house.close());
+    }
+}
+
+#[test]
+fn damage_without_an_end_reaches_to_the_next_batch_that_is_known() {
+    let (fs, first) = vouched(20);
+    damage(&fs, &first, BATCH_BYTES, &[0xff; 60]);
+    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+        .expect("removed");
+    let index = first.replace(".log", ".index");
+    let with_index = House::on(fs.crash(CrashChoice::KeepAll));
+    let left = readable(&with_index.log, 20);
+    assert!(left.contains(&0) && left.contains(&8), "{left:?}");
+    assert!(!left.contains(&1) && left.len() > 14, "{left:?}");
+
+    fs.remove_file(&path(&index)).expect("removed");
+    let segment: Vec<i64> = readable(&House::on(fs).log, 20);
+    let second: i64 = segment[1];
+    let expected: Vec<i64> = [0].into_iter().chain(second..20).collect();
+    assert_eq!(segment, expected, "the next segment is read");
+    assert!(second > 8, "the first holds nine batches");
+}
+
+#[test]
+fn damage_that_a_reader_finds_is_told_at_its_place_alone() {
+    let fs = closed(20);
+    let first = "t-0/00000000000000000000.log";
+    damage(&fs, first, 2 * BATCH_BYTES, &[0xff; 60]);
+    let house = House::on(fs);
+    assert_eq!(read_at(&house.log, 0), Ok(0));
+    let left = readable(&house.log, 20);
+    assert!(!left.contains(&2) && left.len() > 14, "{left:?}");
+    let opened = House::on(house.close());
+    assert_eq!(readable(&opened.log, 20), left, "and the next start finds it");
+}

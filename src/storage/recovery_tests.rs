@@ -1,0 +1,292 @@
+//! Recovery and indexes against the checklist of Kafka's own tests: what a start makes of what a crash left. Where a test of
+//! `fault_tests` or of an index's own file covers a point, it is not repeated here.
+
+use std::io::IoSlice;
+
+use super::testing::{
+    House, NOW, closed, cut, damage, ended, killed, names, offsets, path, plain, records, small,
+    transactional, vouched,
+};
+use super::{
+    AbortedTransaction, LogConfig, MANIFEST_FILE_NAME, OffsetEntry, Origin, Position, RelativeOffset,
+};
+use crate::env::{CrashChoice, Fs as _, OpenMode, SimFs};
+use crate::record::{BatchOptions, Outcome};
+use crate::types::{LeaderEpoch, Offset, Timestamp};
+
+const FIRST: &str = "t-0/00000000000000000000.log";
+
+fn content(fs: &SimFs, name: &str) -> Vec<u8> {
+    let file = fs.open(&path(name), OpenMode::Read).expect("it is there");
+    let len = usize::try_from(file.len_bytes().expect("read")).expect("small");
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, 0).expect("read");
+    bytes
+}
+
+fn create(fs: &SimFs, name: &str, bytes: &[u8]) {
+    let file = fs.open(&path(name), OpenMode::CreateNew).expect("made");
+    file.write_all_at(&[IoSlice::new(bytes)], 0).expect("written");
+}
+
+fn remove(fs: &SimFs, name: &str) {
+    fs.remove_file(&path(name)).expect("removed");
+}
+
+#[test]
+fn every_batch_behind_the_first_can_have_an_index_entry_of_its_own() {
+    let config = LogConfig {
+        index_interval_bytes: 1,
+        ..small()
+    };
+    let house = House::with(SimFs::new(), config);
+    let mut positions = vec![0];
+    for value in ["a", "bb", "ccc"] {
+        let batch = plain(value);
+        house.append(&batch);
+        positions.push(positions.last().expect("one") + batch.size_bytes());
+    }
+    let index = content(&house.close(), "t-0/00000000000000000000.index");
+    let entry = |offset: u32| {
+        let last_offset = RelativeOffset::new(Offset(offset.into()), Offset(0)).expect("near");
+        let position = Position(positions[offset as usize]);
+        OffsetEntry {
+            last_offset,
+            position,
+        }
+        .to_bytes()
+    };
+    assert_eq!(index, [entry(1), entry(2)].concat());
+}
+
+#[test]
+fn a_cut_tail_takes_its_timestamp_along() {
+    let fs = killed(3);
+    let house = House::on(fs);
+    let late = Timestamp(NOW.0 + 5_000);
+    house.acknowledge(&records(BatchOptions::default(), &[(late.0, None, "late")]));
+    assert_eq!(house.log.describe().greatest_timestamp, Some(late));
+    let len = house.fs.stat(&path(FIRST)).expect("there").len_bytes;
+    cut(&house.fs, FIRST, len - 1);
+    let house = House::on(house.fs.crash(CrashChoice::KeepAll));
+    assert_eq!(house.log.describe().greatest_timestamp, Some(NOW));
+    assert_eq!(house.log.find_time(late, Offset(3)).expect("looked for"), None);
+    let greatest = house.log.find_max_timestamp(Offset(3)).expect("looked for");
+    assert_eq!(greatest.expect("found").offset, Offset(0));
+}
+
+#[test]
+fn zeros_behind_the_last_batch_are_cut() {
+    let fs = killed(3);
+    let len = fs.stat(&path(FIRST)).expect("there").len_bytes;
+    cut(&fs, FIRST, len + 4_096);
+    let house = House::on(fs);
+    assert_eq!(offsets(&house.log), [0, 1, 2]);
+    assert_eq!(house.fs.stat(&path(FIRST)).expect("there").len_bytes, len);
+    assert_eq!(house.acknowledge(&plain("goes on")), 3);
+}
+
+/// A compaction may leave a segment that reaches nearly as far as its index can tell.
+#[test]
+fn an_offset_too_far_from_its_segments_base_begins_a_new_segment() {
+    let fs = closed(1);
+    let far = Offset(i64::from(i32::MAX) - 5);
+    let len = fs.stat(&path(FIRST)).expect("there").len_bytes;
+    let stamped = plain("far from the first").stamped(far, LeaderEpoch(0));
+    damage(&fs, FIRST, len, stamped.bytes());
+    remove(&fs, ".kafka_cleanshutdown");
+    let house = House::on(fs);
+    let five: Vec<_> = (0..5).map(|_| (NOW.0, None, "near enough")).collect();
+    assert_eq!(house.append(&records(BatchOptions::default(), &five)), far.0 + 1);
+    assert_eq!(
+        house.log.describe().segments,
+        1,
+        "up to the last offset that fits"
+    );
+    assert_eq!(house.append(&plain("one too far")), far.0 + 6);
+    assert_eq!(house.log.describe().segments, 2);
+    house.sync().expect("synced");
+    let expected = [0, far.0, far.0 + 1, far.0 + 6];
+    assert_eq!(offsets(&house.log), expected);
+    assert!(names(&house.fs, "t-0").contains(&"00000000002147483648.log".to_owned()));
+    assert_eq!(
+        offsets(&House::on(house.fs.crash(CrashChoice::KeepAll)).log),
+        expected
+    );
+}
+
+/// What a replacement of the first two segments leaves in the directory when it is cut off.
+#[derive(Clone, Copy, Debug)]
+enum CutOff {
+    Writing,
+    Naming,
+    Swapping,
+    SwappingWithOneGone,
+    NamingForGood,
+    Deleting,
+}
+
+/// Two logs, and the one that is to replace them.
+struct Replacement {
+    old: [(String, Vec<u8>); 2],
+    new: Vec<u8>,
+    batch_bytes: usize,
+}
+
+impl Replacement {
+    /// Keeps the first batch of the first log and the last of the second.
+    fn of(fs: &SimFs) -> Self {
+        let mut logs = names(fs, "t-0").into_iter().filter(|name| name.ends_with(".log"));
+        let old = [0, 1].map(|_| {
+            let name = format!("t-0/{}", logs.next().expect("it has three"));
+            let bytes = content(fs, &name);
+            (name, bytes)
+        });
+        let batch_bytes = old[0].1.len() / 9;
+        let kept = [&old[0].1[..batch_bytes], &old[1].1[8 * batch_bytes..]];
+        Self {
+            new: kept.concat(),
+            old,
+            batch_bytes,
+        }
+    }
+
+    fn remove_old(&self, fs: &SimFs) {
+        for (name, _) in &self.old {
+            remove(fs, name);
+            for kind in [".index", ".timeindex"] {
+                let _ = fs.remove_file(&path(&name.replace(".log", kind)));
+            }
+        }
+    }
+
+    /// Leaves the directory as it is in this state.
+    fn leave(&self, fs: &SimFs, state: CutOff) {
+        let cleaned = format!("{FIRST}.cleaned");
+        let swap = format!("{FIRST}.swap");
+        match state {
+            CutOff::Writing => create(fs, &cleaned, &self.new[..self.batch_bytes + 7]),
+            CutOff::Naming => {
+                create(fs, &swap, &self.new);
+                create(fs, &FIRST.replace(".log", ".index.cleaned"), b"");
+            }
+            CutOff::Swapping => create(fs, &swap, &self.new),
+            CutOff::SwappingWithOneGone => {
+                create(fs, &swap, &self.new);
+                remove(fs, FIRST);
+            }
+            CutOff::NamingForGood => {
+                self.remove_old(fs);
+                create(fs, FIRST, &self.new);
+                create(fs, &FIRST.replace(".log", ".timeindex.swap"), b"");
+            }
+            CutOff::Deleting => {
+                self.remove_old(fs);
+                create(fs, FIRST, &self.new);
+                for (name, bytes) in &self.old {
+                    create(fs, &format!("{name}.deleted"), bytes);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_replacement_that_was_cut_off_shows_the_old_data_or_the_new() {
+    let (fs, _) = vouched(20);
+    let replacement = Replacement::of(&fs);
+    let old: Vec<i64> = (0..20).collect();
+    let new = [0, 17, 18, 19];
+    let cases = [
+        (CutOff::Writing, &old[..]),
+        (CutOff::Naming, &old[..]),
+        (CutOff::Swapping, &new[..]),
+        (CutOff::SwappingWithOneGone, &new[..]),
+        (CutOff::NamingForGood, &new[..]),
+        (CutOff::Deleting, &new[..]),
+    ];
+    for (state, expected) in cases {
+        let fs = fs.crash(CrashChoice::KeepAll);
+        replacement.leave(&fs, state);
+        let house = House::on(fs);
+        assert_eq!(offsets(&house.log), expected, "{state:?}");
+        let in_transit = |name: &String| {
+            [".cleaned", ".swap", ".deleted"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        let left = names(&house.fs, "t-0");
+        assert!(!left.iter().any(in_transit), "{state:?}: {left:?}");
+        let again = House::on(house.fs.crash(CrashChoice::KeepAll));
+        assert_eq!(offsets(&again.log), expected, "{state:?}, the next start");
+    }
+}
+
+/// Transactions of three producers, one of which spans all segments; aborted and committed in turn.
+fn with_transactions() -> House {
+    let house = House::new();
+    let mark = |producer, outcome| {
+        let marker = ended(producer, outcome);
+        house
+            .log
+            .append(&marker, Origin::Coordinator, NOW)
+            .expect("marked");
+    };
+    house.append(&transactional(9, 0, "spans all"));
+    for round in 0..6 {
+        for producer in [1, 2] {
+            house.append(&transactional(producer, round, "short"));
+            house.append(&plain("between"));
+        }
+        mark(1, Outcome::Abort);
+        mark(
+            2,
+            if round % 2 == 0 {
+                Outcome::Commit
+            } else {
+                Outcome::Abort
+            },
+        );
+    }
+    mark(9, Outcome::Abort);
+    house
+}
+
+#[test]
+fn transaction_indexes_of_transactions_across_segments_are_rebuilt_alike() {
+    let house = with_transactions();
+    let end = house.log.watermarks().log_end;
+    let aborted = house.log.reader().aborted(&(Offset(0)..end)).expect("read");
+    assert_eq!(aborted.len(), 6 + 3 + 1);
+    let fs = house.close();
+    let indexes = |fs: &SimFs| -> Vec<(String, Vec<u8>)> {
+        let of_kind = names(fs, "t-0")
+            .into_iter()
+            .filter(|name| name.ends_with("index"));
+        of_kind
+            .map(|name| (name.clone(), content(fs, &format!("t-0/{name}"))))
+            .collect()
+    };
+    let before = indexes(&fs);
+    let transactions = before.iter().filter(|(name, _)| name.ends_with(".txnindex"));
+    assert!(transactions.clone().count() > 2, "in several segments");
+    for (name, bytes) in transactions {
+        assert_eq!(bytes.len() % AbortedTransaction::LEN, 0, "{name}");
+        let ends = bytes
+            .chunks(AbortedTransaction::LEN)
+            .map(|entry| entry[18..26].to_vec());
+        assert!(ends.is_sorted(), "{name} is in the order of the markers");
+    }
+    for (name, _) in &before {
+        remove(&fs, &format!("t-0/{name}"));
+    }
+    remove(&fs, &format!("t-0/{MANIFEST_FILE_NAME}"));
+    remove(&fs, ".kafka_cleanshutdown");
+    let house = House::on(fs);
+    assert_eq!(
+        house.log.reader().aborted(&(Offset(0)..end)).expect("read"),
+        aborted
+    );
+    house.store.checkpoint().expect("checkpointed");
+    assert_eq!(indexes(&house.fs), before);
+}
