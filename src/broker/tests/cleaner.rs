@@ -199,25 +199,17 @@ async fn an_idle_log_is_cleaned_before_its_promise_breaks_and_explain_said_when(
 #[tokio::test]
 async fn the_ratio_decides_for_sealed_segments_and_what_explain_predicts_happens() {
     let shop = Workshop::open().await;
-    let small = ("segment.bytes", "14");
+    let small = ("segment.bytes", "16384");
     let half = ("min.cleanable.dirty.ratio", "0.5");
-    let topic = shop.house.create("t", 1, &[COMPACT, half]).await;
-    shop.write(&topic, &[("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")])
+    let topic = shop.house.create("t", 1, &[COMPACT, half, small]).await;
+    let value = "x".repeat(5_000);
+    let value = value.as_str();
+    shop.write(&topic, &[("a", value), ("b", value), ("c", value), ("d", value)])
         .await;
     shop.compact(&topic).await;
-    let change = ConfigChange {
-        set: [(small.0.to_owned(), "200".to_owned())].into(),
-        unset: Vec::new(),
-    };
-    let altered = shop
-        .house
-        .broker
-        .alter_topic(&topic, change, Execution::Apply)
-        .await;
-    altered.expect("valid");
     let mut turns = 0;
-    for value in 2..20 {
-        shop.write(&topic, &[("a", &value.to_string())]).await;
+    for _ in 0..20 {
+        shop.write(&topic, &[("a", value)]).await;
         let predicted = shop.explain(&topic);
         match shop.turn() {
             Turn::Worked => {
