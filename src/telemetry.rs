@@ -102,6 +102,35 @@ pub struct RefusalLabels {
     pub reason: Refusal,
 }
 
+/// Why retention deleted a segment: the closed list of the label `reason`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Retention {
+    /// Before the log start.
+    Start,
+    /// `retention.bytes`.
+    Size,
+    /// `retention.ms`.
+    Time,
+}
+
+impl EncodeLabelValue for Retention {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        let text = match self {
+            Self::Start => "start",
+            Self::Size => "size",
+            Self::Time => "time",
+        };
+        text.encode(encoder)
+    }
+}
+
+/// Labels of what retention deleted.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct RetentionLabels {
+    /// Why.
+    pub reason: Retention,
+}
+
 /// Labels of calls at a door. Both come from the door's own closed lists.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct CallLabels {
@@ -253,6 +282,14 @@ pub struct Metrics {
     pub cleaner_running: Gauge,
     /// Partitions whose last pass failed.
     pub cleaner_failing: Gauge,
+    /// Segments that retention deleted, by reason.
+    pub retention_segments: Family<RetentionLabels, Counter>,
+    /// Bytes of those segments.
+    pub retention_bytes: Family<RetentionLabels, Counter>,
+    /// Looks of retention at a partition that failed.
+    pub retention_failures: Counter,
+    /// When retention last looked at all partitions, in seconds since the Unix epoch.
+    pub retention_last_look: Gauge,
     /// Partitions served.
     pub partitions: Gauge,
     /// Segments of all partitions.
@@ -312,6 +349,10 @@ impl Metrics {
             cleaner_latency: Latency::default(),
             cleaner_running: Gauge::default(),
             cleaner_failing: Gauge::default(),
+            retention_segments: Family::default(),
+            retention_bytes: Family::default(),
+            retention_failures: Counter::default(),
+            retention_last_look: Gauge::default(),
             partitions: Gauge::default(),
             segments: Gauge::default(),
             log_bytes: Gauge::default(),
@@ -326,6 +367,7 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
+        metrics.register_retention();
         metrics
     }
 
@@ -409,6 +451,30 @@ impl Metrics {
             "wait_registrations",
             "Partitions waited on by readers. Grows without end: clients open reads and leave them",
             self.waiters.clone(),
+        );
+    }
+
+    fn register_retention(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "retention_deleted_segments",
+            "Segments that retention deleted, by reason",
+            self.retention_segments.clone(),
+        );
+        r.register(
+            "retention_deleted_bytes",
+            "Bytes that retention deleted, by reason. Far less than is produced while the disk fills: preview the topics' retention",
+            self.retention_bytes.clone(),
+        );
+        r.register(
+            "retention_failures",
+            "Looks at a partition that failed and are tried again. Any: the disk is failing, read the log",
+            self.retention_failures.clone(),
+        );
+        r.register(
+            "retention_last_look_timestamp_seconds",
+            "When all partitions were last looked at. More than a minute ago: the server is overloaded or the disk hangs",
+            self.retention_last_look.clone(),
         );
     }
 
@@ -603,6 +669,15 @@ mod tests {
         // A family without members is not shown.
         let reason = Refusal::NotFound;
         metrics.refused.get_or_create(&RefusalLabels { reason }).inc();
+        let reason = Retention::Time;
+        metrics
+            .retention_segments
+            .get_or_create(&RetentionLabels { reason })
+            .inc();
+        metrics
+            .retention_bytes
+            .get_or_create(&RetentionLabels { reason })
+            .inc();
         let (method, status) = ("Fetch", "ok");
         metrics.calls.get_or_create(&CallLabels { method, status }).inc();
         metrics
@@ -611,9 +686,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 37);
+        assert_eq!(types.len(), 41);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 37);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
     }
 
     #[test]

@@ -24,37 +24,30 @@ const DEFAULT_MAPS: u32 = 65_530;
 /// What the project promises, where the machine has no such limit.
 const IDLE_MEMORY_TARGET_MB: f64 = 15.0;
 
-/// Measures starts on an empty directory, on many segments and on many partitions.
+/// Measures starts on an empty directory, on many segments, and on many partitions without and with a batch.
 ///
 /// # Errors
 /// A process that does not start, or a directory that cannot be filled.
 pub async fn startup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
     let dir = temp_dir()?;
     let mut measures = empty(dir.path(), scale)?;
-    let restart = Content {
-        partitions: scale.pick(1000, 100),
-        segments: 10,
-    };
-    measures.extend(restarted(&dir.path().join("restart"), restart, "restart", scale).await?);
-    let segments = Content {
-        partitions: scale.pick(100, 10),
-        segments: scale.pick(1000, 100),
-    };
-    measures.extend(restarted(&dir.path().join("segments"), segments, "many_segments", scale).await?);
-    let partitions = Content {
-        partitions: scale.pick(100_000, 1000),
-        segments: 0,
-    };
-    measures.extend(
-        restarted(
-            &dir.path().join("partitions"),
-            partitions,
-            "many_partitions",
-            scale,
-        )
-        .await?,
-    );
+    for (name, content) in directories(scale) {
+        measures.extend(restarted(&dir.path().join(name), content, name, scale).await?);
+    }
     Ok(measures)
+}
+
+/// Returns what is started on, with its name.
+fn directories(scale: Scale) -> [(&'static str, Content); 4] {
+    // A partition with a batch is a directory of seven files: a hundred thousand take longer to make than all the rest.
+    let (empty, written) = scale.pick((100_000, 10_000), (1000, 500));
+    let of = |partitions, segments| Content { partitions, segments };
+    [
+        ("restart", of(scale.pick(1000, 100), 10)),
+        ("many_segments", of(scale.pick(100, 10), scale.pick(1000, 100))),
+        ("many_partitions", of(empty, 0)),
+        ("many_written_partitions", of(written, 1)),
+    ]
 }
 
 fn empty(dir: &Path, scale: Scale) -> Result<Vec<Measure>, BenchError> {

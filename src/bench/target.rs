@@ -16,7 +16,7 @@ use crate::server::Server;
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) client: Client,
-    own: Option<Server>,
+    pub(super) own: Option<Server>,
     dir: TempDir,
     topics: AtomicU32,
 }

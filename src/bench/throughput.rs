@@ -190,6 +190,7 @@ async fn read_rounds(target: &Target, prepared: &Prepared) -> Result<(Vec<f64>, 
 mod tests {
     use super::*;
     use crate::bench::Scale;
+    use crate::client::InternalTopics;
 
     /// What a sink acknowledged is not there: the check of every run must see that.
     #[tokio::test]
@@ -232,5 +233,25 @@ mod tests {
         let (rates, _) = read_rounds(&target, &prepared).await.unwrap();
         assert!(rates[0] > 0.0);
         target.stop().await.unwrap();
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_runs_already_is_measured_and_left_without_topics_of_the_bench() {
+        let running = Target::start(&Options::default()).await.unwrap();
+        let options = Options {
+            scale: Scale::Quick,
+            server: Some(running.client.clone()),
+        };
+        let target = Target::start(&options).await.unwrap();
+        let mut prepared = CASES[0].prepare(&options);
+        prepared.count = 5;
+        produce_rounds(&target, &prepared).await.unwrap();
+        read_rounds(&target, &prepared).await.unwrap();
+        let broker = running.own.as_ref().unwrap().broker();
+        let appended = broker.metrics().produce_batches.get();
+        assert_eq!(appended, 10, "five batches to produce, five to read");
+        let topics = running.client.list_topics(InternalTopics::Excluded).await;
+        assert!(topics.unwrap().is_empty());
+        target.stop().await.unwrap();
+        running.stop().await.unwrap();
     }
 }

@@ -123,7 +123,7 @@ impl Core {
             self.finish_deletion(admin, name, &entry)?;
         }
         let id = new_topic_id()?;
-        let entry = TopicEntry::active(id, count, config.overrides.clone());
+        let entry = TopicEntry::active(id, count, config);
         self.record(admin, Change::topic(name, Some(&entry)), None)?;
         Ok(id)
     }
@@ -189,32 +189,45 @@ impl Core {
         self.administer(move |core, admin| {
             let topic = core.topics.find_writable(&name)?;
             let overrides = changed(&topic.config.overrides, &change)?;
-            let config = core.settings.resolve(&overrides)?;
+            let mut config = core.settings.resolve(&overrides)?;
+            config.holds = topic.config.holds.clone();
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
             }
             let before = entry_of(&topic);
-            let entry = TopicEntry::active(topic.id, topic.count(), overrides);
+            let entry = TopicEntry::active(topic.id, topic.count(), &config);
             core.record(
                 admin,
                 Change::topic(&name, Some(&entry)),
                 Some(metadata::stored(&before)),
             )?;
-            let log_config = config.log_config(core.config.max_decompressed_bytes);
             let topic = core.topics.put(topic.with_config(config));
+            core.configure(&topic);
             for served in &topic.partitions {
-                served.log.configure(log_config.clone());
-                served.cleaning.forget();
                 let marks = served.log.watermarks();
                 if marks.recovery_point < marks.log_end {
                     // What was only written may be promised as synced from now on.
                     core.commit.mark(served);
                 }
             }
-            core.cleaner.look();
             Ok(core.describe(&topic))
         })
         .await
+    }
+
+    /// Tells the logs of a topic what its settings and holds are. On return no look of retention is under way that had planned
+    /// without them.
+    pub(super) fn configure(&self, topic: &Topic) {
+        let _no_look = self.retention.alone();
+        for served in &topic.partitions {
+            let partition = served.id().partition;
+            let config = topic
+                .config
+                .log_config(self.config.max_decompressed_bytes, partition);
+            served.log.configure(config);
+            served.cleaning.forget();
+        }
+        self.cleaner.look();
     }
 
     /// See [`super::Broker::add_partitions`].
@@ -233,7 +246,7 @@ impl Core {
             }
             core.check_count(&name, total, topic.partitions.len())?;
             let before = metadata::stored(&entry_of(&topic));
-            let entry = TopicEntry::active(topic.id, total, topic.config.overrides.clone());
+            let entry = TopicEntry::active(topic.id, total, &topic.config);
             core.record(admin, Change::topic(&name, Some(&entry)), Some(before))?;
             let mut partitions = topic.partitions.clone();
             partitions.extend(core.open(&name, present..total, topic.id, &topic.config)?);
@@ -247,6 +260,13 @@ impl Core {
     pub(super) async fn delete_topic(self: &Arc<Self>, name: TopicName) -> Result<(), Error> {
         self.administer(move |core, admin| {
             let topic = core.topics.find_writable(&name)?;
+            if let Some(hold) = topic.config.holds.first() {
+                let reason = format!(
+                    "topic {name} has hold {:?} ({}); remove its holds before you delete it",
+                    hold.name, hold.range
+                );
+                return Err(Error::PolicyViolation { reason });
+            }
             let before = entry_of(&topic);
             let entry = before.deleting();
             core.record(
@@ -330,8 +350,8 @@ impl Core {
     }
 }
 
-fn entry_of(topic: &Topic) -> TopicEntry {
-    TopicEntry::active(topic.id, topic.count(), topic.config.overrides.clone())
+pub(super) fn entry_of(topic: &Topic) -> TopicEntry {
+    TopicEntry::active(topic.id, topic.count(), &topic.config)
 }
 
 fn new_topic_id() -> Result<TopicId, Error> {

@@ -117,7 +117,7 @@ impl Core {
         let opened = self.open(&name, 0..partition.0, id, &config);
         let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(from, spec)?)));
         let (mut partitions, (log, report)) = brought_in.inspect_err(|_| {
-            let entry = TopicEntry::active(id, count, config.overrides.clone());
+            let entry = TopicEntry::active(id, count, &config);
             let taken_back = self.record(admin, Change::topic(&name, None), Some(metadata::stored(&entry)));
             if let Err(error) = taken_back {
                 tracing::warn!(topic = %name, %error, "an empty topic will be there at the next start");

@@ -17,6 +17,7 @@ use super::flush::Flushes;
 use super::gate::{Gate, Pass};
 use super::inflight::Inflight;
 use super::repair::Repairs;
+use super::retention::RetentionWork;
 use super::settings::{Settings, TopicConfig};
 use super::topics::Topics;
 use super::wait::WaitSet;
@@ -39,6 +40,7 @@ pub(super) struct Core {
     pub(super) flushes: Flushes,
     pub(super) repairs: Arc<Repairs>,
     pub(super) cleaner: Arc<Desk>,
+    pub(super) retention: RetentionWork,
     pub(super) disk: DiskGuard,
     pub(super) inflight: Arc<Inflight>,
     pub(super) waits: Arc<WaitSet>,
@@ -77,7 +79,7 @@ impl Core {
         PartitionSpec {
             id: TopicPartition::new(topic.clone(), PartitionId(number)),
             topic_id: id,
-            config: config.log_config(self.config.max_decompressed_bytes),
+            config: config.log_config(self.config.max_decompressed_bytes, PartitionId(number)),
         }
     }
 

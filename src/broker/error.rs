@@ -163,6 +163,14 @@ pub enum Error {
         /// Which rule.
         reason: String,
     },
+    /// No hold of that name.
+    #[error("topic {topic} has no hold named {hold:?}")]
+    UnknownHold {
+        /// Of which topic.
+        topic: TopicName,
+        /// The name asked for.
+        hold: String,
+    },
     /// The policy of the topic forbids the operation.
     #[error("{reason}")]
     PolicyViolation {
@@ -230,7 +238,9 @@ impl Error {
     /// Returns what a caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownTopic { .. } | Self::UnknownPartition { .. } => ErrorKind::NotFound,
+            Self::UnknownTopic { .. } | Self::UnknownPartition { .. } | Self::UnknownHold { .. } => {
+                ErrorKind::NotFound
+            }
             Self::TopicExists { .. } => ErrorKind::AlreadyExists,
             Self::InvalidRequest { .. }
             | Self::InvalidConfig { .. }

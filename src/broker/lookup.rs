@@ -8,8 +8,10 @@ use crate::types::{Isolation, Offset, PartitionId, TopicName};
 
 use super::core::Core;
 use super::fetch::{bound, out_of_range};
+use super::holds::name_of;
 use super::requests::{FoundOffset, OffsetQuery};
 use super::served::Served;
+use super::topics::Topic;
 use super::{Error, translate};
 
 impl Core {
@@ -103,7 +105,8 @@ impl Core {
             let mut raised = Vec::with_capacity(raises.len());
             for (served, to) in raises {
                 let log_start = served.log.raise_log_start(to);
-                let log_start = log_start.map_err(|error| start_refused(&served, error))?;
+                let log_start = log_start.map_err(|error| start_refused(&topic, &served, error))?;
+                core.retention.want(&served);
                 raised.push((served.id().partition, log_start));
             }
             core.store
@@ -115,11 +118,16 @@ impl Core {
     }
 }
 
-fn start_refused(served: &Served, error: StartError) -> Error {
+fn start_refused(topic: &Topic, served: &Served, error: StartError) -> Error {
     match error {
         StartError::BeyondHighWatermark { to, .. } => out_of_range(served, to, &served.log.watermarks()),
-        StartError::Held { to, hold } => Error::PolicyViolation {
-            reason: format!("records of {} before offset {to} are held: {hold}", served.id()),
-        },
+        StartError::Held { to, hold } => {
+            let name = name_of(topic, served.id().partition, &hold).unwrap_or_default();
+            let id = served.id();
+            let reason = format!(
+                "records of {id} before offset {to} are held by {name:?} ({hold}); remove the hold first"
+            );
+            Error::PolicyViolation { reason }
+        }
     }
 }

@@ -5,8 +5,9 @@
 //! | a topic's name | JSON of [`TopicEntry`] | the topic is gone, its data too |
 //! | `/producer-ids` | JSON of [`ProducerIdsEntry`] | not written |
 //!
-//! No topic's name has a slash, so the keys cannot meet. The newest value of a key counts. Every entry carries `version`, 1;
-//! a greater one stops the start with a text that says so: a newer server wrote it.
+//! No topic's name has a slash, so the keys cannot meet. The newest value of a key counts. Every entry carries `version`: 1,
+//! or 2 for a topic with holds, which a server that does not know them must not serve. A greater one stops the start with a
+//! text that says so: a newer server wrote it.
 //!
 //! Deleting a topic
 //! 1. Its entry is written with `state = deleting`, and synced. *If it dies before:* the topic is there.
@@ -28,6 +29,8 @@ use crate::record::{BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit,
 use crate::storage::{AppendError, FirstBatch, Origin, Partition, Read, Store};
 use crate::types::{Offset, PartitionId, ProducerId, Timestamp, TopicId, TopicName, TopicPartition};
 
+use super::holds::{HoldEntry, TopicHold};
+use super::settings::TopicConfig;
 use super::translate;
 use super::{Error, served::Served};
 
@@ -36,7 +39,9 @@ const TOPIC: &str = "__siltstone_topics";
 /// Its id is the same in every store: it must be known before anything is read.
 pub(super) const TOPIC_ID: TopicId = TopicId(*b"siltstone-topics");
 /// Greater versions were written by a newer server.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Of entries without holds.
+const VERSION_WITHOUT_HOLDS: u32 = 1;
 const PRODUCER_IDS_KEY: &[u8] = b"/producer-ids";
 const READ_BYTES: usize = 1 << 20;
 /// Entries are not compressed; this bounds what damage can make us allocate.
@@ -70,18 +75,31 @@ pub(super) struct TopicEntry {
     pub(super) config: BTreeMap<String, String>,
     /// See [`State`].
     pub(super) state: State,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    holds: Vec<HoldEntry>,
 }
 
 impl TopicEntry {
     /// Describes an active topic.
-    pub(super) fn active(id: TopicId, partitions: i32, config: BTreeMap<String, String>) -> Self {
+    pub(super) fn active(id: TopicId, partitions: i32, config: &TopicConfig) -> Self {
+        let holds: Vec<HoldEntry> = config.holds.iter().map(HoldEntry::from).collect();
         Self {
-            version: VERSION,
+            version: if holds.is_empty() {
+                VERSION_WITHOUT_HOLDS
+            } else {
+                VERSION
+            },
             id: id.to_string(),
             partitions,
-            config,
+            config: config.overrides.clone(),
             state: State::Active,
+            holds,
         }
+    }
+
+    /// Returns its holds.
+    pub(super) fn holds(&self) -> Vec<TopicHold> {
+        self.holds.iter().map(TopicHold::from).collect()
     }
 
     /// Returns this entry with `state = deleting`.
@@ -238,7 +256,7 @@ impl Change {
     /// From this producer id on, none was ever given.
     pub(super) fn producer_ids(next: ProducerId) -> Self {
         let entry = ProducerIdsEntry {
-            version: VERSION,
+            version: VERSION_WITHOUT_HOLDS,
             next: next.0,
         };
         Self {
@@ -349,12 +367,18 @@ pub(super) fn stored(entry: &TopicEntry) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::settings::Settings;
     use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, SimFs};
+    use crate::storage::Hold;
     use crate::storage::{LogConfig, PartitionSpec, StoreConfig};
 
+    fn config() -> TopicConfig {
+        let own = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
+        Settings::default().resolve(&own).expect("valid")
+    }
+
     fn entry() -> TopicEntry {
-        let config = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
-        TopicEntry::active(TopicId([0xab; 16]), 3, config)
+        TopicEntry::active(TopicId([0xab; 16]), 3, &config())
     }
 
     fn apply(contents: &mut Contents, change: &Change) -> Result<(), String> {
@@ -367,6 +391,31 @@ mod tests {
             String::from_utf8(json(&entry()).to_vec()).expect("UTF-8"),
             r#"{"version":1,"id":"abababababababababababababababab","partitions":3,"config":{"retention.ms":"7"},"state":"active"}"#
         );
+    }
+
+    #[test]
+    fn holds_stand_in_an_entry_that_older_servers_refuse() {
+        let mut config = config();
+        config.holds = vec![
+            TopicHold {
+                name: "case 7".to_owned(),
+                partition: Some(PartitionId(1)),
+                range: Hold::Offsets(Offset(3)..Offset(9)),
+            },
+            TopicHold {
+                name: "audit".to_owned(),
+                partition: None,
+                range: Hold::Times(Timestamp(5)..Timestamp(6)),
+            },
+        ];
+        let entry = TopicEntry::active(TopicId([0xab; 16]), 3, &config);
+        let text = String::from_utf8(json(&entry).to_vec()).expect("UTF-8");
+        assert_eq!(
+            text,
+            r#"{"version":2,"id":"abababababababababababababababab","partitions":3,"config":{"retention.ms":"7"},"state":"active","holds":[{"name":"case 7","partition":1,"range":{"offsets":[3,9]}},{"name":"audit","partition":null,"range":{"times":[5,6]}}]}"#
+        );
+        let read: TopicEntry = parse(text.as_bytes()).expect("valid");
+        assert_eq!(read.holds(), config.holds);
     }
 
     #[test]
@@ -397,8 +446,8 @@ mod tests {
         );
         assert!(error("a/b", "{}").starts_with("key \"a/b\": "));
         assert_eq!(
-            error("/producer-ids", r#"{"version":2,"next":5}"#),
-            "an entry has version 2, this server knows 1; start a newer server"
+            error("/producer-ids", r#"{"version":3,"next":5}"#),
+            "an entry has version 3, this server knows 2; start a newer server"
         );
         let no_id = r#"{"version":1,"id":"+b","partitions":1,"config":{},"state":"active"}"#;
         assert!(error("a", no_id).contains("no valid id"));

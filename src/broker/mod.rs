@@ -28,6 +28,7 @@ mod error;
 mod fetch;
 mod flush;
 mod gate;
+mod holds;
 mod inflight;
 mod lookup;
 mod metadata;
@@ -36,6 +37,7 @@ mod producer_ids;
 mod read;
 mod repair;
 mod requests;
+mod retention;
 mod schedule;
 mod served;
 mod setting_table;
@@ -45,13 +47,15 @@ mod topics;
 mod translate;
 mod wait;
 
+pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
 pub use cleaner::{
-    CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, Holding,
-    JobState, KeyCounts, LastPass, LogDescription, LogHold, LogSegment, PartitionJob, PassError, RoundsLeft,
+    CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
+    KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
     Running as PassRunning, SegmentState,
 };
 pub use error::{Error, ErrorKind};
 pub use fetch::FETCH_BYTES_MAX;
+pub use holds::TopicHold;
 pub use produce::{ACK_TIMEOUT, PendingAck};
 pub use read::ReadStream;
 pub use requests::{
@@ -59,6 +63,7 @@ pub use requests::{
     FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
     Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription, TopicSummary,
 };
+pub use retention::RetentionPreview;
 pub use settings::{CompressionLevels, Settings, TopicConfig};
 
 use std::future::Future;
@@ -356,6 +361,41 @@ impl Broker {
     ) -> Result<Adopted, Error> {
         let result = self.core.adopt_partition(directory, topic, partition).await;
         self.core.counted(result)
+    }
+
+    /// Keeps a range of a topic from retention, compaction, deletion of records and of the topic; durable on return. The same
+    /// hold again is no failure.
+    ///
+    /// # Errors
+    /// An unknown topic or partition, an empty range, another hold of that name.
+    pub async fn add_hold(&self, topic: &TopicName, hold: TopicHold) -> Result<(), Error> {
+        let result = self.core.add_hold(topic.clone(), hold).await;
+        self.core.counted(result)
+    }
+
+    /// Removes a hold, durably.
+    ///
+    /// # Errors
+    /// An unknown topic or hold.
+    pub async fn remove_hold(&self, topic: &TopicName, name: &str) -> Result<(), Error> {
+        let result = self.core.remove_hold(topic.clone(), name.to_owned()).await;
+        self.core.counted(result)
+    }
+
+    /// Lists a topic's holds in the order in which they were added.
+    ///
+    /// # Errors
+    /// An unknown topic.
+    pub fn holds(&self, topic: &TopicName) -> Result<Vec<TopicHold>, Error> {
+        Ok(self.core.topics.find(topic)?.config.holds.clone())
+    }
+
+    /// Says what the next look of retention would delete of a topic, and why the rest stays; ascending by partition.
+    ///
+    /// # Errors
+    /// An unknown topic.
+    pub fn preview_retention(&self, topic: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
+        self.core.preview_retention(topic)
     }
 
     /// Renders the broker's metrics.

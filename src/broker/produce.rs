@@ -355,6 +355,9 @@ impl Core {
                 }
             }
         }
+        if served.log.take_rolled() {
+            self.retention.want(served);
+        }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
     }
 }

@@ -8,6 +8,7 @@
 //! | disk guard | 1 s, or 100 ms near the reserve | looks at the free space |
 //! | gauges | 10 s | counts segments and bytes |
 //! | flush | 100 ms, while something is unsynced | syncs what is due of `written` topics |
+//! | retention | 30 s, after a roll, when records were deleted | removes segments that are due |
 //! | repair | when wanted | brings partitions back after a failed write or sync |
 //!
 //! What is due is decided by pure functions of the time given (`Partition::sync_due`, `Partition::expire_producers`); the
@@ -25,6 +26,7 @@ use crate::telemetry::Exposition;
 use super::Error;
 use super::core::Core;
 use super::disk::Change;
+use super::retention;
 
 /// How often checkpoints are written.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -44,6 +46,7 @@ pub(super) fn start(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
         every(core, GAUGES_INTERVAL, Core::count_gauges),
         spawn(core, flush),
         spawn(core, repair),
+        spawn(core, retention::look_again_and_again),
     ]
 }
 
@@ -75,7 +78,7 @@ fn spawn<F: Future<Output = ()> + Send>(
 }
 
 /// Runs blocking work to its end. While the broker stops there is no more of it.
-async fn run(core: &Arc<Core>, work: impl FnOnce(&Arc<Core>) + Send + 'static) {
+pub(super) async fn run(core: &Arc<Core>, work: impl FnOnce(&Arc<Core>) + Send + 'static) {
     let result = core
         .blocking(move |core| {
             work(core);

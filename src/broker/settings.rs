@@ -7,12 +7,13 @@
 //! What is not here: the table (`setting_table`), and what the settings do.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::record::{Codec, KeyRule, TimestampType};
 use crate::storage::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
+use crate::types::PartitionId;
 
 use super::Error;
+use super::holds::TopicHold;
 use super::requests::{ConfigChange, ConfigEntry, ConfigSource};
 use super::setting_table::{self as table, Kind, SETTINGS, Setting};
 
@@ -34,6 +35,8 @@ pub struct CompressionLevels {
 pub struct TopicConfig {
     /// What the topic itself sets, as text.
     pub overrides: BTreeMap<String, String>,
+    /// What no policy takes anything from; not a setting, but it goes where they go.
+    pub holds: Vec<TopicHold>,
     /// `cleanup.policy`.
     pub cleanup: CleanupPolicy,
     /// `retention.ms`.
@@ -79,8 +82,8 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
-    /// Returns what storage is told; `max_decompressed_bytes` is the server's bound.
-    pub fn log_config(&self, max_decompressed_bytes: u32) -> LogConfig {
+    /// Returns what storage is told of `partition`; `max_decompressed_bytes` is the server's bound.
+    pub fn log_config(&self, max_decompressed_bytes: u32, partition: PartitionId) -> LogConfig {
         LogConfig {
             segment_bytes: self.segment_bytes,
             segment_ms: self.segment_ms,
@@ -103,7 +106,12 @@ impl TopicConfig {
                 max_lag_ms: self.max_compaction_lag_ms,
                 delete_retention_ms: self.delete_retention_ms,
             },
-            holds: Arc::default(),
+            holds: self
+                .holds
+                .iter()
+                .filter(|hold| hold.is_of(partition))
+                .map(|hold| hold.range.clone())
+                .collect(),
         }
     }
 
@@ -269,6 +277,7 @@ impl Values<'_> {
         self.whole(table::MIN_INSYNC_REPLICAS)?;
         Ok(TopicConfig {
             overrides: self.overrides.clone(),
+            holds: Vec::new(),
             cleanup,
             retention_ms: Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0),
             retention_bytes: u64::try_from(self.whole(table::RETENTION_BYTES)?).ok(),

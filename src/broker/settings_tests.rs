@@ -28,7 +28,7 @@ fn every_default_is_valid_and_keeps_everything() {
     assert_eq!(config.max_message_bytes, 1_048_588);
     assert_eq!(config.timestamp_after_max_ms, 3_600_000);
     assert_eq!(config.codec, None);
-    assert_eq!(config.log_config(7).max_decompressed_bytes, 7);
+    assert_eq!(config.log_config(7, PartitionId(0)).max_decompressed_bytes, 7);
 }
 
 #[test]

@@ -37,6 +37,7 @@ use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
 use super::producer_ids::ProducerIds;
 use super::repair::Repairs;
+use super::retention::RetentionWork;
 use super::served::Served;
 use super::settings::{Settings, TopicConfig};
 use super::topics::{Topic, Topics};
@@ -213,6 +214,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         }),
         flushes: Flushes::default(),
         repairs,
+        retention: RetentionWork::default(),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,
@@ -245,7 +247,7 @@ fn open_metadata(
     let spec = PartitionSpec {
         id: id.clone(),
         topic_id: metadata::TOPIC_ID,
-        config: topic_config.log_config(config.max_decompressed_bytes),
+        config: topic_config.log_config(config.max_decompressed_bytes, id.partition),
     };
     let log = store
         .open_partitions(vec![spec], now)
@@ -315,13 +317,14 @@ impl Core {
         let mut specs = Vec::new();
         let mut topics: Vec<(TopicName, TopicEntry, TopicConfig)> = Vec::new();
         for (name, entry) in active {
-            let config = self
+            let mut config = self
                 .settings
                 .resolve(&entry.config)
                 .map_err(|error| Error::Storage {
                     target: format!("topic {name}"),
                     reason: format!("{error}; it was valid when the topic was made"),
                 })?;
+            config.holds = entry.holds();
             let id = entry.topic_id().expect("checked when the entry was read");
             specs.extend((0..entry.partitions).map(|number| self.spec(&name, number, id, &config)));
             topics.push((name, entry, config));

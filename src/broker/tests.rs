@@ -18,6 +18,7 @@ mod background;
 mod cleaner;
 mod produce;
 mod reads;
+mod retention;
 mod topics;
 
 /// The broker's own clock in these tests.

@@ -8,6 +8,7 @@
 //! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
 mod bench;
+mod compact;
 mod completion;
 mod connect;
 mod error;
@@ -20,6 +21,7 @@ mod produce;
 mod produce_record;
 mod read;
 mod record_text;
+mod retention;
 mod segment;
 pub mod serve;
 mod time;

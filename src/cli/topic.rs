@@ -1,4 +1,4 @@
-//! `siltstone topic`: create, list, describe, alter, delete, add-partitions, adopt.
+//! `siltstone topic`: create, list, describe, alter, delete, add-partitions, adopt; `retention` has the rest.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::compact;
 use super::connect::ServerArgs;
 use super::output::{self, Align};
+use super::retention::{self, HoldCommand};
 use super::{CliError, time};
 use crate::client::{
     Adopted, Client, ConfigChanges, ConfigSource, InternalTopics, PartitionDescription, TopicDescription,
@@ -79,6 +81,33 @@ pub(super) enum TopicCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Show what retention would delete next, and what keeps the rest
+    Retention {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compact a topic now, and wait until it is done
+    Compact {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what compaction does with a topic, when, and why not now
+    Explain {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Keep ranges of a topic from every policy
+    #[command(subcommand)]
+    Hold(HoldCommand),
     /// Bring in a partition directory that a Kafka broker or another server wrote; the original stays as it is
     Adopt {
         /// The directory, on the server's machine
@@ -152,6 +181,10 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
                 format!("topic {name} has {}\n", counted(count, "partition"))
             })
         }
+        TopicCommand::Retention { name, json } => retention::preview(&client, &name, json).await,
+        TopicCommand::Compact { name, json } => compact::run(&client, &name, json).await,
+        TopicCommand::Explain { name, json } => compact::explain(&client, &name, json).await,
+        TopicCommand::Hold(hold) => hold.run(&client).await,
         TopicCommand::Adopt {
             directory,
             topic,
@@ -181,6 +214,7 @@ fn checked(command: TopicCommand) -> Result<TopicCommand, CliError> {
                 None => Ok(command),
             }
         }
+        TopicCommand::Hold(hold) => hold.check().map(|()| command),
         _ => Ok(command),
     }
 }

@@ -26,6 +26,7 @@
 //! What is not here: anything of the server; a client knows its words (`proto`) and its batches (`record`) alone.
 
 mod admin;
+mod compaction;
 mod connection;
 mod endpoint;
 mod error;
@@ -33,10 +34,15 @@ mod filter;
 mod offsets;
 mod producer;
 mod reader;
+mod retention;
 
 pub use admin::{
     Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
     TopicDescription, TopicSummary,
+};
+pub use compaction::{
+    Compaction, CompactionExplanation, CompactionState, KeyCounts, LastPass, PartitionCompaction, PassError,
+    RunningPass,
 };
 pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};
@@ -45,6 +51,7 @@ pub use filter::{Chunk, ChunkRecords};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
 pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
+pub use retention::{DeletionReason, HeldRange, Hold, RetentionPreview, SegmentDeletion, Stay};
 
 #[cfg(test)]
 mod producer_tests;

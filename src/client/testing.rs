@@ -358,4 +358,32 @@ impl AdminService for Scripted {
     ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
         Err(Status::unimplemented("not scripted"))
     }
+
+    async fn preview_retention(
+        &self,
+        _: Request<v1::PreviewRetentionRequest>,
+    ) -> Result<Response<v1::PreviewRetentionResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn add_hold(
+        &self,
+        _: Request<v1::AddHoldRequest>,
+    ) -> Result<Response<v1::AddHoldResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn list_holds(
+        &self,
+        _: Request<v1::ListHoldsRequest>,
+    ) -> Result<Response<v1::ListHoldsResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn remove_hold(
+        &self,
+        _: Request<v1::RemoveHoldRequest>,
+    ) -> Result<Response<v1::RemoveHoldResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
 }

@@ -1,4 +1,4 @@
-//! `AdminService`: topics and their settings.
+//! `AdminService`: topics, their settings and holds, previews.
 
 use std::path::Path;
 
@@ -8,7 +8,9 @@ use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescr
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
+use super::compaction::{self, Wish};
 use super::observe::Call;
+use super::retention;
 use super::status::invalid;
 use super::{Stopping, convert};
 
@@ -60,6 +62,16 @@ impl AdminDoor {
             .await
     }
 
+    async fn hold(&self, request: v1::AddHoldRequest) -> Result<(), Error> {
+        let topic = convert::topic(&request.topic)?;
+        self.broker.add_hold(&topic, retention::hold(request.hold)?).await
+    }
+
+    async fn release(&self, request: v1::RemoveHoldRequest) -> Result<(), Error> {
+        let topic = convert::topic(&request.topic)?;
+        self.broker.remove_hold(&topic, &request.name).await
+    }
+
     async fn adopt(&self, request: v1::AdoptPartitionRequest) -> Result<v1::AdoptPartitionResponse, Error> {
         let topic = convert::topic(&request.topic)?;
         let partition = convert::partition(request.partition)?;
@@ -81,6 +93,15 @@ impl AdminDoor {
             dropped_tail_bytes: convert::count(adopted.dropped_tail_bytes),
         })
     }
+}
+
+async fn compact(broker: &Broker, request: v1::CompactNowRequest) -> Result<v1::CompactNowResponse, Error> {
+    let (wish, wait) = compaction::wish(request)?;
+    let job = match wish {
+        Wish::Begin(wish) => broker.compact_now(&wish, wait).await?,
+        Wish::Ask(handle) => broker.compaction_job(handle, wait).await?,
+    };
+    Ok(compaction::told_job(job))
 }
 
 fn execution(validate_only: bool) -> Execution {
@@ -164,11 +185,87 @@ impl AdminService for AdminDoor {
         call.end(outcome.map(|()| v1::DeleteTopicResponse {}))
     }
 
+    async fn compact_now(
+        &self,
+        request: Request<v1::CompactNowRequest>,
+    ) -> Result<Response<v1::CompactNowResponse>, Status> {
+        let call = self.call("CompactNow");
+        call.end(compact(&self.broker, request.into_inner()).await)
+    }
+
+    async fn explain_compaction(
+        &self,
+        request: Request<v1::ExplainCompactionRequest>,
+    ) -> Result<Response<v1::ExplainCompactionResponse>, Status> {
+        let call = self.call("ExplainCompaction");
+        let request = request.into_inner();
+        let explained = compaction::place(&request.topic, &request.partitions)
+            .and_then(|(topic, partitions)| self.broker.explain_compaction(&topic, &partitions));
+        call.end(explained.map(|partitions| v1::ExplainCompactionResponse {
+            partitions: partitions.into_iter().map(compaction::told_explanation).collect(),
+        }))
+    }
+
+    async fn describe_log(
+        &self,
+        request: Request<v1::DescribeLogRequest>,
+    ) -> Result<Response<v1::DescribeLogResponse>, Status> {
+        let call = self.call("DescribeLog");
+        let request = request.into_inner();
+        let described = compaction::place(&request.topic, &request.partitions)
+            .and_then(|(topic, partitions)| self.broker.describe_log(&topic, &partitions));
+        call.end(described.map(|partitions| v1::DescribeLogResponse {
+            partitions: partitions.into_iter().map(compaction::told_log).collect(),
+        }))
+    }
+
     async fn adopt_partition(
         &self,
         request: Request<v1::AdoptPartitionRequest>,
     ) -> Result<Response<v1::AdoptPartitionResponse>, Status> {
         let call = self.call("AdoptPartition");
         call.end(self.adopt(request.into_inner()).await)
+    }
+
+    async fn preview_retention(
+        &self,
+        request: Request<v1::PreviewRetentionRequest>,
+    ) -> Result<Response<v1::PreviewRetentionResponse>, Status> {
+        let call = self.call("PreviewRetention");
+        let topic = convert::topic(&request.into_inner().topic);
+        let previews = topic.and_then(|topic| self.broker.preview_retention(&topic));
+        call.end(previews.map(|previews| v1::PreviewRetentionResponse {
+            partitions: previews.into_iter().map(retention::told_preview).collect(),
+        }))
+    }
+
+    async fn add_hold(
+        &self,
+        request: Request<v1::AddHoldRequest>,
+    ) -> Result<Response<v1::AddHoldResponse>, Status> {
+        let call = self.call("AddHold");
+        let added = self.hold(request.into_inner()).await;
+        call.end(added.map(|()| v1::AddHoldResponse {}))
+    }
+
+    async fn list_holds(
+        &self,
+        request: Request<v1::ListHoldsRequest>,
+    ) -> Result<Response<v1::ListHoldsResponse>, Status> {
+        let call = self.call("ListHolds");
+        let topic = convert::topic(&request.into_inner().topic);
+        let holds = topic.and_then(|topic| self.broker.holds(&topic));
+        call.end(holds.map(|holds| v1::ListHoldsResponse {
+            holds: holds.into_iter().map(retention::told_hold).collect(),
+        }))
+    }
+
+    async fn remove_hold(
+        &self,
+        request: Request<v1::RemoveHoldRequest>,
+    ) -> Result<Response<v1::RemoveHoldResponse>, Status> {
+        let call = self.call("RemoveHold");
+        let removed = self.release(request.into_inner()).await;
+        call.end(removed.map(|()| v1::RemoveHoldResponse {}))
     }
 }

@@ -121,6 +121,7 @@ fn reason(error: &Error) -> &'static str {
         Error::OutOfOrderSequence { .. } => "OUT_OF_ORDER_SEQUENCE",
         Error::FencedProducer { .. } => "FENCED_PRODUCER",
         Error::InvalidTransactionState { .. } => "INVALID_TRANSACTION_STATE",
+        Error::UnknownHold { .. } => "UNKNOWN_HOLD",
         Error::PolicyViolation { .. } => "POLICY_VIOLATION",
         Error::DiskFull { .. } => "DISK_FULL",
         Error::Overloaded { .. } => "OVERLOADED",
@@ -144,6 +145,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
 fn place(error: &Error) -> Vec<(&'static str, String)> {
     match error {
         Error::UnknownTopic { topic } => vec![("topic", topic.clone())],
+        Error::UnknownHold { topic, hold } => vec![("topic", topic.to_string()), ("hold", hold.clone())],
         Error::TopicExists { topic } | Error::InternalTopic { topic } => vec![("topic", topic.to_string())],
         Error::UnknownPartition { topic, partition, .. } => {
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
@@ -220,6 +222,7 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
         Error::Overloaded { what, limit } => &[("resource", what), ("limit", limit)],
         Error::Storage { target, .. } => &[("target", target)],
         Error::UnknownTopic { .. }
+        | Error::UnknownHold { .. }
         | Error::TopicExists { .. }
         | Error::InternalTopic { .. }
         | Error::InvalidRequest { .. }

@@ -54,11 +54,10 @@ impl Sealed {
             index_interval_bytes: config.index_interval_bytes,
             max_decompressed_bytes: config.max_decompressed_bytes,
         };
-        let index = index_bytes(files, self.dir(), self.extent.base);
         let vouched = Vouched {
             upto: self.extent.next,
             end: self.extent.next,
-            index: &index,
+            index: &|| index_bytes(files, self.dir(), self.extent.base),
         };
         let scanned = scan_through(file.as_ref(), spec, vouched, |_, _| ControlFlow::Continue(()))
             .context("read", path)?;

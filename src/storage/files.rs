@@ -5,21 +5,29 @@
 //! 3. Each is renamed over its path. If it dies here: some paths hold the old content, some the new, each whole.
 //! 4. The directories are synced: the new contents stay.
 //!
+//! A log that must not be cut in place gets a copy of its beginning in its place, alike: written, synced, renamed over it; the
+//! caller syncs the directory.
+//!
 //! What is not here: contents that must change together. One file is replaced by `checkpoint::write_atomic`.
 
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::env::{FileCache, OpenMode, SyncSite};
+use crate::env::{File, FileCache, OpenMode, SyncSite};
 
 use super::error::{IoContext, StoreError};
-use super::paths::TMP;
+use super::paths::{CLEANED, TMP};
 
 /// Sync of files about to be renamed into place.
 const SITE_FILES: SyncSite = SyncSite("replaced files");
 /// Sync of the directories they were renamed in.
 const SITE_DIRS: SyncSite = SyncSite("directories of replaced files");
+/// Sync of the copy that takes a log's place.
+const SITE_COPY: SyncSite = SyncSite("repaired log");
+/// A copy is made in parts of so many bytes.
+const COPY_CHUNK: usize = 1 << 20;
 /// So many files are open at once, in each step.
 const AT_ONCE: usize = 64;
 
@@ -107,6 +115,38 @@ pub(super) fn remove_if_there(files: &FileCache, path: &Path) -> io::Result<()> 
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Gives the first `len` bytes of a log a new file, synced, under the same name.
+pub(super) fn copy_over(
+    files: &FileCache,
+    from: &dyn File,
+    path: &Arc<Path>,
+    len: u32,
+) -> Result<(), StoreError> {
+    let mut copy = path.as_os_str().to_owned();
+    copy.push(CLEANED);
+    let copy = Path::new(&copy);
+    remove_if_there(files, copy).context("remove", copy)?;
+    let to = files
+        .fs()
+        .open(copy, OpenMode::CreateNew)
+        .context("create", copy)?;
+    let len = u64::from(len);
+    let mut chunk = vec![0; COPY_CHUNK];
+    let mut position = 0;
+    while position < len {
+        let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
+        from.read_exact_at(&mut chunk[..part], position)
+            .context("read", path)?;
+        to.write_all_at(&[IoSlice::new(&chunk[..part])], position)
+            .context("write", copy)?;
+        position += u64::try_from(part).expect("a chunk fits");
+    }
+    to.sync_data(SITE_COPY).context("sync", copy)?;
+    files.fs().rename(copy, path).context("replace", path)?;
+    files.forget(path);
+    Ok(())
 }
 
 /// Greatest size of a small file that is read whole, in bytes; beyond it lies damage, not data.

@@ -1,8 +1,8 @@
 //! Damage below the recovery point: whoever comes to it is told, and nobody else is kept from reading.
 
-use super::testing::{House, NOW, closed, damage, path, vouched};
-use super::{FirstBatch, MANIFEST_FILE_NAME, Partition, Read};
-use crate::env::{CrashChoice, Fs as _};
+use super::testing::{House, NOW, closed, damage, path, plain, small, vouched};
+use super::{FirstBatch, LogConfig, MANIFEST_FILE_NAME, Partition, Read};
+use crate::env::{CrashChoice, Fs as _, SimFs};
 use crate::types::{Offset, Timestamp};
 
 /// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
@@ -95,4 +95,31 @@ fn damage_that_a_reader_finds_is_told_at_its_place_alone() {
     assert!(!left.contains(&2) && left.len() > 14, "{left:?}");
     let opened = House::on(house.close());
     assert_eq!(readable(&opened.log, 20), left, "and the next start finds it");
+}
+
+#[test]
+fn of_a_log_with_ever_more_damage_no_more_than_a_thousand_gaps_are_kept() {
+    let config = LogConfig {
+        segment_bytes: 1 << 20,
+        ..small()
+    };
+    let house = House::with(SimFs::new(), config.clone());
+    let batch = plain("one of many");
+    for _ in 0..2_100 {
+        house.append(&batch);
+    }
+    house.sync().expect("synced");
+    house.store.checkpoint().expect("checkpointed");
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    for odd in (1..2_100).step_by(2) {
+        let end = u64::from(batch.size_bytes()) * (odd + 1);
+        damage(&fs, "t-0/00000000000000000000.log", end - 3, b"bad");
+    }
+    let house = House::with(fs, config);
+    let sealed = house.log.segments.read().sealed().to_vec();
+    assert_eq!(sealed[0].gaps().len(), 1_000);
+    assert_eq!(read_at(&house.log, 1_998), Ok(1_998));
+    read_at(&house.log, 1_999).expect_err("damaged");
+    let told = read_at(&house.log, 2_098).expect_err("sound, and in the last gap");
+    assert!(told.ends_with("reading can go on at 2100"), "{told}");
 }

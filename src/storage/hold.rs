@@ -12,8 +12,6 @@ use std::ops::Range;
 
 use crate::types::{Offset, Timestamp};
 
-use super::retention::SegmentFacts;
-
 /// A range that is held.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hold {
@@ -37,17 +35,6 @@ impl Hold {
         match self {
             Self::Offsets(range) => range.start,
             Self::Times(_) => Offset::ZERO,
-        }
-    }
-
-    /// Tells whether a record of `segment` may be held, as far as its bounds tell.
-    pub(super) fn may_hold(&self, segment: &SegmentFacts) -> bool {
-        match self {
-            Self::Offsets(range) => range.start < segment.end && range.end > segment.base,
-            Self::Times(range) => {
-                let begins_before_end = segment.least.is_none_or(|least| least < range.end);
-                begins_before_end && segment.greatest.is_some_and(|greatest| greatest >= range.start)
-            }
         }
     }
 }

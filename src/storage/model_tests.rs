@@ -146,6 +146,7 @@ fn open(fs: &SimFs) -> (Option<Store>, Arc<Partition>) {
 impl Run {
     fn new() -> Self {
         let fs = SimFs::new();
+        fs.set_now(NOW);
         let (store, log) = open(&fs);
         Self {
             fs,
@@ -168,7 +169,10 @@ impl Run {
                 codec,
             } => self.append(times, value_len, codec)?,
             Op::Sync => self.sync(),
-            Op::Wait(ms) => self.now = self.now.saturating_add_ms(ms),
+            Op::Wait(ms) => {
+                self.now = self.now.saturating_add_ms(ms);
+                self.fs.set_now(self.now);
+            }
             Op::Read {
                 from,
                 until,
@@ -379,9 +383,10 @@ impl Run {
             .filter(|batch| batch.next() <= view.log_start.0)
         {
             let was_there = batch.next() > self.model.log_start;
-            let aged = retention
-                .ms
-                .is_some_and(|ms| self.now.ms_since(batch.appended) > ms);
+            // A segment's age is clamped between its appends: it is at most that of its youngest record by either word.
+            let stamped = Timestamp(NOW.0 + batch.times.iter().max().copied().unwrap_or(0));
+            let youngest = batch.appended.min(stamped);
+            let aged = retention.ms.is_some_and(|ms| self.now.ms_since(youngest) > ms);
             let crowded = retention.bytes.is_some_and(|bytes| kept >= bytes);
             prop_assert!(
                 !was_there || aged || crowded,
@@ -420,6 +425,7 @@ impl Run {
     /// high watermark was published at the log end (invariant 7).
     fn crash(&mut self) -> Result<(), TestCaseError> {
         self.fs = self.fs.crash(CrashChoice::LoseAll);
+        self.fs.set_now(self.now);
         (self.store, self.log) = open(&self.fs);
         let synced = self.model.synced;
         self.model.batches.retain(|batch| batch.base < synced);

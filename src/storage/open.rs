@@ -204,6 +204,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
     marks.set_first_unstable(opened.first_unstable);
     let segments = Arc::new(RwLock::new(opened.list));
     let stand = Arc::new(Stand::new());
+    let rolled = Arc::new(AtomicBool::new(false));
     let writer = Writer {
         files: Arc::clone(&data.files),
         dir: Arc::clone(&dir),
@@ -217,6 +218,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         journal: opened.journal,
         unsynced: Unsynced::default(),
         syncs: Syncs::default(),
+        rolled: Arc::clone(&rolled),
         stand: Arc::clone(&stand),
     };
     Arc::new(Partition {
@@ -234,6 +236,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         repairing: Mutex::new(()),
         opened: AtomicBool::new(false),
         writer: Mutex::new(writer),
+        rolled,
         retired: Mutex::default(),
         maintenance: Maintenance::default(),
         names: Mutex::default(),

@@ -59,6 +59,8 @@ pub struct Partition {
     pub(super) repairing: Mutex<()>,
     /// Set once the writer is open, for ever.
     pub(super) opened: AtomicBool,
+    /// Whether a segment was rolled since somebody asked.
+    pub(super) rolled: Arc<AtomicBool>,
     pub(super) writer: Mutex<Writer>,
     /// Segments that retention took out of the list and whose files are still to be removed.
     pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
@@ -526,6 +528,11 @@ impl Partition {
     pub fn expire_producers(&self, now: Timestamp) {
         let expiration_ms = self.config.read().producer_id_expiration_ms;
         let _ = self.writer.lock().producers.expire(now, expiration_ms);
+    }
+
+    /// Tells whether a segment was rolled since the last call. Looks at memory only.
+    pub fn take_rolled(&self) -> bool {
+        self.rolled.load(Ordering::Relaxed) && self.rolled.swap(false, Ordering::AcqRel)
     }
 
     /// Returns the partition's directory.

@@ -25,12 +25,11 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
 use super::examine::index_bytes;
-use super::files::remove_if_there;
+use super::files::{copy_over, remove_if_there};
 use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
 use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
-use super::repair::copy_over;
 use super::scan::{ScanSpec, Scanned, Vouched, scan_through};
 use super::segment::{Extent, Sealed, Segment, log_path};
 use super::{AppendTimes, LeaderEpochs, Producers};
@@ -252,13 +251,12 @@ impl Recovery<'_> {
             Some(producers) => producers,
             None => self.producers(&found.segments, log.base)?,
         };
-        let index = index_bytes(self.files, self.dir, log.base);
         let vouched = Vouched {
             upto: self.recovery_point,
             end: log
                 .next_base
                 .unwrap_or_else(|| self.believable_recovery_point(log.base)),
-            index: &index,
+            index: &|| index_bytes(self.files, self.dir, log.base),
         };
         let epochs = &mut found.epochs;
         let mut scanned = scan_through(file, spec, vouched, |batch, indexes| {
@@ -270,7 +268,7 @@ impl Recovery<'_> {
             }
             ControlFlow::Continue(())
         })
-        .context("read", self.dir)?;
+        .context("read", &log_path(self.dir, log.base))?;
         scanned.indexes.seal();
         found.producers = Some(producers);
         Ok(scanned)

@@ -14,7 +14,6 @@
 //! Offsets of records that were cut are not given again: the log end stays, and a hole remains. Acknowledged records of a
 //! synced log lie below the recovery point, so none of them is among those.
 
-use std::io::IoSlice;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +22,11 @@ use crate::env::{File, FileCache, OpenMode, SyncSite};
 use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
-use super::files::remove_if_there;
+use super::files::{copy_over, remove_if_there};
 use super::journal::JournalOf;
 use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition::Partition;
-use super::paths::{CLEANED, SegmentFile};
+use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, Segment};
@@ -36,9 +35,7 @@ use super::watermarks::Source;
 use super::writer::{Names, Readiness, Unsynced};
 use super::{LogConfig, Producers};
 
-const SITE_COPY: SyncSite = SyncSite("repaired log");
 const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
-const COPY_CHUNK: usize = 1 << 20;
 
 impl Partition {
     /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced; nobody who
@@ -224,38 +221,6 @@ impl Rereading<'_> {
         }
         Ok(scanned)
     }
-}
-
-/// Gives the first `len` bytes of a log a new file, synced, under the same name.
-pub(super) fn copy_over(
-    files: &FileCache,
-    from: &dyn File,
-    path: &Arc<Path>,
-    len: u32,
-) -> Result<(), StoreError> {
-    let mut copy = path.as_os_str().to_owned();
-    copy.push(CLEANED);
-    let copy = Path::new(&copy);
-    remove_if_there(files, copy).context("remove", copy)?;
-    let to = files
-        .fs()
-        .open(copy, OpenMode::CreateNew)
-        .context("create", copy)?;
-    let len = u64::from(len);
-    let mut chunk = vec![0; COPY_CHUNK];
-    let mut position = 0;
-    while position < len {
-        let part = usize::try_from(len - position).map_or(COPY_CHUNK, |left| left.min(COPY_CHUNK));
-        from.read_exact_at(&mut chunk[..part], position)
-            .context("read", path)?;
-        to.write_all_at(&[IoSlice::new(&chunk[..part])], position)
-            .context("write", copy)?;
-        position += u64::try_from(part).expect("a chunk fits");
-    }
-    to.sync_data(SITE_COPY).context("sync", copy)?;
-    files.fs().rename(copy, path).context("replace", path)?;
-    files.forget(path);
-    Ok(())
 }
 
 fn remove_segment(files: &FileCache, dir: &Path, base: Offset) -> Result<(), StoreError> {

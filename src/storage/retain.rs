@@ -13,15 +13,17 @@
 //!    without its log is removed by the start.
 //! 7. The manifest is told. If it dies before: a start believes the directory, not the manifest.
 //!
-//! A full disk has no room for step 3. Then the first segment of each partition goes without it: it is removed and the
-//! directory synced, after which the directory itself says where the log begins. So a crash finds the log with it or without
-//! it, never with a gap; and the room it leaves is the room for step 3.
+//! A full disk has no room for step 3. Then the first segment of each partition goes without it, and the directory itself says
+//! where the log begins. Step 4 also makes durable what was removed before, so such segments leave the disk one after the
+//! other: a crash finds the log with the last of them or without it, never with a gap. The room it leaves is the room for
+//! step 3.
 //!
 //! Invariants
 //! - No checkpoint is written meanwhile: it would look for files that are going.
 //! - A partition that refuses writes is left alone until it is repaired.
 //! - What fails is told, and stays due: the next look tries again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::MutexGuard;
@@ -44,8 +46,7 @@ use super::writer::{Saved, Writer};
 use super::{EpochChange, commit, decode_snapshot, encode_snapshot};
 
 const SITE_SNAPSHOT: SyncSite = SyncSite("producer snapshot that outlives its batches");
-const SITE_NAME: SyncSite = SyncSite("name of the producer snapshot that outlives its batches");
-const SITE_ROOM: SyncSite = SyncSite("partition directory that makes room");
+const SITE_DIR: SyncSite = SyncSite("partition directory before segments are removed");
 
 /// What a look did to one partition.
 #[derive(Debug)]
@@ -93,7 +94,7 @@ impl Partition {
             .iter()
             .map(reached)
             .filter(|segment| segment.base < segment.end);
-        before.find_map(|segment| config.holds.iter().find(|hold| hold.may_hold(&segment)).cloned())
+        before.find_map(|segment| config.holds.iter().find(|hold| segment.may_be_in(hold)).cloned())
     }
 
     fn log_facts(&self) -> LogFacts {
@@ -170,7 +171,9 @@ pub(super) fn retain(dir: &DataDir, partitions: &[Arc<Partition>], now: Timestam
         .filter_map(|partition| Job::prepare(dir, partition, now))
         .collect();
     let starts = |jobs: &[Job]| -> Vec<_> {
-        let going = jobs.iter().filter(|job| !job.planned.is_empty());
+        let going = jobs
+            .iter()
+            .filter(|job| !(job.planned.is_empty() && job.deleted.is_empty()));
         going.map(|job| (job.partition.id.clone(), job.start)).collect()
     };
     let mut written = checkpoints.raise_log_starts(&dir.files, &starts(&jobs));
@@ -269,12 +272,8 @@ impl Job {
             return;
         }
         let rest = self.planned.split_off(1);
-        let done = self.keep_producers(self.planned[0].end, now).and_then(|()| {
-            self.delete()?;
-            let dir = self.partition.dir();
-            self.files.fs().sync_dir(&dir, SITE_ROOM).context("sync", &dir)
-        });
-        match done {
+        let done = self.keep_producers(self.planned[0].end, now);
+        match done.and_then(|()| self.delete()) {
             Ok(()) => self.planned = rest,
             Err(error) => {
                 self.planned.clear();
@@ -295,7 +294,7 @@ impl Job {
         }
     }
 
-    /// Step 4. Without room for a snapshot that is missing, producers are forgotten rather than the deletion put off.
+    /// Step 4. The state lies in a snapshot since the roll that began at `start`; one that is missing is made again.
     fn keep_producers(&self, start: Offset, now: Timestamp) -> Result<(), StoreError> {
         let files = &self.files;
         let dir = self.partition.dir();
@@ -307,23 +306,29 @@ impl Job {
                 .open(&path, OpenMode::ReadWrite)
                 .context("open", &path)?;
             file.sync_data(SITE_SNAPSHOT).context("sync", &path)?;
-            return files.fs().sync_dir(&dir, SITE_NAME).context("sync", &dir);
+        } else {
+            self.make_snapshot(path, start, now)?;
         }
+        files.fs().sync_dir(&dir, SITE_DIR).context("sync", &dir)
+    }
+
+    /// Without room for a snapshot, producers may be forgotten rather than the deletion put off.
+    fn make_snapshot(&self, path: PathBuf, start: Offset, now: Timestamp) -> Result<(), StoreError> {
         let mut before = super::read::snapshot(&self.partition.segments);
         before.retain(|segment| segment.bounds().1 <= start);
         let state = StateFiles {
-            files,
-            dir: &dir,
+            files: &self.files,
+            dir: &self.partition.dir(),
             now,
         };
         let written = producers_at(state, &before, start).and_then(|bytes| {
             let mut replacements = Replacements::default();
-            replacements.add(path.clone(), bytes);
-            replacements.commit(files)
+            replacements.add(path, bytes);
+            replacements.commit(&self.files)
         });
         match written {
             Err(error) if error.is_disk_full() => {
-                tracing::warn!(partition = %self.partition.id, path = %path.display(), %error,
+                tracing::warn!(partition = %self.partition.id, %error,
                     "producer snapshot not written; after a crash, retries of batches that retention took may be written again");
                 Ok(())
             }

@@ -57,7 +57,7 @@ fn logs(fs: &SimFs) -> usize {
 
 #[test]
 fn what_the_preview_says_is_what_goes_with_its_files() {
-    let house = filled(limited(None, Some(1500)), 30);
+    let house = filled(limited(None, Some(1000)), 30);
     house.store.checkpoint().expect("the indexes are files now");
     let plan = house.log.retention_plan(NOW);
     assert!(plan.deletions.len() >= 2, "{plan:?}");
@@ -276,7 +276,7 @@ fn a_file_that_cannot_be_removed_is_told_by_name_and_removed_by_the_next_look() 
 
 #[test]
 fn what_a_crash_left_behind_the_checkpoint_is_removed_by_the_first_look() {
-    let house = filled(limited(None, Some(1500)), 30);
+    let house = filled(limited(None, Some(1000)), 30);
     house.fs.inject(fault(
         Call::Remove,
         ".log",
@@ -308,6 +308,37 @@ fn a_disk_without_a_free_byte_does_not_stop_it_and_a_crash_finds_no_gap() {
     assert!(house.fs.mutations() > mutations);
     let after = House::on(house.fs.crash(CrashChoice::LoseAll));
     assert_eq!(offsets(&after.log), (plan.log_start.0..30).collect::<Vec<_>>());
+}
+
+/// Whether a crash finds a gap after two looks that made room and had none for the checkpoint all the same.
+fn gap_after_two_full_looks(disabled: Option<SyncSite>) -> bool {
+    let house = filled(limited(None, Some(100)), 30);
+    if let Some(site) = disabled {
+        house.fs.disable_sync(site);
+    }
+    let full = Failure::Kind(ErrorKind::StorageFull);
+    house
+        .fs
+        .inject(fault(Call::Open, "log-start-offset-checkpoint", 4, full));
+    for _ in 0..2 {
+        let looked = look(&house, NOW);
+        assert_eq!(looked[0].deleted.len(), 1, "{looked:?}");
+        assert!(looked[0].failure.as_ref().is_some_and(StoreError::is_disk_full));
+    }
+    (0..40).any(|seed| {
+        let after = House::on(house.fs.crash(CrashChoice::Random(seed)));
+        let start = after.log.watermarks().log_start.0;
+        offsets(&after.log) != (start..30).collect::<Vec<_>>()
+    })
+}
+
+#[test]
+fn segments_that_go_without_a_checkpoint_go_one_by_one_so_that_a_crash_finds_no_gap() {
+    assert!(!gap_after_two_full_looks(None));
+    assert!(
+        gap_after_two_full_looks(Some(SITE_DIR)),
+        "this is what the sync is for"
+    );
 }
 
 #[test]

@@ -56,6 +56,17 @@ impl SegmentFacts {
         };
         Some(now.ms_since(stamp))
     }
+
+    /// Tells whether a record of it may be in `hold`, as far as its bounds tell.
+    pub(super) fn may_be_in(&self, hold: &Hold) -> bool {
+        match hold {
+            Hold::Offsets(range) => range.start < self.end && range.end > self.base,
+            Hold::Times(range) => {
+                let begins_before_end = self.least.is_none_or(|least| least < range.end);
+                begins_before_end && self.greatest.is_some_and(|greatest| greatest >= range.start)
+            }
+        }
+    }
 }
 
 /// A log as a plan sees it.
@@ -147,7 +158,7 @@ pub fn plan(log: &LogFacts, config: &LogConfig, now: Timestamp) -> RetentionPlan
             plan.stay = Stay::NotDue { age_ms };
             return plan;
         };
-        if let Some(hold) = config.holds.iter().find(|hold| hold.may_hold(segment)) {
+        if let Some(hold) = config.holds.iter().find(|hold| segment.may_be_in(hold)) {
             plan.stay = Stay::Held(hold.clone());
             return plan;
         }

@@ -197,7 +197,7 @@ fn three_passes(log: &LogFacts, config: &LogConfig) -> usize {
         let safe = log.marks.high_watermark.min(log.marks.recovery_point);
         segment.size_bytes > 0
             && segment.end <= safe
-            && !config.holds.iter().any(|hold| hold.may_hold(segment))
+            && !config.holds.iter().any(|hold| segment.may_be_in(hold))
     };
     let pass = |mut gone: usize, due: &dyn Fn(usize, usize) -> bool| {
         while gone < segments.len() && may_go(gone) && due(gone, gone) {

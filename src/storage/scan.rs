@@ -6,6 +6,7 @@
 //!
 //! Memory: one batch, and what its records decompress to, bounded by [`MAX_BATCH_BYTES`] and the caller's limit.
 
+use std::cell::LazyCell;
 use std::ops::ControlFlow;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,9 @@ use super::{OffsetIndex, Position};
 /// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
 /// limit, `max.message.bytes`, is 1 MiB unless raised.
 pub const MAX_BATCH_BYTES: u32 = 512 << 20;
+
+/// Greatest number of gaps in one log: the last of them reaches to its end.
+const MAX_GAPS: usize = 1_000;
 
 /// Bytes asked of the disk at a time.
 const READ_AHEAD: usize = 1 << 20;
@@ -67,14 +71,14 @@ impl Scanned {
 }
 
 /// What is known of a log that was whole once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Vouched<'a> {
     /// Every batch that begins before this offset was on disk.
     pub(super) upto: Offset,
     /// Where the log ended, if nothing in it says more.
     pub(super) end: Offset,
-    /// Its offset index, as found.
-    pub(super) index: &'a [u8],
+    /// Reads its offset index, as found; called at the first damage.
+    pub(super) index: &'a dyn Fn() -> Vec<u8>,
 }
 
 /// Scans a log. `each` sees every sound batch with its position, and may say why it is not acceptable here.
@@ -109,6 +113,7 @@ pub(super) fn scan_through(
 ) -> std::io::Result<Scanned> {
     let mut scanned = Scanned::nothing(&spec);
     let mut ahead = ReadAhead::over(file, spec.len);
+    let index = LazyCell::new(vouched.index);
     loop {
         scan_on(&mut ahead, spec, &mut scanned, &mut each)?;
         if scanned.next >= vouched.upto {
@@ -119,8 +124,12 @@ pub(super) fn scan_through(
         };
         // A damaged batch held at least one offset.
         let least = scanned.next.next();
-        let (position, offset) = sound_batch_behind(&mut ahead, scanned.end, least, vouched)?
-            .unwrap_or((spec.len, vouched.end.max(least)));
+        let behind = if scanned.gaps.len() + 1 < MAX_GAPS {
+            sound_batch_behind(&mut ahead, scanned.end, least, &index)?
+        } else {
+            None
+        };
+        let (position, offset) = behind.unwrap_or((spec.len, vouched.end.max(least)));
         scanned.gaps.push(Gap {
             positions: scanned.end..position,
             offsets: scanned.next..offset,
@@ -136,7 +145,7 @@ fn sound_batch_behind(
     ahead: &mut ReadAhead<'_>,
     position: u32,
     least_base: Offset,
-    vouched: Vouched<'_>,
+    index: &[u8],
 ) -> std::io::Result<Option<(u32, Offset)>> {
     let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
     let mut candidate = None;
@@ -144,7 +153,7 @@ fn sound_batch_behind(
         let header = BatchHeader::parse(&ahead.take(position, header_len)?).ok();
         candidate = header.and_then(|header| position.checked_add(header.size_bytes));
     }
-    let index = OffsetIndex::open(vouched.index, ahead.len).ok();
+    let index = OffsetIndex::open(index, ahead.len).ok();
     let mut after = position;
     loop {
         if let Some(at) = candidate.filter(|at| *at < ahead.len)

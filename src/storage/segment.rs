@@ -552,7 +552,12 @@ impl<'a> Walk<'a> {
     /// Steps over the gaps at the current position, or tells of one.
     fn pass_gaps(&mut self) -> Result<(), ReadError> {
         let gaps = self.gaps;
-        while let Some(gap) = gaps.iter().find(|gap| gap.positions.contains(&self.position)) {
+        let mut next = gaps.partition_point(|gap| gap.positions.end <= self.position);
+        while let Some(gap) = gaps
+            .get(next)
+            .filter(|gap| gap.positions.contains(&self.position))
+        {
+            next += 1;
             if gap.offsets.end > self.from {
                 return Err(gap.told(self.path));
             }

@@ -449,6 +449,11 @@ impl World {
 
     /// A look of retention that leaves at least `bytes`.
     fn retain(&mut self, name: &'static str, bytes: u64) -> Result<(), Stop> {
+        self.look(name, bytes)?;
+        self.confirm()
+    }
+
+    fn look(&mut self, name: &'static str, bytes: u64) -> Result<(), Stop> {
         self.steps += 1;
         let log = self.log(name);
         log.configure(LogConfig {
@@ -471,7 +476,7 @@ impl World {
         }
         log.configure(small());
         self.ledger.log(name).kept_start = log.watermarks().log_start;
-        self.confirm()
+        Ok(())
     }
 
     /// As [`World::retain`], on a disk without a free byte.
@@ -480,9 +485,10 @@ impl World {
         self.fs.set_capacity_bytes(size);
         let free = self.fs.free_bytes(Path::new("/")).unwrap_or(size);
         self.fs.set_capacity_bytes(size - free);
-        let retained = self.retain(name, bytes);
+        let looked = self.look(name, bytes);
         self.fs.set_capacity_bytes(u64::MAX);
-        retained
+        looked?;
+        self.confirm()
     }
 
     fn remove(&mut self, name: &'static str) -> Result<(), Stop> {
@@ -644,7 +650,11 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.number("a", 1)?;
     world.sync()?;
     world.retain("a", 0)?;
-    world.fill("a", 1)?;
+    world.fill("a", 2)?;
+    world.number("a", 1)?;
+    world.sync()?;
+    world.append("a", &sized(700))?;
+    world.retain("a", 1)?;
     world.kill();
     world.start()?;
     world.close()?;
@@ -677,6 +687,8 @@ fn next_lives(fs: SimFs, ledger: &Ledger, seed: u64) -> Result<(), String> {
 
 fn second_life(world: &mut World) -> Result<(), Stop> {
     world.start()?;
+    // A start needs no room; what is written from here on does.
+    world.fs.set_capacity_bytes(u64::MAX);
     for (name, log) in &world.open {
         world.ledger.logs[name]
             .retry(log)

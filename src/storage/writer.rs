@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::env::{FileCache, OpenMode, SyncSite};
 use crate::record::{Accepted, BatchHeader};
@@ -157,6 +158,8 @@ pub(super) struct Writer {
     pub(super) journal: Journal,
     pub(super) unsynced: Unsynced,
     pub(super) syncs: Syncs,
+    /// Set by every roll; see [`super::Partition::take_rolled`].
+    pub(super) rolled: Arc<AtomicBool>,
     /// Whether appends are taken; changed only by whoever holds the lock on this writer.
     pub(super) stand: Arc<Stand>,
 }
@@ -277,6 +280,7 @@ impl Writer {
             topic_id: self.topic_id,
         };
         self.journal.sealed(&log, &sealed);
+        self.rolled.store(true, Ordering::Release);
         let mut list = self.segments.write();
         list.push(sealed);
         list.set_active(Some(Arc::new(Active::new(new, fresh_state(base, now, config)))));

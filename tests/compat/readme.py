@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from suite import Suite, equal
 READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-data"
 INPUT = "examples/data/flights-2013-week1.jsonl"
 COMMAND_WITHIN_S = 1800
+RETAINED_WITHIN_S = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Walk:
         self.exports = root.with_name(root.name + ".exports")
         self.exports.touch()
         self.partitions: dict[int, list[dict]] = {}
+        self.recent_start = 0
 
     def copy_checkout(self) -> None:
         """Copies the files that a clone would have; times too, so that cargo sees no change."""
@@ -202,6 +205,40 @@ def check_describe(walk: Walk, command: str, answer: Answer) -> None:
         require_line(answer.stdout, partition, end)
 
 
+def check_hold(walk: Walk, _command: str, _answer: Answer) -> None:
+    """The hold is listed as it was asked for."""
+    listed = objects(walk.run("siltstone topic hold list recent --json").stdout)
+    equal(listed, [{"hold": "case-7", "partition": None, "offsets": [5000, 5001], "times_ms": None}], "holds")
+
+
+def check_retention(walk: Walk, command: str, answer: Answer) -> None:
+    """What goes ends before the held record, in the text and in JSON."""
+    (preview,) = objects(walk.run(command + " --json").stdout)
+    equal(preview["stay"], {"reason": "held", "hold": "case-7"}, "why the rest stays")
+    if not 0 < preview["log_start_offset"] <= 5000:
+        raise AssertionError(f"the log would start at {preview['log_start_offset']}")
+    walk.recent_start = preview["log_start_offset"]
+    require_line(answer.stdout, walk.recent_start)
+
+
+def check_retained(walk: Walk, command: str, _answer: Answer) -> None:
+    """Soon the log starts where the preview said, and the held record is there."""
+    deadline = time.monotonic() + RETAINED_WITHIN_S
+    start = None
+    while start != walk.recent_start and time.monotonic() < deadline:
+        time.sleep(0.5)
+        (topic,) = objects(walk.run(command + " --json").stdout)
+        start = topic["partitions"][0]["log_start_offset"]
+    equal(start, walk.recent_start, "log start after the look")
+    offsets = [record["offset"] for record in objects(walk.run("siltstone read recent --json").stdout)]
+    equal(offsets, list(range(walk.recent_start, len(walk.flights))), "offsets that are left")
+
+
+def check_no_hold(walk: Walk, _command: str, _answer: Answer) -> None:
+    """None is listed any more."""
+    equal(objects(walk.run("siltstone topic hold list recent --json").stdout), [], "holds")
+
+
 def check_dump(walk: Walk, command: str, answer: Answer) -> None:
     """The batches that the tool names are those in the file, and they cover every offset of the partition."""
     file = walk.root / command.split()[-1]
@@ -229,11 +266,18 @@ def check_grpc_client(_walk: Walk, _command: str, answer: Answer) -> None:
 CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "cargo test": check_tests,
     "export PATH=": check_path,
-    "siltstone topic create": check_create,
-    "siltstone produce": check_produce,
+    "siltstone topic create flights": check_create,
+    "siltstone produce flights": check_produce,
     "siltstone read": check_read,
     "siltstone offsets": check_offsets,
-    "siltstone topic describe": check_describe,
+    "siltstone topic describe flights": check_describe,
+    "siltstone topic create recent": nothing_to_compare,
+    "siltstone produce recent": nothing_to_compare,
+    "siltstone topic hold add": check_hold,
+    "siltstone topic alter": nothing_to_compare,
+    "siltstone topic retention": check_retention,
+    "siltstone topic describe recent": check_retained,
+    "siltstone topic hold remove": check_no_hold,
     "siltstone segment dump": check_dump,
     "python3 -m venv": nothing_to_compare,
     ".venv/bin/pip install": nothing_to_compare,

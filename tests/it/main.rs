@@ -9,6 +9,7 @@ mod cli_tls;
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;
+mod grpc_retention;
 mod grpc_services;
 mod grpc_stop;
 mod grpc_tls;

@@ -43,7 +43,7 @@ impl Core {
         let topic = self.topics.find(topic)?;
         Ok(chosen(&topic, partitions)?
             .iter()
-            .map(|served| describe(served))
+            .map(|served| describe(&topic, served))
             .collect())
     }
 }
@@ -87,7 +87,7 @@ fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanat
         dirty_bytes: view.dirty_bytes,
         uncleanable_bytes: view.uncleanable_bytes,
         dirty_ratio: view.ratio,
-        min_dirty_ratio: topic.config.log_config(0).compaction.min_dirty_ratio,
+        min_dirty_ratio: topic.config.min_cleanable_dirty_ratio,
         oldest_dirty_age_ms: view.dirty_since.map(|since| now.0.saturating_sub(since.0).max(0)),
         keys: view.last_pass.as_ref().map(|(_, report)| keys(&view, report)),
         last_pass: view.last_pass.as_ref().map(|(at, report)| {
@@ -177,7 +177,15 @@ pub(super) fn bound_text(bound: Bound) -> String {
     }
 }
 
-fn describe(served: &Served) -> LogDescription {
+fn describe(topic: &Topic, served: &Served) -> LogDescription {
+    let number = served.id().partition;
+    let holds = topic
+        .config
+        .holds
+        .iter()
+        .filter(|hold| hold.is_of(number))
+        .cloned()
+        .collect();
     let log = &served.log;
     let marks = log.watermarks();
     let below = log.compacted_below();
@@ -204,6 +212,6 @@ fn describe(served: &Served) -> LogDescription {
         log_end: marks.log_end,
         compacted_below: below.records,
         tombstones_gone_below: below.tombstones,
-        holds: Vec::new(),
+        holds,
     }
 }

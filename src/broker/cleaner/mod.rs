@@ -33,9 +33,8 @@ pub(super) use state::Cleaning;
 pub(super) use work::Turn;
 
 pub use requests::{
-    CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, Holding, JobState, KeyCounts,
-    LastPass, LogDescription, LogHold, LogSegment, PartitionJob, PassError, RoundsLeft, Running,
-    SegmentState,
+    CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState, KeyCounts, LastPass,
+    LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft, Running, SegmentState,
 };
 
 use std::time::Duration;

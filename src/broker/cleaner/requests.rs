@@ -1,5 +1,6 @@
 //! What is asked about compaction and what is answered: plain values, the same for every door.
 
+use crate::broker::TopicHold;
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
 /// A wish to compact partitions of a topic now.
@@ -234,7 +235,7 @@ pub struct LogDescription {
     /// Tombstones before it may be gone.
     pub tombstones_gone_below: Offset,
     /// Ranges that no policy takes anything from.
-    pub holds: Vec<LogHold>,
+    pub holds: Vec<TopicHold>,
 }
 
 /// One segment.
@@ -263,24 +264,4 @@ pub enum SegmentState {
     Dirty,
     /// It takes appends.
     Active,
-}
-
-/// A range that is held.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LogHold {
-    /// What the two ends are.
-    pub by: Holding,
-    /// The first.
-    pub from: i64,
-    /// The one after the last.
-    pub until: i64,
-}
-
-/// What a hold holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Holding {
-    /// The records at these offsets.
-    Offsets,
-    /// The records with these timestamps, in milliseconds.
-    Times,
 }

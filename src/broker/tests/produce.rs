@@ -1,5 +1,7 @@
 //! Writing: acknowledgement, order, retries, refusals, failing disks.
 
+use std::task::{Context, Waker};
+
 use parking_lot::Mutex;
 
 use super::*;
@@ -409,8 +411,13 @@ async fn a_partition_that_must_be_opened_is_opened_off_the_network_threads() {
         .broker
         .append_records(to(&topic, Some(0), vec![record("b")]), Acks::Leader);
     let mut again = pin!(again);
-    let first = poll_once(again.as_mut()).await;
-    assert!(first.is_pending(), "it waits for a thread that may block");
+    let served = house.broker.core.topics.find(&topic).expect("it is there");
+    let served = served.partition(PartitionId(0)).expect("it is there");
+    // Whoever opens it waits for this turn; on this thread that would be for ever.
+    let turn = served.turn_alone().expect("open");
+    let first = again.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(first.is_pending() && !served.log.is_open());
+    drop(turn);
     again.await.expect("good");
     let open = house
         .broker
