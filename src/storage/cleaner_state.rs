@@ -145,6 +145,8 @@ pub(super) struct Remembered {
     /// Since the last pass that came to its end.
     pub(super) failure: Option<PassFailure>,
     pub(super) unfinished: Option<Unfinished>,
+    /// A tombstone before it may be gone. Not written down: after a start it is the cleaner point, which is never too low.
+    pub(super) tombstones_gone_below: Offset,
 }
 
 impl CleanerState {
@@ -157,12 +159,18 @@ impl CleanerState {
             last_pass: None,
             failure: None,
             unfinished: None,
+            tombstones_gone_below: point.unwrap_or(log_start),
         }))
     }
 
     /// Returns the cleaner point of a log that begins at `log_start`.
     pub(super) fn point(&self, log_start: Offset) -> Offset {
         self.0.lock().point.max(log_start)
+    }
+
+    /// Returns the offset below which tombstones may be gone, of a log that begins at `log_start`.
+    pub(super) fn tombstones_gone_below(&self, log_start: Offset) -> Offset {
+        self.0.lock().tombstones_gone_below.max(log_start)
     }
 
     /// Everything from `offset` on is dirty again, and what shadowed it may be clean.
@@ -191,8 +199,17 @@ impl CleanerState {
         if report.to >= state.met_again.end {
             state.met_again = Offset::ZERO..Offset::ZERO;
         }
+        if report.records.tombstones_dropped > 0 {
+            state.tombstones_gone_below = state.tombstones_gone_below.max(report.to);
+        }
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
+    }
+
+    /// A pass has ended somewhere in the middle: tombstones of what was clean before it may be gone.
+    pub(super) fn ended_early(&self) {
+        let mut state = self.0.lock();
+        state.tombstones_gone_below = state.tombstones_gone_below.max(state.point);
     }
 
     pub(super) fn failed(&self, failure: PassFailure) {
