@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(disk.look(88), Change::None);
         assert_eq!(
             disk.check().expect_err("full").to_string(),
-            "disk of /data has 88 bytes free, below storage.min_free_bytes = 90: produce is refused until space returns"
+            "disk of /data is full: 88 bytes are free, storage.min_free_bytes is 90; produce is refused until space returns"
         );
         assert_eq!(disk.look(99), Change::None, "at the line it does not flutter");
         assert_eq!(disk.look(100), Change::Recovered);
