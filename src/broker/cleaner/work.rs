@@ -34,6 +34,8 @@ use super::state::Progress;
 
 /// How often a sync that another thread does is looked at.
 const SYNC_LOOK: Duration = Duration::from_millis(5);
+/// How long a pass rests before it looks whether somebody waits for its end.
+const REST_SLICE: Duration = Duration::from_millis(50);
 /// Pause after something else had its hands on the segments.
 const LATER_PAUSE: Duration = Duration::from_millis(100);
 /// So often a command tries while something else has.
@@ -382,8 +384,8 @@ impl Pacer<'_> {
         };
         let pause = over_budget.max(rest);
         if !pause.is_zero() && !self.is_late(over_budget) {
-            desk.rest(pause);
-            if desk.is_ending() {
+            self.rest(pause);
+            if desk.is_ending() || self.claimed.served.closed().is_some() {
                 return Pace::Stop;
             }
         }
@@ -394,6 +396,19 @@ impl Pacer<'_> {
         self.traffic = traffic;
         self.resumed = Instant::now();
         Pace::Go
+    }
+
+    /// Rests, but not while somebody waits for the pass to end.
+    fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let log = &self.claimed.served.log;
+            if left.is_zero() || self.core.cleaner.is_ending() || log.wants_pass_to_end() {
+                return;
+            }
+            self.core.cleaner.rest(left.min(REST_SLICE));
+        }
     }
 
     /// Tells whether waiting would break the promise; if it is the budget that would, says so.

@@ -341,3 +341,70 @@ async fn a_command_for_a_topic_that_is_deleted_meanwhile_ends() {
         "{job:?}"
     );
 }
+
+/// A broker whose passes may read and write one byte a second, and one of them under way.
+async fn creeping() -> (Workshop, TopicName, u64) {
+    let shop = Workshop::on(SimFs::new(), |config| {
+        config.cleaner.threads = 1;
+        config.cleaner.io_max_bytes_per_second = 1;
+    })
+    .await;
+    let topic = shop.house.create("t", 1, &[COMPACT]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    let wish = command(&topic);
+    let begun = shop
+        .house
+        .broker
+        .compact_now(&wish, CompactWait::AtMostMs(0))
+        .await;
+    let handle = begun.expect("a compacted topic").handle;
+    while !matches!(
+        shop.job(handle).await.partitions[0].state,
+        JobState::Running { .. }
+    ) {
+        tokio::task::yield_now().await;
+    }
+    (shop, topic, handle)
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_for_its_budget_ends_when_the_broker_stops() {
+    let (shop, topic, _) = creeping().await;
+    let stopped = tokio::time::timeout(PATIENCE, shop.house.broker.shutdown()).await;
+    stopped.expect("in time").expect("a good disk");
+    let house = start_on(shop.house.fs).await.expect("it stopped cleanly");
+    let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("sound"), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_for_its_budget_ends_when_its_topic_is_deleted() {
+    let (shop, topic, handle) = creeping().await;
+    let deleted = tokio::time::timeout(PATIENCE, shop.house.broker.delete_topic(&topic)).await;
+    deleted.expect("in time").expect("deleted");
+    let over = shop.house.broker.compaction_job(handle, CompactWait::UntilDone);
+    let job = tokio::time::timeout(PATIENCE, over)
+        .await
+        .expect("in time")
+        .expect("known");
+    assert!(
+        matches!(job.partitions[0].state, JobState::Failed { .. }),
+        "{job:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_pass_goes_beyond_a_budget_that_would_break_its_promise_and_raises_an_alarm() {
+    let shop = Workshop::on(SimFs::new(), |config| config.cleaner.io_max_bytes_per_second = 1).await;
+    let lag = ("max.compaction.lag.ms", "20000");
+    let topic = shop.house.create("t", 1, &[COMPACT, lag]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    shop.clock.advance_ms(10_000);
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(shop.records(&topic).await, owned(&[(1, "2")]));
+    let metrics = shop.house.broker.metrics_text(Exposition::OpenMetrics);
+    assert!(
+        metrics.contains("siltstone_cleaner_promise_alarms_total 1"),
+        "{metrics}"
+    );
+}
