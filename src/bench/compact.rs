@@ -187,9 +187,9 @@ fn fill(store: &Store, log: &Arc<Partition>, load: Load) -> Result<u64, BenchErr
         for _ in 0..BATCH_RECORDS.min(load.records - record) {
             let key = load.key(&mut numbers);
             let is_tombstone = numbers.below(1000) < load.tombstones_per_mille;
-            // Half of a value can be compressed away.
+            // Of each 16 bytes half is noise: half of a value can be compressed away.
             for chunk in value.chunks_mut(16) {
-                let number = numbers.next().to_le_bytes();
+                let number = numbers.next().to_be_bytes();
                 let len = chunk.len().min(number.len());
                 chunk[..len].copy_from_slice(&number[..len]);
             }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::storage::{
-    AppendError, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rolled, Rounds,
+    AppendError, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rounds,
 };
 use crate::types::{Offset, Timestamp};
 
@@ -264,10 +264,8 @@ impl Core {
     fn seal(&self, served: &Arc<Served>, wish: RollFor) -> Result<(), Trouble> {
         let end = served.log.watermarks().log_end;
         match served.log.roll_for_compaction(self.now(), wish) {
-            Ok(Rolled::Yes) => self.settle(served, end),
-            // Sealed before, and perhaps not yet synced.
-            Ok(Rolled::No) if wish == RollFor::Command => self.settle(served, end),
-            Ok(Rolled::No) => Ok(()),
+            // Also what was sealed before may not be synced yet.
+            Ok(_) => self.settle(served, end),
             Err(AppendError::Refused { reason }) => Err(Trouble::Later(reason)),
             Err(error) => {
                 if served.log.refusal().is_some() {
@@ -443,5 +441,5 @@ fn seed() -> Result<[u64; 2], Trouble> {
     let mut bytes = [[0; 8]; 2];
     getrandom::fill(bytes.as_flattened_mut())
         .map_err(|error| Trouble::Failed(format!("the system's random source: {error}")))?;
-    Ok(bytes.map(u64::from_ne_bytes))
+    Ok(bytes.map(u64::from_be_bytes))
 }

@@ -228,6 +228,34 @@ async fn the_ratio_decides_for_sealed_segments_and_what_explain_predicts_happens
 }
 
 #[tokio::test]
+async fn a_roll_wakes_an_idle_thread() {
+    let shop = Workshop::open().await;
+    let small = ("segment.bytes", "16384");
+    let topic = shop.house.create("t", 1, &[COMPACT, small]).await;
+    let desk = Arc::clone(&shop.house.broker.core.cleaner);
+    let sleeper = tokio::task::spawn_blocking(move || desk.sleep(2 * PATIENCE));
+    let value = "x".repeat(10_000);
+    shop.write(&topic, &[("a", &value), ("a", &value)]).await;
+    let woken = tokio::time::timeout(PATIENCE, sleeper).await;
+    woken.expect("long before its pause is over").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_promise_is_kept_in_a_log_that_nobody_syncs() {
+    let shop = Workshop::open().await;
+    let settings = [
+        COMPACT,
+        ("max.compaction.lag.ms", "20000"),
+        ("durability", "written"),
+    ];
+    let topic = shop.house.create("t", 1, &settings).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    shop.clock.advance_ms(10_000);
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(shop.records(&topic).await, owned(&[(1, "2")]));
+}
+
+#[tokio::test]
 async fn every_kind_of_disk_failure_shows_is_tried_again_and_clears() {
     for call in [Call::Open, Call::Write, Call::SyncData, Call::Rename] {
         let shop = Workshop::open().await;
