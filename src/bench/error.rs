@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::client;
 use crate::server::{StartError, StopError};
-use crate::storage::{AppendError, ReadError, StoreError};
+use crate::storage::{AppendError, CompactError, ReadError, StoreError};
 
 /// Why a benchmark gave no figure.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,15 @@ pub enum BenchError {
     /// A lookup in it.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A pass over it.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    /// What is left after a pass is not what should be.
+    #[error("the compacted log is wrong: {what}")]
+    Compaction {
+        /// What differs.
+        what: String,
+    },
     /// The process under measurement did not do what it should.
     #[error("{command}: {reason}")]
     Process {

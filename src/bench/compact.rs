@@ -1,0 +1,329 @@
+//! How fast a pass of the cleaner is, and what it costs: storage alone, in process, no socket.
+//!
+//! A pass runs on one thread without a budget, over a log that was just written and is in the page cache. The limit is a copy
+//! of the same files by the same system calls.
+//!
+//! Invariants
+//! - After each measured pass the whole log is read and compared with the model: a run that lost, kept or changed a record
+//!   fails and gives no figure.
+//! - Each round is measured on a log of its own, and right beside its limit.
+//!
+//! What is not here: what a log is filled with, and the model (`keyed`); appends and reads meanwhile (`beside`); the broker's
+//! schedule and budget.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::beside::beside;
+use super::error::IoContext;
+use super::keyed::{BATCH_BYTES, KeyedLog, Keys, Workload};
+use super::limits::sequential_write;
+use super::measure::{Limit, Measure, median, number, per_second};
+use super::memory::{peak_mb, resident_mb};
+use super::payload::to_u64;
+use super::target::temp_dir;
+use super::{BenchError, Scale};
+use crate::env::{Fs, OpenMode, RealFs};
+use crate::record::Codec;
+use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds};
+use crate::types::Timestamp;
+
+/// As `log.cleaner.dedupe.buffer.size` is by default.
+pub(super) const MAP_BYTES: usize = 128 << 20;
+/// What a pass may have beside its map and two batches.
+const CHUNKS_BYTES: usize = 32 << 20;
+/// What snappy promises, in MB/s of keys and values.
+const SNAPPY_TARGET_MB: f64 = 400.0;
+const COPY_BYTES: usize = 1 << 20;
+/// A partition that needs more rounds than this does not get on.
+const MAX_ROUNDS: u64 = 1000;
+
+/// Measures passes over uniform, skewed and compressed logs, one over more keys than the map holds, and appends and reads
+/// while a pass runs. Of a workload that is given, the rate alone.
+///
+/// # Errors
+/// What the disk says, or a log that is not what it should be after a pass.
+pub fn compact(scale: Scale, given: Option<Workload>) -> Result<Vec<Measure>, BenchError> {
+    if let Some(workload) = given {
+        return rate("given", workload, scale);
+    }
+    let mut measures = Vec::new();
+    for (name, workload) in workloads(scale) {
+        measures.extend(rate(name, workload, scale)?);
+    }
+    measures.extend(more_keys_than_fit(scale)?);
+    measures.extend(beside(scale)?);
+    Ok(measures)
+}
+
+fn workloads(scale: Scale) -> [(&'static str, Workload); 4] {
+    let plain = plain(scale);
+    let zipf = Workload {
+        keys: Keys::Zipf,
+        tombstones_per_mille: 100,
+        ..plain
+    };
+    let half_dirty = Workload {
+        dirty_percent: 50,
+        ..plain
+    };
+    let snappy = Workload {
+        codec: Codec::Snappy,
+        ..plain
+    };
+    [
+        ("uniform_1kib", plain),
+        ("zipf_10_percent_tombstones", zipf),
+        ("half_dirty", half_dirty),
+        ("snappy_1kib", snappy),
+    ]
+}
+
+/// The default, smaller in a quick run.
+pub(super) fn plain(scale: Scale) -> Workload {
+    let full = Workload::default();
+    Workload {
+        key_count: full.key_count / scale.pick(1, 8),
+        records: full.records / scale.pick(1, 8),
+        ..full
+    }
+}
+
+/// What rounds did until everything was clean.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed {
+    took: Duration,
+    rounds: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+
+/// Cleans everything that is sealed.
+pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, BenchError> {
+    let now = log.now();
+    let mut passed = Passed::default();
+    let began = Instant::now();
+    loop {
+        let report = round(&log.partition, now, map)?;
+        passed.rounds += 1;
+        passed.read_bytes += report.read_bytes;
+        passed.written_bytes += report.written_bytes;
+        if report.rounds == Rounds::Done {
+            passed.took = began.elapsed();
+            return Ok(passed);
+        }
+        if passed.rounds == MAX_ROUNDS {
+            let what = format!("{MAX_ROUNDS} rounds were not enough: {report:?}");
+            return Err(BenchError::Compaction { what });
+        }
+    }
+}
+
+pub(super) fn round(
+    partition: &Partition,
+    now: Timestamp,
+    map: &mut OffsetMap,
+) -> Result<PassReport, BenchError> {
+    let mut budget = |_: u64| Pace::Go;
+    Ok(partition.compact(&mut Pass {
+        map,
+        seed: [7, 11],
+        now,
+        budget: &mut budget,
+    })?)
+}
+
+/// Fills a log as the workload says; what is to be clean, is.
+pub(super) fn filled(dir: &Path, workload: Workload, map: &mut OffsetMap) -> Result<KeyedLog, BenchError> {
+    let mut log = KeyedLog::create(dir, workload)?;
+    let clean_records = workload.records / 100 * (100 - workload.dirty_percent);
+    if clean_records > 0 {
+        log.fill_to(clean_records)?;
+        log.seal()?;
+        clean(&log, map)?;
+    }
+    log.fill_to(workload.records)?;
+    log.seal()?;
+    Ok(log)
+}
+
+/// How fast bytes of the log are cleaned, beside a copy of its files, and written, beside the disk.
+fn rate(name: &str, workload: Workload, scale: Scale) -> Result<Vec<Measure>, BenchError> {
+    let mut map = OffsetMap::with_bytes(MAP_BYTES);
+    let (mut rates, mut copies) = (Vec::new(), Vec::new());
+    let (mut writes, mut disk) = (Vec::new(), Vec::new());
+    for _ in 0..scale.pick(5, 1) {
+        let dir = temp_dir()?;
+        let mut log = filled(&dir.path().join("data"), workload, &mut map)?;
+        let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;
+        copies.push(per_second(number(log_bytes) / 1e6, copied));
+        let passed = clean(&log, &mut map)?;
+        log.verify(log.partition.watermarks().log_end)?;
+        let bytes = match workload.codec {
+            Codec::None => log_bytes,
+            _ => KeyedLog::logical_bytes(&workload),
+        };
+        rates.push(per_second(number(bytes) / 1e6, passed.took));
+        writes.push(per_second(number(passed.written_bytes) / 1e6, passed.took));
+        log.close()?;
+        disk.push(sequential_write(dir.path(), passed.written_bytes)?);
+    }
+    let limit = match workload.codec {
+        Codec::None => limit("warm_copy", median(copies)),
+        _ => limit("target", SNAPPY_TARGET_MB),
+    };
+    Ok(vec![
+        measure(&format!("compact.{name}"), median(rates), "MB/s", limit),
+        measure(
+            &format!("compact.{name}_written"),
+            median(writes),
+            "MB/s",
+            self::limit("sequential_write", median(disk)),
+        ),
+    ])
+}
+
+/// Copies all logs of a partition, one after the other, into a file that is removed again; returns their bytes and the time.
+fn copy(partition_dir: &Path, dir: &Path) -> Result<(u64, Duration), BenchError> {
+    let (fs, path) = (RealFs::new(), dir.join("copy"));
+    let to = fs.open(&path, OpenMode::CreateNew).context("create", &path)?;
+    let mut buffer = vec![0_u8; COPY_BYTES];
+    let (mut took, mut end) = (Duration::ZERO, 0);
+    for entry in fs.list(partition_dir).context("list", partition_dir)? {
+        let from_path = partition_dir.join(&entry.name);
+        if from_path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let from = fs.open(&from_path, OpenMode::Read).context("open", &from_path)?;
+        let len = from.len_bytes().context("read", &from_path)?;
+        let began = Instant::now();
+        let mut at = 0;
+        while at < len {
+            let wanted = usize::try_from((len - at).min(to_u64(COPY_BYTES))).expect("at most a buffer");
+            let part = &mut buffer[..wanted];
+            from.read_exact_at(part, at).context("read", &from_path)?;
+            to.write_all_at(&[IoSlice::new(part)], end)
+                .context("write", &path)?;
+            at += to_u64(wanted);
+            end += to_u64(wanted);
+        }
+        took += began.elapsed();
+    }
+    drop(to);
+    fs.remove_file(&path).context("remove", &path)?;
+    Ok((end, took))
+}
+
+/// Many small records of distinct keys under a map that does not hold them all: rounds, bytes and memory.
+fn more_keys_than_fit(scale: Scale) -> Result<Vec<Measure>, BenchError> {
+    let (keys, map_bytes) = scale.pick((20_000_000, MAP_BYTES), (500_000, MAP_BYTES / 40));
+    let workload = Workload {
+        keys: Keys::InTurn,
+        key_count: keys,
+        records: keys,
+        value_bytes: 100,
+        ..Workload::default()
+    };
+    let dir = temp_dir()?;
+    let mut log = KeyedLog::create(&dir.path().join("data"), workload)?;
+    log.fill_to(workload.records)?;
+    log.seal()?;
+    let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;
+    let base = resident_mb()?;
+    let mut map = OffsetMap::with_bytes(map_bytes);
+    let passed = clean(&log, &mut map)?;
+    let memory = peak_mb()? - base;
+    let map_rounds = u64::from(keys).div_ceil(to_u64(map.capacity()));
+    drop(map);
+    log.verify(log.partition.watermarks().log_end)?;
+    log.close()?;
+    let promised = map_bytes + CHUNKS_BYTES + 2 * BATCH_BYTES;
+    let megabytes = |bytes| number(bytes) / 1e6;
+    let log_mb = limit("log", megabytes(log_bytes));
+    Ok(vec![
+        measure(
+            "compact.unique_keys_rounds",
+            number(passed.rounds),
+            "rounds",
+            limit("keys_by_map", number(map_rounds)),
+        ),
+        measure(
+            "compact.unique_keys_time",
+            passed.took.as_secs_f64(),
+            "s",
+            limit("warm_copy", copied.as_secs_f64()),
+        ),
+        measure(
+            "compact.unique_keys_read",
+            megabytes(passed.read_bytes),
+            "MB",
+            log_mb.clone(),
+        ),
+        measure(
+            "compact.unique_keys_written",
+            megabytes(passed.written_bytes),
+            "MB",
+            log_mb,
+        ),
+        measure(
+            "compact.unique_keys_memory",
+            memory,
+            "MB",
+            limit("promise", megabytes(to_u64(promised))),
+        ),
+    ])
+}
+
+pub(super) fn limit(name: &'static str, value: f64) -> Limit {
+    Limit { name, value }
+}
+
+pub(super) fn measure(name: &str, value: f64, unit: &'static str, limit: Limit) -> Measure {
+    Measure {
+        name: name.to_owned(),
+        value,
+        unit,
+        limit,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Workload {
+        Workload {
+            key_count: 100,
+            records: 1000,
+            value_bytes: 100,
+            dirty_percent: 50,
+            ..Workload::default()
+        }
+    }
+
+    #[test]
+    fn a_pass_leaves_the_newest_record_of_each_key_and_fewer_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut map = OffsetMap::with_bytes(1 << 20);
+        let mut log = filled(&dir.path().join("data"), small(), &mut map).unwrap();
+        let (before, _) = copy(&log.partition.dir(), dir.path()).unwrap();
+        let passed = clean(&log, &mut map).unwrap();
+        log.verify(log.partition.watermarks().log_end).unwrap();
+        let (after, _) = copy(&log.partition.dir(), dir.path()).unwrap();
+        assert!(after < before / 4, "{before} bytes became {after}");
+        assert_eq!((passed.rounds, passed.written_bytes), (1, after));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_take_as_many_rounds_as_maps() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = KeyedLog::create(dir.path(), small()).unwrap();
+        log.fill_to(100).unwrap();
+        log.seal().unwrap();
+        let mut map = OffsetMap::with_bytes(24 * 30);
+        let passed = clean(&log, &mut map).unwrap();
+        assert!(passed.rounds >= 3, "{passed:?}");
+        log.verify(log.partition.watermarks().log_end).unwrap();
+    }
+}
