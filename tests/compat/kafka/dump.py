@@ -13,11 +13,12 @@ import record_batch
 from kafka_broker import java_command
 
 BATCH = re.compile(
-    r"baseOffset: (?P<base>\d+) lastOffset: (?P<last>\d+) count: (?P<count>\d+) .* magic: 2 compresscodec: (?P<codec>\w+) .* isvalid: true"
+    r"baseOffset: (?P<base>\d+) lastOffset: (?P<last>\d+) count: (?P<count>\d+) .* deleteHorizonMs: (?P<horizon>\S+) .*"
+    r"magic: 2 compresscodec: (?P<codec>\w+) .* isvalid: true"
 )
 RECORD = re.compile(
     r"\| offset: (?P<offset>\d+) (?:CreateTime|LogAppendTime): (?P<timestamp>\d+) keySize: -?\d+ valueSize: -?\d+ "
-    r"sequence: -?\d+ headerKeys: \[.*?\](?: key: (?P<key>.*?))? payload: (?P<value>.*)"
+    r"sequence: -?\d+ headerKeys: \[.*?\](?: key: (?P<key>.*?))?(?: payload: (?P<value>.*))?"
 )
 NEUTRAL = re.compile(r"Dumping .*|Log starting offset: \d+|Snapshot end offset: .*")
 INDEX_ENTRY = re.compile(r"offset: \d+ position: \d+|timestamp: \d+ offset: \d+")
@@ -26,12 +27,22 @@ ABORTED_ENTRY = re.compile(r"version: 0 producerId: \d+ firstOffset: \d+ lastOff
 INDEX_INTERVAL_BYTES = 4096
 
 
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """What the tool says of one batch."""
+
+    count: int
+    span: int  # how many offsets it covers
+    has_horizon: bool
+
+
 @dataclasses.dataclass
 class Dump:
-    """What the tool read from the `.log` files of one partition, in the order of offsets."""
+    """What the tool read from the `.log` files of one partition, in the order of offsets; of a tombstone it prints no key."""
 
-    records: list[tuple[int, int, str | None, str]]
+    records: list[tuple[int, int, str | None, str | None]]
     codecs: list[str]
+    batches: list[Batch]
 
 
 def tool(files: list[Path], *flags: str) -> list[str]:
@@ -47,16 +58,17 @@ def tool(files: list[Path], *flags: str) -> list[str]:
 
 def dump_logs(directory: Path) -> Dump:
     """Dumps every `.log` of a partition whose keys and values are lines of text; each batch must be valid."""
-    dump = Dump([], [])
-    counted = 0
+    dump = Dump([], [], [])
     for line in tool(sorted(directory.glob("*.log")), "--deep-iteration", "--print-data-log"):
         if batch := BATCH.fullmatch(line):
             dump.codecs.append(batch["codec"])
-            counted += int(batch["count"])
+            span = int(batch["last"]) - int(batch["base"]) + 1
+            dump.batches.append(Batch(int(batch["count"]), span, batch["horizon"] != "OptionalLong.empty"))
         elif record := RECORD.fullmatch(line):
             dump.records.append((int(record["offset"]), int(record["timestamp"]), record["key"], record["value"]))
         elif not NEUTRAL.fullmatch(line):
             raise AssertionError(f"{directory.name}: the dump tool says: {line[:500]}")
+    counted = sum(batch.count for batch in dump.batches)
     if counted != len(dump.records):
         raise AssertionError(f"{directory.name}: batches count {counted} records, {len(dump.records)} are there")
     return dump
