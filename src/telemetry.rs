@@ -260,6 +260,28 @@ pub struct Metrics {
     pub repair_failures: Counter,
     /// Partitions waiting for repair.
     pub repairing: Gauge,
+    /// Passes of the cleaner that came to their end.
+    pub cleaner_passes: Counter,
+    /// Passes that failed.
+    pub cleaner_failures: Counter,
+    /// Bytes that passes read.
+    pub cleaner_read_bytes: Counter,
+    /// Bytes that passes wrote.
+    pub cleaner_written_bytes: Counter,
+    /// Bytes by which passes made logs smaller.
+    pub cleaner_saved_bytes: Counter,
+    /// Records that passes dropped.
+    pub cleaner_dropped_records: Counter,
+    /// Places met that are no sound batches, and were kept.
+    pub cleaner_damaged_places: Counter,
+    /// Passes that went beyond the budget for the sake of a promise.
+    pub cleaner_promise_alarms: Counter,
+    /// Time of a pass.
+    pub cleaner_latency: Latency,
+    /// Partitions being cleaned.
+    pub cleaner_running: Gauge,
+    /// Partitions whose last pass failed.
+    pub cleaner_failing: Gauge,
     /// Segments that retention deleted, by reason.
     pub retention_segments: Family<RetentionLabels, Counter>,
     /// Bytes of those segments.
@@ -316,6 +338,17 @@ impl Metrics {
             sync_latency: Latency::default(),
             repair_failures: Counter::default(),
             repairing: Gauge::default(),
+            cleaner_passes: Counter::default(),
+            cleaner_failures: Counter::default(),
+            cleaner_read_bytes: Counter::default(),
+            cleaner_written_bytes: Counter::default(),
+            cleaner_saved_bytes: Counter::default(),
+            cleaner_dropped_records: Counter::default(),
+            cleaner_damaged_places: Counter::default(),
+            cleaner_promise_alarms: Counter::default(),
+            cleaner_latency: Latency::default(),
+            cleaner_running: Gauge::default(),
+            cleaner_failing: Gauge::default(),
             retention_segments: Family::default(),
             retention_bytes: Family::default(),
             retention_failures: Counter::default(),
@@ -333,6 +366,7 @@ impl Metrics {
         metrics.register_produce();
         metrics.register_reads();
         metrics.register_disk();
+        metrics.register_cleaner();
         metrics.register_retention();
         metrics
     }
@@ -508,6 +542,69 @@ impl Metrics {
             self.open_maps.clone(),
         );
     }
+
+    fn register_cleaner(&mut self) {
+        let r = &mut self.registry;
+        for (name, help, counter) in [
+            (
+                "cleaner_passes",
+                "Passes over compacted logs. Stays still while topics grow: ask siltstone topic explain",
+                &self.cleaner_passes,
+            ),
+            (
+                "cleaner_failures",
+                "Passes that failed and will be tried again. Any: siltstone topic explain says what failed",
+                &self.cleaner_failures,
+            ),
+            (
+                "cleaner_read_bytes",
+                "Bytes that passes read",
+                &self.cleaner_read_bytes,
+            ),
+            (
+                "cleaner_written_bytes",
+                "Bytes that passes wrote. Large beside the bytes saved: raise min.cleanable.dirty.ratio",
+                &self.cleaner_written_bytes,
+            ),
+            (
+                "cleaner_saved_bytes",
+                "Bytes by which passes made logs smaller",
+                &self.cleaner_saved_bytes,
+            ),
+            (
+                "cleaner_dropped_records",
+                "Records that passes dropped",
+                &self.cleaner_dropped_records,
+            ),
+            (
+                "cleaner_damaged_places",
+                "Damaged places that passes met and kept. Any: read the log, restore what is damaged",
+                &self.cleaner_damaged_places,
+            ),
+            (
+                "cleaner_promise_alarms",
+                "Passes beyond their budget for a promise. Any: raise cleaner.io_max_bytes_per_second or max.compaction.lag.ms",
+                &self.cleaner_promise_alarms,
+            ),
+        ] {
+            r.register(name, help, counter.clone());
+        }
+        r.register(
+            "cleaner_pass_seconds",
+            "Time of a pass. Rises: logs grow, or clients and the budget leave it little room",
+            self.cleaner_latency.clone(),
+        );
+        r.register(
+            "cleaner_running_partitions",
+            "Partitions being cleaned. At cleaner.threads all the time: add threads",
+            self.cleaner_running.clone(),
+        );
+        r.register(
+            "cleaner_failing_partitions",
+            "Partitions whose last pass failed. Stays above 0: siltstone topic explain says why",
+            self.cleaner_failing.clone(),
+        );
+    }
 }
 
 /// Says in Prometheus text what `open_metrics` says.
@@ -589,9 +686,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 30);
+        assert_eq!(types.len(), 41);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 30);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
     }
 
     #[test]

@@ -225,7 +225,9 @@ impl Core {
                 .config
                 .log_config(self.config.max_decompressed_bytes, partition);
             served.log.configure(config);
+            served.cleaning.forget();
         }
+        self.cleaner.look();
     }
 
     /// See [`super::Broker::add_partitions`].

@@ -220,6 +220,8 @@ mod tests {
             high_watermark: next,
             last_stable: next,
             log_start: Offset::ZERO,
+            compacted_below: Offset::ZERO,
+            tombstones_gone_below: Offset::ZERO,
             max_decompressed_bytes: 1 << 20,
         }
     }

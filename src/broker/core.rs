@@ -10,6 +10,7 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::disk::DiskGuard;
 use super::flush::Flushes;
@@ -38,6 +39,7 @@ pub(super) struct Core {
     pub(super) syncer: Arc<Syncer>,
     pub(super) flushes: Flushes,
     pub(super) repairs: Arc<Repairs>,
+    pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
     pub(super) disk: DiskGuard,
     pub(super) inflight: Arc<Inflight>,

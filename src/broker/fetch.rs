@@ -232,6 +232,8 @@ impl Stretch {
             producer_id: aborted.producer_id,
             first_offset: aborted.first_offset,
         };
+        // Asked after the read: what a pass took away before it is told.
+        let below = log.compacted_below();
         let mut chunk = Chunk {
             partition: served.id().clone(),
             batches: slice.bytes,
@@ -243,6 +245,8 @@ impl Stretch {
             high_watermark: marks.high_watermark,
             last_stable: marks.last_stable,
             log_start: marks.log_start,
+            compacted_below: below.records,
+            tombstones_gone_below: below.tombstones,
             max_decompressed_bytes: self.max_decompressed_bytes,
         };
         chunk.cut_to(max_bytes, first);

@@ -19,6 +19,7 @@
 mod admin;
 mod adopt;
 mod chunk;
+mod cleaner;
 mod commit;
 mod core;
 mod cursor;
@@ -47,6 +48,11 @@ mod translate;
 mod wait;
 
 pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use cleaner::{
+    CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
+    KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
+    Running as PassRunning, SegmentState,
+};
 pub use error::{Error, ErrorKind};
 pub use fetch::FETCH_BYTES_MAX;
 pub use holds::TopicHold;
@@ -96,6 +102,8 @@ pub struct BrokerConfig {
     pub max_decompressed_bytes: u32,
     /// Bytes of produce requests that may be waiting for acknowledgement at once, over all clients.
     pub max_inflight_produce_bytes: u64,
+    /// How compacted topics are cleaned.
+    pub cleaner: CleanerConfig,
 }
 
 /// Whether topics come into being by being named.
@@ -295,6 +303,50 @@ impl Broker {
     pub async fn delete_topic(&self, topic: &TopicName) -> Result<(), Error> {
         let result = self.core.delete_topic(topic.clone()).await;
         self.core.counted(result)
+    }
+
+    /// Compacts partitions now, as far as holds, open transactions and `min.compaction.lag.ms` allow: seals their active
+    /// segments and does not ask whether it is worth it. The work goes on also when nobody waits for it.
+    ///
+    /// # Errors
+    /// An unknown topic or partition, a topic that is not compacted, too many commands at once.
+    pub async fn compact_now(&self, wish: &CompactNow, wait: CompactWait) -> Result<CompactionJob, Error> {
+        let result = self.core.compact_now(wish, wait).await;
+        self.core.counted(result)
+    }
+
+    /// Returns how an earlier command stands, waiting for its end as asked.
+    ///
+    /// # Errors
+    /// A handle that is not known.
+    pub async fn compaction_job(&self, handle: u64, wait: CompactWait) -> Result<CompactionJob, Error> {
+        let result = self.core.compaction_job(handle, wait).await;
+        self.core.counted(result)
+    }
+
+    /// Explains the compaction of partitions: what is dirty, what comes next and when, and if nothing, why not. No partitions
+    /// named means all. Ascending by partition.
+    ///
+    /// # Errors
+    /// An unknown topic or partition.
+    pub fn explain_compaction(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<CompactionExplanation>, Error> {
+        self.core.counted(self.core.explain_compaction(topic, partitions))
+    }
+
+    /// Describes logs segment by segment. No partitions named means all. Ascending by partition.
+    ///
+    /// # Errors
+    /// An unknown topic or partition.
+    pub fn describe_log(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<LogDescription>, Error> {
+        self.core.counted(self.core.describe_log(topic, partitions))
     }
 
     /// Verifies a partition directory and brings it in; a topic that does not exist is made, with just enough partitions.

@@ -127,6 +127,10 @@ pub struct Chunk {
     pub last_stable: Offset,
     /// See `high_watermark`.
     pub log_start: Offset,
+    /// Records before it may have been compacted away.
+    pub compacted_below: Offset,
+    /// Tombstones before it may be gone.
+    pub tombstones_gone_below: Offset,
     /// The most that one batch may decompress to when its records are read.
     pub max_decompressed_bytes: u32,
 }

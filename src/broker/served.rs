@@ -22,6 +22,7 @@ use crate::telemetry::Latency;
 use crate::types::{Offset, TopicPartition};
 
 use super::Error;
+use super::cleaner::Cleaning;
 use super::gate::Pass;
 use super::inflight::InflightBytes;
 use super::wait::{Waiters, Watched};
@@ -37,6 +38,8 @@ pub(super) struct Served {
     pub(super) watched: AtomicBool,
     /// In the queue of `repair`.
     pub(super) repairing: AtomicBool,
+    /// What the cleaner knows of it.
+    pub(super) cleaning: Cleaning,
     waiters: Waiters,
     turn: RwLock<Turn>,
     acks: Mutex<VecDeque<WaitingAck>>,
@@ -105,6 +108,7 @@ impl Served {
             dirty: AtomicBool::new(false),
             watched: AtomicBool::new(false),
             repairing: AtomicBool::new(false),
+            cleaning: Cleaning::default(),
             waiters: Waiters::default(),
             turn: RwLock::new(Turn::Open),
             acks: Mutex::new(VecDeque::new()),

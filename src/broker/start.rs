@@ -27,6 +27,7 @@ use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::core::Core;
 use super::disk::DiskGuard;
@@ -58,6 +59,7 @@ pub(super) struct Running {
 #[derive(Debug)]
 struct Background {
     commit: thread::JoinHandle<()>,
+    cleaners: Vec<thread::JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -70,15 +72,19 @@ pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Cor
         Err(_) => return Err(Error::ShuttingDown),
     };
     let (commit, syncer) = (Arc::clone(&core.commit), Arc::clone(&core.syncer));
-    let commit = thread::Builder::new()
-        .name("siltstone-commit".to_owned())
-        .spawn(move || commit.serve(&syncer))
-        .map_err(|error| Error::Storage {
-            target: "the commit thread".to_owned(),
-            reason: error.to_string(),
-        })?;
+    let commit = spawn("siltstone-commit".to_owned(), move || commit.serve(&syncer))?;
+    let clean = |number| {
+        let core = Arc::clone(&core);
+        spawn(format!("siltstone-cleaner-{number}"), move || {
+            core.serve_cleaner()
+        })
+    };
+    let cleaners = (0..core.config.cleaner.threads)
+        .map(clean)
+        .collect::<Result<Vec<_>, Error>>()?;
     let background = Background {
         commit,
+        cleaners,
         tasks: schedule::start(&core),
     };
     let running = Running {
@@ -88,6 +94,17 @@ pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Cor
     Ok((core, Arc::new(running)))
 }
 
+fn spawn(name: String, work: impl FnOnce() + Send + 'static) -> Result<thread::JoinHandle<()>, Error> {
+    let failed = |error: std::io::Error| Error::Storage {
+        target: format!("the thread {name}"),
+        reason: error.to_string(),
+    };
+    thread::Builder::new()
+        .name(name.clone())
+        .spawn(work)
+        .map_err(failed)
+}
+
 impl Running {
     /// Stops the broker. A second call returns at once.
     pub(super) async fn shutdown(&self) -> Result<(), Error> {
@@ -95,6 +112,8 @@ impl Running {
         if !core.gate.stop() {
             return Ok(());
         }
+        // A pass ends within a chunk, beside what is waited for.
+        core.cleaner.end();
         if tokio::time::timeout(DRAIN_TIMEOUT, core.gate.drained())
             .await
             .is_err()
@@ -104,10 +123,18 @@ impl Running {
         core.gate.close();
         core.commit.end();
         let background = self.background.lock().take();
-        if let Some(Background { commit, tasks }) = background {
+        if let Some(Background {
+            commit,
+            cleaners,
+            tasks,
+        }) = background
+        {
             for task in tasks {
                 // A task that panicked has said so; there is nothing left to end.
                 let _ = task.await;
+            }
+            for thread in cleaners {
+                join(thread).await;
             }
             join(commit).await;
         }
@@ -136,6 +163,7 @@ impl Drop for Running {
     /// Without a shutdown: as after a crash, but no task and no thread stays behind.
     fn drop(&mut self) {
         self.core.gate.close();
+        self.core.cleaner.end();
         self.core.commit.end();
     }
 }
@@ -169,6 +197,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         deleting: BTreeMap::new(),
     };
     let core = Core {
+        cleaner: Desk::new(config.cleaner),
         disk: DiskGuard::new(&config.data_dir, config.min_free_bytes),
         inflight: Inflight::new(config.max_inflight_produce_bytes),
         clock: world.clock,

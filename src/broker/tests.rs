@@ -15,6 +15,7 @@ use crate::types::{Sequence, Timestamp};
 
 mod adopt;
 mod background;
+mod cleaner;
 mod produce;
 mod reads;
 mod retention;
@@ -43,6 +44,12 @@ fn config() -> BrokerConfig {
         recovery_threads: 1,
         max_decompressed_bytes: 16 << 20,
         max_inflight_produce_bytes: 64 << 20,
+        cleaner: CleanerConfig {
+            threads: 1,
+            dedupe_buffer_bytes: 1 << 20,
+            io_max_bytes_per_second: 0,
+            backoff: Duration::from_secs(15),
+        },
     }
 }
 

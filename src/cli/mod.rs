@@ -8,6 +8,7 @@
 //! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
 mod bench;
+mod compact;
 mod completion;
 mod connect;
 mod error;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use super::compact;
 use super::connect::ServerArgs;
 use super::output::{self, Align};
 use super::retention::{self, HoldCommand};
@@ -82,6 +83,22 @@ pub(super) enum TopicCommand {
     },
     /// Show what retention would delete next, and what keeps the rest
     Retention {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Compact a topic now, and wait until it is done
+    Compact {
+        /// The topic's name
+        name: String,
+        /// Print one JSON object a partition
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what compaction does with a topic, when, and why not now
+    Explain {
         /// The topic's name
         name: String,
         /// Print one JSON object a partition
@@ -165,6 +182,8 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
             })
         }
         TopicCommand::Retention { name, json } => retention::preview(&client, &name, json).await,
+        TopicCommand::Compact { name, json } => compact::run(&client, &name, json).await,
+        TopicCommand::Explain { name, json } => compact::explain(&client, &name, json).await,
         TopicCommand::Hold(hold) => hold.run(&client).await,
         TopicCommand::Adopt {
             directory,

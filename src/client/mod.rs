@@ -26,6 +26,7 @@
 //! What is not here: anything of the server; a client knows its words (`proto`) and its batches (`record`) alone.
 
 mod admin;
+mod compaction;
 mod connection;
 mod endpoint;
 mod error;
@@ -38,6 +39,10 @@ mod retention;
 pub use admin::{
     Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
     TopicDescription, TopicSummary,
+};
+pub use compaction::{
+    Compaction, CompactionExplanation, CompactionState, KeyCounts, LastPass, PartitionCompaction, PassError,
+    RunningPass,
 };
 pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};

@@ -25,7 +25,7 @@ pub use table::{SETTINGS, Setting};
 
 use std::time::Duration;
 
-use crate::broker::{AutoCreate, BrokerConfig};
+use crate::broker::{AutoCreate, BrokerConfig, CleanerConfig};
 use crate::grpc::GrpcConfig;
 use crate::http::HttpConfig;
 
@@ -73,6 +73,12 @@ impl Default for Config {
                 recovery_threads: 0,
                 max_decompressed_bytes: 0,
                 max_inflight_produce_bytes: 0,
+                cleaner: CleanerConfig {
+                    threads: 0,
+                    dedupe_buffer_bytes: 0,
+                    io_max_bytes_per_second: 0,
+                    backoff: Duration::ZERO,
+                },
             },
             grpc: GrpcConfig {
                 listen: String::new(),

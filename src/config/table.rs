@@ -85,7 +85,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 22] = [
+pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -226,6 +226,38 @@ pub const SETTINGS: [Setting; 22] = [
         doc: "Bytes of produce requests that may wait for acknowledgement at once, over all clients.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.broker.max_inflight_produce_bytes = bytes;
+        }),
+    },
+    Setting {
+        key: "cleaner.threads",
+        default: "1",
+        doc: "Threads that clean compacted topics, each one partition at a time.",
+        kind: Kind::Number(1..=64, |config, count| {
+            config.broker.cleaner.threads = as_usize(count)
+        }),
+    },
+    Setting {
+        key: "cleaner.dedupe_buffer_bytes",
+        default: "128MiB",
+        doc: "Memory for the keys of passes, of all threads together, 24 bytes a key; taken only while one runs.",
+        kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
+            config.broker.cleaner.dedupe_buffer_bytes = as_usize(bytes);
+        }),
+    },
+    Setting {
+        key: "cleaner.io_max_bytes_per_second",
+        default: "0",
+        doc: "Bytes that all passes read and write in a second; 0 means no limit. Passes yield to clients in any case.",
+        kind: Kind::Size(0..=1 << 40, |config, bytes| {
+            config.broker.cleaner.io_max_bytes_per_second = bytes;
+        }),
+    },
+    Setting {
+        key: "cleaner.backoff_ms",
+        default: "15000",
+        doc: "How long a cleaner thread without work waits before it looks for some.",
+        kind: Kind::Number(100..=600_000, |config, ms| {
+            config.broker.cleaner.backoff = Duration::from_millis(ms);
         }),
     },
     Setting {

@@ -8,6 +8,7 @@ use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescr
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 
+use super::compaction::{self, Wish};
 use super::observe::Call;
 use super::retention;
 use super::status::invalid;
@@ -94,6 +95,15 @@ impl AdminDoor {
     }
 }
 
+async fn compact(broker: &Broker, request: v1::CompactNowRequest) -> Result<v1::CompactNowResponse, Error> {
+    let (wish, wait) = compaction::wish(request)?;
+    let job = match wish {
+        Wish::Begin(wish) => broker.compact_now(&wish, wait).await?,
+        Wish::Ask(handle) => broker.compaction_job(handle, wait).await?,
+    };
+    Ok(compaction::told_job(job))
+}
+
 fn execution(validate_only: bool) -> Execution {
     match validate_only {
         true => Execution::ValidateOnly,
@@ -173,6 +183,40 @@ impl AdminService for AdminDoor {
             Err(error) => Err(error),
         };
         call.end(outcome.map(|()| v1::DeleteTopicResponse {}))
+    }
+
+    async fn compact_now(
+        &self,
+        request: Request<v1::CompactNowRequest>,
+    ) -> Result<Response<v1::CompactNowResponse>, Status> {
+        let call = self.call("CompactNow");
+        call.end(compact(&self.broker, request.into_inner()).await)
+    }
+
+    async fn explain_compaction(
+        &self,
+        request: Request<v1::ExplainCompactionRequest>,
+    ) -> Result<Response<v1::ExplainCompactionResponse>, Status> {
+        let call = self.call("ExplainCompaction");
+        let request = request.into_inner();
+        let explained = compaction::place(&request.topic, &request.partitions)
+            .and_then(|(topic, partitions)| self.broker.explain_compaction(&topic, &partitions));
+        call.end(explained.map(|partitions| v1::ExplainCompactionResponse {
+            partitions: partitions.into_iter().map(compaction::told_explanation).collect(),
+        }))
+    }
+
+    async fn describe_log(
+        &self,
+        request: Request<v1::DescribeLogRequest>,
+    ) -> Result<Response<v1::DescribeLogResponse>, Status> {
+        let call = self.call("DescribeLog");
+        let request = request.into_inner();
+        let described = compaction::place(&request.topic, &request.partitions)
+            .and_then(|(topic, partitions)| self.broker.describe_log(&topic, &partitions));
+        call.end(described.map(|partitions| v1::DescribeLogResponse {
+            partitions: partitions.into_iter().map(compaction::told_log).collect(),
+        }))
     }
 
     async fn adopt_partition(

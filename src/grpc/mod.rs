@@ -19,6 +19,7 @@
 //! What is not here: topics, offsets, durability: the broker's. Ports and signals: the server's.
 
 mod admin_service;
+mod compaction;
 mod convert;
 mod fetch;
 mod intake;

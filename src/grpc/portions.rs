@@ -212,6 +212,8 @@ mod tests {
             high_watermark: Offset(100),
             last_stable: Offset(100),
             log_start: Offset::ZERO,
+            compacted_below: Offset::ZERO,
+            tombstones_gone_below: Offset::ZERO,
         }
     }
 

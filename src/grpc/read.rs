@@ -163,6 +163,8 @@ impl Step {
             partition: step.partition.0,
             high_watermark: step.chunk.high_watermark.0,
             log_start_offset: step.chunk.log_start.0,
+            compacted_below: step.chunk.compacted_below.0,
+            tombstones_gone_below: step.chunk.tombstones_gone_below.0,
             ..v1::ReadResponse::default()
         };
         Self {
@@ -223,6 +225,8 @@ fn as_batches(step: ReadStep) -> v1::ReadResponse {
         resume: Some(convert::resume_token(&step.positions)),
         high_watermark: step.chunk.high_watermark.0,
         log_start_offset: step.chunk.log_start.0,
+        compacted_below: step.chunk.compacted_below.0,
+        tombstones_gone_below: step.chunk.tombstones_gone_below.0,
         complete: step.progress == Progress::Complete,
         ..v1::ReadResponse::default()
     }
@@ -331,6 +335,8 @@ mod tests {
             resume: Some(convert::resume_token(&positions)),
             high_watermark: i64::MAX,
             log_start_offset: i64::MAX,
+            compacted_below: i64::MAX,
+            tombstones_gone_below: i64::MAX,
             complete: true,
             ..Default::default()
         };

@@ -141,6 +141,8 @@ pub(super) struct Remembered {
     /// Since the last pass that came to its end.
     pub(super) failure: Option<PassFailure>,
     pub(super) unfinished: Option<Unfinished>,
+    /// A tombstone before it may be gone. Not written down: after a start it is the cleaner point, which is never too low.
+    pub(super) tombstones_gone_below: Offset,
 }
 
 impl CleanerState {
@@ -149,6 +151,7 @@ impl CleanerState {
         let point = point.filter(|point| (log_start..=log_end).contains(point));
         Self(Mutex::new(Remembered {
             point: point.unwrap_or(log_start),
+            tombstones_gone_below: point.unwrap_or(log_start),
             ..Remembered::default()
         }))
     }
@@ -156,6 +159,11 @@ impl CleanerState {
     /// Returns the cleaner point of a log that begins at `log_start`.
     pub(super) fn point(&self, log_start: Offset) -> Offset {
         self.0.lock().point.max(log_start)
+    }
+
+    /// Returns the offset below which tombstones may be gone, of a log that begins at `log_start`.
+    pub(super) fn tombstones_gone_below(&self, log_start: Offset) -> Offset {
+        self.0.lock().tombstones_gone_below.max(log_start)
     }
 
     /// Everything from `offset` on is dirty again.
@@ -172,8 +180,17 @@ impl CleanerState {
     pub(super) fn passed(&self, now: Timestamp, report: &PassReport) {
         let mut state = self.0.lock();
         state.point = report.to;
+        if report.records.tombstones_dropped > 0 {
+            state.tombstones_gone_below = state.tombstones_gone_below.max(report.to);
+        }
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
+    }
+
+    /// A pass has ended somewhere in the middle: tombstones of what was clean before it may be gone.
+    pub(super) fn ended_early(&self) {
+        let mut state = self.0.lock();
+        state.tombstones_gone_below = state.tombstones_gone_below.max(state.point);
     }
 
     pub(super) fn failed(&self, failure: PassFailure) {

@@ -93,7 +93,8 @@ pub use checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
 };
 pub use cleaner::{
-    Bound, Budget, CompactError, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor, Rolled,
+    Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
+    Rolled, SegmentRole, SegmentView,
 };
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};

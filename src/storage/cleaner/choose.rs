@@ -47,6 +47,10 @@ pub struct CompactionView {
     /// Until then the promise of `max.compaction.lag.ms` holds without another pass; `None` without a promise or anything
     /// dirty.
     pub deadline: Option<Timestamp>,
+    /// From then on a pass is due, so that the promise is kept; `None` where `deadline` is.
+    pub promise_at: Option<Timestamp>,
+    /// When the oldest dirty record was appended, or somewhat before; `None` where nothing is dirty or it is not known.
+    pub dirty_since: Option<Timestamp>,
     /// Whether a pass is due.
     pub due: Due,
     /// When the last finished pass began, and what it did.
@@ -133,6 +137,7 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
     let clean_bytes = bytes(&|span| span.base < point);
     let dirty_bytes = bytes(&|span| span.base < first_uncleanable && span.next > point);
     let uncleanable_bytes = bytes(&|span| span.base >= first_uncleanable);
+    let dirty_since = first_dirty_append(log);
     let mut view = CompactionView {
         log_start: log.marks.log_start,
         cleaner_point: point,
@@ -142,7 +147,9 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
         dirty_bytes,
         uncleanable_bytes,
         ratio: ratio(clean_bytes, dirty_bytes),
-        deadline: first_dirty_append(log).and_then(|at| deadline(at, &wishes.compaction)),
+        deadline: dirty_since.and_then(|at| deadline(at, &wishes.compaction)),
+        promise_at: dirty_since.and_then(|at| promise_begins(at, &wishes.compaction)),
+        dirty_since,
         due: Due::No(NotDue::Policy),
         last_pass: None,
         last_error: None,

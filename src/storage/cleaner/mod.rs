@@ -40,9 +40,11 @@ mod swap;
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
+mod told;
 mod transactions;
 
 pub use choose::{Bound, CompactionView, Due, NotDue};
 pub use gate::{Budget, CompactError, Pace};
 pub use offset_map::OffsetMap;
 pub use pass::{Pass, RollFor, Rolled};
+pub use told::{CompactedBelow, SegmentRole, SegmentView};

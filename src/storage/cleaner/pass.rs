@@ -146,6 +146,9 @@ impl Partition {
         };
         let passed = self.pass(pass);
         self.write_manifest();
+        if passed.is_err() {
+            self.cleaner.ended_early();
+        }
         match &passed {
             Ok(report) => self.cleaner.passed(pass.now, report),
             Err(CompactError::Storage(error)) => self.cleaner.failed(PassFailure {

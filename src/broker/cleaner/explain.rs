@@ -1,0 +1,217 @@
+//! What the cleaner does, and why not, in words and numbers. From memory.
+//!
+//! What is not here: drawing it (`cli`).
+
+use std::sync::atomic::Ordering;
+
+use crate::broker::core::Core;
+use crate::broker::served::Served;
+use crate::broker::topics::Topic;
+use crate::broker::{Error, PartitionId};
+use crate::storage::{Bound, CompactionView, Due, NotDue, PassReport, Rounds, SegmentRole};
+use crate::types::{Timestamp, TopicName};
+
+use super::candidates::{urgency, wakes_at};
+use super::jobs::chosen;
+use super::{
+    CompactionExplanation, Exactness, KeyCounts, LastPass, LogDescription, LogSegment, PassError, RoundsLeft,
+    Running, SegmentState,
+};
+
+impl Core {
+    /// See [`crate::broker::Broker::explain_compaction`].
+    pub(in crate::broker) fn explain_compaction(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<CompactionExplanation>, Error> {
+        let topic = self.topics.find(topic)?;
+        let now = self.now();
+        let explained = chosen(&topic, partitions)?
+            .iter()
+            .map(|served| explain(&topic, served, now))
+            .collect();
+        Ok(explained)
+    }
+
+    /// See [`crate::broker::Broker::describe_log`].
+    pub(in crate::broker) fn describe_log(
+        &self,
+        topic: &TopicName,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<LogDescription>, Error> {
+        let topic = self.topics.find(topic)?;
+        Ok(chosen(&topic, partitions)?
+            .iter()
+            .map(|served| describe(&topic, served))
+            .collect())
+    }
+}
+
+fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanation {
+    let view = served.log.compaction(now);
+    let marks = served.log.watermarks();
+    let running = served.cleaning.running();
+    let failing = served.cleaning.failing();
+    let retry_at = failing
+        .as_ref()
+        .map(|failing| failing.retry_at)
+        .filter(|at| *at > now);
+    let due = urgency(&view, now).is_some();
+    let next_run = match (due, retry_at) {
+        (true, None) => Some(now),
+        (true, Some(at)) => Some(at),
+        (false, _) => wakes_at(&view, now),
+    };
+    let why_not_now = match retry_at {
+        _ if running.is_some() => None,
+        Some(at) => Some(format!("the last pass failed; it is tried again at {} ms", at.0)),
+        None if due => None,
+        None => Some(why_not(&view)),
+    };
+    let alarm = running
+        .as_ref()
+        .is_some_and(|one| one.alarm.load(Ordering::Relaxed));
+    CompactionExplanation {
+        partition: served.id().partition,
+        log_start: view.log_start,
+        cleaner_point: view.cleaner_point,
+        first_uncleanable: view.first_uncleanable,
+        active_start: served
+            .log
+            .segment_views()
+            .last()
+            .map_or(marks.log_end, |last| last.base),
+        log_end: marks.log_end,
+        clean_bytes: view.clean_bytes,
+        dirty_bytes: view.dirty_bytes,
+        uncleanable_bytes: view.uncleanable_bytes,
+        dirty_ratio: view.ratio,
+        min_dirty_ratio: topic.config.min_cleanable_dirty_ratio,
+        oldest_dirty_age_ms: view.dirty_since.map(|since| now.0.saturating_sub(since.0).max(0)),
+        keys: view.last_pass.as_ref().map(|(_, report)| keys(&view, report)),
+        last_pass: view.last_pass.as_ref().map(|(at, report)| {
+            let took_ms = u64::try_from(served.cleaning.last_took().as_millis()).unwrap_or(u64::MAX);
+            LastPass {
+                took_ms,
+                ..last_pass(*at, report)
+            }
+        }),
+        last_error: failing.map(|failing| PassError {
+            at: failing.at,
+            reason: failing.reason,
+            failures: failing.failures,
+            retry_at: failing.retry_at,
+        }),
+        running: running.map(|progress| {
+            let (done_bytes, total_bytes) = progress.bytes();
+            Running {
+                since: progress.since,
+                done_bytes,
+                total_bytes,
+            }
+        }),
+        next_run,
+        why_not_now,
+        promise_deadline: view.deadline,
+        budget_alarm: alarm.then(|| {
+            "cleaner.io_max_bytes_per_second would break the promise of max.compaction.lag.ms; the pass goes beyond it"
+                .to_owned()
+        }),
+    }
+}
+
+fn keys(view: &CompactionView, report: &PassReport) -> KeyCounts {
+    let clean = view.dirty_bytes == 0 && view.uncleanable_bytes == 0 && report.rounds == Rounds::Done;
+    KeyCounts {
+        live: report.records.values_kept,
+        tombstones: report.records.tombstones_kept,
+        exactness: match clean && report.records.held == 0 {
+            true => Exactness::Exact,
+            false => Exactness::Estimated,
+        },
+    }
+}
+
+fn last_pass(at: Timestamp, report: &PassReport) -> LastPass {
+    LastPass {
+        at,
+        took_ms: 0,
+        read_bytes: report.read_bytes,
+        written_bytes: report.written_bytes,
+        saved_bytes: report.saved_bytes,
+        records_kept: report.records.kept(),
+        records_dropped: report.records.dropped(),
+        damaged_places: report.damaged.len() as u64 + report.damaged_unnamed,
+        rounds_left: match report.rounds {
+            Rounds::Done => None,
+            Rounds::More { estimate, map_keys } => Some(RoundsLeft { estimate, map_keys }),
+        },
+    }
+}
+
+fn why_not(view: &CompactionView) -> String {
+    match view.due {
+        Due::No(NotDue::Policy) => "the topic's cleanup.policy does not compact".to_owned(),
+        Due::No(NotDue::Clean) => "nothing is dirty".to_owned(),
+        Due::No(NotDue::Held) => "all that is dirty is held".to_owned(),
+        Due::No(NotDue::BelowRatio) => {
+            "the dirty ratio is not above min.cleanable.dirty.ratio, and no promise is due".to_owned()
+        }
+        Due::No(NotDue::NotCleanable) | Due::Ratio | Due::Promise => match view.bound {
+            Some(bound) => bound_text(bound),
+            None => "nothing is dirty".to_owned(),
+        },
+    }
+}
+
+/// Says what a pass does not go beyond.
+pub(super) fn bound_text(bound: Bound) -> String {
+    match bound {
+        Bound::ActiveSegment => "what is dirty lies in the active segment".to_owned(),
+        Bound::OpenTransaction(offset) => format!("a transaction is open since offset {offset}"),
+        Bound::MinLag(at) => format!("min.compaction.lag.ms keeps what is dirty until {} ms", at.0),
+        Bound::NotSafe(offset) => {
+            format!("records from offset {offset} on are not yet synced or not yet visible")
+        }
+    }
+}
+
+fn describe(topic: &Topic, served: &Served) -> LogDescription {
+    let number = served.id().partition;
+    let holds = topic
+        .config
+        .holds
+        .iter()
+        .filter(|hold| hold.is_of(number))
+        .cloned()
+        .collect();
+    let log = &served.log;
+    let marks = log.watermarks();
+    let below = log.compacted_below();
+    let segment = |view: &crate::storage::SegmentView| LogSegment {
+        base: view.base,
+        next: view.next,
+        size_bytes: view.size_bytes,
+        first_append: view.first_append,
+        last_append: view.last_append,
+        state: match view.role {
+            SegmentRole::Active => SegmentState::Active,
+            SegmentRole::Sealed if view.next <= below.records => SegmentState::Clean,
+            SegmentRole::Sealed => SegmentState::Dirty,
+        },
+    };
+    LogDescription {
+        partition: served.id().partition,
+        segments: log.segment_views().iter().map(segment).collect(),
+        log_start: marks.log_start,
+        cleaner_point: below.records,
+        last_stable: marks.last_stable,
+        high_watermark: marks.high_watermark,
+        recovery_point: marks.recovery_point,
+        log_end: marks.log_end,
+        compacted_below: below.records,
+        tombstones_gone_below: below.tombstones,
+        holds,
+    }
+}

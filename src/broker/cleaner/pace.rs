@@ -1,0 +1,151 @@
+//! Pace: how fast a pass may go. Asked before each chunk of about 1 MiB.
+//!
+//! 1. **Budget** `cleaner.io_max_bytes_per_second`: a bucket that fills at that rate and holds [`WINDOW`] of it. A chunk takes
+//!    its bytes at once and waits until the bucket is no longer below empty.
+//! 2. **Traffic**: if anything was appended or read since the last chunk, the pass rests [`REST_PARTS`] times as long as it
+//!    worked, at most [`REST_MAX`]. Beside clients it has a quarter of a thread and of the disk at most.
+//! 3. **Promise**: if at the rate so far, or at the budget's, what is left would not be done before the deadline of
+//!    `max.compaction.lag.ms`, the pass waits for neither. An alarm says so.
+//!
+//! What is not here: the waiting itself (`desk`), which ends early when the broker stops.
+
+use std::time::{Duration, Instant};
+
+use crate::types::Timestamp;
+
+/// What the bucket holds.
+pub(super) const WINDOW: Duration = Duration::from_millis(300);
+/// Beside traffic, a pass rests so many times as long as it worked.
+const REST_PARTS: u32 = 3;
+/// Beside traffic, a pass rests at most so long after a chunk.
+const REST_MAX: Duration = Duration::from_millis(20);
+/// A promise is taken for one that ends so much earlier, in milliseconds: for syncing, swapping and the next look.
+const PROMISE_MARGIN_MS: i64 = 1_000;
+
+/// The budget of all cleaner threads together.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    /// Bytes a second; 0: no limit.
+    rate: u64,
+    /// Negative while more was taken than came in.
+    level_bytes: i128,
+    filled: Instant,
+}
+
+impl Bucket {
+    /// Returns a full bucket.
+    pub(super) fn new(rate: u64, now: Instant) -> Self {
+        Self {
+            rate,
+            level_bytes: Self::bytes_in(rate, WINDOW),
+            filled: now,
+        }
+    }
+
+    /// Takes `bytes`; returns how long to wait before they may be used.
+    pub(super) fn take(&mut self, bytes: u64, now: Instant) -> Duration {
+        if self.rate == 0 {
+            return Duration::ZERO;
+        }
+        let gained = Self::bytes_in(self.rate, now.saturating_duration_since(self.filled));
+        let most = Self::bytes_in(self.rate, WINDOW);
+        self.level_bytes = (self.level_bytes + gained).min(most) - i128::from(bytes);
+        self.filled = now;
+        if self.level_bytes >= 0 {
+            return Duration::ZERO;
+        }
+        let ns = -self.level_bytes * 1_000_000_000 / i128::from(self.rate);
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
+
+    fn bytes_in(rate: u64, time: Duration) -> i128 {
+        let ns = i128::try_from(time.as_nanos()).unwrap_or(i128::MAX / (1 << 64));
+        i128::from(rate) * ns / 1_000_000_000
+    }
+}
+
+/// Returns how long a pass that `worked` rests beside traffic.
+pub(super) fn rest(worked: Duration) -> Duration {
+    worked.saturating_mul(REST_PARTS).min(REST_MAX)
+}
+
+/// What is left of a pass that serves a promise.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outlook {
+    /// Bytes still to be read and written.
+    pub(super) left_bytes: u64,
+    /// Bytes a second that the pass gets.
+    pub(super) rate: u64,
+    /// When the promise breaks.
+    pub(super) deadline: Timestamp,
+}
+
+impl Outlook {
+    /// Tells whether the promise breaks if the pass goes on at its rate.
+    pub(super) fn is_late(&self, now: Timestamp) -> bool {
+        let needed_ms = u128::from(self.left_bytes) * 1_000 / u128::from(self.rate.max(1));
+        let needed_ms = i64::try_from(needed_ms).unwrap_or(i64::MAX);
+        now.saturating_add_ms(needed_ms)
+            .saturating_add_ms(PROMISE_MARGIN_MS)
+            > self.deadline
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_bucket_gives_its_window_at_once_and_then_its_rate() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::new(10 * MIB, begin);
+        assert_eq!(bucket.take(3 * MIB, begin), Duration::ZERO);
+        assert_eq!(bucket.take(MIB, begin), Duration::from_millis(100));
+        let later = begin + Duration::from_millis(100);
+        assert_eq!(bucket.take(MIB, later), Duration::from_millis(100));
+        // An hour without work saves up no more than the window.
+        let much_later = begin + Duration::from_secs(3_600);
+        assert_eq!(bucket.take(3 * MIB, much_later), Duration::ZERO);
+        assert_eq!(bucket.take(10 * MIB, much_later), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn over_any_long_time_no_more_goes_through_than_the_rate_and_one_window() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::new(10 * MIB, begin);
+        let (mut now, mut taken) = (begin, 0);
+        while now < begin + Duration::from_secs(20) {
+            now += bucket.take(MIB, now);
+            taken += MIB;
+        }
+        let most = 10 * MIB * 20 + 3 * MIB + MIB;
+        assert!((200 * MIB..=most).contains(&taken), "{taken} bytes in 20 s");
+    }
+
+    #[test]
+    fn without_a_rate_nothing_waits() {
+        let begin = Instant::now();
+        let mut bucket = Bucket::new(0, begin);
+        assert_eq!(bucket.take(u64::MAX, begin), Duration::ZERO);
+    }
+
+    #[test]
+    fn beside_traffic_a_pass_rests_three_times_as_long_as_it_worked_and_never_long() {
+        assert_eq!(rest(Duration::from_millis(2)), Duration::from_millis(6));
+        assert_eq!(rest(Duration::from_secs(9)), Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_promise_is_late_when_what_is_left_takes_longer_than_there_is_time() {
+        let outlook = |left_bytes| Outlook {
+            left_bytes,
+            rate: MIB,
+            deadline: Timestamp(11_000),
+        };
+        assert!(!outlook(10 * MIB).is_late(Timestamp(0)));
+        assert!(outlook(10 * MIB).is_late(Timestamp(1)));
+        assert!(outlook(u64::MAX).is_late(Timestamp(0)));
+    }
+}

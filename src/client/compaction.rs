@@ -1,0 +1,295 @@
+//! Compaction by command, and what the server says of its own.
+
+use super::{Client, Error};
+use crate::proto::v1;
+use crate::types::{Offset, PartitionId, Timestamp};
+
+/// How a command to compact stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Compaction {
+    /// To ask again.
+    pub handle: u64,
+    /// True when every partition is done or has failed.
+    pub complete: bool,
+    /// Ascending by number.
+    pub partitions: Vec<PartitionCompaction>,
+}
+
+/// One partition of a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionCompaction {
+    /// Its number.
+    pub partition: PartitionId,
+    /// How far it is.
+    pub state: CompactionState,
+    /// Bytes of the log when the work began.
+    pub before_bytes: i64,
+    /// Bytes of the log when it ended.
+    pub after_bytes: i64,
+    /// Passes that came to their end.
+    pub passes: i32,
+    /// Bytes read.
+    pub read_bytes: i64,
+    /// Bytes written.
+    pub written_bytes: i64,
+    /// Records with a value that the last pass kept.
+    pub values_kept: i64,
+    /// Tombstones that the last pass kept.
+    pub tombstones_kept: i64,
+    /// Records that all passes dropped.
+    pub records_dropped: i64,
+}
+
+/// How far a partition is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CompactionState {
+    /// A thread of the server will take it.
+    Waiting,
+    /// A pass is under way.
+    Running {
+        /// Bytes so far.
+        done_bytes: i64,
+        /// Bytes in all, estimated.
+        total_bytes: i64,
+    },
+    /// Compacted; the text says why not to the end, where it is not.
+    Done(Option<String>),
+    /// Why it failed.
+    Failed(String),
+}
+
+/// What is known of the compaction of a partition.
+#[derive(Clone, PartialEq, Debug)]
+pub struct CompactionExplanation {
+    /// Its number.
+    pub partition: PartitionId,
+    /// The first offset of the log.
+    pub log_start: Offset,
+    /// Everything before it is clean.
+    pub cleaner_point: Offset,
+    /// A pass would go no further.
+    pub first_uncleanable: Offset,
+    /// Where the segment begins that takes appends.
+    pub active_start: Offset,
+    /// Where the next record goes.
+    pub log_end: Offset,
+    /// Bytes that are clean.
+    pub clean_bytes: i64,
+    /// Bytes that a pass may clean.
+    pub dirty_bytes: i64,
+    /// Bytes that a pass may not clean yet.
+    pub uncleanable_bytes: i64,
+    /// Dirty bytes by clean and dirty bytes.
+    pub dirty_ratio: f64,
+    /// From which ratio on a pass is worth it.
+    pub min_dirty_ratio: f64,
+    /// How long ago the oldest dirty record was appended.
+    pub oldest_dirty_age_ms: Option<i64>,
+    /// Live keys and tombstones, once a pass counted.
+    pub keys: Option<KeyCounts>,
+    /// The last pass since the server's start.
+    pub last_pass: Option<LastPass>,
+    /// What went wrong since.
+    pub last_error: Option<PassError>,
+    /// The pass under way.
+    pub running: Option<RunningPass>,
+    /// When the next begins, as far as time alone decides.
+    pub next_run: Option<Timestamp>,
+    /// Why none runs now.
+    pub why_not_now: Option<String>,
+    /// Until then the promise of `max.compaction.lag.ms` holds without a pass.
+    pub promise_deadline: Option<Timestamp>,
+    /// Set while the I/O budget would break it.
+    pub budget_alarm: Option<String>,
+}
+
+/// How many keys a log holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyCounts {
+    /// Keys whose newest record has a value.
+    pub live: i64,
+    /// Tombstones.
+    pub tombstones: i64,
+    /// False where records were written since they were counted.
+    pub exact: bool,
+}
+
+/// A pass that came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LastPass {
+    /// When it began.
+    pub began: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: i64,
+    /// Bytes read.
+    pub read_bytes: i64,
+    /// Bytes written.
+    pub written_bytes: i64,
+    /// Bytes by which the log became smaller.
+    pub saved_bytes: i64,
+    /// Records kept.
+    pub records_kept: i64,
+    /// Records dropped.
+    pub records_dropped: i64,
+    /// Places that are not sound batches.
+    pub damaged_places: i64,
+    /// How many more passes are needed, estimated.
+    pub rounds_left: i64,
+    /// The keys that the map holds, where it did not hold all.
+    pub map_keys: i64,
+}
+
+/// A pass that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PassError {
+    /// When.
+    pub at: Timestamp,
+    /// What went wrong.
+    pub reason: String,
+    /// Failures in a row.
+    pub failures: i32,
+    /// When it is tried again.
+    pub retry_at: Timestamp,
+}
+
+/// A pass under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RunningPass {
+    /// Since when.
+    pub since: Timestamp,
+    /// Bytes so far.
+    pub done_bytes: i64,
+    /// Bytes in all, estimated.
+    pub total_bytes: i64,
+}
+
+impl Client {
+    /// Begins to compact all partitions of a topic; returns at once.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for a topic that is not compacted.
+    pub async fn compact_now(&self, topic: &str) -> Result<Compaction, Error> {
+        self.compaction(v1::CompactNowRequest {
+            topic: topic.to_owned(),
+            max_wait_ms: Some(0),
+            ..v1::CompactNowRequest::default()
+        })
+        .await
+    }
+
+    /// Returns how a command stands: when all is done, or after `max_wait_ms`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a handle that the server does not know, or no longer.
+    pub async fn compaction_of(&self, handle: u64, max_wait_ms: u32) -> Result<Compaction, Error> {
+        self.compaction(v1::CompactNowRequest {
+            handle: Some(handle),
+            max_wait_ms: Some(max_wait_ms),
+            ..v1::CompactNowRequest::default()
+        })
+        .await
+    }
+
+    async fn compaction(&self, request: v1::CompactNowRequest) -> Result<Compaction, Error> {
+        let response = self.answer(self.admin().compact_now(request)).await?;
+        Ok(Compaction {
+            handle: response.handle,
+            complete: response.complete,
+            partitions: response.partitions.into_iter().map(partition).collect(),
+        })
+    }
+
+    /// Explains the compaction of all partitions of a topic.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn explain_compaction(&self, topic: &str) -> Result<Vec<CompactionExplanation>, Error> {
+        let request = v1::ExplainCompactionRequest {
+            topic: topic.to_owned(),
+            partitions: Vec::new(),
+        };
+        let response = self.answer(self.admin().explain_compaction(request)).await?;
+        Ok(response.partitions.into_iter().map(explanation).collect())
+    }
+}
+
+fn partition(one: v1::PartitionCompaction) -> PartitionCompaction {
+    let state = match one.state() {
+        v1::CompactionState::Waiting => CompactionState::Waiting,
+        v1::CompactionState::Running => CompactionState::Running {
+            done_bytes: one.done_bytes,
+            total_bytes: one.total_bytes,
+        },
+        v1::CompactionState::Done => CompactionState::Done(said(one.reason)),
+        v1::CompactionState::Failed => CompactionState::Failed(one.reason),
+    };
+    PartitionCompaction {
+        partition: PartitionId(one.partition),
+        state,
+        before_bytes: one.before_bytes,
+        after_bytes: one.after_bytes,
+        passes: one.passes,
+        read_bytes: one.read_bytes,
+        written_bytes: one.written_bytes,
+        values_kept: one.values_kept,
+        tombstones_kept: one.tombstones_kept,
+        records_dropped: one.records_dropped,
+    }
+}
+
+fn explanation(told: v1::CompactionExplanation) -> CompactionExplanation {
+    CompactionExplanation {
+        partition: PartitionId(told.partition),
+        log_start: Offset(told.log_start_offset),
+        cleaner_point: Offset(told.cleaner_point),
+        first_uncleanable: Offset(told.first_uncleanable_offset),
+        active_start: Offset(told.active_start_offset),
+        log_end: Offset(told.log_end_offset),
+        clean_bytes: told.clean_bytes,
+        dirty_bytes: told.dirty_bytes,
+        uncleanable_bytes: told.uncleanable_bytes,
+        dirty_ratio: told.dirty_ratio,
+        min_dirty_ratio: told.min_dirty_ratio,
+        oldest_dirty_age_ms: told.oldest_dirty_age_ms,
+        keys: told.keys.map(|keys| KeyCounts {
+            live: keys.live,
+            tombstones: keys.tombstones,
+            exact: keys.exact,
+        }),
+        last_pass: told.last_pass.map(last_pass),
+        last_error: told.last_error.map(|error| PassError {
+            at: Timestamp(error.at_ms),
+            reason: error.reason,
+            failures: error.failures,
+            retry_at: Timestamp(error.retry_at_ms),
+        }),
+        running: told.running.map(|running| RunningPass {
+            since: Timestamp(running.since_ms),
+            done_bytes: running.done_bytes,
+            total_bytes: running.total_bytes,
+        }),
+        next_run: told.next_run_ms.map(Timestamp),
+        why_not_now: said(told.why_not_now),
+        promise_deadline: told.promise_deadline_ms.map(Timestamp),
+        budget_alarm: said(told.budget_alarm),
+    }
+}
+
+fn last_pass(pass: v1::LastPass) -> LastPass {
+    LastPass {
+        began: Timestamp(pass.began_ms),
+        took_ms: pass.took_ms,
+        read_bytes: pass.read_bytes,
+        written_bytes: pass.written_bytes,
+        saved_bytes: pass.saved_bytes,
+        records_kept: pass.records_kept,
+        records_dropped: pass.records_dropped,
+        damaged_places: pass.damaged_places,
+        rounds_left: pass.rounds_left,
+        map_keys: pass.map_keys,
+    }
+}
+
+fn said(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
