@@ -27,6 +27,7 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 LOAD = ("--format", "json", "--key-field", "tailnum", "--timestamp-field", "time")
 SMALL_SEGMENTS = ("--config", "segment.bytes=1048576")
 KAFKA_TOPICS = ("shapes", "codecs", "keyed", "late", "transactions", "open-transaction", "append-time", "compacted")
+ADOPTED_AND_COMPACTED = ("transactions", "compacted")
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_ROUNDS = 4
 A_MOMENT = "2013-01-03T12:00:00Z"
@@ -220,6 +221,24 @@ def siltstone_adopts(suite: Suite, work: Path, read: dict[str, dict[int, list[di
                 check_went_on(server, printed)
             else:
                 check_adopted(server, printed, topic)
+        server.stop()
+    for topic in ADOPTED_AND_COMPACTED:
+        with suite.case(f"adopted and then compacted, {topic} holds the last record of each key"):
+            check_adopted_and_compacted(data, printed, topic)
+    with suite.case("Kafka's dump tool finds no fault in what was adopted and then compacted"):
+        check_every_file(data)
+
+
+def check_adopted_and_compacted(data: Path, printed: Path, topic: str) -> None:
+    """Of what the Kafka consumer was shown the last record of each key is left; what was aborted or has no key is gone for everybody."""
+    shown = printed_by_kafka(printed, topic, "read_committed")[0]
+    expected = cleaned.last_of_each_key([record for record in shown if record["key"] is not None])
+    if len(expected) == len(shown):
+        raise AssertionError("there is nothing to clean")
+    with Server(data) as server:
+        cleaned.compact(server, topic)
+        for isolation in ISOLATIONS:
+            equal(server.read(topic, "--isolation", isolation), expected, f"what is left of {topic}, {isolation}")
         server.stop()
 
 

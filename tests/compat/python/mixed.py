@@ -14,11 +14,13 @@ run the server is killed twice with signal 9. It holds that
 import argparse
 import contextlib
 import random
+import re
 import sys
 import tempfile
 import threading
 import time
 import traceback
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from suite import Suite, equal
 TABLE, QUEUE = "table", "queue"
 SMALL = {"durability": "synced", "segment.bytes": "1048576", "max.message.bytes": "262144"}
 COMPACTED = {**SMALL, "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "delete.retention.ms": "20000"}
-SHORTENED = {**SMALL, "retention.bytes": "4194304"}
+SHORTENED = {**SMALL, "retention.bytes": "2097152"}
 SERVER_SETTINGS = ("--set", "cleaner.backoff_ms=1000", "--set", "cleaner.dedupe_buffer_bytes=8MiB")
 PARTITIONS = 2
 WRITERS_PER_PARTITION = 2
@@ -57,7 +59,8 @@ class World:
         self.models = {(topic, p): PartitionModel(topic, p, topic == TABLE) for topic in (TABLE, QUEUE) for p in range(PARTITIONS)}
         self.server: Server | None = None
         self.channel: grpc.Channel | None = None
-        self.deaths = 0
+        # Odd from just before a kill until the next server is up.
+        self.turns = 0
 
     def start(self) -> None:
         """Starts the server over what the last one left."""
@@ -66,11 +69,16 @@ class World:
 
     def kill(self) -> None:
         """Kills the server and starts another."""
-        self.deaths += 1
+        self.turns += 1
         old = self.channel
         self.server.kill()
         self.start()
         old.close()
+        self.turns += 1
+
+    def killed_since(self, turns: int) -> bool:
+        """Whether a server may have died under a call that began at `turns`."""
+        return turns % 2 == 1 or self.turns != turns
 
     def stub(self) -> log_pb2_grpc.LogServiceStub:
         """The log service of the server of the moment."""
@@ -79,13 +87,13 @@ class World:
     def persist(self, call: Callable[[log_pb2_grpc.LogServiceStub], object]) -> object:
         """Makes a call until it is answered; a failure while no server died is one of the server."""
         while True:
-            deaths = self.deaths
+            turns = self.turns
             try:
                 return call(self.stub())
             except (grpc.RpcError, ValueError) as error:  # ValueError: the channel was closed under the call
-                time.sleep(0.1)
-                if deaths == self.deaths and self.server.process.poll() is None:
+                if not self.killed_since(turns):
                     raise AssertionError(f"a call failed: {error}") from error
+                time.sleep(0.1)
 
     def guarded(self, work: Callable[[], None]) -> None:
         """Runs `work` again and again until the run is over; what it raises ends the run."""
@@ -206,12 +214,11 @@ def wait_for_answers(world: World, writers: list[Writer]) -> None:
 
 def compact(world: World) -> None:
     """Compacts the table by command; a kill in the middle is no fault."""
-    deaths = world.deaths
+    turns = world.turns
     try:
         world.server.cli("topic", "compact", TABLE)
     except AssertionError:
-        time.sleep(0.5)
-        if deaths == world.deaths:
+        if not world.killed_since(turns):
             raise
     world.over.wait(COMPACT_EVERY_S)
 
@@ -221,6 +228,12 @@ def memory_bytes(server: Server) -> int:
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = [line for line in status.splitlines() if line.startswith("RssAnon:")]
     return int(line.split()[1]) << 10
+
+
+def metric(server: Server, name: str) -> int:
+    """The value of a metric without labels."""
+    with urllib.request.urlopen(f"http://{server.http}/metrics", timeout=CALL_WITHIN_S) as answer:
+        return int(re.search(rf"^{name} (\d+)$", answer.read().decode(), re.MULTILINE)[1])
 
 
 class Run:
@@ -305,6 +318,13 @@ class Run:
             print(f"       {model.name}: {model.end()} records written, {len(files)} segments, {size >> 10} KiB are left")
             if not model.compacted and int(files[0].stem) == 0:
                 raise AssertionError(f"{model.name}: retention never cut it")
+            left = len(read_once(self.world.stub(), model, log_pb2.ReadStart(timestamp_ms=0)).offsets)
+            if model.compacted and left > model.end() / 2:
+                raise AssertionError(f"{model.name}: {left} records of {model.end()} are left: no pass cleaned it")
+        passes, failures = (metric(self.world.server, f"siltstone_cleaner_{what}_total") for what in ("passes", "failures"))
+        print(f"       {passes} passes of the cleaner in the last life")
+        if passes < 2 or failures > 0:
+            raise AssertionError(f"{passes} passes, {failures} of them failed")
         replays = [reader.replays for reader in self.readers]
         if min(replays) < self.seconds / 10:
             raise AssertionError(f"too few replays to show anything: {replays}")

@@ -6,6 +6,7 @@ The model of a partition knows which record stands at which offset from the ackn
 
 import array
 import dataclasses
+import functools
 import hashlib
 import threading
 
@@ -27,6 +28,7 @@ class Content:
     timestamp_ms: int
 
 
+@functools.lru_cache(maxsize=100_000)
 def content(code: int, tombstones: bool) -> Content:
     """The record that a code (writer and number) stands for. Times rise with the numbers, but for some that are late."""
     digest = hashlib.sha256(b"%d" % code).digest()
