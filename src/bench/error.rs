@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::client;
 use crate::server::{StartError, StopError};
-use crate::storage::{AppendError, ReadError, StoreError};
+use crate::storage::{AppendError, CompactError, ReadError, StoreError};
 
 /// Why a benchmark gave no figure.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,19 @@ pub enum BenchError {
         /// What it found.
         found: Option<i64>,
     },
+    /// A pass kept another number of records than there are newest ones.
+    #[error("compaction of {load} kept {found} records, not {expected}")]
+    WrongCompaction {
+        /// Which load.
+        load: &'static str,
+        /// Newest records.
+        expected: u64,
+        /// Records kept.
+        found: u64,
+    },
+    /// A pass that did not come to its end.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
     /// The own server did not start.
     #[error(transparent)]
     Start(#[from] StartError),

@@ -4,7 +4,7 @@
 //!   produce read latency     load --> target (own server, or the one named) --> rate, percentiles  \
 //!                            load --> sink (plain gRPC, nothing stored)      --> the limit          > Measure
 //!   startup                  the binary itself, on directories made by data_dir                    |
-//!   lookup                   storage alone, no socket                                              /
+//!   lookup compact           storage alone, no socket                                              /
 //! ```
 //!
 //! Invariants
@@ -15,6 +15,7 @@
 //!
 //! What is not here: workloads from files, open-loop load, reports; and the printing, which is the command line's.
 
+mod compact;
 mod data_dir;
 mod drive;
 mod error;
@@ -28,6 +29,7 @@ mod startup;
 mod target;
 mod throughput;
 
+pub use compact::compact;
 pub use error::BenchError;
 pub use latency::latency;
 pub use lookup::lookup;

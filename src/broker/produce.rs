@@ -357,6 +357,9 @@ impl Core {
         }
         if served.log.take_rolled() {
             self.retention.want(served);
+            if target.config.cleanup.compacts() {
+                self.cleaner.look();
+            }
         }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
     }

@@ -43,15 +43,20 @@ enum Subject {
     Startup,
     /// How long a lookup by time takes in a log of many segments
     Lookup,
+    /// How fast one thread compacts, beside a copy of the same files
+    Compact,
 }
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode, CliError> {
     let scale = if args.quick { Scale::Quick } else { Scale::Full };
-    let alone = matches!(args.subject, Subject::Startup | Subject::Lookup);
+    let alone = matches!(
+        args.subject,
+        Subject::Startup | Subject::Lookup | Subject::Compact
+    );
     if alone && server.is_named() {
         return Err(CliError::Usage(
-            "startup and lookup measure a server of their own: leave --server out".to_owned(),
+            "startup, lookup and compact run on a directory of their own: leave --server out".to_owned(),
         ));
     }
     let server = if server.is_named() {
@@ -82,6 +87,7 @@ async fn measure(subject: Subject, options: Options) -> Result<Vec<Measure>, Ben
         Subject::Latency => bench::latency(&options).await,
         Subject::Startup => bench::startup(options.scale).await,
         Subject::Lookup => bench::lookup(options.scale),
+        Subject::Compact => bench::compact(options.scale),
     }
 }
 

@@ -321,7 +321,12 @@ mod tests {
 
     #[test]
     fn a_log_is_drawn_from_its_tail_to_its_active_segment() {
-        let drawn = |offsets| strip(&known(offsets)).split("   ").next().map(str::to_owned);
+        let drawn = |offsets| {
+            strip(&known(offsets))
+                .split("   = clean")
+                .next()
+                .map(str::to_owned)
+        };
         let cells = |clean, dirty, not_yet, active| {
             let repeat = |cell: &str, count| cell.repeat(count);
             format!(

@@ -373,6 +373,27 @@ impl AdminService for Scripted {
         Err(Status::unimplemented("not scripted"))
     }
 
+    async fn compact_now(
+        &self,
+        _: Request<v1::CompactNowRequest>,
+    ) -> Result<Response<v1::CompactNowResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn explain_compaction(
+        &self,
+        _: Request<v1::ExplainCompactionRequest>,
+    ) -> Result<Response<v1::ExplainCompactionResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn describe_log(
+        &self,
+        _: Request<v1::DescribeLogRequest>,
+    ) -> Result<Response<v1::DescribeLogResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn list_holds(
         &self,
         _: Request<v1::ListHoldsRequest>,

@@ -7,6 +7,7 @@
 //!
 //! What is not here: the file of cleaner points (`checkpoints`), and the pass itself (`cleaner`).
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -63,7 +64,7 @@ pub struct RecordCounts {
     pub keyless_dropped: u64,
     /// Records of aborted transactions.
     pub aborted_dropped: u64,
-    /// Records that stay only because they are held.
+    /// Records that stay because they are held, whatever else may be said of them.
     pub held: u64,
 }
 
@@ -128,14 +129,17 @@ pub(super) struct Unfinished {
 }
 
 /// See the module. The lock is held for memory work.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct CleanerState(Mutex<Remembered>);
 
 /// What is remembered.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Remembered {
     /// Everything before it is clean.
     pub(super) point: Offset,
+    /// Here older records may have stayed behind tombstones that were met long ago: the time of those begins anew when a pass
+    /// has come to the end of it.
+    pub(super) met_again: Range<Offset>,
     /// When the last finished pass began, and what it did.
     pub(super) last_pass: Option<(Timestamp, PassReport)>,
     /// Since the last pass that came to its end.
@@ -151,8 +155,11 @@ impl CleanerState {
         let point = point.filter(|point| (log_start..=log_end).contains(point));
         Self(Mutex::new(Remembered {
             point: point.unwrap_or(log_start),
+            met_again: Offset::ZERO..Offset::ZERO,
+            last_pass: None,
+            failure: None,
+            unfinished: None,
             tombstones_gone_below: point.unwrap_or(log_start),
-            ..Remembered::default()
         }))
     }
 
@@ -166,10 +173,19 @@ impl CleanerState {
         self.0.lock().tombstones_gone_below.max(log_start)
     }
 
-    /// Everything from `offset` on is dirty again.
+    /// Everything from `offset` on is dirty again, and what shadowed it may be clean.
     pub(super) fn lower(&self, offset: Offset) {
         let mut state = self.0.lock();
-        state.point = state.point.min(offset);
+        if offset < state.point {
+            let known = state.met_again.clone();
+            let start = if known.is_empty() {
+                offset
+            } else {
+                known.start.min(offset)
+            };
+            state.met_again = start..known.end.max(state.point);
+            state.point = offset;
+        }
     }
 
     pub(super) fn look(&self) -> Remembered {
@@ -180,6 +196,9 @@ impl CleanerState {
     pub(super) fn passed(&self, now: Timestamp, report: &PassReport) {
         let mut state = self.0.lock();
         state.point = report.to;
+        if report.to >= state.met_again.end {
+            state.met_again = Offset::ZERO..Offset::ZERO;
+        }
         if report.records.tombstones_dropped > 0 {
             state.tombstones_gone_below = state.tombstones_gone_below.max(report.to);
         }

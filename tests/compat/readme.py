@@ -239,6 +239,50 @@ def check_no_hold(walk: Walk, _command: str, _answer: Answer) -> None:
     equal(objects(walk.run("siltstone topic hold list recent --json").stdout), [], "holds")
 
 
+def newest_planes(walk: Walk) -> dict[str, tuple[int, str]]:
+    """The last record of each plane and its offset, from the input alone: lines with a key, in the order of the file."""
+    keyed = (flight for flight in walk.flights if flight.key is not None)
+    return {flight.key: (offset, flight.value) for offset, flight in enumerate(keyed)}
+
+
+def check_planes_produced(walk: Walk, _command: str, answer: Answer) -> None:
+    """Lines without a key are left out and counted; all others are there."""
+    skipped = sum(flight.key is None for flight in walk.flights)
+    said = answer.stdout + answer.stderr
+    require_line(said, len(walk.flights) - skipped)
+    require_line(said, skipped)
+    equal(len(objects(walk.run("siltstone read planes --json").stdout)), len(walk.flights) - skipped, "records before")
+
+
+def check_compact(walk: Walk, command: str, answer: Answer) -> None:
+    """The log became smaller, and holds as many values as there are planes; to do it again changes nothing."""
+    planes = newest_planes(walk)
+    require_line(answer.stdout, 0, len(planes))
+    (again,) = objects(walk.run(command + " --json").stdout)
+    equal((again["state"], again["values_kept"], again["records_dropped"]), ("done", len(planes), 0), "compacted again")
+    files = sum(file.stat().st_size for file in (walk.root / "siltstone-data" / "planes-0").glob("*.log"))
+    equal(files, again["after_bytes"], "bytes of the log files")
+    values = sum(len(value.encode()) for _, value in planes.values())
+    everything = sum(len(flight.value.encode()) for flight in walk.flights if flight.key is not None)
+    if not values < files < everything:
+        raise AssertionError(f"{files} bytes for {values} bytes of values, of {everything} before")
+
+
+def check_explain(walk: Walk, command: str, _answer: Answer) -> None:
+    """All is clean, and the live keys are known exactly."""
+    (told,) = objects(walk.run(command + " --json").stdout)
+    equal(told["keys"], {"live": len(newest_planes(walk)), "tombstones": 0, "exact": True}, "keys")
+    equal(told["cleaner_point"], told["log_end_offset"], "the cleaner point")
+    equal((told["dirty_bytes"], told["why_not_now"]), (0, "nothing is dirty"), "why there is no pass")
+
+
+def check_planes(walk: Walk, _command: str, answer: Answer) -> None:
+    """Exactly one record for each plane, the last one, at its offset."""
+    got = [(record["key"], record["offset"], record["value"]) for record in objects(answer.stdout)]
+    expected = [(key, offset, value) for key, (offset, value) in newest_planes(walk).items()]
+    equal(got, sorted(expected, key=lambda plane: plane[1]), "the planes")
+
+
 def check_dump(walk: Walk, command: str, answer: Answer) -> None:
     """The batches that the tool names are those in the file, and they cover every offset of the partition."""
     file = walk.root / command.split()[-1]
@@ -268,7 +312,7 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "export PATH=": check_path,
     "siltstone topic create flights": check_create,
     "siltstone produce flights": check_produce,
-    "siltstone read": check_read,
+    "siltstone read flights": check_read,
     "siltstone offsets": check_offsets,
     "siltstone topic describe flights": check_describe,
     "siltstone topic create recent": nothing_to_compare,
@@ -278,6 +322,11 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "siltstone topic retention": check_retention,
     "siltstone topic describe recent": check_retained,
     "siltstone topic hold remove": check_no_hold,
+    "siltstone topic create planes": nothing_to_compare,
+    "siltstone produce planes": check_planes_produced,
+    "siltstone topic compact planes": check_compact,
+    "siltstone topic explain planes": check_explain,
+    "siltstone read planes": check_planes,
     "siltstone segment dump": check_dump,
     "python3 -m venv": nothing_to_compare,
     ".venv/bin/pip install": nothing_to_compare,

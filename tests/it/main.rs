@@ -6,6 +6,7 @@ mod cli_produce;
 mod cli_read;
 mod cli_records;
 mod cli_tls;
+mod compaction;
 mod grpc_errors;
 mod grpc_produce;
 mod grpc_read;

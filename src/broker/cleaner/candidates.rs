@@ -12,6 +12,9 @@ use std::cmp::Ordering;
 use crate::storage::{Bound, CompactionView, Due, NotDue};
 use crate::types::Timestamp;
 
+/// When to look again at a log whose newest sealed segment is not yet synced, in milliseconds.
+const SYNC_LOOK_MS: i64 = 1_000;
+
 /// Why a log wants a pass.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(super) enum Urgency {
@@ -33,13 +36,14 @@ impl Urgency {
     }
 }
 
-/// Says whether a log wants a pass at `now`, its active segment sealed first where only that is in the way of a promise.
+/// Says whether a log wants a pass at `now`, sealed and synced first where only that is in the way of a promise.
 pub(super) fn urgency(view: &CompactionView, now: Timestamp) -> Option<Urgency> {
     let promised = view.promise_at.is_some_and(|at| at <= now);
-    let behind_active = view.bound == Some(Bound::ActiveSegment);
+    // Both end when the cleaner seals and syncs.
+    let sealable = matches!(view.bound, Some(Bound::ActiveSegment | Bound::NotSafe(_)));
     match (view.due, view.deadline) {
         (Due::Promise, Some(deadline)) => Some(Urgency::Promise(deadline)),
-        (Due::No(NotDue::NotCleanable), Some(deadline)) if promised && behind_active => {
+        (Due::No(NotDue::NotCleanable), Some(deadline)) if promised && sealable => {
             Some(Urgency::Promise(deadline))
         }
         (Due::Ratio | Due::Promise, _) => Some(Urgency::Ratio(view.ratio)),
@@ -51,6 +55,7 @@ pub(super) fn urgency(view: &CompactionView, now: Timestamp) -> Option<Urgency> 
 pub(super) fn wakes_at(view: &CompactionView, now: Timestamp) -> Option<Timestamp> {
     let lag = match view.bound {
         Some(Bound::MinLag(at)) => Some(at),
+        Some(Bound::NotSafe(_)) => Some(now.saturating_add_ms(SYNC_LOOK_MS)),
         _ => None,
     };
     [view.promise_at, lag]
@@ -113,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_that_waits_only_for_the_active_segment_is_due_and_one_behind_a_lag_is_not() {
+    fn a_promise_that_waits_only_for_a_roll_or_a_sync_is_due_and_one_behind_a_lag_is_not() {
         let due = Due::No(NotDue::NotCleanable);
         let waiting = promised(due, 900);
         assert_eq!(urgency(&waiting, NOW), Some(Urgency::Promise(Timestamp(1_400))));
@@ -126,6 +131,11 @@ mod tests {
         };
         assert_eq!(urgency(&lagging, NOW), None);
         assert_eq!(wakes_at(&lagging, NOW), Some(Timestamp(1_200)));
+        let unsynced = CompactionView {
+            bound: Some(Bound::NotSafe(Offset(3))),
+            ..waiting.clone()
+        };
+        assert_eq!(urgency(&unsynced, NOW), Some(Urgency::Promise(Timestamp(1_400))));
         let held = CompactionView {
             due: Due::No(NotDue::Held),
             ..waiting

@@ -85,7 +85,7 @@ impl Desk {
     }
 
     /// Sleeps until there may be work, at most `pause`.
-    pub(super) fn sleep(&self, pause: Duration) {
+    pub(in crate::broker) fn sleep(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut papers = self.papers.lock();
         while !self.is_ending() && papers.waiting.is_empty() && !papers.look {

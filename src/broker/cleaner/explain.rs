@@ -65,7 +65,7 @@ fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanat
     };
     let why_not_now = match retry_at {
         _ if running.is_some() => None,
-        Some(at) => Some(format!("the last pass failed; it is tried again at {} ms", at.0)),
+        Some(_) => Some("the last pass failed, and the pause after it is not over".to_owned()),
         None if due => None,
         None => Some(why_not(&view)),
     };
@@ -170,7 +170,7 @@ pub(super) fn bound_text(bound: Bound) -> String {
     match bound {
         Bound::ActiveSegment => "what is dirty lies in the active segment".to_owned(),
         Bound::OpenTransaction(offset) => format!("a transaction is open since offset {offset}"),
-        Bound::MinLag(at) => format!("min.compaction.lag.ms keeps what is dirty until {} ms", at.0),
+        Bound::MinLag(_) => "min.compaction.lag.ms keeps what is dirty from being cleaned yet".to_owned(),
         Bound::NotSafe(offset) => {
             format!("records from offset {offset} on are not yet synced or not yet visible")
         }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::storage::{
-    AppendError, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rolled, Rounds,
+    AppendError, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rounds,
 };
 use crate::types::{Offset, Timestamp};
 
@@ -34,6 +34,8 @@ use super::state::Progress;
 
 /// How often a sync that another thread does is looked at.
 const SYNC_LOOK: Duration = Duration::from_millis(5);
+/// How long a pass rests before it looks whether somebody waits for its end.
+const REST_SLICE: Duration = Duration::from_millis(50);
 /// Pause after something else had its hands on the segments.
 const LATER_PAUSE: Duration = Duration::from_millis(100);
 /// So often a command tries while something else has.
@@ -262,10 +264,8 @@ impl Core {
     fn seal(&self, served: &Arc<Served>, wish: RollFor) -> Result<(), Trouble> {
         let end = served.log.watermarks().log_end;
         match served.log.roll_for_compaction(self.now(), wish) {
-            Ok(Rolled::Yes) => self.settle(served, end),
-            // Sealed before, and perhaps not yet synced.
-            Ok(Rolled::No) if wish == RollFor::Command => self.settle(served, end),
-            Ok(Rolled::No) => Ok(()),
+            // Also what was sealed before may not be synced yet.
+            Ok(_) => self.settle(served, end),
             Err(AppendError::Refused { reason }) => Err(Trouble::Later(reason)),
             Err(error) => {
                 if served.log.refusal().is_some() {
@@ -382,8 +382,8 @@ impl Pacer<'_> {
         };
         let pause = over_budget.max(rest);
         if !pause.is_zero() && !self.is_late(over_budget) {
-            desk.rest(pause);
-            if desk.is_ending() {
+            self.rest(pause);
+            if desk.is_ending() || self.claimed.served.closed().is_some() {
                 return Pace::Stop;
             }
         }
@@ -394,6 +394,19 @@ impl Pacer<'_> {
         self.traffic = traffic;
         self.resumed = Instant::now();
         Pace::Go
+    }
+
+    /// Rests, but not while somebody waits for the pass to end.
+    fn rest(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let log = &self.claimed.served.log;
+            if left.is_zero() || self.core.cleaner.is_ending() || log.wants_pass_to_end() {
+                return;
+            }
+            self.core.cleaner.rest(left.min(REST_SLICE));
+        }
     }
 
     /// Tells whether waiting would break the promise; if it is the budget that would, says so.
@@ -428,5 +441,5 @@ fn seed() -> Result<[u64; 2], Trouble> {
     let mut bytes = [[0; 8]; 2];
     getrandom::fill(bytes.as_flattened_mut())
         .map_err(|error| Trouble::Failed(format!("the system's random source: {error}")))?;
-    Ok(bytes.map(u64::from_ne_bytes))
+    Ok(bytes.map(u64::from_be_bytes))
 }

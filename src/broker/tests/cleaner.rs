@@ -228,6 +228,34 @@ async fn the_ratio_decides_for_sealed_segments_and_what_explain_predicts_happens
 }
 
 #[tokio::test]
+async fn a_roll_wakes_an_idle_thread() {
+    let shop = Workshop::open().await;
+    let small = ("segment.bytes", "16384");
+    let topic = shop.house.create("t", 1, &[COMPACT, small]).await;
+    let desk = Arc::clone(&shop.house.broker.core.cleaner);
+    let sleeper = tokio::task::spawn_blocking(move || desk.sleep(2 * PATIENCE));
+    let value = "x".repeat(10_000);
+    shop.write(&topic, &[("a", &value), ("a", &value)]).await;
+    let woken = tokio::time::timeout(PATIENCE, sleeper).await;
+    woken.expect("long before its pause is over").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_promise_is_kept_in_a_log_that_nobody_syncs() {
+    let shop = Workshop::open().await;
+    let settings = [
+        COMPACT,
+        ("max.compaction.lag.ms", "20000"),
+        ("durability", "written"),
+    ];
+    let topic = shop.house.create("t", 1, &settings).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    shop.clock.advance_ms(10_000);
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(shop.records(&topic).await, owned(&[(1, "2")]));
+}
+
+#[tokio::test]
 async fn every_kind_of_disk_failure_shows_is_tried_again_and_clears() {
     for call in [Call::Open, Call::Write, Call::SyncData, Call::Rename] {
         let shop = Workshop::open().await;
@@ -339,5 +367,72 @@ async fn a_command_for_a_topic_that_is_deleted_meanwhile_ends() {
     assert!(
         matches!(job.partitions[0].state, JobState::Failed { .. }),
         "{job:?}"
+    );
+}
+
+/// A broker whose passes may read and write one byte a second, and one of them under way.
+async fn creeping() -> (Workshop, TopicName, u64) {
+    let shop = Workshop::on(SimFs::new(), |config| {
+        config.cleaner.threads = 1;
+        config.cleaner.io_max_bytes_per_second = 1;
+    })
+    .await;
+    let topic = shop.house.create("t", 1, &[COMPACT]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    let wish = command(&topic);
+    let begun = shop
+        .house
+        .broker
+        .compact_now(&wish, CompactWait::AtMostMs(0))
+        .await;
+    let handle = begun.expect("a compacted topic").handle;
+    while !matches!(
+        shop.job(handle).await.partitions[0].state,
+        JobState::Running { .. }
+    ) {
+        tokio::task::yield_now().await;
+    }
+    (shop, topic, handle)
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_for_its_budget_ends_when_the_broker_stops() {
+    let (shop, topic, _) = creeping().await;
+    let stopped = tokio::time::timeout(PATIENCE, shop.house.broker.shutdown()).await;
+    stopped.expect("in time").expect("a good disk");
+    let house = start_on(shop.house.fs).await.expect("it stopped cleanly");
+    let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("sound"), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn a_pass_that_waits_for_its_budget_ends_when_its_topic_is_deleted() {
+    let (shop, topic, handle) = creeping().await;
+    let deleted = tokio::time::timeout(PATIENCE, shop.house.broker.delete_topic(&topic)).await;
+    deleted.expect("in time").expect("deleted");
+    let over = shop.house.broker.compaction_job(handle, CompactWait::UntilDone);
+    let job = tokio::time::timeout(PATIENCE, over)
+        .await
+        .expect("in time")
+        .expect("known");
+    assert!(
+        matches!(job.partitions[0].state, JobState::Failed { .. }),
+        "{job:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_pass_goes_beyond_a_budget_that_would_break_its_promise_and_raises_an_alarm() {
+    let shop = Workshop::on(SimFs::new(), |config| config.cleaner.io_max_bytes_per_second = 1).await;
+    let lag = ("max.compaction.lag.ms", "20000");
+    let topic = shop.house.create("t", 1, &[COMPACT, lag]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    shop.clock.advance_ms(10_000);
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(shop.records(&topic).await, owned(&[(1, "2")]));
+    let metrics = shop.house.broker.metrics_text(Exposition::OpenMetrics);
+    assert!(
+        metrics.contains("siltstone_cleaner_promise_alarms_total 1"),
+        "{metrics}"
     );
 }

@@ -110,14 +110,11 @@ impl Copying<'_> {
         };
         let copied = run.all(gate);
         if !matches!(copied, Ok(Copied::Changed(_))) {
-            self.remove_drafts();
+            // What cannot be removed is no harm: the next pass, or start, tries again.
+            let until = sources.last().map_or(base, |last| last.bound);
+            let _ = super::swap::remove_leftovers(self.fs, self.dir, until);
         }
         copied
-    }
-
-    /// Removes what a group has written. What cannot be removed is no harm: the next pass, or start, tries again.
-    fn remove_drafts(&self) {
-        let _ = super::swap::remove_leftovers(self.fs, self.dir);
     }
 }
 

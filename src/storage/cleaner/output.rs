@@ -20,7 +20,7 @@ use std::sync::Arc;
 use crate::env::{File, Fs, OpenMode, SyncSite};
 use crate::record::BatchHeader;
 use crate::storage::{AbortedTransaction, RelativeOffset};
-use crate::types::{Offset, Timestamp};
+use crate::types::Offset;
 
 use super::super::index_set::{ContentSpan, IndexSet};
 use super::super::paths::{CLEANED, SegmentFile};
@@ -104,9 +104,8 @@ impl Output {
         self.next = header.next_offset();
     }
 
-    /// Takes note of bytes that are no batch. What they hold is not known, so no time is ruled out.
+    /// Takes note of bytes that are no batch; a reader who comes to them finds out what is lost (`examine`).
     pub(super) fn add_gap(&mut self, len: u32) {
-        self.content.add(0, Some((Timestamp::MIN, Timestamp::MAX)));
         self.end += len;
     }
 

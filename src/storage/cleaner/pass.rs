@@ -178,8 +178,8 @@ impl Partition {
         let producers = self.producers(pass.now, &config)?;
         swap::finish_earlier(self)?;
         let dir = self.dir();
-        swap::remove_leftovers(self.files.fs().as_ref(), &dir)?;
         let view = self.choice(&config, pass.now);
+        swap::remove_leftovers(self.files.fs().as_ref(), &dir, view.first_uncleanable)?;
         Round {
             partition: self,
             config: &config,
@@ -265,6 +265,7 @@ impl Round<'_> {
             map: &*pass.map,
             learned_to: to,
             holds: &self.config.holds,
+            met_again: self.partition.cleaner.look().met_again,
             now: pass.now,
             delete_horizon: pass
                 .now

@@ -530,6 +530,27 @@ fn a_tombstone_stays_while_a_held_record_lies_below_it() {
 }
 
 #[test]
+fn when_a_hold_ends_the_time_of_the_tombstones_above_it_begins_anew() {
+    let config = LogConfig {
+        holds: Arc::new([Hold::Times(Timestamp(0)..Timestamp(1))]),
+        ..compacted()
+    };
+    let mut scene = Scene::with(config);
+    scene.run("a=1 +5 a=~ b=1 roll clean +200");
+    scene.log.configure(compacted());
+    scene.run("clean");
+    expect![[r#"
+        0: 1 a=~@305 | 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+    scene.run("+100 clean");
+    expect![[r#"
+        0: 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
 fn a_log_that_is_held_as_far_as_it_can_be_cleaned_says_so() {
     let config = LogConfig {
         holds: Arc::new([Hold::Offsets(Offset(0)..Offset(100))]),

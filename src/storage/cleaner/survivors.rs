@@ -22,6 +22,7 @@
 //! What is not here: where the newer records are known from (`offset_map`), transactions' state (`transactions`), files.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::record::{BatchHeader, BatchRebuild, Damage, DecompressLimit, Glance, Payload, RecordBatch};
 use crate::storage::{AbortedTransaction, Hold, ProducerEntry};
@@ -35,12 +36,14 @@ use super::transactions::{Decision, MarkerNeed, Transactions};
 pub(super) type TimeSpan = Option<(Timestamp, Timestamp)>;
 
 /// What a pass goes by.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rules<'a> {
     pub(super) map: &'a OffsetMap,
     /// Records before it are in the map.
     pub(super) learned_to: Offset,
     pub(super) holds: &'a [Hold],
+    /// Tombstones here count as met for the first time.
+    pub(super) met_again: Range<Offset>,
     pub(super) now: Timestamp,
     /// What a tombstone met for the first time gets as its horizon.
     pub(super) delete_horizon: Timestamp,
@@ -125,6 +128,8 @@ struct Look {
     times: TimeSpan,
     /// Tombstones among those that stay, and were learned.
     tombstones: u32,
+    /// Those of them whose time begins anew.
+    tombstones_again: u32,
     /// Tombstones that a later round learns: older records of their keys are still there.
     tombstones_ahead: u32,
     counts: RecordCounts,
@@ -191,7 +196,8 @@ impl<'a> Survivors<'a> {
         self.count(&look.counts);
         // A horizon is for all tombstones of a batch, and counts from when older records are gone.
         let all_met = look.tombstones > 0 && look.tombstones_ahead == 0;
-        let horizon = (all_met && header.delete_horizon().is_none()).then_some(self.rules.delete_horizon);
+        let horizon = (all_met && (header.delete_horizon().is_none() || look.tombstones_again > 0))
+            .then_some(self.rules.delete_horizon);
         let fate = if look.stay == 0 {
             emptied(header, place).fate
         } else if look.stay == header.record_count && horizon.is_none() {
@@ -270,7 +276,7 @@ impl<'a> Survivors<'a> {
         for record in payload.glances() {
             let record = record?;
             let fate = self.fate(header, &record, decision);
-            look.add(&record, fate, self.rules.learned_to);
+            look.add(&record, fate, &self.rules);
         }
         Ok(look)
     }
@@ -294,6 +300,7 @@ impl<'a> Survivors<'a> {
         }
         let over = record.value.is_none()
             && self.met.tombstones == Tombstones::MayGo
+            && !rules.met_again.contains(&record.offset)
             && header
                 .delete_horizon()
                 .is_some_and(|horizon| horizon <= rules.now);
@@ -341,7 +348,7 @@ struct Change {
 }
 
 impl Look {
-    fn add(&mut self, record: &Glance<'_>, fate: RecordFate, learned_to: Offset) {
+    fn add(&mut self, record: &Glance<'_>, fate: RecordFate, rules: &Rules<'_>) {
         let counts = &mut self.counts;
         match fate {
             RecordFate::Superseded => counts.superseded += 1,
@@ -355,11 +362,12 @@ impl Look {
                 }
                 if record.value.is_none() {
                     counts.tombstones_kept += 1;
-                    if record.offset >= learned_to {
+                    if record.offset >= rules.learned_to {
                         self.tombstones_ahead += 1;
                     } else if fate == RecordFate::Stays {
                         // One that is held stays for ever, and its bytes as they are.
                         self.tombstones += 1;
+                        self.tombstones_again += u32::from(rules.met_again.contains(&record.offset));
                     }
                 } else {
                     counts.values_kept += 1;

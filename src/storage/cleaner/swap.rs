@@ -50,6 +50,7 @@ pub(super) fn swap(
 ) -> Result<(), CompactError> {
     let _names = partition.names.lock();
     let dir = partition.dir();
+    let until = sources.last().map_or(Offset::ZERO, |last| last.bound);
     partition.writer.lock().journal = Journal::stale();
     Journal::remove(&partition.files, &dir)?;
     let old: Vec<Arc<Sealed>> = sources.iter().map(|source| Arc::clone(&source.sealed)).collect();
@@ -59,14 +60,14 @@ pub(super) fn swap(
         .collect::<Vec<_>>();
     if let Err(error) = take_swap_names(partition, &dir, &new) {
         // Nothing relies on them yet; those that stay are removed before the next pass begins.
-        let _ = remove_leftovers(partition.files.fs().as_ref(), &dir);
+        let _ = remove_leftovers(partition.files.fs().as_ref(), &dir, until);
         return Err(error);
     }
     let replaced = partition
         .turnover
         .exchange(|| partition.segments.write().replace(&old, &new));
     if !replaced {
-        remove_leftovers(partition.files.fs().as_ref(), &dir)?;
+        remove_leftovers(partition.files.fs().as_ref(), &dir, until)?;
         return Err(CompactError::Interrupted);
     }
     let swap = Unfinished { old, new };
@@ -160,11 +161,13 @@ fn named(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
     path.into()
 }
 
-/// Removes what earlier passes left that nothing relies on. No replacement is unfinished.
-pub(super) fn remove_leftovers(fs: &dyn Fs, dir: &Path) -> Result<(), CompactError> {
+/// Removes what passes left of segments before `until` that nothing relies on. No replacement is unfinished. What lies behind
+/// may be a repair's.
+pub(super) fn remove_leftovers(fs: &dyn Fs, dir: &Path, until: Offset) -> Result<(), CompactError> {
     for entry in fs.list(dir).tried("list", dir)? {
-        let leftover = entry.name.ends_with(CLEANED) || entry.name.ends_with(SWAP);
-        if leftover && entry.kind == FileKind::File {
+        let name = entry.name.strip_suffix(CLEANED).or(entry.name.strip_suffix(SWAP));
+        let of = name.and_then(SegmentFile::parse);
+        if of.is_some_and(|(base, _)| base < until) && entry.kind == FileKind::File {
             let path = dir.join(entry.name);
             fs.remove_file(&path).tried("remove", &path)?;
         }

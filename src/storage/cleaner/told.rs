@@ -53,6 +53,11 @@ impl Partition {
         }
     }
 
+    /// Tells whether somebody waits for a pass over this log to end: a change of settings, retention, a repair, a removal.
+    pub fn wants_pass_to_end(&self) -> bool {
+        self.maintenance.is_wanted()
+    }
+
     /// Returns all segments in the order of their offsets.
     pub fn segment_views(&self) -> Vec<SegmentView> {
         let view = |segment: &Segment| {

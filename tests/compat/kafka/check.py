@@ -45,7 +45,14 @@ def write_with_siltstone(server: Server) -> dict[str, dict[int, list[dict]]]:
     server.cli("topic", "create", "late", "--partitions", "1", *SMALL_SEGMENTS)
     for _ in range(LATE_ROUNDS):
         server.cli("produce", "late", "--input", WEEK, *LOAD)
-    return {topic: by_partition(server.read(topic)) for topic in ("codecs", "flights", "late")}
+    server.cli("topic", "create", "cleaned", "--partitions", "1", "--config", "cleanup.policy=compact", *SMALL_SEGMENTS)
+    for codec in CODECS:
+        server.cli("produce", "cleaned", "--input", WEEK, *LOAD, "--on-missing-key", "skip", "--compression", codec)
+        # Planes of other rounds are dropped out of the middle of batches of every codec.
+        part = b"".join(lines[len(codec) :: 7])
+        server.cli("produce", "cleaned", *LOAD, "--on-missing-key", "skip", "--compression", codec, stdin=part)
+    server.cli("topic", "compact", "cleaned")
+    return {topic: by_partition(server.read(topic)) for topic in ("codecs", "flights", "late", "cleaned")}
 
 
 def check_input(read: dict[str, dict[int, list[dict]]], week: list[flights.Flight]) -> None:
@@ -53,6 +60,8 @@ def check_input(read: dict[str, dict[int, list[dict]]], week: list[flights.Fligh
     flights.check_loaded(read["flights"], week, 4)
     flights.check_loaded(read["codecs"], week[: 1000 * len(CODECS)], 1)
     equal([r["value"] for r in read["late"][0]], [f.value for f in week] * LATE_ROUNDS, "values of late")
+    planes = [record["key"] for record in read["cleaned"][0]]
+    equal(sorted(planes), sorted({flight.key for flight in week if flight.key is not None}), "keys of cleaned, each once")
 
 
 def check_dumps(data: Path, read: dict[str, dict[int, list[dict]]]) -> None:
