@@ -1,6 +1,7 @@
 """Siltstone and Apache Kafka read each other's files.
 
-1. What Siltstone wrote, and what its cleaner wrote anew: Kafka's dump tool reads every file and finds no fault; the records are those of the input.
+1. What Siltstone wrote, cleaned and shortened: Kafka's dump tool reads every file and finds no fault; the records are those of the
+   input, or what must be left of them.
 2. What a Kafka broker wrote with Kafka's clients: adopted, and read as a Kafka consumer read it; the original is untouched.
 3. What Siltstone wrote, served by a Kafka broker: a Kafka consumer reads it as `siltstone read` did.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import cleaned  # noqa: E402
 import dump  # noqa: E402
 import flights  # noqa: E402
 from kafka_broker import KafkaBroker, fetch_jars  # noqa: E402
@@ -25,6 +27,7 @@ CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 LOAD = ("--format", "json", "--key-field", "tailnum", "--timestamp-field", "time")
 SMALL_SEGMENTS = ("--config", "segment.bytes=1048576")
 KAFKA_TOPICS = ("shapes", "codecs", "keyed", "late", "transactions", "open-transaction", "append-time", "compacted")
+ADOPTED_AND_COMPACTED = ("transactions", "compacted")
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_ROUNDS = 4
 A_MOMENT = "2013-01-03T12:00:00Z"
@@ -65,11 +68,7 @@ def check_dumps(data: Path, read: dict[str, dict[int, list[dict]]]) -> None:
     """The dump tool's records are those that were read back."""
     for topic, partitions in read.items():
         for partition, records in partitions.items():
-            dumped = dump.dump_logs(data / f"{topic}-{partition}")
-            expected = [(r["offset"], r["timestamp_ms"], r["key"], r["value"]) for r in records]
-            equal(len(dumped.records), len(expected), f"records of {topic}-{partition}")
-            for got, wanted in zip(dumped.records, expected, strict=True):
-                equal(got, wanted, f"a record of {topic}-{partition}")
+            dumped = cleaned.check_dumped(data / f"{topic}-{partition}", records)
             if topic == "codecs":
                 equal(list(dict.fromkeys(dumped.codecs)), list(CODECS), "codecs in the order of writing")
 
@@ -98,9 +97,10 @@ def siltstone_writes(suite: Suite, work: Path) -> tuple[Path, dict[str, dict[int
             raise AssertionError("the late topic has too few segments to show anything")
     with suite.case("Kafka's dump tool reads the same records from the files"):
         check_dumps(data, read)
+    left = cleaned.clean(suite, data)
     with suite.case("Kafka's dump tool finds no fault in any log, index or snapshot"):
         check_every_file(data)
-    return data, read
+    return data, read | left
 
 
 def fingerprint(directory: Path) -> dict[str, tuple[int, int, str]]:
@@ -230,6 +230,24 @@ def siltstone_adopts(suite: Suite, work: Path, read: dict[str, dict[int, list[di
                 check_went_on(server, printed)
             else:
                 check_adopted(server, printed, topic)
+        server.stop()
+    for topic in ADOPTED_AND_COMPACTED:
+        with suite.case(f"adopted and then compacted, {topic} holds the last record of each key"):
+            check_adopted_and_compacted(data, printed, topic)
+    with suite.case("Kafka's dump tool finds no fault in what was adopted and then compacted"):
+        check_every_file(data)
+
+
+def check_adopted_and_compacted(data: Path, printed: Path, topic: str) -> None:
+    """Of what the Kafka consumer was shown the last record of each key is left; what was aborted or has no key is gone for everybody."""
+    shown = printed_by_kafka(printed, topic, "read_committed")[0]
+    expected = cleaned.last_of_each_key([record for record in shown if record["key"] is not None])
+    if len(expected) == len(shown):
+        raise AssertionError("there is nothing to clean")
+    with Server(data) as server:
+        cleaned.compact(server, topic)
+        for isolation in ISOLATIONS:
+            equal(server.read(topic, "--isolation", isolation), expected, f"what is left of {topic}, {isolation}")
         server.stop()
 
 
