@@ -188,10 +188,10 @@ impl BatchRebuild {
             // A flag without a time would turn the first record's timestamp into a horizon.
             header.flags = header.flags.without(Flags::DELETE_HORIZON);
         }
-        Self {
-            encoder: Encoder::new(header.delete_horizon()),
-            header,
-        }
+        let mut encoder = Encoder::new(header.delete_horizon());
+        // Without a codec no more than there was is kept.
+        encoder.bytes.reserve_exact(size_hint(&header));
+        Self { encoder, header }
     }
 
     /// Keeps a record of the batch; records come in the order in which the batch had them.
@@ -240,6 +240,12 @@ impl BatchRebuild {
         }
         seal(header, None, encoder.bytes)
     }
+}
+
+/// Bytes that a batch which replaces the one with `header` mostly needs behind its own header.
+fn size_hint(header: &BatchHeader) -> usize {
+    let size = usize::try_from(header.size_bytes).unwrap_or(HEADER_LEN);
+    size.saturating_sub(HEADER_LEN)
 }
 
 fn fits_batch(len: usize) -> bool {

@@ -4,7 +4,8 @@
 //!   slot   hash of the key, 16 bytes | offset + 1, 8 bytes        0 in the last field: empty
 //! ```
 //!
-//! Open addressing, linear probing, nine tenths full at most. The memory is taken once and used for pass after pass.
+//! Open addressing, linear probing, nine tenths full at most. The memory is taken once and used for pass after pass. A pass
+//! over few records uses only the beginning of it, which stays in the processor's caches and is soon forgotten again.
 //!
 //! Invariants
 //! - A key is known by its hash alone: SipHash-1-3 of 128 bits under the pass's seed. Two keys of a log share one with a
@@ -33,7 +34,11 @@ type Slot = [u64; 3];
 #[derive(Debug)]
 pub struct OffsetMap {
     slots: Vec<Slot>,
+    /// Slots in use: so many from the first on, at least two.
+    used: usize,
     capacity: usize,
+    /// Keys that the slots in use may hold.
+    limit: usize,
     len: usize,
     hasher: SipHasher13,
 }
@@ -53,10 +58,12 @@ impl OffsetMap {
     }
 
     fn with_slots(slots: usize) -> Self {
+        let capacity = keys_in(slots);
         Self {
             slots: vec![[0; 3]; slots],
-            // The greater product would overflow only where the memory could not be had.
-            capacity: slots / LOAD_OF * LOAD + slots % LOAD_OF * LOAD / LOAD_OF,
+            used: slots,
+            capacity,
+            limit: capacity,
             len: 0,
             hasher: SipHasher13::new(),
         }
@@ -66,7 +73,7 @@ impl OffsetMap {
     #[cfg(test)]
     pub(super) fn with_keys(keys: usize) -> Self {
         let mut map = Self::with_slots(keys + 1 + keys / 2);
-        map.capacity = keys;
+        (map.capacity, map.limit) = (keys, keys);
         map
     }
 
@@ -80,12 +87,16 @@ impl OffsetMap {
         self.len
     }
 
-    /// Forgets everything and hashes under `seed` from now on.
-    pub(super) fn reset(&mut self, seed: [u64; 2]) {
+    /// Forgets everything and hashes under `seed` from now on. It is full after `keys_at_most` keys, if not before.
+    pub(super) fn reset(&mut self, seed: [u64; 2], keys_at_most: u64) {
         if self.len > 0 {
-            self.slots.fill([0; 3]);
+            self.slots[..self.used].fill([0; 3]);
         }
         self.len = 0;
+        let keys = usize::try_from(keys_at_most).unwrap_or(usize::MAX);
+        // Half full at most, where there is room for that.
+        self.used = keys.saturating_mul(2).clamp(2, self.slots.len());
+        self.limit = self.capacity.min(keys_in(self.used)).min(keys);
         self.hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
     }
 
@@ -98,7 +109,7 @@ impl OffsetMap {
             found[2] = found[2].max(stored);
             return Learned::Yes;
         }
-        if self.len == self.capacity {
+        if self.len == self.limit {
             return Learned::Full;
         }
         *found = [hash[0], hash[1], stored];
@@ -120,7 +131,7 @@ impl OffsetMap {
     fn find(&self, key: &[u8]) -> (usize, [u64; 2]) {
         let hash = self.hasher.hash(key);
         let hash = [hash.h1, hash.h2];
-        let slots = self.slots.len();
+        let slots = self.used;
         let start = (u128::from(hash[0]) * slots as u128) >> 64;
         let mut at = usize::try_from(start).expect("less than the number of slots");
         loop {
@@ -131,6 +142,11 @@ impl OffsetMap {
             at = if at + 1 == slots { 0 } else { at + 1 };
         }
     }
+}
+
+/// So many keys may be in so many slots. The greater product would overflow only where the memory could not be had.
+fn keys_in(slots: usize) -> usize {
+    slots / LOAD_OF * LOAD + slots % LOAD_OF * LOAD / LOAD_OF
 }
 
 #[cfg(test)]
@@ -146,10 +162,17 @@ mod tests {
         fn it_answers_as_a_map_of_whole_keys_does(
             records in prop::collection::vec((0..60_u16, 0..1000_i64), 0..200),
             capacity in 1..40_usize,
+            keys_at_most in 1..60_usize,
             seed: [u64; 2],
         ) {
             let mut map = OffsetMap::with_keys(capacity);
-            map.reset(seed);
+            // What an earlier pass learned, in more slots or fewer, is forgotten.
+            map.reset(seed, 40);
+            for key in 0..30_u16 {
+                map.learn(&key.to_be_bytes(), Offset(5000));
+            }
+            map.reset(seed, keys_at_most as u64);
+            let capacity = capacity.min(keys_at_most);
             let mut model: HashMap<u16, i64> = HashMap::new();
             for (key, offset) in records {
                 let fits = model.contains_key(&key) || model.len() < capacity;
@@ -165,7 +188,7 @@ mod tests {
                 let newest = map.newest(&key.to_be_bytes()).map(|offset| offset.0);
                 prop_assert_eq!(newest, model.get(&key).copied());
             }
-            map.reset(seed);
+            map.reset(seed, 60);
             prop_assert_eq!(map.newest(&7_u16.to_be_bytes()), None);
         }
     }
@@ -178,10 +201,22 @@ mod tests {
     }
 
     #[test]
+    fn few_keys_use_few_slots_and_no_more_keys_than_announced_are_taken() {
+        let mut map = OffsetMap::with_bytes(24 << 10);
+        map.reset([1, 2], 3);
+        for key in 0..3_u8 {
+            assert_eq!(map.learn(&[key], Offset(1)), Learned::Yes);
+        }
+        assert_eq!(map.learn(&[3], Offset(1)), Learned::Full);
+        assert!(map.slots[6..].iter().all(|slot| *slot == [0; 3]));
+        assert_eq!(map.capacity(), 921);
+    }
+
+    #[test]
     fn another_seed_puts_keys_elsewhere() {
         let place = |seed| {
             let mut map = OffsetMap::with_bytes(24 << 10);
-            map.reset(seed);
+            map.reset(seed, 1 << 10);
             (0..8_u8).map(|key| map.find(&[key]).0).collect::<Vec<_>>()
         };
         assert_eq!(place([1, 2]), place([1, 2]));

@@ -248,7 +248,9 @@ impl Round<'_> {
         };
         let limit = DecompressLimit(self.config.max_decompressed_bytes);
         let aborted = |source: &Source| self.aborted(source);
-        pass.map.reset(pass.seed);
+        // No more keys than there are offsets.
+        let dirty_offsets = until.0.saturating_sub(from.0).max(1).cast_unsigned();
+        pass.map.reset(pass.seed, dirty_offsets);
         let reached = Learning {
             fs: self.partition.files.fs().as_ref(),
             map: &mut *pass.map,

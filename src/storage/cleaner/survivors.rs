@@ -56,6 +56,8 @@ pub(super) struct Survivors<'a> {
     rules: Rules<'a>,
     last_of: HashMap<ProducerId, LastOf>,
     met: Met,
+    /// Which records of the batch that was looked at last stay, in their order; kept for its memory.
+    stays: Vec<bool>,
 }
 
 /// What a pass has met so far: whoever goes back to an earlier batch takes it back, too.
@@ -150,6 +152,7 @@ impl<'a> Survivors<'a> {
                 tombstones: Tombstones::MayGo,
                 counts: RecordCounts::default(),
             },
+            stays: Vec::new(),
         }
     }
 
@@ -203,7 +206,7 @@ impl<'a> Survivors<'a> {
         } else if look.stay == header.record_count && horizon.is_none() {
             Fate::AsItIs
         } else {
-            self.rebuild(header, &payload, Change { horizon, decision })
+            self.rebuild(header, &payload, horizon)
         };
         Ok(Judgement {
             fate,
@@ -267,15 +270,17 @@ impl<'a> Survivors<'a> {
     }
 
     fn look_once(
-        &self,
+        &mut self,
         header: &BatchHeader,
         payload: &Payload<'_>,
         decision: Decision,
     ) -> Result<Look, Damage> {
         let mut look = Look::default();
+        self.stays.clear();
         for record in payload.glances() {
             let record = record?;
             let fate = self.fate(header, &record, decision);
+            self.stays.push(fate.stays());
             look.add(&record, fate, &self.rules);
         }
         Ok(look)
@@ -315,12 +320,11 @@ impl<'a> Survivors<'a> {
         self.rules.holds.iter().any(|hold| hold.holds(offset, timestamp))
     }
 
-    /// Builds what stays of a batch whose records were all read.
-    fn rebuild(&self, header: &BatchHeader, payload: &Payload<'_>, change: Change) -> Fate {
-        let mut rebuild = BatchRebuild::of(header, change.horizon);
-        for record in payload.glances().flatten() {
-            let stays = self.fate(header, &record, change.decision).stays();
-            if stays && rebuild.keep(&record).is_err() {
+    /// Builds what stays of the batch that was looked at last.
+    fn rebuild(&self, header: &BatchHeader, payload: &Payload<'_>, horizon: Option<Timestamp>) -> Fate {
+        let mut rebuild = BatchRebuild::of(header, horizon);
+        for (record, stays) in payload.glances().flatten().zip(&self.stays) {
+            if *stays && rebuild.keep(&record).is_err() {
                 return Fate::AsItIs;
             }
         }
@@ -338,13 +342,6 @@ impl<'a> Survivors<'a> {
         all.aborted_dropped += counts.aborted_dropped;
         all.held += counts.held;
     }
-}
-
-/// How a batch is built anew.
-#[derive(Clone, Copy, Debug)]
-struct Change {
-    horizon: Option<Timestamp>,
-    decision: Decision,
 }
 
 impl Look {
