@@ -1,310 +1,290 @@
-//! How fast one thread compacts: storage alone, in process, no socket.
+//! How fast a pass of the cleaner is, and what it costs: storage alone, in process, no socket.
 //!
-//! Each figure stands beside a warm copy of the same log files on the same disk, in the same run. What is kept is counted and
-//! compared with what the load says must stay: a pass that lost or left a record gives no figure.
+//! A pass runs on one thread without a budget, over a log that was just written and is in the page cache. The limit is a copy
+//! of the same files by the same system calls.
 //!
-//! What is not here: what clients notice while a pass runs.
+//! Invariants
+//! - After each measured pass the whole log is read and compared with the model: a run that lost, kept or changed a record
+//!   fails and gives no figure.
+//! - Each round is measured on a log of its own, and right beside its limit.
+//!
+//! What is not here: what a log is filled with, and the model (`keyed`); appends and reads meanwhile (`beside`); the broker's
+//! schedule and budget.
 
-use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::beside::beside;
 use super::error::IoContext;
-use super::measure::{Limit, Measure, number, per_second};
+use super::keyed::{BATCH_BYTES, KeyedLog, Keys, Workload};
+use super::limits::sequential_write;
+use super::measure::{Limit, Measure, median, number, per_second};
+use super::memory::{peak_mb, resident_mb};
 use super::payload::to_u64;
 use super::target::temp_dir;
 use super::{BenchError, Scale};
-use crate::env::{CacheLimits, FileCache, Fs, OpenMode, RealFs};
-use crate::record::{BatchBuilder, BatchOptions, Codec};
-use crate::storage::{
-    CleanupPolicy, Durability, LogConfig, OffsetMap, Origin, Pace, Partition, PartitionSpec, Pass,
-    PassReport, RollFor, Rounds, Store, StoreConfig,
-};
-use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
+use crate::env::{Fs, OpenMode, RealFs};
+use crate::record::Codec;
+use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds};
+use crate::types::Timestamp;
 
-/// The directory of the log.
-const LOG: &str = "compact-0";
-/// The time of everything; nothing here depends on it.
-const NOW: Timestamp = Timestamp(1_700_000_000_000);
-/// Size of one copy, in bytes.
-const BLOCK_BYTES: usize = 4 << 20;
-/// Memory of the map: the server's default.
-const MAP_BYTES: usize = 128 << 20;
-/// Records of one batch.
-const BATCH_RECORDS: u64 = 64;
+/// As `log.cleaner.dedupe.buffer.size` is by default.
+pub(super) const MAP_BYTES: usize = 128 << 20;
+/// What a pass may have beside its map and two batches.
+const CHUNKS_BYTES: usize = 32 << 20;
+/// What snappy promises, in MB/s of keys and values.
+const SNAPPY_TARGET_MB: f64 = 400.0;
+const COPY_BYTES: usize = 1 << 20;
+/// A partition that needs more rounds than this does not get on.
+const MAX_ROUNDS: u64 = 1000;
 
-/// How keys are chosen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Keys {
-    /// Each as likely as any other.
-    Uniform,
-    /// The n-th as likely as 1/n: Zipf's law with exponent 1.
-    Zipf,
-}
-
-/// What is compacted.
-#[derive(Clone, Copy, Debug)]
-struct Load {
-    name: &'static str,
-    keys: Keys,
-    codec: Codec,
-    distinct_keys: u64,
-    records: u64,
-    value_bytes: usize,
-    /// Of a thousand records so many are tombstones.
-    tombstones_per_mille: u64,
-    map_bytes: usize,
-}
-
-fn loads(scale: Scale) -> [Load; 4] {
-    let records = scale.pick(1_000_000, 20_000);
-    let plain = Load {
-        name: "uniform_1kib",
-        keys: Keys::Uniform,
-        codec: Codec::None,
-        distinct_keys: records / 4,
-        records,
-        value_bytes: 1024,
-        tombstones_per_mille: 0,
-        map_bytes: MAP_BYTES,
-    };
-    [
-        plain,
-        Load {
-            name: "zipf_1kib",
-            keys: Keys::Zipf,
-            tombstones_per_mille: 50,
-            ..plain
-        },
-        Load {
-            name: "snappy_1kib",
-            codec: Codec::Snappy,
-            ..plain
-        },
-        Load {
-            name: "small_map_100b",
-            value_bytes: 100,
-            // A quarter of the keys fits.
-            map_bytes: usize::try_from(records / 16 * 27).unwrap_or(usize::MAX),
-            ..plain
-        },
-    ]
-}
-
-/// Measures passes over logs of several kinds.
+/// Measures passes over uniform, skewed and compressed logs, one over more keys than the map holds, and appends and reads
+/// while a pass runs. Of a workload that is given, the rate alone.
 ///
 /// # Errors
-/// What the disk says, or a pass that kept another number of records than it should.
-pub fn compact(scale: Scale) -> Result<Vec<Measure>, BenchError> {
-    let mut measures = Vec::new();
-    for load in loads(scale) {
-        let dir = temp_dir()?;
-        measures.extend(measure(dir.path(), load)?);
+/// What the disk says, or a log that is not what it should be after a pass.
+pub fn compact(scale: Scale, given: Option<Workload>) -> Result<Vec<Measure>, BenchError> {
+    if let Some(workload) = given {
+        return rate("given", workload, scale);
     }
+    let mut measures = Vec::new();
+    for (name, workload) in workloads(scale) {
+        measures.extend(rate(name, workload, scale)?);
+    }
+    measures.extend(more_keys_than_fit(scale)?);
+    measures.extend(beside(scale)?);
     Ok(measures)
 }
 
-fn measure(dir: &Path, load: Load) -> Result<Vec<Measure>, BenchError> {
-    let store = open(dir)?;
-    let log = open_log(&store)?;
-    let live = fill(&store, &log, load)?;
-    let bytes = log.describe().size_bytes;
-    let copied = warm_copy(&dir.join(LOG))?;
-    let began = Instant::now();
-    let passes = clean(&log, load)?;
-    let took = began.elapsed();
-    let kept = passes.last().map_or(0, |report| report.records.kept());
-    if kept != live {
-        return Err(BenchError::WrongCompaction {
-            load: load.name,
-            expected: live,
-            found: kept,
-        });
-    }
-    drop(log);
-    store.close()?;
-    let mb = |bytes: u64| number(bytes) / 1e6;
-    let sum = |of: fn(&PassReport) -> u64| passes.iter().map(of).sum::<u64>();
-    let measure = |what: &str, value, unit, name, limit| Measure {
-        name: format!("compact.{}{what}", load.name),
-        value,
-        unit,
-        limit: Limit { name, value: limit },
+fn workloads(scale: Scale) -> [(&'static str, Workload); 4] {
+    let plain = plain(scale);
+    let zipf = Workload {
+        keys: Keys::Zipf,
+        tombstones_per_mille: 100,
+        ..plain
     };
-    let log_mb = mb(bytes);
+    let half_dirty = Workload {
+        dirty_percent: 50,
+        ..plain
+    };
+    let snappy = Workload {
+        codec: Codec::Snappy,
+        ..plain
+    };
+    [
+        ("uniform_1kib", plain),
+        ("zipf_10_percent_tombstones", zipf),
+        ("half_dirty", half_dirty),
+        ("snappy_1kib", snappy),
+    ]
+}
+
+/// The default, smaller in a quick run.
+pub(super) fn plain(scale: Scale) -> Workload {
+    let full = Workload::default();
+    Workload {
+        key_count: full.key_count / scale.pick(1, 8),
+        records: full.records / scale.pick(1, 8),
+        ..full
+    }
+}
+
+/// What rounds did until everything was clean.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Passed {
+    took: Duration,
+    rounds: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+
+/// Cleans everything that is sealed.
+pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, BenchError> {
+    let now = log.now();
+    let mut passed = Passed::default();
+    let began = Instant::now();
+    loop {
+        let report = round(&log.partition, now, map)?;
+        passed.rounds += 1;
+        passed.read_bytes += report.read_bytes;
+        passed.written_bytes += report.written_bytes;
+        if report.rounds == Rounds::Done {
+            passed.took = began.elapsed();
+            return Ok(passed);
+        }
+        if passed.rounds == MAX_ROUNDS {
+            let what = format!("{MAX_ROUNDS} rounds were not enough: {report:?}");
+            return Err(BenchError::Compaction { what });
+        }
+    }
+}
+
+pub(super) fn round(
+    partition: &Partition,
+    now: Timestamp,
+    map: &mut OffsetMap,
+) -> Result<PassReport, BenchError> {
+    let mut budget = |_: u64| Pace::Go;
+    Ok(partition.compact(&mut Pass {
+        map,
+        seed: [7, 11],
+        now,
+        budget: &mut budget,
+    })?)
+}
+
+/// Fills a log as the workload says; what is to be clean, is.
+pub(super) fn filled(dir: &Path, workload: Workload, map: &mut OffsetMap) -> Result<KeyedLog, BenchError> {
+    let mut log = KeyedLog::create(dir, workload)?;
+    let clean_records = workload.records / 100 * (100 - workload.dirty_percent);
+    if clean_records > 0 {
+        log.fill_to(clean_records)?;
+        log.seal()?;
+        clean(&log, map)?;
+    }
+    log.fill_to(workload.records)?;
+    log.seal()?;
+    Ok(log)
+}
+
+/// How fast bytes of the log are cleaned, beside a copy of its files, and written, beside the disk.
+fn rate(name: &str, workload: Workload, scale: Scale) -> Result<Vec<Measure>, BenchError> {
+    let mut map = OffsetMap::with_bytes(MAP_BYTES);
+    let (mut rates, mut copies) = (Vec::new(), Vec::new());
+    let (mut writes, mut disk) = (Vec::new(), Vec::new());
+    for _ in 0..scale.pick(5, 1) {
+        let dir = temp_dir()?;
+        let mut log = filled(&dir.path().join("data"), workload, &mut map)?;
+        let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;
+        copies.push(per_second(number(log_bytes) / 1e6, copied));
+        let passed = clean(&log, &mut map)?;
+        log.verify(log.partition.watermarks().log_end)?;
+        let bytes = match workload.codec {
+            Codec::None => log_bytes,
+            _ => KeyedLog::logical_bytes(&workload),
+        };
+        rates.push(per_second(number(bytes) / 1e6, passed.took));
+        writes.push(per_second(number(passed.written_bytes) / 1e6, passed.took));
+        log.close()?;
+        disk.push(sequential_write(dir.path(), passed.written_bytes)?);
+    }
+    let limit = match workload.codec {
+        Codec::None => limit("warm_copy", median(copies)),
+        _ => limit("target", SNAPPY_TARGET_MB),
+    };
     Ok(vec![
-        measure("", per_second(log_mb, took), "MB/s", "warm_copy", copied),
-        measure("_read", mb(sum(|report| report.read_bytes)), "MB", "log", log_mb),
+        measure(&format!("compact.{name}"), median(rates), "MB/s", limit),
         measure(
-            "_written",
-            mb(sum(|report| report.written_bytes)),
-            "MB",
-            "log",
-            log_mb,
+            &format!("compact.{name}_written"),
+            median(writes),
+            "MB/s",
+            self::limit("sequential_write", median(disk)),
         ),
-        measure("_rounds", number(to_u64(passes.len())), "rounds", "one", 1.0),
     ])
 }
 
-fn open(dir: &Path) -> Result<Store, BenchError> {
-    let files = Arc::new(FileCache::new(Arc::new(RealFs::new()), CacheLimits::default()));
-    let config = StoreConfig {
-        dir: dir.to_path_buf(),
-        threads: 0,
+/// Copies all logs of a partition, one after the other, into a file that is removed again; returns their bytes and the time.
+fn copy(partition_dir: &Path, dir: &Path) -> Result<(u64, Duration), BenchError> {
+    let (fs, path) = (RealFs::new(), dir.join("copy"));
+    let to = fs.open(&path, OpenMode::CreateNew).context("create", &path)?;
+    let mut buffer = vec![0_u8; COPY_BYTES];
+    let (mut took, mut end) = (Duration::ZERO, 0);
+    for entry in fs.list(partition_dir).context("list", partition_dir)? {
+        let from_path = partition_dir.join(&entry.name);
+        if from_path.extension().is_none_or(|extension| extension != "log") {
+            continue;
+        }
+        let from = fs.open(&from_path, OpenMode::Read).context("open", &from_path)?;
+        let len = from.len_bytes().context("read", &from_path)?;
+        let began = Instant::now();
+        let mut at = 0;
+        while at < len {
+            let wanted = usize::try_from((len - at).min(to_u64(COPY_BYTES))).expect("at most a buffer");
+            let part = &mut buffer[..wanted];
+            from.read_exact_at(part, at).context("read", &from_path)?;
+            to.write_all_at(&[IoSlice::new(part)], end)
+                .context("write", &path)?;
+            at += to_u64(wanted);
+            end += to_u64(wanted);
+        }
+        took += began.elapsed();
+    }
+    drop(to);
+    fs.remove_file(&path).context("remove", &path)?;
+    Ok((end, took))
+}
+
+/// Many small records of distinct keys under a map that does not hold them all: rounds, bytes and memory.
+fn more_keys_than_fit(scale: Scale) -> Result<Vec<Measure>, BenchError> {
+    let (keys, map_bytes) = scale.pick((20_000_000, MAP_BYTES), (500_000, MAP_BYTES / 40));
+    let workload = Workload {
+        keys: Keys::InTurn,
+        key_count: keys,
+        records: keys,
+        value_bytes: 100,
+        ..Workload::default()
     };
-    Ok(Store::open(files, config)?)
+    let dir = temp_dir()?;
+    let mut log = KeyedLog::create(&dir.path().join("data"), workload)?;
+    log.fill_to(workload.records)?;
+    log.seal()?;
+    let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;
+    let base = resident_mb()?;
+    let mut map = OffsetMap::with_bytes(map_bytes);
+    let passed = clean(&log, &mut map)?;
+    let memory = peak_mb()? - base;
+    let map_rounds = u64::from(keys).div_ceil(to_u64(map.capacity()));
+    drop(map);
+    log.verify(log.partition.watermarks().log_end)?;
+    log.close()?;
+    let promised = map_bytes + CHUNKS_BYTES + 2 * BATCH_BYTES;
+    let megabytes = |bytes| number(bytes) / 1e6;
+    let log_mb = limit("log", megabytes(log_bytes));
+    Ok(vec![
+        measure(
+            "compact.unique_keys_rounds",
+            number(passed.rounds),
+            "rounds",
+            limit("keys_by_map", number(map_rounds)),
+        ),
+        measure(
+            "compact.unique_keys_time",
+            passed.took.as_secs_f64(),
+            "s",
+            limit("warm_copy", copied.as_secs_f64()),
+        ),
+        measure(
+            "compact.unique_keys_read",
+            megabytes(passed.read_bytes),
+            "MB",
+            log_mb.clone(),
+        ),
+        measure(
+            "compact.unique_keys_written",
+            megabytes(passed.written_bytes),
+            "MB",
+            log_mb,
+        ),
+        measure(
+            "compact.unique_keys_memory",
+            memory,
+            "MB",
+            limit("promise", megabytes(to_u64(promised))),
+        ),
+    ])
 }
 
-fn open_log(store: &Store) -> Result<Arc<Partition>, BenchError> {
-    let topic = TopicName::new("compact").expect("letters make a name");
-    let spec = PartitionSpec {
-        id: TopicPartition::new(topic, PartitionId(0)),
-        topic_id: TopicId([7; 16]),
-        config: LogConfig {
-            segment_bytes: 64 << 20,
-            durability: Durability::Written,
-            cleanup: CleanupPolicy::Compact,
-            ..LogConfig::default()
-        },
-    };
-    let opened = store.open_partitions(vec![spec], NOW);
-    Ok(opened.into_iter().next().expect("as many results as specs")?)
+pub(super) fn limit(name: &'static str, value: f64) -> Limit {
+    Limit { name, value }
 }
 
-/// Writes the load and makes it cleanable; returns how many records must stay.
-fn fill(store: &Store, log: &Arc<Partition>, load: Load) -> Result<u64, BenchError> {
-    let mut newest: HashMap<u64, u64> = HashMap::new();
-    let mut numbers = Numbers(1);
-    let mut value = vec![0; load.value_bytes];
-    let mut record = 0;
-    while record < load.records {
-        let mut builder = BatchBuilder::new(BatchOptions {
-            codec: load.codec,
-            ..BatchOptions::default()
-        });
-        for _ in 0..BATCH_RECORDS.min(load.records - record) {
-            let key = load.key(&mut numbers);
-            let is_tombstone = numbers.below(1000) < load.tombstones_per_mille;
-            // Of each 16 bytes half is noise: half of a value can be compressed away.
-            for chunk in value.chunks_mut(16) {
-                let number = numbers.next().to_be_bytes();
-                let len = chunk.len().min(number.len());
-                chunk[..len].copy_from_slice(&number[..len]);
-            }
-            let shown = Some(value.as_slice()).filter(|_| !is_tombstone);
-            builder
-                .append(Some(NOW), Some(format!("{key:016x}").as_bytes()), shown, &[])
-                .expect("a small record fits");
-            newest.insert(key, record);
-            record += 1;
-        }
-        let batch = builder.build().expect("it has a record");
-        log.append(&batch, Origin::Client, NOW)?;
-    }
-    log.roll_for_compaction(NOW, RollFor::Command)?;
-    for synced in store.sync(&[Arc::clone(log)]) {
-        synced?;
-    }
-    Ok(to_u64(newest.len()))
-}
-
-/// Passes until the map took in all keys.
-fn clean(log: &Partition, load: Load) -> Result<Vec<PassReport>, BenchError> {
-    let mut map = OffsetMap::with_bytes(load.map_bytes);
-    let mut passes = Vec::new();
-    loop {
-        let report = log.compact(&mut Pass {
-            map: &mut map,
-            seed: [1, 2],
-            now: NOW,
-            budget: &mut |_| Pace::Go,
-        })?;
-        let done = report.rounds == Rounds::Done;
-        passes.push(report);
-        if done {
-            return Ok(passes);
-        }
-    }
-}
-
-/// Returns how fast the log files are copied from the page cache into a new file, in MB/s.
-fn warm_copy(dir: &Path) -> Result<f64, BenchError> {
-    let fs = RealFs::new();
-    let logs: Vec<_> = fs
-        .list(dir)
-        .context("list", dir)?
-        .into_iter()
-        .map(|entry| dir.join(entry.name))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-        .collect();
-    let copy = dir.with_extension("copy");
-    let target = fs.open(&copy, OpenMode::CreateNew).context("create", &copy)?;
-    let mut block = vec![0; BLOCK_BYTES];
-    let mut written = 0;
-    let mut began = Instant::now();
-    // The first time warms.
-    for _ in 0..2 {
-        (written, began) = (0, Instant::now());
-        for path in &logs {
-            let source = fs.open(path, OpenMode::Read).context("open", path)?;
-            let len = source.len_bytes().context("look at", path)?;
-            let mut position = 0;
-            while position < len {
-                let part = usize::try_from(len - position).map_or(BLOCK_BYTES, |left| left.min(BLOCK_BYTES));
-                source
-                    .read_exact_at(&mut block[..part], position)
-                    .context("read", path)?;
-                target
-                    .write_all_at(&[IoSlice::new(&block[..part])], written)
-                    .context("write", &copy)?;
-                position += to_u64(part);
-                written += to_u64(part);
-            }
-        }
-    }
-    let rate = per_second(number(written) / 1e6, began.elapsed());
-    fs.remove_file(&copy).context("remove", &copy)?;
-    Ok(rate)
-}
-
-impl Load {
-    fn key(&self, numbers: &mut Numbers) -> u64 {
-        match self.keys {
-            Keys::Uniform => numbers.below(self.distinct_keys),
-            Keys::Zipf => {
-                // Uniform in the logarithm, which is 1/n in the number.
-                let part = number(numbers.below(1 << 32)) / number(1 << 32);
-                let rank = (part * number(self.distinct_keys).ln()).exp();
-                to_u64(rank_of(rank))
-            }
-        }
-    }
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a rank lies between 1 and the number of keys"
-)]
-fn rank_of(rank: f64) -> usize {
-    rank as usize
-}
-
-/// Numbers that look random, the same in every run: SplitMix64.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+pub(super) fn measure(name: &str, value: f64, unit: &'static str, limit: Limit) -> Measure {
+    Measure {
+        name: name.to_owned(),
+        value,
+        unit,
+        limit,
     }
 }
 
@@ -312,36 +292,38 @@ impl Numbers {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_pass_that_keeps_what_it_should_gives_figures_and_a_small_map_takes_rounds() {
-        let dir = tempfile::tempdir().unwrap();
-        let load = Load {
-            records: 2_000,
-            distinct_keys: 500,
-            map_bytes: 24 * 200,
-            ..loads(Scale::Quick)[3]
-        };
-        let measures = measure(dir.path(), load).unwrap();
-        let of = |name: &str| {
-            measures
-                .iter()
-                .find(|measure| measure.name.ends_with(name))
-                .unwrap()
-        };
-        assert!(of("_rounds").value > 1.0, "{measures:?}");
-        assert!(of("_read").ratio() > 1.0, "{measures:?}");
-        assert!(of("small_map_100b").value > 0.0);
+    fn small() -> Workload {
+        Workload {
+            key_count: 100,
+            records: 1000,
+            value_bytes: 100,
+            dirty_percent: 50,
+            ..Workload::default()
+        }
     }
 
     #[test]
-    fn few_keys_of_zipf_are_most_of_the_records() {
-        let load = Load {
-            keys: Keys::Zipf,
-            distinct_keys: 10_000,
-            ..loads(Scale::Quick)[0]
-        };
-        let mut numbers = Numbers(1);
-        let low = (0..1000).filter(|_| load.key(&mut numbers) <= 100).count();
-        assert!((400..600).contains(&low), "half of the logarithm: {low}");
+    fn a_pass_leaves_the_newest_record_of_each_key_and_fewer_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut map = OffsetMap::with_bytes(1 << 20);
+        let mut log = filled(&dir.path().join("data"), small(), &mut map).unwrap();
+        let (before, _) = copy(&log.partition.dir(), dir.path()).unwrap();
+        let passed = clean(&log, &mut map).unwrap();
+        log.verify(log.partition.watermarks().log_end).unwrap();
+        let (after, _) = copy(&log.partition.dir(), dir.path()).unwrap();
+        assert!(after < before / 4, "{before} bytes became {after}");
+        assert_eq!((passed.rounds, passed.written_bytes), (1, after));
+    }
+
+    #[test]
+    fn keys_that_do_not_fit_take_as_many_rounds_as_maps() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = KeyedLog::create(dir.path(), small()).unwrap();
+        log.fill_to(100).unwrap();
+        log.seal().unwrap();
+        let mut map = OffsetMap::with_bytes(24 * 30);
+        let passed = clean(&log, &mut map).unwrap();
+        assert!(passed.rounds >= 3, "{passed:?}");
+        log.verify(log.partition.watermarks().log_end).unwrap();
     }
 }

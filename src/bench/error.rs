@@ -50,19 +50,6 @@ pub enum BenchError {
         /// What it found.
         found: Option<i64>,
     },
-    /// A pass kept another number of records than there are newest ones.
-    #[error("compaction of {load} kept {found} records, not {expected}")]
-    WrongCompaction {
-        /// Which load.
-        load: &'static str,
-        /// Newest records.
-        expected: u64,
-        /// Records kept.
-        found: u64,
-    },
-    /// A pass that did not come to its end.
-    #[error(transparent)]
-    Compact(#[from] CompactError),
     /// The own server did not start.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -81,6 +68,15 @@ pub enum BenchError {
     /// A lookup in it.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A pass over it.
+    #[error(transparent)]
+    Compact(#[from] CompactError),
+    /// What is left after a pass is not what should be.
+    #[error("the compacted log is wrong: {what}")]
+    Compaction {
+        /// What differs.
+        what: String,
+    },
     /// The process under measurement did not do what it should.
     #[error("{command}: {reason}")]
     Process {

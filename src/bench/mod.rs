@@ -15,14 +15,17 @@
 //!
 //! What is not here: workloads from files, open-loop load, reports; and the printing, which is the command line's.
 
+mod beside;
 mod compact;
 mod data_dir;
 mod drive;
 mod error;
+mod keyed;
 mod latency;
 mod limits;
 mod lookup;
 mod measure;
+mod memory;
 mod payload;
 mod sink;
 mod startup;
@@ -31,6 +34,7 @@ mod throughput;
 
 pub use compact::compact;
 pub use error::BenchError;
+pub use keyed::{Keys, Workload};
 pub use latency::latency;
 pub use lookup::lookup;
 pub use measure::{Limit, Measure};

@@ -1,7 +1,8 @@
 //! Creating, changing and deleting topics, and giving out producer ids: one after the other, under one lock.
 //!
 //! Each operation writes the metadata first and changes what is served after: what a caller was told is what the next start
-//! finds. Operations run to their end also when the caller stops waiting.
+//! finds. What was written and then could not be served is taken back. Operations run to their end also when the caller stops
+//! waiting.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,7 +87,9 @@ impl Core {
             return Ok(self.planned(name, count, &config));
         }
         let id = self.record_new(admin, &name, count, &config)?;
-        let partitions = self.open(&name, 0..count, id, &config)?;
+        let partitions = self
+            .open(&name, 0..count, id, &config)
+            .inspect_err(|_| self.take_back(admin, &name, None))?;
         let topic = self.topics.put(Topic::new(name, id, config, partitions));
         tracing::info!(topic = %topic.name, id = %topic.id, partitions = count, "topic created");
         Ok(self.describe(&topic))
@@ -179,6 +182,15 @@ impl Core {
         written.map(drop)
     }
 
+    /// Writes the entry of a topic as it was before a change that was written and could not be carried out. Where the disk
+    /// takes neither, the next write that it takes puts that right; the next start before it finds the change made.
+    pub(super) fn take_back(&self, admin: &mut Admin, name: &TopicName, before: Option<&TopicEntry>) {
+        let taken_back = self.record(admin, Change::topic(name, before), before.map(metadata::stored));
+        if let Err(error) = taken_back {
+            tracing::warn!(topic = %name, %error, "a topic is not what its entry says; it is at the next start");
+        }
+    }
+
     /// See [`super::Broker::alter_topic`].
     pub(super) async fn alter_topic(
         self: &Arc<Self>,
@@ -245,11 +257,16 @@ impl Core {
                 return Err(Error::InvalidRequest { reason });
             }
             core.check_count(&name, total, topic.partitions.len())?;
-            let before = metadata::stored(&entry_of(&topic));
+            let before = entry_of(&topic);
             let entry = TopicEntry::active(topic.id, total, &topic.config);
-            core.record(admin, Change::topic(&name, Some(&entry)), Some(before))?;
+            core.record(
+                admin,
+                Change::topic(&name, Some(&entry)),
+                Some(metadata::stored(&before)),
+            )?;
             let mut partitions = topic.partitions.clone();
-            partitions.extend(core.open(&name, present..total, topic.id, &topic.config)?);
+            let opened = core.open(&name, present..total, topic.id, &topic.config);
+            partitions.extend(opened.inspect_err(|_| core.take_back(admin, &name, Some(&before)))?);
             let topic = core.topics.put(topic.with_partitions(partitions));
             Ok(core.describe(&topic))
         })

@@ -17,7 +17,6 @@ use crate::types::{Offset, PartitionId, TopicName};
 
 use super::admin::{Admin, Checked};
 use super::core::Core;
-use super::metadata::{self, Change, TopicEntry};
 use super::requests::{Adopted, NewTopic};
 use super::served::Served;
 use super::topics::Topic;
@@ -116,13 +115,8 @@ impl Core {
         // What can fail beside the directory comes first: once that is in, nothing does.
         let opened = self.open(&name, 0..partition.0, id, &config);
         let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(from, spec)?)));
-        let (mut partitions, (log, report)) = brought_in.inspect_err(|_| {
-            let entry = TopicEntry::active(id, count, &config);
-            let taken_back = self.record(admin, Change::topic(&name, None), Some(metadata::stored(&entry)));
-            if let Err(error) = taken_back {
-                tracing::warn!(topic = %name, %error, "an empty topic will be there at the next start");
-            }
-        })?;
+        let (mut partitions, (log, report)) =
+            brought_in.inspect_err(|_| self.take_back(admin, &name, None))?;
         partitions.push(Served::new(log));
         self.topics.put(Topic::new(name, id, config, partitions));
         Ok(report)

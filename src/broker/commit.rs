@@ -21,10 +21,11 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::storage::{Partition, Store};
+use crate::storage::{Partition, Store, StoreError};
 use crate::telemetry::Metrics;
 
 use super::Error;
+use super::disk::DiskGuard;
 use super::repair::Repairs;
 use super::served::{Claim, Served};
 
@@ -34,6 +35,7 @@ pub(super) struct Syncer {
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) repairs: Arc<Repairs>,
+    pub(super) disk: Arc<DiskGuard>,
 }
 
 impl Syncer {
@@ -61,22 +63,23 @@ impl Syncer {
         for (served, result) in ours.iter().zip(results) {
             match result {
                 Ok(synced) => served.advance(synced.high_watermark, &self.metrics.ack_latency),
-                Err(error) => self.failed(served, &error.to_string()),
+                Err(error) => self.failed(served, &error),
             }
         }
         ours.into_iter().filter(|served| served.release_sync()).collect()
     }
 
-    fn failed(&self, served: &Arc<Served>, reason: &str) {
+    fn failed(&self, served: &Arc<Served>, error: &StoreError) {
         if served.closed().is_some() {
             // Its files were removed under the sync.
             return;
         }
+        self.disk.heed(error);
         self.metrics.sync_failures.inc();
-        tracing::error!(partition = %served.id(), error = reason, "sync failed; the partition refuses writes until repaired");
+        tracing::error!(partition = %served.id(), %error, "sync failed; the partition refuses writes until repaired");
         served.fail(&Error::WritesRefused {
             partition: served.id().clone(),
-            reason: format!("{reason}; the records may or may not be there; it is being repaired"),
+            reason: format!("{error}; the records may or may not be there; it is being repaired"),
         });
         self.repairs.add(served);
     }

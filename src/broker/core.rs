@@ -41,7 +41,7 @@ pub(super) struct Core {
     pub(super) repairs: Arc<Repairs>,
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
-    pub(super) disk: DiskGuard,
+    pub(super) disk: Arc<DiskGuard>,
     pub(super) inflight: Arc<Inflight>,
     pub(super) waits: Arc<WaitSet>,
     pub(super) metrics: Arc<Metrics>,

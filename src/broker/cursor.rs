@@ -5,6 +5,7 @@
 //! - A read that asked for the earliest record, from a time on, or for what comes, goes on at the new log start: it asked for
 //!   what is there. Its responses carry the log start, so that it may see that it was left behind.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::storage::WatermarkView;
@@ -61,15 +62,34 @@ pub(super) enum Begin {
     OutOfRange(Offset),
 }
 
+/// Where the partitions of a read begin, by number: a request may name as many as a server has, and is not searched again for
+/// each of them.
+#[derive(Debug)]
+pub(super) struct Starts<'a> {
+    spec: &'a ReadSpec,
+    /// Of the partitions with a start of their own.
+    own: BTreeMap<PartitionId, ReadStart>,
+    resumed: BTreeMap<PartitionId, Offset>,
+}
+
+impl<'a> Starts<'a> {
+    /// Sorts what `spec` says of single partitions.
+    pub(super) fn of(spec: &'a ReadSpec) -> Self {
+        let own = |(partition, start): &(PartitionId, Option<ReadStart>)| Some((*partition, (*start)?));
+        Self {
+            spec,
+            own: spec.partitions.iter().filter_map(own).collect(),
+            resumed: spec.resume.iter().copied().collect(),
+        }
+    }
+}
+
 impl Cursor {
     /// Begins in one partition of a read, whose watermarks are `marks` now. Its position is to be set as [`Begin`] says.
-    pub(super) fn begin(spec: &ReadSpec, partition: PartitionId, marks: &WatermarkView) -> (Self, Begin) {
-        let start = start_of(spec, partition);
-        let resumed = spec
-            .resume
-            .iter()
-            .find(|(resumed, _)| *resumed == partition)
-            .map(|(_, offset)| *offset);
+    pub(super) fn begin(starts: &Starts<'_>, partition: PartitionId, marks: &WatermarkView) -> (Self, Begin) {
+        let spec = starts.spec;
+        let start = starts.own.get(&partition).copied().unwrap_or(spec.start);
+        let resumed = starts.resumed.get(&partition).copied();
         let now = bound(marks, spec.isolation);
         let when_gone = match start {
             ReadStart::Earliest | ReadStart::Time(_) | ReadStart::Latest => WhenGone::GoOn,
@@ -131,11 +151,6 @@ impl Cursor {
         let next = self.end.map_or(next, |end| next.min(end));
         self.position = self.position.max(next);
     }
-}
-
-fn start_of(spec: &ReadSpec, partition: PartitionId) -> ReadStart {
-    let own = spec.partitions.iter().find(|(named, _)| *named == partition);
-    own.and_then(|(_, start)| *start).unwrap_or(spec.start)
 }
 
 fn times(start: ReadStart, end: ReadEnd) -> Option<Range<Timestamp>> {

@@ -29,7 +29,11 @@ fn spec(start: ReadStart, end: ReadEnd) -> ReadSpec {
 const LOG: (i64, i64, i64, i64) = (10, 80, 90, 100);
 
 fn begin(spec: &ReadSpec) -> (Cursor, Begin) {
-    Cursor::begin(spec, PartitionId(0), &marks(LOG.0, LOG.1, LOG.2, LOG.3))
+    Cursor::begin(
+        &Starts::of(spec),
+        PartitionId(0),
+        &marks(LOG.0, LOG.1, LOG.2, LOG.3),
+    )
 }
 
 #[test]
@@ -150,7 +154,7 @@ proptest::proptest! {
     ) {
         let mut log = marks(0, 50, 50, 50);
         let end = if follow { ReadEnd::Follow } else { ReadEnd::Now };
-        let mut cursor = Cursor::begin(&spec(ReadStart::Earliest, end), PartitionId(0), &log).0;
+        let mut cursor = Cursor::begin(&Starts::of(&spec(ReadStart::Earliest, end)), PartitionId(0), &log).0;
         cursor.position = Offset(start);
         let mut read_to = Offset(start);
         for (grown, deleted, step) in changes {
@@ -172,5 +176,34 @@ proptest::proptest! {
                 Plan::Gone => proptest::prop_assert!(false, "an earliest read goes on"),
             }
         }
+    }
+}
+
+/// Searched for each partition, this request would take 10^10 steps.
+#[test]
+fn a_read_that_names_a_hundred_thousand_partitions_is_sorted_once_and_each_begins_where_it_says() {
+    const PARTITIONS: i32 = 100_000;
+    let log = marks(0, 1_000_000, 1_000_000, 1_000_000);
+    let mut named = spec(ReadStart::Latest, ReadEnd::Now);
+    named.partitions = (0..PARTITIONS)
+        .rev()
+        .map(|number| {
+            let own = ReadStart::Offset(Offset(i64::from(number)));
+            (PartitionId(number), (number % 3 != 0).then_some(own))
+        })
+        .collect();
+    named.resume = (0..PARTITIONS)
+        .filter(|number| number % 2 == 0)
+        .map(|number| (PartitionId(number), Offset(500_000 + i64::from(number))))
+        .collect();
+    let starts = Starts::of(&named);
+    for number in 0..PARTITIONS {
+        let expected = match (number % 2, number % 3) {
+            (0, _) => 500_000 + i64::from(number),
+            (_, 0) => 1_000_000,
+            _ => i64::from(number),
+        };
+        let (_, begin) = Cursor::begin(&starts, PartitionId(number), &log);
+        assert_eq!(begin, Begin::At(Offset(expected)), "partition {number}");
     }
 }

@@ -3,7 +3,7 @@
 //! Below the reserve, produce is refused; reads, deletions and everything internal go on. Three things set the state:
 //! - a look at the disk: once a second, ten times as often when little more than the reserve is left ([`NEAR_BYTES`]);
 //! - appends between two looks, which are taken off what the last one found;
-//! - a write that found no room, at once, whatever a look said before.
+//! - a write, a sync, a roll or a checkpoint that found no room, at once, whatever a look said before.
 //!
 //! Only a look clears it, and only when there is more than what set it: a ninth of the reserve on top, and after a write that
 //! found no room at least [`ROOM_BYTES`]. So a disk at the line does not make the state flutter, with a reserve of 0 neither.
@@ -11,6 +11,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::storage::StoreError;
 
 use super::Error;
 
@@ -114,6 +116,14 @@ impl DiskGuard {
         self.error()
     }
 
+    /// Takes in a failure that is told elsewhere, for what it says about the room on the disk: many a file system finds a place
+    /// for the bytes only when they are synced.
+    pub(super) fn heed(&self, error: &StoreError) {
+        if error.is_disk_full() {
+            self.write_found_no_room();
+        }
+    }
+
     /// Returns when the disk is to be looked at again.
     pub(super) fn next_look(&self) -> Duration {
         match self.free_bytes().saturating_sub(self.min_free_bytes) {
@@ -158,7 +168,7 @@ mod tests {
         assert_eq!(disk.look(88), Change::None);
         assert_eq!(
             disk.check().expect_err("full").to_string(),
-            "disk of /data has 88 bytes free, below storage.min_free_bytes = 90: produce is refused until space returns"
+            "disk of /data is full: 88 bytes are free, storage.min_free_bytes is 90; produce is refused until space returns"
         );
         assert_eq!(disk.look(99), Change::None, "at the line it does not flutter");
         assert_eq!(disk.look(100), Change::Recovered);

@@ -179,7 +179,7 @@ pub enum Error {
     },
     /// The disk has less room than the server keeps in reserve.
     #[error(
-        "disk of {path} has {free_bytes} bytes free, below storage.min_free_bytes = {min_free_bytes}: produce is refused until space returns"
+        "disk of {path} is full: {free_bytes} bytes are free, storage.min_free_bytes is {min_free_bytes}; produce is refused until space returns"
     )]
     DiskFull {
         /// The data directory.

@@ -111,6 +111,7 @@ impl Core {
             }
             core.store
                 .checkpoint()
+                .inspect_err(|error| core.disk.heed(error))
                 .map_err(|error| translate::store(&core.config.data_dir.display(), &error))?;
             Ok(raised)
         })

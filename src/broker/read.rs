@@ -23,7 +23,7 @@ use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
 use super::core::Core;
-use super::cursor::{Begin, Cursor, Plan};
+use super::cursor::{Begin, Cursor, Plan, Starts};
 use super::fetch::{Stretch, out_of_range};
 use super::requests::{Chunk, Progress, ReadSpec, ReadStep};
 use super::served::Served;
@@ -76,9 +76,10 @@ impl Core {
         let partitions = chosen(&topic, &spec)?;
         let mut lanes = Vec::with_capacity(partitions.len());
         let mut look_up = Vec::new();
+        let starts = Starts::of(&spec);
         for served in partitions {
             let marks = served.log.watermarks();
-            let (mut cursor, begin) = Cursor::begin(&spec, served.id().partition, &marks);
+            let (mut cursor, begin) = Cursor::begin(&starts, served.id().partition, &marks);
             match begin {
                 Begin::At(offset) => cursor.position = offset,
                 Begin::OutOfRange(offset) => return Err(out_of_range(&served, offset, &marks)),

@@ -133,6 +133,7 @@ impl Core {
             tracing::info!(%partition, segments = retained.deleted.len(), log_start = %last.end, reason = ?last.reason, "retention deleted segments");
         }
         if let Some(error) = &retained.failure {
+            self.disk.heed(error);
             self.metrics.retention_failures.inc();
             tracing::error!(%partition, %error, "retention failed; it is tried again in 30 seconds");
         }

@@ -134,6 +134,7 @@ async fn repair(core: Arc<Core>) {
                     core.commit.mark(&job.served);
                 }
                 Err(error) => {
+                    core.disk.heed(&error);
                     core.metrics.repair_failures.inc();
                     tracing::error!(partition = %id, failures = job.failures + 1, %error, "repair failed; it is tried again");
                     core.repairs.failed(job);
@@ -147,6 +148,7 @@ async fn repair(core: Arc<Core>) {
 impl Core {
     fn checkpoint(&self) {
         if let Err(error) = self.store.checkpoint() {
+            self.disk.heed(&error);
             tracing::error!(%error, "checkpoint failed; it is tried again in a minute");
         }
     }

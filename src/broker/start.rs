@@ -196,9 +196,10 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         producer_ids: ProducerIds::after(contents.next_producer_id),
         deleting: BTreeMap::new(),
     };
+    let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
     let core = Core {
         cleaner: Desk::new(config.cleaner),
-        disk: DiskGuard::new(&config.data_dir, config.min_free_bytes),
+        disk: Arc::clone(&disk),
         inflight: Inflight::new(config.max_inflight_produce_bytes),
         clock: world.clock,
         files,
@@ -211,6 +212,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
             store: Arc::clone(&store),
             metrics: Arc::clone(&metrics),
             repairs: Arc::clone(&repairs),
+            disk,
         }),
         flushes: Flushes::default(),
         repairs,

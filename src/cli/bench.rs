@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::connect::ServerArgs;
 use super::output::{self, Align};
-use crate::bench::{self, BenchError, Measure, Options, Scale};
+use crate::bench::{self, BenchError, Keys, Measure, Options, Scale, Workload};
+use crate::record::Codec;
 
 /// Arguments of `bench`.
 #[derive(clap::Args, Debug)]
@@ -28,6 +29,92 @@ pub(super) struct BenchArgs {
     /// Take a few seconds, for figures that only show that it runs
     #[arg(long)]
     quick: bool,
+    #[command(flatten)]
+    workload: WorkloadArgs,
+}
+
+/// What `compact` cleans instead of its own workloads, as soon as one of these is given.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "A workload for compact, instead of its own")]
+struct WorkloadArgs {
+    /// How often each key is written [default: uniform]
+    #[arg(long, value_enum)]
+    keys: Option<KeysArg>,
+    /// How many keys there are [default: 250000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    key_count: Option<u32>,
+    /// How many records are written [default: 500000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    records: Option<u32>,
+    /// Bytes of a value; half of it compresses [default: 1024]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=1 << 20))]
+    value_bytes: Option<u32>,
+    /// Of a thousand records so many are tombstones [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=1000))]
+    tombstones: Option<u32>,
+    /// Of a hundred records so many are not clean yet [default: 100]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    dirty: Option<u32>,
+    /// How batches are compressed [default: none]
+    #[arg(long, value_enum)]
+    codec: Option<CodecArg>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum KeysArg {
+    /// All as often
+    Uniform,
+    /// The second half as often as the first, the third a third as often
+    Zipf,
+    /// In order, each once before the first comes again
+    InTurn,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum CodecArg {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl WorkloadArgs {
+    /// Returns the workload, if any part of one is given.
+    fn given(&self) -> Option<Workload> {
+        let default = Workload::default();
+        let workload = Workload {
+            keys: self.keys.map_or(default.keys, |keys| match keys {
+                KeysArg::Uniform => Keys::Uniform,
+                KeysArg::Zipf => Keys::Zipf,
+                KeysArg::InTurn => Keys::InTurn,
+            }),
+            key_count: self.key_count.unwrap_or(default.key_count),
+            records: self.records.unwrap_or(default.records),
+            value_bytes: self.value_bytes.map_or(default.value_bytes, |bytes| {
+                usize::try_from(bytes).expect("32 bits fit")
+            }),
+            tombstones_per_mille: self.tombstones.unwrap_or(default.tombstones_per_mille),
+            dirty_percent: self.dirty.unwrap_or(default.dirty_percent),
+            codec: self.codec.map_or(default.codec, |codec| match codec {
+                CodecArg::None => Codec::None,
+                CodecArg::Gzip => Codec::Gzip,
+                CodecArg::Snappy => Codec::Snappy,
+                CodecArg::Lz4 => Codec::Lz4,
+                CodecArg::Zstd => Codec::Zstd,
+            }),
+        };
+        let none_is_given = self.keys.is_none()
+            && self.codec.is_none()
+            && [
+                self.key_count,
+                self.records,
+                self.value_bytes,
+                self.tombstones,
+                self.dirty,
+            ] == [None; 5];
+        (!none_is_given).then_some(workload)
+    }
 }
 
 /// What is measured.
@@ -43,20 +130,24 @@ enum Subject {
     Startup,
     /// How long a lookup by time takes in a log of many segments
     Lookup,
-    /// How fast one thread compacts, beside a copy of the same files
+    /// How fast a compacted log is cleaned, and what others notice of it
     Compact,
 }
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode, CliError> {
     let scale = if args.quick { Scale::Quick } else { Scale::Full };
+    let workload = args.workload.given();
+    if workload.is_some() && args.subject != Subject::Compact {
+        return Err(CliError::Usage("a workload is for compact alone".to_owned()));
+    }
     let alone = matches!(
         args.subject,
         Subject::Startup | Subject::Lookup | Subject::Compact
     );
     if alone && server.is_named() {
         return Err(CliError::Usage(
-            "startup, lookup and compact run on a directory of their own: leave --server out".to_owned(),
+            "startup, lookup and compact measure a store of their own: leave --server out".to_owned(),
         ));
     }
     let server = if server.is_named() {
@@ -65,7 +156,7 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
         None
     };
     // On a worker of the runtime: the thread that blocks on a future is one more to wake for every answer.
-    let measuring = tokio::spawn(measure(args.subject, Options { scale, server }));
+    let measuring = tokio::spawn(measure(args.subject, Options { scale, server }, workload));
     let measures = match measuring.await {
         Ok(measures) => measures.map_err(|error| CliError::Failed(error.to_string()))?,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -80,14 +171,18 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-async fn measure(subject: Subject, options: Options) -> Result<Vec<Measure>, BenchError> {
+async fn measure(
+    subject: Subject,
+    options: Options,
+    workload: Option<Workload>,
+) -> Result<Vec<Measure>, BenchError> {
     match subject {
         Subject::Produce => bench::produce(&options).await,
         Subject::Read => bench::read(&options).await,
         Subject::Latency => bench::latency(&options).await,
         Subject::Startup => bench::startup(options.scale).await,
         Subject::Lookup => bench::lookup(options.scale),
-        Subject::Compact => bench::compact(options.scale),
+        Subject::Compact => bench::compact(options.scale, workload),
     }
 }
 

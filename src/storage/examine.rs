@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::env::{FileCache, OpenMode};
+use crate::record::RecordBatch;
 use crate::types::Offset;
 
 use super::config::LogConfig;
@@ -59,7 +60,7 @@ impl Sealed {
             end: self.extent.next,
             index: &|| index_bytes(files, self.dir(), self.extent.base),
         };
-        let scanned = scan_through(file.as_ref(), spec, vouched, |_, _| ControlFlow::Continue(()))
+        let scanned = scan_through(file.as_ref(), spec, vouched, |batch, _| self.check_end(batch))
             .context("read", path)?;
         for gap in &scanned.gaps {
             tracing::error!(log = %path.display(), position = gap.positions.start, bytes = gap.positions.len(),
@@ -71,6 +72,16 @@ impl Sealed {
         }
         self.know_gaps(scanned.gaps);
         Ok(Examined::NewGaps)
+    }
+
+    /// A batch may be sound by its checksum and not by its base offset, which lies outside of it.
+    fn check_end(&self, batch: &RecordBatch) -> ControlFlow<String> {
+        let (last, next) = (batch.header().last_offset(), self.extent.next);
+        if last < next {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(format!("batch reaches to offset {last}, expected below {next}"))
+        }
     }
 }
 

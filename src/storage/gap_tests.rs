@@ -97,6 +97,35 @@ fn damage_that_a_reader_finds_is_told_at_its_place_alone() {
     assert_eq!(readable(&opened.log, 20), left, "and the next start finds it");
 }
 
+/// The base offset is not under the checksum of its batch.
+#[test]
+fn a_batch_that_claims_offsets_outside_its_segment_is_damage_and_those_behind_it_can_be_read() {
+    let first = "t-0/00000000000000000000.log";
+    let (near, far, last) = (258, 1 << 40, i64::MAX);
+    for claimed in [near, far, last] {
+        let fs = closed(20);
+        damage(&fs, first, 2 * BATCH_BYTES, &i64::to_be_bytes(claimed));
+        let house = House::on(fs);
+        let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
+        assert_eq!(readable(&house.log, 20), left, "claimed {claimed}");
+        let told = read_at(&house.log, 2).expect_err("damaged");
+        assert!(
+            told.ends_with("offsets 2 to 2 are lost, reading can go on at 3"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_batch_that_claims_an_offset_before_the_one_ahead_of_it_is_damage() {
+    let fs = closed(20);
+    let first = "t-0/00000000000000000000.log";
+    damage(&fs, first, 2 * BATCH_BYTES, &i64::to_be_bytes(0));
+    let house = House::on(fs);
+    let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
+    assert_eq!(readable(&house.log, 20), left);
+}
+
 #[test]
 fn of_a_log_with_ever_more_damage_no_more_than_a_thousand_gaps_are_kept() {
     let config = LogConfig {

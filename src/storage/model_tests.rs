@@ -438,9 +438,10 @@ impl Run {
         );
         self.model.end = view.log_end.0;
         self.model.log_start = self.model.checkpointed_start;
-        if self.model.batches.is_empty() {
-            prop_assert!(view.log_start.0 >= self.model.log_start, "{:?}", view);
-            // The first segment that is left begins there.
+        let start = self.model.log_start;
+        if self.model.batches.iter().all(|batch| batch.next() <= start) {
+            prop_assert!(view.log_start.0 >= start, "{:?}", view);
+            // Nothing is left but a segment without a batch, which begins there.
             self.model.log_start = view.log_start.0;
             self.model.checkpointed_start = view.log_start.0;
         }

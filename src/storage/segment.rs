@@ -306,7 +306,9 @@ impl Sealed {
             self.extent.base,
             super::config::LogConfig::default().index_interval_bytes,
         );
-        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end).past(self.gaps(), EVERY_OFFSET);
+        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end)
+            .past(self.gaps(), EVERY_OFFSET)
+            .within(self.extent.base..self.extent.next);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
         }
@@ -459,7 +461,8 @@ impl Segment {
 
     /// Walks the batch headers between two positions. A gap is passed over when it lies before `from`, and told else.
     pub(super) fn walk<'a>(&'a self, files: &'a FileCache, positions: Range<u32>, from: Offset) -> Walk<'a> {
-        let walk = Walk::new(files, self.log_path(), positions);
+        let (base, next, _) = self.bounds();
+        let walk = Walk::new(files, self.log_path(), positions).within(base..next);
         match self {
             Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
             Self::Active(_) => walk,
@@ -516,12 +519,17 @@ impl Segment {
 }
 
 /// Walks the batch headers of a log between two positions, both batch boundaries.
+///
+/// Checks no checksum: what is read often is not read whole for it. The base offset lies outside the checksum, and is checked
+/// here, as far as it can be: offsets rise, and stay within the segment.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
     files: &'a FileCache,
     path: &'a Arc<Path>,
     position: u32,
     end: u32,
+    /// Where the offsets of the batches to come lie.
+    offsets: Range<Offset>,
     chunk: Bytes,
     chunk_at: u32,
     gaps: &'a [Gap],
@@ -537,6 +545,7 @@ impl<'a> Walk<'a> {
             path,
             position: range.start,
             end: range.end,
+            offsets: Offset::ZERO..EVERY_OFFSET,
             chunk: Bytes::new(),
             chunk_at: range.start,
             gaps: &[],
@@ -547,6 +556,10 @@ impl<'a> Walk<'a> {
 
     fn past(self, gaps: &'a [Gap], from: Offset) -> Self {
         Self { gaps, from, ..self }
+    }
+
+    fn within(self, offsets: Range<Offset>) -> Self {
+        Self { offsets, ..self }
     }
 
     /// Steps over the gaps at the current position, or tells of one.
@@ -586,6 +599,13 @@ impl<'a> Walk<'a> {
         let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
         let header = BatchHeader::parse(&self.chunk[within..within + HEADER_LEN])
             .map_err(|damage| self.damaged(at, damage.to_string()))?;
+        if header.base_offset < self.offsets.start || header.last_offset() >= self.offsets.end {
+            let (first, last) = (header.base_offset, header.last_offset());
+            let Range { start, end } = self.offsets;
+            let reason = format!("batch of offsets {first} to {last}, expected from {start} to below {end}");
+            return Err(self.damaged(at, reason));
+        }
+        self.offsets.start = header.next_offset();
         match at.checked_add(header.size_bytes) {
             Some(next) if next <= self.end => self.position = next,
             _ => {

@@ -58,7 +58,14 @@ async fn a_request_beyond_the_limit_is_refused_and_the_connection_goes_on() {
         .produce(records("flights", 0, &[&"x".repeat(100_000)]))
         .await
         .unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange);
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
+    assert!(
+        status
+            .message()
+            .contains("65536 bytes, the server's grpc.max_request_bytes"),
+        "{status}"
+    );
     log.produce(records("flights", 0, &["x"])).await.unwrap();
 }
 

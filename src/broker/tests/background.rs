@@ -231,3 +231,71 @@ async fn a_write_that_finds_no_room_refuses_produce_at_once_until_there_is_room_
         .await
         .expect("there is room");
 }
+
+async fn refuses_for_the_disk(house: &House, topic: &TopicName) -> bool {
+    let refused = house.append(topic, 0, vec![record("refused")]).await;
+    matches!(refused, Err(Error::DiskFull { .. }))
+}
+
+#[tokio::test]
+async fn a_sync_that_finds_no_room_refuses_produce_of_all_topics_at_once() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let other = house.create("other", 1, &[]).await;
+    house.append(&topic, 0, vec![record("a")]).await.expect("good");
+    house.fs.set_capacity_bytes(2 << 20);
+    house.fs.inject(Fault {
+        call: Call::SyncData,
+        path_contains: "t-0".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    let failed = house
+        .append(&topic, 0, vec![record("b")])
+        .await
+        .expect_err("its sync failed");
+    assert!(matches!(failed, Error::WritesRefused { .. }), "{failed}");
+    assert!(refuses_for_the_disk(&house, &other).await, "at once");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_finds_no_room_refuses_produce_at_once() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    house.append(&topic, 0, vec![record("a")]).await.expect("good");
+    house.fs.set_capacity_bytes(2 << 20);
+    house.fs.inject(Fault {
+        call: Call::Write,
+        path_contains: "-checkpoint".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    // DeleteRecords writes a checkpoint before it answers, and no look at the disk comes between.
+    house
+        .broker
+        .delete_records(&topic, &[(PartitionId(0), Some(Offset(1)))])
+        .await
+        .expect_err("its checkpoint failed");
+    assert!(refuses_for_the_disk(&house, &topic).await, "at once");
+}
+
+#[tokio::test]
+async fn a_roll_that_finds_no_room_refuses_produce_of_all_topics_at_once() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[("segment.ms", "1000")]).await;
+    let other = house.create("other", 1, &[]).await;
+    house.append(&topic, 0, vec![record("a")]).await.expect("good");
+    house.clock.advance_ms(2000);
+    house.fs.set_capacity_bytes(2 << 20);
+    house.fs.inject(Fault {
+        call: Call::Open,
+        path_contains: "t-0/00000000000000000001.log".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    assert!(
+        refuses_for_the_disk(&house, &topic).await,
+        "the roll found no room"
+    );
+    assert!(refuses_for_the_disk(&house, &other).await, "at once");
+}

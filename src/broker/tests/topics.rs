@@ -1,6 +1,7 @@
 //! Topics: creating, changing, deleting; what a restart and a crash find.
 
 use super::*;
+use crate::env::{OpenMode, SyncSite};
 
 fn names(house: &House) -> Vec<String> {
     let topics = house.broker.list_topics();
@@ -266,4 +267,83 @@ async fn a_directory_that_is_not_this_stores_is_not_touched() {
         "{text}"
     );
     fs.stat(Path::new("/data/orders-0")).expect("still there");
+}
+
+/// Leaves a line in the recovery points of a store that is down, as of a partition whose directory somebody moved away. Whoever
+/// makes that partition must first take the line out, which a disk may refuse.
+fn leave_a_line(fs: &SimFs, line: &str) {
+    let fs: &dyn Fs = fs;
+    let file = fs
+        .open(
+            Path::new("/data/recovery-point-offset-checkpoint"),
+            OpenMode::ReadWrite,
+        )
+        .expect("the file opens");
+    let mut bytes = vec![0; usize::try_from(file.len_bytes().expect("known")).expect("small")];
+    file.read_exact_at(&mut bytes, 0).expect("the file is read");
+    let text = String::from_utf8(bytes).expect("text");
+    let lines: Vec<&str> = text.lines().skip(2).chain([line]).collect();
+    let text = format!("0\n{}\n{}\n", lines.len(), lines.join("\n"));
+    file.write_all_at(&[std::io::IoSlice::new(text.as_bytes())], 0)
+        .expect("written");
+    file.sync_data(SyncSite("test")).expect("synced");
+}
+
+async fn restart_with_a_line(house: House, line: &str) -> House {
+    house.broker.shutdown().await.expect("a good disk");
+    leave_a_line(&house.fs, line);
+    let house = start_on(house.fs).await.expect("a clean store starts");
+    house.fs.inject(Fault {
+        call: Call::Rename,
+        path_contains: "/data/recovery-point-offset-checkpoint".to_owned(),
+        times: 1,
+        failure: Failure::Os(5),
+    });
+    house
+}
+
+#[tokio::test]
+async fn a_topic_whose_partitions_cannot_be_opened_is_not_there_after_a_start_and_can_be_created_again() {
+    let house = restart_with_a_line(start().await, "t 1 5").await;
+    let failed = house
+        .broker
+        .create_topic(new_topic("t", 2, &[]), Execution::Apply)
+        .await
+        .expect_err("the disk fails");
+    assert!(matches!(failed, Error::Storage { .. }), "{failed}");
+    assert!(names(&house).is_empty());
+    let house = house.crash().await;
+    assert!(names(&house).is_empty(), "its entry was taken back");
+
+    let house = restart_with_a_line(house, "t 1 5").await;
+    for expected in ["the disk fails", "created"] {
+        let tried = house
+            .broker
+            .create_topic(new_topic("t", 2, &[]), Execution::Apply)
+            .await;
+        assert_eq!(tried.is_ok(), expected == "created", "{tried:?}");
+    }
+    let topic = TopicName::new("t").expect("valid");
+    house.append(&topic, 1, vec![record("a")]).await.expect("good");
+    let house = house.crash().await;
+    assert_eq!(names(&house), ["t/2"]);
+    let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("readable"), ["a"]);
+}
+
+#[tokio::test]
+async fn partitions_that_cannot_be_opened_are_not_added_and_can_be_added_again() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let house = restart_with_a_line(house, "t 1 5").await;
+    house
+        .broker
+        .add_partitions(&topic, 2)
+        .await
+        .expect_err("the disk fails");
+    assert_eq!(names(&house), ["t/1"]);
+    let house = house.crash().await;
+    assert_eq!(names(&house), ["t/1"], "the entry was taken back");
+    house.broker.add_partitions(&topic, 2).await.expect("a good disk");
+    assert_eq!(names(&house), ["t/2"]);
 }

@@ -248,10 +248,12 @@ impl Incoming {
             None => false,
         };
         if too_long || self.gathered.len > PREFIX_LEN + self.share.intake.max_request_bytes {
-            // The decoder refuses it by its length, without reading on.
-            let rest = std::mem::take(&mut self.gathered).pieces;
-            self.whole.extend(rest);
-            return Ok(());
+            // Not left to the decoder: its word for it is the one for an offset out of range.
+            let max_bytes = self.share.intake.max_request_bytes;
+            let too_long = invalid(format!(
+                "the request has more than {max_bytes} bytes, the server's grpc.max_request_bytes; send it as several"
+            ));
+            return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_long));
         }
         match self.sends {
             Sends::One => Ok(()),
