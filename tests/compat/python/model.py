@@ -150,3 +150,39 @@ class Replay:
                 continue
             found.append(f"{model.name}: {key!r} ends at {last} ({newest.value is not None}), a read from {self.start_offset} has {seen}")
         return found
+
+
+def check_known_answers() -> None:
+    """Raises unless the model takes a right replay for right, and each of three wrong ones for wrong."""
+    model = PartitionModel("known", 0, compacted=True)
+    codes = list(range(3 * KEYS))
+    model.acknowledged(0, codes)
+    records = [
+        common_pb2.StoredRecord(offset=offset, key=c.key, value=c.value, timestamp_ms=c.timestamp_ms)
+        for offset, c in enumerate(map(model.content, codes))
+    ]
+    kept = set(model.lasts().values())
+    lost = min(offset for offset in kept if records[offset].HasField("value"))
+    older = next(r for r in records if r.HasField("value") and r.offset not in kept)
+
+    def differs(shown: list[common_pb2.StoredRecord]) -> int:
+        replay = Replay(0, None, len(codes))
+        for record in shown:
+            model.judge(record)
+            replay.take(record)
+        return len(replay.faults(model))
+
+    newest = [record for record in records if record.offset in kept]
+    outcomes = (
+        differs(newest),
+        differs([record for record in newest if record.offset != lost]),
+        differs([older, *(record for record in newest if record.key != older.key)]),
+    )
+    if outcomes != (0, 1, 1):
+        raise AssertionError(f"a right replay, one with a record lost, one with an old record: {outcomes} differences")
+    records[lost].offset += 1
+    try:
+        model.judge(records[lost])
+    except AssertionError:
+        return
+    raise AssertionError("a record at another offset was taken for right")
