@@ -414,3 +414,29 @@ async fn deleted_records_are_gone_for_every_reader() {
         .await;
     assert!(matches!(refused, Err(Error::PolicyViolation { .. })));
 }
+
+#[tokio::test]
+async fn a_log_start_within_a_batch_is_where_reads_begin_also_after_a_stop_and_after_a_crash() {
+    let mut house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let records = ["a", "b", "c", "d"].map(record).into();
+    house.append(&topic, 0, records).await.expect("one batch");
+    let before = [(PartitionId(0), Some(Offset(2)))];
+    house
+        .broker
+        .delete_records(&topic, &before)
+        .await
+        .expect("in range");
+    for stop in ["clean", "crash"] {
+        house = match stop {
+            "clean" => house.restart().await,
+            _ => house.crash().await,
+        };
+        let described = house.broker.describe_topic(&topic).expect("known");
+        assert_eq!(described.partitions[0].log_start, Offset(2), "{stop}");
+        let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+        assert_eq!(house.values(spec).await.expect("readable"), ["c", "d"], "{stop}");
+        let gone = house.fetch(&topic, 1, 0).await;
+        assert!(matches!(gone, Err(Error::OffsetOutOfRange { .. })), "{stop}");
+    }
+}
