@@ -30,7 +30,7 @@ mod topic;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::connect::ServerArgs;
 pub use self::error::CliError;
@@ -87,54 +87,98 @@ pub fn command() -> clap::Command {
 
 /// Runs the command that the process's arguments name, and returns the code to end with.
 pub fn run() -> ExitCode {
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
         Err(error) => {
             complain(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    match dispatch(cli) {
+    match parse(&matches).and_then(dispatch) {
         Ok(code) => code,
         Err(error) => {
             let (code, said) = error.exit();
+            let help = match error {
+                CliError::Usage(_) => format!("; see {} --help", named(&matches)),
+                _ => String::new(),
+            };
             if said == Said::Error {
-                output::say(&format!("siltstone: {error}"));
+                output::say(&format!("siltstone: {error}{help}"));
             }
             code
         }
     }
 }
 
+/// Returns the command that was called, as it is typed: `siltstone topic create`.
+fn named(matches: &ArgMatches) -> String {
+    let (mut name, mut inner) = ("siltstone".to_owned(), matches);
+    while let Some((subcommand, more)) = inner.subcommand() {
+        name = format!("{name} {subcommand}");
+        inner = more;
+    }
+    name
+}
+
 /// Says what is wrong with the command line, in one line; help and version come here too, and are told whole.
 fn complain(error: &clap::Error) {
-    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
-    if is_help || !error.use_stderr() {
+    if !error.use_stderr() {
         // Nobody is left to hear that printing failed.
         let _ = error.print();
         return;
     }
     let text = error.render().to_string();
+    let command = called(&text);
+    let told = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        _ => wrong(&text),
+    };
+    output::say(&format!("siltstone: {told}; see {command} --help"));
+}
+
+/// Joins what clap says of a mistake into one line, without what it says of usage.
+fn wrong(text: &str) -> String {
     let paragraphs = text
         .split("\n\n")
         .take_while(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
-        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
+        .map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "))
+        // How to pass the flag as a value: nobody who mistyped a flag wants that.
+        .filter(|part| !part.starts_with("tip: to pass "));
     let told = paragraphs.collect::<Vec<_>>().join("; ");
-    let told = told.strip_prefix("error: ").unwrap_or(&told);
-    output::say(&format!("siltstone: {told}; --help tells more"));
+    told.strip_prefix("error: ").unwrap_or(&told).to_owned()
 }
 
-fn parse() -> Result<Cli, clap::Error> {
-    let matches = command().try_get_matches()?;
-    let mut cli = Cli::from_arg_matches(&matches)?;
-    cli.server.note_origins(&matches);
+/// Returns the command that clap's text is about: the words of its usage before the first flag or argument. A bad value comes
+/// without a usage; then the words that the user typed tell.
+fn called(text: &str) -> String {
+    let usage = text.lines().find_map(|line| line.strip_prefix("Usage: "));
+    if let Some(usage) = usage {
+        let words = usage
+            .split(' ')
+            .take_while(|word| !word.starts_with(['[', '<', '-']));
+        return words.collect::<Vec<_>>().join(" ");
+    }
+    let (mut name, mut inner) = ("siltstone".to_owned(), command());
+    for word in std::env::args().skip(1) {
+        if let Some(subcommand) = inner.find_subcommand(&word).cloned() {
+            name = format!("{name} {word}");
+            inner = subcommand;
+        }
+    }
+    name
+}
+
+fn parse(matches: &ArgMatches) -> Result<Cli, CliError> {
+    let mut cli =
+        Cli::from_arg_matches(matches).map_err(|error| CliError::Usage(wrong(&error.to_string())))?;
+    cli.server.note_origins(matches);
     let without_server = WITHOUT_SERVER
         .into_iter()
         .find(|name| matches.subcommand_name() == Some(name));
     if let (Some(name), Some(flag)) = (without_server, cli.server.flag()) {
         // Taken in silence, `serve --tls-key` would look like a server with TLS.
         let text = format!("{flag} is for talking to a server, which '{name}' does not do");
-        return Err(command().error(ErrorKind::ArgumentConflict, text));
+        return Err(CliError::Usage(text));
     }
     Ok(cli)
 }

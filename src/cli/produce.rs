@@ -8,7 +8,7 @@
 //! - Memory is bounded by the input's blocks and the producer's buffer.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,6 @@ impl ProduceArgs {
 pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCode, CliError> {
     let options = args.options();
     let rules = args.rules.checked()?;
-    let input = Input::open(Some(&args.input))?;
     let mut interrupts = Interrupts::listen()?;
     let mut report = Report {
         topic: args.topic.clone(),
@@ -143,12 +142,12 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
         elapsed: Duration::ZERO,
     };
     let begun = tokio::select! {
-        begun = begin(server, &args.topic, options) => begun.map_err(Ended::Failed),
+        begun = begin(server, &args.input, &args.topic, options) => begun.map_err(Ended::Failed),
         () = interrupts.next() => Err(Ended::Interrupted(Times::Once)),
     };
     let ended = match begun {
         Err(ended) => ended,
-        Ok(producer) => {
+        Ok((producer, input)) => {
             let mut load = Load {
                 producer,
                 topic: args.topic,
@@ -186,9 +185,16 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     }
 }
 
-async fn begin(server: &ServerArgs, topic: &str, options: ProducerOptions) -> Result<Producer, CliError> {
+/// Opens the input, before a server is asked for anything, and a producer for it.
+async fn begin(
+    server: &ServerArgs,
+    input: &Path,
+    topic: &str,
+    options: ProducerOptions,
+) -> Result<(Producer, Input), CliError> {
+    let input = Input::open(Some(input))?;
     let client = server.connect().await?;
-    Ok(client.producer(topic, options).await?)
+    Ok((client.producer(topic, options).await?, input))
 }
 
 struct Load {

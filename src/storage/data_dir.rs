@@ -163,14 +163,33 @@ pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), Sto
             reason: "it is not a directory; choose another data directory".to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files.fs().create_dir(dir).context("create", dir)?;
+            files.fs().create_dir(dir).map_err(|error| refused(dir, error))?;
             let parent = dir
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
             files.fs().sync_dir(parent, SITE_CREATED).context("sync", parent)
         }
-        Err(error) => Err(error).context("read", dir),
+        Err(error) => Err(refused(dir, error)),
+    }
+}
+
+/// Says what to do about a directory that the system does not let us have; a failing or full disk is told as it is.
+fn refused(dir: &Path, source: io::Error) -> StoreError {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    let path = dir.to_path_buf();
+    match source.kind() {
+        NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem => StoreError::Unusable {
+            path,
+            reason: format!(
+                "{source}; choose another data directory, in a directory that exists and can be written"
+            ),
+        },
+        _ => StoreError::Io {
+            action: "create",
+            path,
+            source,
+        },
     }
 }
 

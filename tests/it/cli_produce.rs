@@ -37,6 +37,18 @@ fn a_load_that_cannot_begin_ends_with_a_summary_too() {
 }
 
 #[test]
+fn a_load_whose_input_cannot_be_read_ends_with_a_summary_too() {
+    let (code, stdout, stderr) = run(siltstone(&["produce", "t", "--input", "nowhere/notes.txt"]));
+    assert_eq!(code, Some(1));
+    assert!(stdout.starts_with("0 records acknowledged, 0 B"), "{stdout}");
+    assert!(
+        stderr.starts_with("siltstone: cannot read nowhere/notes.txt: "),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
 fn a_load_makes_its_topic_where_the_server_makes_topics_by_their_names() {
     let dir = tempfile::tempdir().unwrap();
     let set = [

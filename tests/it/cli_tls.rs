@@ -128,7 +128,8 @@ fn flags_of_tls_that_cannot_work_are_wrong_usage() {
             "--tls-key needs --tls-certificate, the certificate it belongs to",
         ),
     ] {
-        assert_eq!(list(server, &flags), failed(2, says));
+        let says = format!("{says}; see siltstone topic list --help");
+        assert_eq!(list(server, &flags), failed(2, &says));
     }
     let not_pem = format!("{} holds no CERTIFICATE in PEM form", file("client.key"));
     assert_eq!(

@@ -93,19 +93,33 @@ fn a_slip_on_the_command_line_is_told_in_one_line_with_what_was_probably_meant()
     for (arguments, says) in [
         (
             &["raed", "t"][..],
-            "unrecognized subcommand 'raed'; tip: a similar subcommand exists: 'read'; --help tells more",
+            "unrecognized subcommand 'raed'; tip: a similar subcommand exists: 'read'; see siltstone --help",
         ),
         (
             &["read", "t", "--fro", "0"],
-            "unexpected argument '--fro' found; tip: a similar argument exists: '--from'; --help tells more",
+            "unexpected argument '--fro' found; tip: a similar argument exists: '--from'; see siltstone read --help",
         ),
         (
             &["produce", "t", "--format", "xml"],
-            "invalid value 'xml' for '--format <FORMAT>' [possible values: lines, json]; --help tells more",
+            "invalid value 'xml' for '--format <FORMAT>' [possible values: lines, json]; see siltstone produce --help",
         ),
         (
             &["read"],
-            "the following required arguments were not provided: <TOPIC>; --help tells more",
+            "the following required arguments were not provided: <TOPIC>; see siltstone read --help",
+        ),
+        (&["topic"], "a command is missing; see siltstone topic --help"),
+        (&[], "a command is missing; see siltstone --help"),
+        (
+            &["bench", "produce", "--scale"],
+            "unexpected argument '--scale' found; see siltstone bench --help",
+        ),
+        (
+            &["topic", "create", "t", "--partitions", "x"],
+            "invalid value 'x' for '--partitions <COUNT>': invalid digit found in string; see siltstone topic create --help",
+        ),
+        (
+            &["serve", "--tls-key", "k"],
+            "--tls-key is for talking to a server, which 'serve' does not do; see siltstone serve --help",
         ),
     ] {
         let said = siltstone(arguments).stderr;

@@ -141,7 +141,21 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         ),
         (vec!["--set", "log=a=b=c"], 2, "log is"),
         (vec!["--data-dir", "full"], 1, "full"),
-        (vec!["--data-dir", "full/inside"], 1, "full/inside"),
+        (
+            vec!["--data-dir", "full/inside"],
+            1,
+            "cannot use full/inside: Not a directory (os error 20); choose another data directory",
+        ),
+        (
+            vec!["--data-dir", "missing/inside"],
+            1,
+            "choose another data directory, in a directory that exists and can be written",
+        ),
+        (
+            vec!["--data-dir", "/proc/x"],
+            1,
+            "cannot use /proc/x: No such file or directory (os error 2); choose another data directory",
+        ),
         (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
         (vec![], 1, "siltstone-data"),
         (vec![in_use.as_str()], 1, "choose another --grpc-listen"),
