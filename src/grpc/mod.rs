@@ -55,7 +55,7 @@ use crate::proto::v1::admin_service_server::AdminServiceServer;
 use crate::proto::v1::log_service_server::LogServiceServer;
 
 use admin_service::AdminDoor;
-use intake::Intake;
+use intake::{Intake, Limit};
 use log_service::LogDoor;
 
 /// Greatest size of a response, in bytes, unless one batch is larger.
@@ -167,6 +167,15 @@ impl GrpcDoor {
     pub fn new(broker: Broker, config: &GrpcConfig, phase: watch::Receiver<Phase>) -> Result<Self, TlsError> {
         let stopping = Stopping(phase);
         let intake = Intake::new(config, broker.metrics());
+        let limit = Limit {
+            bytes: config.max_request_bytes,
+            name: "the server's grpc.max_request_bytes",
+        };
+        let admin_limit = Limit {
+            bytes: MAX_ADMIN_REQUEST_BYTES,
+            name: "the most of an administrative request",
+        };
+        let admin_limit = std::cmp::min_by_key(limit, admin_limit, |limit| limit.bytes);
         let log = LogServiceServer::new(LogDoor {
             broker: broker.clone(),
             stopping: stopping.clone(),
@@ -183,8 +192,8 @@ impl GrpcDoor {
         let reflection_v1 = reflection().build_v1().expect(DESCRIBED);
         let reflection_v1alpha = reflection().build_v1alpha().expect(DESCRIBED);
         let router = transport(config)?
-            .add_service(intake.guard(log))
-            .add_service(intake.guard(admin))
+            .add_service(intake.guard(log, limit))
+            .add_service(intake.guard(admin, admin_limit))
             .add_service(health_service.max_decoding_message_size(MAX_NAME_REQUEST_BYTES))
             .add_service(reflection_v1.max_decoding_message_size(MAX_NAME_REQUEST_BYTES))
             .add_service(reflection_v1alpha.max_decoding_message_size(MAX_NAME_REQUEST_BYTES));

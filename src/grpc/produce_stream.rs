@@ -25,7 +25,7 @@ use tonic::Status;
 use crate::broker::Error;
 use crate::proto::v1;
 
-use super::status::{invalid, message, status};
+use super::status::{invalid, message, of_request, status};
 
 /// Most requests under way on one stream.
 pub(super) const MAX_REQUESTS: usize = 4096;
@@ -123,7 +123,7 @@ where
                 }
                 request = self.input.next(), if open && room => match request {
                     Some(Ok(request)) => self.take(request).await,
-                    Some(Err(broken)) => self.intake = Intake::Closed(Some(broken)),
+                    Some(Err(broken)) => self.intake = Intake::Closed(Some(of_request(broken))),
                     None => self.intake = Intake::Closed(None),
                 },
             }

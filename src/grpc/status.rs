@@ -90,6 +90,25 @@ pub(super) fn invalid(reason: impl Into<String>) -> Error {
     }
 }
 
+/// Turns the transport's word for a request into the client's: what cannot be decoded is the request's fault. Everything of our
+/// own has details, so an internal error without any is the decoder's.
+pub(super) fn of_request(status: Status) -> Status {
+    match is_decoders(&status) {
+        true => self::status(&undecodable(&status)),
+        false => status,
+    }
+}
+
+/// True for the decoder's word about a request that it cannot read.
+pub(super) fn is_decoders(status: &Status) -> bool {
+    status.code() == Code::Internal && status.details().is_empty()
+}
+
+/// Says so in our words.
+pub(super) fn undecodable(status: &Status) -> Error {
+    invalid(format!("the request cannot be decoded: {}", status.message()))
+}
+
 fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound => Code::NotFound,

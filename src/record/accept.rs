@@ -26,7 +26,7 @@ use super::batch::{Extent, RecordBatch, Walk, extent, verify_crc};
 use super::builder;
 use super::codec::{Codec, DecompressLimit};
 use super::header::{
-    BatchHeader, Flags, PREFIX_LEN, SIZE_MAX_BYTES, TimestampType, peek_base_offset, peek_crc,
+    BatchHeader, Flags, PREFIX_LEN, SIZE_MAX_BYTES, TimestampType, peek_base_offset, peek_crc, raw_timestamp,
 };
 use super::record::RawRecord;
 use super::rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};
@@ -294,6 +294,13 @@ fn refuse(
     }
     if header.timestamp_type == TimestampType::LogAppendTime {
         return Some(RecordReason::ClaimsLogAppendTime);
+    }
+    // Whatever the topic's times: the sum would wrap to one that the bounds below have not seen.
+    if !header.tells_time(record.timestamp_delta) {
+        return Some(RecordReason::NoTime {
+            base: raw_timestamp(header.base_timestamp),
+            delta: record.timestamp_delta,
+        });
     }
     let timestamp = time.filter(|_| rules.timestamp_type == TimestampType::CreateTime)?;
     if rules.now.ms_since(timestamp) > rules.before_max_ms {

@@ -292,15 +292,55 @@ fn a_time_too_far_off_is_refused_at_the_first_millisecond() {
 }
 
 #[test]
-fn the_extremes_of_time_are_judged_without_overflow() {
+fn the_latest_time_that_can_be_told_is_judged_without_overflow() {
     let rules = Rules {
         before_max_ms: HOUR_MS,
         after_max_ms: HOUR_MS,
         ..easy_rules()
     };
-    for extreme in [i64::MIN, i64::MAX] {
-        assert_eq!(record_errors(plain_batch(&[keyed(extreme)]), &rules).count(), 1);
-        assert!(accept(plain_batch(&[keyed(extreme)]), &easy_rules()).is_ok());
+    assert_eq!(record_errors(plain_batch(&[keyed(i64::MAX)]), &rules).count(), 1);
+    assert!(accept(plain_batch(&[keyed(i64::MAX)]), &easy_rules()).is_ok());
+}
+
+/// A batch whose records have the time 0 and those after it, and that says its base is `base`.
+fn with_base(base: i64, deltas: &[i64]) -> Bytes {
+    let records: Vec<Plain> = [0].iter().chain(deltas).map(|delta| keyed(*delta)).collect();
+    let mut batch = plain_batch(&records).to_vec();
+    batch[27..35].copy_from_slice(&base.to_be_bytes());
+    with_crc(batch)
+}
+
+#[test]
+fn a_time_that_overflows_is_refused_by_its_number_and_never_wraps_past_the_bounds() {
+    let batch = with_base(i64::MAX, &[1 << 62]);
+    let errors = record_errors(batch, &easy_rules());
+    let expected = RecordError {
+        index: 1,
+        reason: RecordReason::NoTime {
+            base: i64::MAX,
+            delta: 1 << 62,
+        },
+    };
+    assert_eq!(errors.first(), [expected]);
+    assert!(errors.any_timestamp());
+    let below = with_base(i64::MIN, &[-1]);
+    assert_eq!(record_errors(below, &easy_rules()).count(), 2);
+}
+
+#[test]
+fn a_time_below_the_one_that_means_none_is_refused_whoever_gives_the_topic_its_times() {
+    for timestamp_type in [TimestampType::CreateTime, TimestampType::LogAppendTime] {
+        let rules = Rules {
+            timestamp_type,
+            ..easy_rules()
+        };
+        for base in [-2, i64::MIN] {
+            let errors = record_errors(with_base(base, &[]), &rules);
+            let reason = RecordReason::NoTime { base, delta: 0 };
+            assert_eq!(errors.first(), [RecordError { index: 0, reason }]);
+        }
+        assert!(accept(with_base(-1, &[0, 1]), &rules).is_ok());
+        assert!(accept(with_base(i64::MAX, &[-1]), &rules).is_ok());
     }
 }
 
@@ -571,7 +611,7 @@ fn a_bomb_is_refused_within_the_limit() {
 #[test]
 fn the_edges_of_the_format_pass_the_door_and_read_back() {
     let nothing = Plain {
-        timestamp: Some(Timestamp::MIN),
+        timestamp: Some(Timestamp(0)),
         key: None,
         value: None,
         headers: vec![crate::record::Header {
@@ -584,7 +624,7 @@ fn the_edges_of_the_format_pass_the_door_and_read_back() {
     for codec in Codec::ALL {
         let accepted = accept(compressed(codec, &records), &easy_rules()).unwrap();
         assert_eq!(read(&stored(&accepted, 0)), [records[0].at(0), records[1].at(1)]);
-        assert_eq!(accepted.least_timestamp(), Some(Timestamp::MIN));
+        assert_eq!(accepted.least_timestamp(), Some(Timestamp(0)));
         assert_eq!(accepted.greatest_timestamp(), Some(Timestamp::MAX));
     }
 }
@@ -596,11 +636,15 @@ fn refused_by_model(records: &[Plain], rules: &Rules) -> Vec<u32> {
         let late = i128::from(timestamp.0) - i128::from(rules.now.0);
         beyond(late, rules.after_max_ms) || beyond(-late, rules.before_max_ms)
     };
+    let raw = |record: &Plain| record.timestamp.map_or(-1, |timestamp| timestamp.0);
+    // The builder's difference wraps where it does not fit, and the sum at the door with it.
+    let untold = |record: &Plain| raw(record) < -1 || raw(record).checked_sub(raw(&records[0])).is_none();
     (0..)
         .zip(records)
         .filter(|(_, record)| {
             let judged = rules.timestamp_type == TimestampType::CreateTime;
             rules.keys == KeyRule::Required && record.key.is_none()
+                || untold(record)
                 || judged && record.timestamp.is_some_and(off)
         })
         .map(|(index, _)| index)

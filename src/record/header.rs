@@ -227,6 +227,12 @@ impl BatchHeader {
         }
     }
 
+    /// Returns whether base and delta of a record make a time: their sum does not overflow, and is at least -1, which is none.
+    pub(super) fn tells_time(&self, delta: i64) -> bool {
+        let sum = raw_timestamp(self.base_timestamp).checked_add(delta);
+        sum.is_some_and(|raw| raw >= raw_timestamp(None))
+    }
+
     /// Returns the header as it stands in a batch, `crc` as it is.
     pub(super) fn to_bytes(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];

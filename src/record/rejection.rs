@@ -155,6 +155,15 @@ pub enum RecordReason {
     /// A compacted topic keeps the newest value of each key, so there must be one.
     #[error("has no key, and the topic is compacted")]
     MissingKey,
+    /// Its time is none that a record can have: before 1970 and not the -1 of a record without time, or more than an `i64`
+    /// holds, which readers would take for some other time.
+    #[error("has base timestamp {base} and timestamp delta {delta}, whose sum is not from -1 to 2^63-1")]
+    NoTime {
+        /// The batch's base timestamp as it stands.
+        base: i64,
+        /// The record's delta.
+        delta: i64,
+    },
     /// Its time lies too far back.
     #[error("has timestamp {timestamp}, the earliest allowed now is {earliest}")]
     TooOld {
@@ -181,7 +190,9 @@ impl RecordReason {
     pub fn is_timestamp(self) -> bool {
         match self {
             Self::MissingKey => false,
-            Self::TooOld { .. } | Self::TooNew { .. } | Self::ClaimsLogAppendTime => true,
+            Self::NoTime { .. } | Self::TooOld { .. } | Self::TooNew { .. } | Self::ClaimsLogAppendTime => {
+                true
+            }
         }
     }
 }

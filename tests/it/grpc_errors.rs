@@ -70,6 +70,53 @@ async fn a_request_beyond_the_limit_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
+async fn an_administrative_request_beyond_its_own_limit_is_told_that_limit() {
+    let server = TestServer::start().await;
+    let request = v1::CreateTopicRequest {
+        name: "x".repeat(2 << 20),
+        ..v1::CreateTopicRequest::default()
+    };
+    let status = server.admin().await.create_topic(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(status.get_details_error_info().unwrap().reason, "INVALID_REQUEST");
+    let limit = "more than 1048576 bytes, the most of an administrative request";
+    assert!(status.message().contains(limit), "{status}");
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_request_are_an_invalid_argument_of_a_call_and_of_a_stream() {
+    let server = TestServer::start().await;
+    // Field 1 is a text in the requests of calls, and a number in that of the stream.
+    let (number, text) = (
+        v1::ProduceStreamRequest { id: 1, request: None },
+        records("flights", 0, &["x"]),
+    );
+    let refused = [
+        refused_by(&server, "/siltstone.v1.LogService/Produce", number.clone()).await,
+        refused_by(&server, "/siltstone.v1.AdminService/CreateTopic", number).await,
+        refused_by(&server, "/siltstone.v1.LogService/ProduceStream", text).await,
+    ];
+    for status in refused {
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "INVALID_REQUEST");
+        assert!(status.message().contains("cannot be decoded"), "{status}");
+    }
+}
+
+/// Sends `message` to a method that takes another.
+async fn refused_by<M>(server: &TestServer, path: &str, message: M) -> tonic::Status
+where
+    M: prost::Message + Default + 'static,
+{
+    let mut client = tonic::client::Grpc::new(server.channel().await);
+    client.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<M, v1::ProduceResponse>::default();
+    let call = client.unary(tonic::Request::new(message), path.parse().unwrap(), codec);
+    call.await.unwrap_err()
+}
+
+#[tokio::test]
 async fn millions_of_empty_records_are_refused_on_the_wire_and_on_a_stream_too() {
     let server = TestServer::start().await;
     server.topic("flights", 1).await;

@@ -16,6 +16,7 @@
 //! - So a server holds, beside what the broker counts: `max_buffered_bytes` of requests coming in; for each thread at
 //!   work one decoded request of `max_request_bytes` + [`MAX_PARTS`] x 104 bytes (27 MiB), twice that while a list grows; and
 //!   what HTTP/2 windows let clients send unread, `max_connections` x 4 MiB.
+//! - A request that the decoder fails on is answered as what it is, an invalid one.
 //!
 //! What it does not do: look into record batches, whose bounds are `record::accept`'s.
 
@@ -39,7 +40,7 @@ use crate::broker::Error;
 use crate::telemetry::{Metrics, Refusal, RefusalLabels};
 
 use super::GrpcConfig;
-use super::status::{invalid, status};
+use super::status::{invalid, is_decoders, status, undecodable};
 use shape::{Counted, Sends, Shape, Shapes};
 
 /// Most parts of one request: records, their headers, partitions, settings, each one.
@@ -53,18 +54,16 @@ const PREFIX_LEN: usize = 5;
 #[derive(Debug)]
 pub(super) struct Intake {
     shapes: Shapes,
-    max_request_bytes: usize,
     max_buffered_bytes: usize,
     buffered_bytes: AtomicUsize,
     metrics: Arc<Metrics>,
 }
 
 impl Intake {
-    /// Limits one request, and all that are coming in, as `config` says; refusals are counted in `metrics`.
+    /// Limits all that is coming in as `config` says; refusals are counted in `metrics`.
     pub(super) fn new(config: &GrpcConfig, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             shapes: Shapes::of_services(),
-            max_request_bytes: config.max_request_bytes,
             max_buffered_bytes: config.max_buffered_bytes,
             buffered_bytes: AtomicUsize::new(0),
             metrics: Arc::clone(metrics),
@@ -80,19 +79,40 @@ impl Intake {
         status(error)
     }
 
-    /// Guards a service.
-    pub(super) fn guard<S>(self: &Arc<Self>, service: S) -> Guarded<S> {
+    /// Gives a request that the decoder failed on, before any call was there to answer it, an answer in our words.
+    fn told(&self, response: http::Response<Body>) -> http::Response<Body> {
+        match Status::from_header_map(response.headers()) {
+            Some(status) if is_decoders(&status) => self
+                .refused(Refusal::InvalidArgument, &undecodable(&status))
+                .into_http(),
+            _ => response,
+        }
+    }
+
+    /// Guards a service, none of whose requests may exceed `limit`.
+    pub(super) fn guard<S>(self: &Arc<Self>, service: S, limit: Limit) -> Guarded<S> {
         Guarded {
             service,
+            limit,
             intake: Arc::clone(self),
         }
     }
+}
+
+/// The greatest request of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Limit {
+    /// In bytes.
+    pub(super) bytes: usize,
+    /// What sets it, as the client is told.
+    pub(super) name: &'static str,
 }
 
 /// A service whose requests come through the intake.
 #[derive(Clone, Debug)]
 pub(super) struct Guarded<S> {
     service: S,
+    limit: Limit,
     intake: Arc<Intake>,
 }
 
@@ -102,17 +122,18 @@ impl<S: NamedService> NamedService for Guarded<S> {
 
 impl<S> Service<http::Request<Body>> for Guarded<S>
 where
-    S: Service<http::Request<Body>, Error = Infallible>,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
-    type Response = S::Response;
+    type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> S::Future {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let method = self.intake.shapes.find(request.uri().path());
         let request = match method {
             Some((shape, sends)) => request.map(|body| {
@@ -120,6 +141,7 @@ where
                     body,
                     shape,
                     sends,
+                    limit: self.limit,
                     share: Share {
                         intake: Arc::clone(&self.intake),
                         bytes: 0,
@@ -132,7 +154,9 @@ where
             // Nobody answers this path: the service says so and reads nothing.
             None => request,
         };
-        self.service.call(request)
+        let answered = self.service.call(request);
+        let intake = Arc::clone(&self.intake);
+        Box::pin(async move { answered.await.map(|response| intake.told(response)) })
     }
 }
 
@@ -177,6 +201,7 @@ struct Incoming {
     body: Body,
     shape: Arc<Shape>,
     sends: Sends,
+    limit: Limit,
     share: Share,
     /// Come in, not counted yet.
     gathered: Pieces,
@@ -243,15 +268,12 @@ impl Incoming {
     fn gather(&mut self, data: Bytes) -> Result<(), Status> {
         self.share.take(data.len() + PIECE_OVERHEAD_BYTES)?;
         self.gathered.push(data);
-        let too_long = match self.gathered.prefix() {
-            Some(message_len) => message_len > self.share.intake.max_request_bytes,
-            None => false,
-        };
-        if too_long || self.gathered.len > PREFIX_LEN + self.share.intake.max_request_bytes {
+        let Limit { bytes, name } = self.limit;
+        let too_long = self.gathered.prefix().is_some_and(|len| len > bytes);
+        if too_long || self.gathered.len > PREFIX_LEN + bytes {
             // Not left to the decoder: its word for it is the one for an offset out of range.
-            let max_bytes = self.share.intake.max_request_bytes;
             let too_long = invalid(format!(
-                "the request has more than {max_bytes} bytes, the server's grpc.max_request_bytes; send it as several"
+                "the request has more than {bytes} bytes, {name}; send it as several"
             ));
             return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_long));
         }

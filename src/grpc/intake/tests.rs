@@ -32,10 +32,9 @@ impl hyper::body::Body for Given {
     }
 }
 
-fn intake(max_request_bytes: usize, max_buffered_bytes: usize) -> Arc<Intake> {
+fn intake(max_buffered_bytes: usize) -> Arc<Intake> {
     Arc::new(Intake {
         shapes: Shapes::of_services(),
-        max_request_bytes,
         max_buffered_bytes,
         buffered_bytes: AtomicUsize::new(0),
         metrics: Arc::default(),
@@ -57,6 +56,10 @@ fn incoming(intake: &Arc<Intake>, method: &str, pieces: Vec<Bytes>, side: Side) 
         }),
         shape,
         sends,
+        limit: Limit {
+            bytes: 16 * MIB,
+            name: "the limit of this test",
+        },
         share: Share {
             intake: Arc::clone(intake),
             bytes: 0,
@@ -103,7 +106,7 @@ const MIB: usize = 1 << 20;
 
 #[tokio::test]
 async fn a_request_of_too_many_empty_records_is_refused_before_the_first_is_decoded() {
-    let intake = intake(16 * MIB, 256 * MIB);
+    let intake = intake(256 * MIB);
     for (method, sent) in [
         ("Produce", framed(&produce(MAX_PARTS + 1))),
         (
@@ -136,7 +139,7 @@ async fn a_request_of_too_many_empty_records_is_refused_before_the_first_is_deco
 
 #[tokio::test]
 async fn a_call_with_one_request_is_decoded_only_when_its_client_has_closed_its_side() {
-    let intake = intake(MIB, MIB);
+    let intake = intake(MIB);
     let sent = framed(&produce(3));
     let mut open = incoming(&intake, "Produce", pieces(&sent, 4), Side::Open);
     let (seen, ended) = drain(&mut open).await;
@@ -148,7 +151,7 @@ async fn a_call_with_one_request_is_decoded_only_when_its_client_has_closed_its_
 
 #[tokio::test]
 async fn a_stream_passes_each_message_when_it_is_whole_and_gives_its_bytes_back() {
-    let intake = intake(MIB, MIB);
+    let intake = intake(MIB);
     let message = |id| {
         framed(&v1::ProduceStreamRequest {
             id,
@@ -170,7 +173,7 @@ async fn a_stream_passes_each_message_when_it_is_whole_and_gives_its_bytes_back(
 #[tokio::test]
 async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_retry() {
     use tonic_types::StatusExt;
-    let intake = intake(16 * MIB, MIB);
+    let intake = intake(MIB);
     let long = v1::ProduceRequest {
         batch: Some(vec![7; 2 * MIB].into()),
         ..produce(0)
@@ -190,7 +193,7 @@ async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_re
 
 #[tokio::test]
 async fn many_tiny_frames_are_charged_for_what_they_cost() {
-    let intake = intake(MIB, 64 << 10);
+    let intake = intake(64 << 10);
     let sent = pieces(&framed(&produce(2000)), 1);
     let mut other = incoming(&intake, "Produce", pieces(&[0], 1), Side::Open);
     drain(&mut other).await;
