@@ -348,6 +348,9 @@ impl Fs for ReplacedWhileOpening {
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<std::io::Result<()>> {
         self.disk.sync_many(files, site)
     }
+    fn sync_dirs(&self, dirs: &[Arc<Path>], site: SyncSite) -> Vec<std::io::Result<()>> {
+        self.disk.sync_dirs(dirs, site)
+    }
     fn lock(&self, path: &Path) -> std::io::Result<Box<dyn LockGuard>> {
         self.disk.lock(path)
     }

@@ -290,6 +290,30 @@ fn many_files_are_synced_at_once_with_a_result_each() {
 }
 
 #[test]
+fn many_directories_are_synced_at_once_with_a_result_each() {
+    on_each(|fs, dir| {
+        for count in [0, 1, 2, 40] {
+            let dirs: Vec<Arc<Path>> = (0..count)
+                .map(|number| dir.join(format!("{count}-{number}")).into())
+                .collect();
+            // Of every third there is none.
+            for (_, dir) in dirs.iter().enumerate().filter(|(number, _)| number % 3 != 1) {
+                fs.create_dir(dir).unwrap();
+            }
+            let results = fs.sync_dirs(&dirs, SITE).into_iter();
+            let results: Vec<_> = results
+                .map(|result| result.map_err(|error| error.kind()))
+                .collect();
+            let expected = (0..count).map(|number| match number % 3 {
+                1 => Err(ErrorKind::NotFound),
+                _ => Ok(()),
+            });
+            assert_eq!(results, expected.collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
 fn there_is_some_free_space() {
     on_each(|fs, dir| assert!(fs.free_bytes(dir).unwrap() > 0));
 }

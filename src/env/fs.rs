@@ -190,6 +190,9 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// Syncs many files at once on a small pool; as many results as files, in their order.
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>>;
 
+    /// As [`Fs::sync_dir`], of many directories at once on the same pool; as many results as directories, in their order.
+    fn sync_dirs(&self, dirs: &[Arc<Path>], site: SyncSite) -> Vec<io::Result<()>>;
+
     /// Takes the exclusive lock of `path`, creating the file.
     ///
     /// # Errors

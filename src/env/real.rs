@@ -5,7 +5,7 @@
 //! - A write either wrote everything or returned an error; interrupted and short ones are carried on with.
 //! - The lock of the data directory is the kernel's (`flock`): a process that dies has let go of it.
 //!
-//! What is not here: mappings (`mmap`) and the threads behind [`Fs::sync_many`] (`sync_pool`).
+//! What is not here: mappings (`mmap`) and the threads behind [`Fs::sync_many`] and [`Fs::sync_dirs`] (`sync_pool`).
 
 use std::fs::{self, File as OsFile, OpenOptions};
 use std::io::{self, IoSlice};
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::clock::timestamp_of;
 use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
 use super::mmap;
-use super::sync_pool::SyncPool;
+use super::sync_pool::{Job, SyncPool};
 
 /// The operating system's file system. Its sync threads start when first needed and end with it.
 #[derive(Debug, Default)]
@@ -95,13 +95,17 @@ impl Fs for RealFs {
         fs::remove_dir_all(dir)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
     fn sync_dir(&self, dir: &Path, _site: SyncSite) -> io::Result<()> {
-        OsFile::open(dir)?.sync_all()
+        sync_names_in(dir)
     }
 
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>> {
-        self.syncs.sync(files, site)
+        self.syncs
+            .sync(files.iter().cloned().map(|file| Job::File(file, site)))
+    }
+
+    fn sync_dirs(&self, dirs: &[Arc<Path>], _site: SyncSite) -> Vec<io::Result<()>> {
+        self.syncs.sync(dirs.iter().cloned().map(Job::Dir))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
@@ -127,6 +131,12 @@ impl Fs for RealFs {
         let disk = rustix::fs::statvfs(path)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
+}
+
+/// Makes the names in a directory survive a crash.
+#[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
+pub(super) fn sync_names_in(dir: &Path) -> io::Result<()> {
+    OsFile::open(dir)?.sync_all()
 }
 
 fn kind_of(kind: fs::FileType) -> FileKind {

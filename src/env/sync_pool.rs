@@ -1,17 +1,18 @@
-//! Syncs of many files at once: a disk takes many flushes side by side far better than one after the other.
+//! Syncs of many files, or directories, at once: a disk takes many flushes side by side far better than one after the other.
 //!
-//! A call is one batch. The caller and up to [`HELPERS`] threads each take the next file of the oldest batch that has any
-//! left; the caller returns when every file has its result. Threads start when a call first has use for them and end
+//! A call is one batch. The caller and up to [`HELPERS`] threads each take the next job of the oldest batch that has any
+//! left; the caller returns when every job has its result. Threads start when a call first has use for them and end
 //! with the pool.
 //!
 //! Invariants
 //! - The queue holds at most one batch per caller, and a caller waits: it is bounded by the number of calling threads.
-//! - A batch gets done even if no thread can be started: the caller takes every file itself then.
+//! - A batch gets done even if no thread can be started: the caller does every job itself then.
 //!
 //! `queue` guards the waiting batches, `results` of a batch its results; neither is held during a sync.
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -19,9 +20,28 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 
 use super::fs::{File, SyncSite};
+use super::real::sync_names_in;
 
 /// Threads besides the caller. Sixteen syncs at once are where one disk stops to gain much.
 const HELPERS: usize = 15;
+
+/// One sync.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Of a file's bytes and length.
+    File(Arc<dyn File>, SyncSite),
+    /// Of the names in a directory, which is opened no sooner than its turn comes.
+    Dir(Arc<Path>),
+}
+
+impl Job {
+    fn run(&self) -> io::Result<()> {
+        match self {
+            Self::File(file, site) => file.sync_data(*site),
+            Self::Dir(dir) => sync_names_in(dir),
+        }
+    }
+}
 
 /// The threads, none at first.
 #[derive(Debug, Default)]
@@ -31,25 +51,25 @@ pub(super) struct SyncPool {
 }
 
 impl SyncPool {
-    /// Syncs `files`, and returns as many results in their order.
-    pub(super) fn sync(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>> {
-        if let [file] = files {
-            return vec![file.sync_data(site)];
+    /// Does all the syncs, and returns as many results in their order.
+    pub(super) fn sync(&self, jobs: impl Iterator<Item = Job>) -> Vec<io::Result<()>> {
+        let jobs: Vec<Job> = jobs.collect();
+        if let [job] = jobs.as_slice() {
+            return vec![job.run()];
         }
-        if files.is_empty() {
+        if jobs.is_empty() {
             return Vec::new();
         }
+        let helpers = HELPERS.min(jobs.len() - 1);
         let batch = Arc::new(Batch {
-            files: files.to_vec(),
-            site,
             next: AtomicUsize::new(0),
             results: Mutex::new(Results {
-                by_file: files.iter().map(|_| None).collect(),
-                missing: files.len(),
+                by_job: jobs.iter().map(|_| None).collect(),
+                missing: jobs.len(),
             }),
             done: Condvar::new(),
+            jobs,
         });
-        let helpers = HELPERS.min(files.len() - 1);
         self.start(helpers);
         self.shared.queue.lock().batches.push_back(batch.clone());
         for _ in 0..helpers {
@@ -113,7 +133,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a batch with files left; none when the pool closes.
+    /// Waits for a batch with jobs left; none when the pool closes.
     fn oldest(&self) -> Option<Arc<Batch>> {
         let mut queue = self.queue.lock();
         loop {
@@ -133,9 +153,8 @@ impl Shared {
 
 #[derive(Debug)]
 struct Batch {
-    files: Vec<Arc<dyn File>>,
-    site: SyncSite,
-    /// The first file nobody has taken yet; may run past the end.
+    jobs: Vec<Job>,
+    /// The first job nobody has taken yet; may run past the end.
     next: AtomicUsize,
     results: Mutex<Results>,
     done: Condvar,
@@ -143,24 +162,24 @@ struct Batch {
 
 #[derive(Debug)]
 struct Results {
-    by_file: Vec<Option<io::Result<()>>>,
+    by_job: Vec<Option<io::Result<()>>>,
     missing: usize,
 }
 
 impl Batch {
     fn is_taken(&self) -> bool {
-        self.next.load(Ordering::Relaxed) >= self.files.len()
+        self.next.load(Ordering::Relaxed) >= self.jobs.len()
     }
 
-    /// Takes one file and syncs it; whether there was one left.
+    /// Takes one job and does it; whether there was one left.
     fn sync_next(&self) -> bool {
         let index = self.next.fetch_add(1, Ordering::Relaxed);
-        let Some(file) = self.files.get(index) else {
+        let Some(job) = self.jobs.get(index) else {
             return false;
         };
-        let result = file.sync_data(self.site);
+        let result = job.run();
         let mut results = self.results.lock();
-        results.by_file[index] = Some(result);
+        results.by_job[index] = Some(result);
         results.missing -= 1;
         if results.missing == 0 {
             self.done.notify_one();
@@ -173,8 +192,8 @@ impl Batch {
         while results.missing > 0 {
             self.done.wait(&mut results);
         }
-        let by_file = std::mem::take(&mut results.by_file);
-        by_file
+        let by_job = std::mem::take(&mut results.by_job);
+        by_job
             .into_iter()
             .map(|result| result.expect("none is missing"))
             .collect()
@@ -253,7 +272,8 @@ mod tests {
     }
 
     fn check(pool: &SyncPool, count: usize, together: usize) {
-        let results = pool.sync(&files(count, together), SyncSite("test"));
+        let files = files(count, together).into_iter();
+        let results = pool.sync(files.map(|file| Job::File(file, SyncSite("test"))));
         let found: Vec<Option<String>> = results
             .into_iter()
             .map(|result| result.err().map(|error| error.to_string()))

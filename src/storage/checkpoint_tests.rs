@@ -232,6 +232,9 @@ impl Fs for CallLog {
     fn sync_many(&self, _: &[Arc<dyn File>], _: SyncSite) -> Vec<io::Result<()>> {
         unreachable!("a replacement syncs one file")
     }
+    fn sync_dirs(&self, _: &[Arc<Path>], _: SyncSite) -> Vec<io::Result<()>> {
+        unreachable!("a replacement syncs one directory")
+    }
     fn lock(&self, _: &Path) -> io::Result<Box<dyn LockGuard>> {
         unreachable!("a replacement takes no lock")
     }

@@ -1,7 +1,7 @@
 //! Group commit: everything appended so far to many partitions becomes safe in one round of syncs.
 //!
 //! 1. Each partition says what is unsynced (logs, names) and up to which offset that goes.
-//! 2. All logs are synced at once, then the directories that have new names, then the data directory if a partition is new.
+//! 2. All logs are synced at once, then all directories that have new names, then the data directory if a partition is new.
 //!    If it dies here: nothing was acknowledged; recovery verifies what it finds.
 //! 3. Each partition publishes its offset, or refuses writes if a sync of its files failed.
 
@@ -77,17 +77,22 @@ fn sync_names(
     results: &mut [Result<(), StoreError>],
 ) {
     let mut new_partition = BTreeSet::new();
+    let (mut of, mut dirs): (Vec<usize>, Vec<Arc<Path>>) = Default::default();
     for (index, ticket) in tickets.iter().enumerate() {
         let names = ticket.as_ref().map_or(Names::Safe, |ticket| ticket.work.names);
         if names == Names::Safe {
             continue;
         }
-        let dir = partitions[index].dir();
-        if let Err(error) = files.fs().sync_dir(&dir, SITE_NAMES).context("sync", &dir) {
-            results[index] = Err(error);
-        }
+        of.push(index);
+        dirs.push(partitions[index].dir());
         if names == Names::PartitionItself {
             new_partition.insert(index);
+        }
+    }
+    let synced = files.fs().sync_dirs(&dirs, SITE_NAMES);
+    for ((index, dir), result) in of.into_iter().zip(&dirs).zip(synced) {
+        if let Err(error) = result.context("sync", dir) {
+            results[index] = Err(error);
         }
     }
     if new_partition.is_empty() {

@@ -3,7 +3,7 @@
 //! 1. Each content is written to `<path>.tmp`, a new file. If it dies here: readers ignore temporary files.
 //! 2. All temporary files are synced together. If it dies here: as above.
 //! 3. Each is renamed over its path. If it dies here: some paths hold the old content, some the new, each whole.
-//! 4. The directories are synced: the new contents stay.
+//! 4. The directories are synced together: the new contents stay.
 //!
 //! A log that must not be cut in place gets a copy of its beginning in its place, alike: written, synced, renamed over it; the
 //! caller syncs the directory.
@@ -65,8 +65,9 @@ impl Replacements {
             }
         }
         let dirs: BTreeSet<&Path> = self.0.iter().filter_map(|(path, _)| path.parent()).collect();
-        for dir in dirs {
-            files.fs().sync_dir(dir, SITE_DIRS).context("sync", dir)?;
+        let dirs: Vec<Arc<Path>> = dirs.into_iter().map(Arc::from).collect();
+        for (result, dir) in files.fs().sync_dirs(&dirs, SITE_DIRS).into_iter().zip(&dirs) {
+            result.context("sync", dir)?;
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ pub enum Call {
     SetLen,
     /// `sync_data`, also by `sync_many`.
     SyncData,
-    /// `sync_dir`.
+    /// `sync_dir`, also by `sync_dirs`.
     SyncDir,
     /// `create_dir`.
     CreateDir,

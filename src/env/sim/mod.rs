@@ -397,6 +397,10 @@ impl Fs for SimFs {
         files.iter().map(|file| file.sync_data(site)).collect()
     }
 
+    fn sync_dirs(&self, dirs: &[Arc<Path>], site: SyncSite) -> Vec<io::Result<()>> {
+        dirs.iter().map(|dir| self.sync_dir(dir, site)).collect()
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
         let mut disk = self.disk.lock();
         let node = disk.open(path, OpenMode::ReadWrite)?;
