@@ -14,7 +14,7 @@ use super::keyed::{BATCH_BYTES, KeyedLog, Workload};
 use super::measure::{Measure, Times};
 use super::payload::to_u64;
 use super::target::temp_dir;
-use super::{BenchError, Scale};
+use super::{BenchError, Options};
 use crate::storage::{FirstBatch, OffsetMap, Read};
 use crate::types::Offset;
 
@@ -35,12 +35,12 @@ impl Noticed {
 }
 
 /// Measures the 99th percentile of appends and of reads while a pass runs, beside the same without.
-pub(super) fn beside(scale: Scale) -> Result<Vec<Measure>, BenchError> {
-    let workload = plain(scale);
+pub(super) fn beside(options: &Options) -> Result<Vec<Measure>, BenchError> {
+    let workload = plain(options.scale);
     let (mut alone, mut during) = (Noticed::new(), Noticed::new());
     let mut map = OffsetMap::with_bytes(MAP_BYTES);
-    for _ in 0..scale.pick(10, 2) {
-        let dir = temp_dir()?;
+    for _ in 0..options.scale.pick(10, 2) {
+        let dir = temp_dir(options)?;
         one_pass(
             &dir.path().join("data"),
             workload,

@@ -23,7 +23,7 @@ use super::measure::{Limit, Measure, median, number, per_second};
 use super::memory::{peak_mb, resident_mb};
 use super::payload::to_u64;
 use super::target::temp_dir;
-use super::{BenchError, Scale};
+use super::{BenchError, Options, Scale};
 use crate::env::{Fs, OpenMode, RealFs};
 use crate::record::Codec;
 use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds};
@@ -44,16 +44,16 @@ const MAX_ROUNDS: u64 = 1000;
 ///
 /// # Errors
 /// What the disk says, or a log that is not what it should be after a pass.
-pub fn compact(scale: Scale, given: Option<Workload>) -> Result<Vec<Measure>, BenchError> {
+pub fn compact(options: &Options, given: Option<Workload>) -> Result<Vec<Measure>, BenchError> {
     if let Some(workload) = given {
-        return rate("given", workload, scale);
+        return rate("given", workload, options);
     }
     let mut measures = Vec::new();
-    for (name, workload) in workloads(scale) {
-        measures.extend(rate(name, workload, scale)?);
+    for (name, workload) in workloads(options.scale) {
+        measures.extend(rate(name, workload, options)?);
     }
-    measures.extend(more_keys_than_fit(scale)?);
-    measures.extend(beside(scale)?);
+    measures.extend(more_keys_than_fit(options)?);
+    measures.extend(beside(options)?);
     Ok(measures)
 }
 
@@ -149,12 +149,12 @@ pub(super) fn filled(dir: &Path, workload: Workload, map: &mut OffsetMap) -> Res
 }
 
 /// How fast bytes of the log are cleaned, beside a copy of its files, and written, beside the disk.
-fn rate(name: &str, workload: Workload, scale: Scale) -> Result<Vec<Measure>, BenchError> {
+fn rate(name: &str, workload: Workload, options: &Options) -> Result<Vec<Measure>, BenchError> {
     let mut map = OffsetMap::with_bytes(MAP_BYTES);
     let (mut rates, mut copies) = (Vec::new(), Vec::new());
     let (mut writes, mut disk) = (Vec::new(), Vec::new());
-    for _ in 0..scale.pick(5, 1) {
-        let dir = temp_dir()?;
+    for _ in 0..options.scale.pick(5, 1) {
+        let dir = temp_dir(options)?;
         let mut log = filled(&dir.path().join("data"), workload, &mut map)?;
         let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;
         copies.push(per_second(number(log_bytes) / 1e6, copied));
@@ -216,8 +216,10 @@ fn copy(partition_dir: &Path, dir: &Path) -> Result<(u64, Duration), BenchError>
 }
 
 /// Many small records of distinct keys under a map that does not hold them all: rounds, bytes and memory.
-fn more_keys_than_fit(scale: Scale) -> Result<Vec<Measure>, BenchError> {
-    let (keys, map_bytes) = scale.pick((20_000_000, MAP_BYTES), (500_000, MAP_BYTES / 40));
+fn more_keys_than_fit(options: &Options) -> Result<Vec<Measure>, BenchError> {
+    let (keys, map_bytes) = options
+        .scale
+        .pick((20_000_000, MAP_BYTES), (500_000, MAP_BYTES / 40));
     let workload = Workload {
         keys: Keys::InTurn,
         key_count: keys,
@@ -225,7 +227,7 @@ fn more_keys_than_fit(scale: Scale) -> Result<Vec<Measure>, BenchError> {
         value_bytes: 100,
         ..Workload::default()
     };
-    let dir = temp_dir()?;
+    let dir = temp_dir(options)?;
     let mut log = KeyedLog::create(&dir.path().join("data"), workload)?;
     log.fill_to(workload.records)?;
     log.seal()?;

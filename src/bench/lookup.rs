@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::measure::{Limit, Measure, Times};
 use super::target::temp_dir;
-use super::{BenchError, Scale};
+use super::{BenchError, Options, Scale};
 use crate::env::{CacheLimits, FileCache, RealFs};
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::storage::{Durability, LogConfig, Origin, Partition, PartitionSpec, Store, StoreConfig};
@@ -47,7 +47,8 @@ impl Content {
 ///
 /// # Errors
 /// What the disk says, or a lookup that finds another record than the one written.
-pub fn lookup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
+pub fn lookup(options: &Options) -> Result<Vec<Measure>, BenchError> {
+    let scale = options.scale;
     let mut measures = Vec::new();
     let many = scale.pick([1000, 10_000], [100, 1000]).map(|segments| {
         (
@@ -57,7 +58,7 @@ pub fn lookup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
     });
     let large = ("time_in_a_1_gib_segment".to_owned(), Content::LARGE_SEGMENT);
     for (name, content) in many.into_iter().chain([large]) {
-        let dir = temp_dir()?;
+        let dir = temp_dir(options)?;
         fill(dir.path(), content)?;
         let store = open(dir.path())?;
         let partition = open_partition(&store, content)?;

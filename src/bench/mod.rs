@@ -41,6 +41,8 @@ pub use measure::{Limit, Measure};
 pub use startup::startup;
 pub use throughput::{produce, read};
 
+use std::path::PathBuf;
+
 use crate::client::Client;
 
 /// How long to measure.
@@ -70,4 +72,6 @@ pub struct Options {
     pub scale: Scale,
     /// A server that runs already; absent, one in this process, in a temporary directory.
     pub server: Option<Client>,
+    /// Where temporary directories are made; absent, where the system has its own.
+    pub dir: Option<PathBuf>,
 }

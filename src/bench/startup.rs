@@ -13,7 +13,7 @@ use super::error::IoContext;
 use super::measure::{Limit, Measure, median, ms, number};
 use super::payload::to_u64;
 use super::target::temp_dir;
-use super::{BenchError, Scale};
+use super::{BenchError, Options, Scale};
 use crate::env::{FileKind, Fs, RealFs};
 use crate::storage::MANIFEST_FILE_NAME;
 
@@ -28,8 +28,9 @@ const IDLE_MEMORY_TARGET_MB: f64 = 15.0;
 ///
 /// # Errors
 /// A process that does not start, or a directory that cannot be filled.
-pub async fn startup(scale: Scale) -> Result<Vec<Measure>, BenchError> {
-    let dir = temp_dir()?;
+pub async fn startup(options: &Options) -> Result<Vec<Measure>, BenchError> {
+    let scale = options.scale;
+    let dir = temp_dir(options)?;
     let mut measures = empty(dir.path(), scale)?;
     for (name, content) in directories(scale) {
         measures.extend(restarted(&dir.path().join(name), content, name, scale).await?);

@@ -23,7 +23,7 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) async fn start(options: &Options) -> Result<Self, BenchError> {
-        let dir = temp_dir()?;
+        let dir = temp_dir(options)?;
         let (client, own) = match &options.server {
             Some(client) => (client.clone(), None),
             None => {
@@ -73,9 +73,10 @@ pub(super) fn config(data: &Path) -> Config {
     config
 }
 
-pub(super) fn temp_dir() -> Result<TempDir, BenchError> {
+pub(super) fn temp_dir(options: &Options) -> Result<TempDir, BenchError> {
+    let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
     tempfile::Builder::new()
         .prefix("siltstone-bench-")
-        .tempdir()
-        .context("create a directory in", std::env::temp_dir())
+        .tempdir_in(&parent)
+        .context("create a directory in", parent)
 }

@@ -223,7 +223,7 @@ mod tests {
     async fn what_a_server_of_its_own_took_in_is_what_it_gives_out() {
         let options = Options {
             scale: Scale::Quick,
-            server: None,
+            ..Options::default()
         };
         let target = Target::start(&options).await.unwrap();
         let mut prepared = CASES[0].prepare(&options);
@@ -240,6 +240,7 @@ mod tests {
         let options = Options {
             scale: Scale::Quick,
             server: Some(running.client.clone()),
+            ..Options::default()
         };
         let target = Target::start(&options).await.unwrap();
         let mut prepared = CASES[0].prepare(&options);

@@ -2,15 +2,23 @@
 //!
 //! What is not here: how anything is measured (`crate::bench`).
 
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use super::CliError;
 use super::connect::ServerArgs;
+use super::interrupts::Interrupts;
 use super::output::{self, Align};
 use crate::bench::{self, BenchError, Keys, Measure, Options, Scale, Workload};
 use crate::record::Codec;
+
+/// How often an interrupted benchmark is cleaned up after, and how long its end is waited for each time.
+const CLEAN_UPS: usize = 5;
+const CLEAN_UP_WAIT: Duration = Duration::from_millis(500);
 
 /// Arguments of `bench`.
 #[derive(clap::Args, Debug)]
@@ -156,8 +164,23 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
         None
     };
     // On a worker of the runtime: the thread that blocks on a future is one more to wake for every answer.
-    let measuring = tokio::spawn(measure(args.subject, Options { scale, server }, workload));
-    let measures = match measuring.await {
+    let mut interrupts = Interrupts::listen()?;
+    let dir = tempfile::Builder::new().prefix("siltstone-bench-").tempdir();
+    let dir = dir.map_err(|error| CliError::Failed(format!("cannot make a temporary directory: {error}")))?;
+    let options = Options {
+        scale,
+        server,
+        dir: Some(dir.path().to_path_buf()),
+    };
+    let mut measuring = tokio::spawn(measure(args.subject, options, workload));
+    let measured = tokio::select! {
+        measured = &mut measuring => measured,
+        () = interrupts.next() => {
+            measuring.abort();
+            return Err(clean_up(dir.path(), measuring).await);
+        }
+    };
+    let measures = match measured {
         Ok(measures) => measures.map_err(|error| CliError::Failed(error.to_string()))?,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(error) => return Err(CliError::Failed(error.to_string())),
@@ -171,6 +194,30 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
+/// Removes what an interrupted benchmark has in `dir`. A part of it that blocks ends with an error when its files are gone.
+async fn clean_up(dir: &Path, measuring: JoinHandle<Result<Vec<Measure>, BenchError>>) -> CliError {
+    let (mut measuring, mut removed) = (measuring, Ok(()));
+    for _ in 0..CLEAN_UPS {
+        removed = std::fs::remove_dir_all(dir);
+        if measuring.is_finished() && !dir.exists() {
+            return CliError::Failed("interrupted".to_owned());
+        }
+        // What still runs may have made a file meanwhile.
+        let _ = tokio::time::timeout(CLEAN_UP_WAIT, async {
+            if !measuring.is_finished() {
+                let _ = (&mut measuring).await;
+            }
+        })
+        .await;
+    }
+    match removed {
+        Err(error) if dir.exists() => {
+            CliError::Failed(format!("interrupted; {} is left behind: {error}", dir.display()))
+        }
+        _ => CliError::Failed("interrupted".to_owned()),
+    }
+}
+
 async fn measure(
     subject: Subject,
     options: Options,
@@ -180,9 +227,9 @@ async fn measure(
         Subject::Produce => bench::produce(&options).await,
         Subject::Read => bench::read(&options).await,
         Subject::Latency => bench::latency(&options).await,
-        Subject::Startup => bench::startup(options.scale).await,
-        Subject::Lookup => bench::lookup(options.scale),
-        Subject::Compact => bench::compact(options.scale, workload),
+        Subject::Startup => bench::startup(&options).await,
+        Subject::Lookup => bench::lookup(&options),
+        Subject::Compact => bench::compact(&options, workload),
     }
 }
 

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Response, Status};
 
@@ -30,6 +32,10 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// A server that answers no ping for this long is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How an answer of HTTP/1 begins.
+const HTTP_ANSWER: &[u8; 7] = b"HTTP/1.";
+/// How long one is waited for.
+const HTTP_WAIT: Duration = Duration::from_secs(1);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -143,11 +149,24 @@ impl Client {
                 self.answered.store(true, Ordering::Relaxed);
                 Ok(response.into_inner())
             }
-            Ok(Err(status)) => Err(self.error(&status)),
+            Ok(Err(status)) => Err(self.refusal(&status).await),
             Err(_) => Err(Error::NoAnswer {
                 address: self.address.to_string(),
                 waited: self.call_timeout,
             }),
+        }
+    }
+
+    /// Reads a failed call's status; a loss before the first answer may be a door of another kind.
+    async fn refusal(&self, status: &Status) -> Error {
+        let is_new = !self.answered.load(Ordering::Relaxed) && self.security == Security::Plain;
+        match self.error(status) {
+            Error::ConnectionLost { .. } if is_new && answers_as_http(&self.address).await => {
+                Error::NotGrpc {
+                    address: self.address.to_string(),
+                }
+            }
+            error => error,
         }
     }
 
@@ -175,6 +194,20 @@ impl Client {
             reason: reason.into(),
         }
     }
+}
+
+/// True when a question in HTTP/1 is answered in HTTP/1. Such a server closes a gRPC connection without a word, as one does
+/// that dies or speaks TLS: only asking tells them apart.
+async fn answers_as_http(address: &str) -> bool {
+    let question = format!("HEAD / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(question.as_bytes()).await?;
+        let mut answer = [0; HTTP_ANSWER.len()];
+        stream.read_exact(&mut answer).await?;
+        Ok::<_, std::io::Error>(&answer == HTTP_ANSWER)
+    };
+    matches!(tokio::time::timeout(HTTP_WAIT, asking).await, Ok(Ok(true)))
 }
 
 fn endpoint(address: &ServerAddress, options: &ConnectOptions) -> Result<Endpoint, Error> {

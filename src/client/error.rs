@@ -95,6 +95,14 @@ pub enum Error {
         /// What the network said.
         reason: String,
     },
+    /// Something answers there that speaks HTTP and no gRPC.
+    #[error(
+        "{address} answers, but not as a Siltstone gRPC server; its gRPC address is in the ready line of 'siltstone serve'"
+    )]
+    NotGrpc {
+        /// What was taken for a server.
+        address: String,
+    },
     /// A connection or a call on it broke; whether the call happened is open.
     #[error("connection to {address} is lost: {reason}")]
     ConnectionLost {
@@ -191,6 +199,7 @@ impl Error {
             Self::Address { .. }
             | Self::TopicName { .. }
             | Self::Tls { .. }
+            | Self::NotGrpc { .. }
             | Self::RecordTooLarge { .. } => ErrorKind::InvalidArgument,
             Self::Unreachable { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
             Self::NoAnswer { .. } | Self::BeginTimeout { .. } | Self::DeliveryTimeout { .. } => {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::process::{run, siltstone};
 use crate::support::{TestServer, records};
 
 /// The whole answer to a GET, head and body.
@@ -207,4 +208,26 @@ async fn metrics_are_told_in_the_format_that_is_asked_for_and_each_is_sound() {
     let families = strictly_parsed(open.strip_suffix("# EOF\n").unwrap());
     check_families(&families, "_total");
     assert!(families.contains_key("siltstone_produce_records"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_is_pointed_at_the_http_door_is_told_where_the_grpc_address_stands() {
+    let server = TestServer::start().await;
+    let http = server.server.http_addr().to_string();
+    for arguments in [
+        &["topic", "list"][..],
+        &["read", "t"],
+        &["produce", "t", "--input", "/dev/null"],
+    ] {
+        let (code, _, stderr) = run(siltstone(&[arguments, &["--server", &http]].concat()));
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert_eq!(
+            stderr,
+            format!(
+                "siltstone: {http} answers, but not as a Siltstone gRPC server; \
+                 its gRPC address is in the ready line of 'siltstone serve'\n"
+            ),
+            "{arguments:?}"
+        );
+    }
 }

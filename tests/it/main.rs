@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod cli_bench;
 mod cli_produce;
 mod cli_read;
 mod cli_records;
