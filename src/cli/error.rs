@@ -37,6 +37,12 @@ pub enum CliError {
         /// What was noticed.
         error: client::Error,
     },
+    /// The server is there, and took longer than a call may take.
+    #[error("{error}; the server may be busy and do it all the same: look before you ask again")]
+    Unanswered {
+        /// What was waited for.
+        error: client::Error,
+    },
     /// Records were sent, and nobody knows what became of them.
     #[error("{error}; they may be written all the same: look before you load them again")]
     Unsettled {
@@ -70,9 +76,8 @@ impl From<client::Error> for CliError {
                     None => Self::Client(client::Error::Refused(refusal)),
                 }
             }
-            client::Error::ConnectionLost { .. }
-            | client::Error::NoAnswer { .. }
-            | client::Error::BeginTimeout { .. } => Self::Lost { error },
+            client::Error::ConnectionLost { .. } | client::Error::BeginTimeout { .. } => Self::Lost { error },
+            client::Error::NoAnswer { .. } => Self::Unanswered { error },
             client::Error::DeliveryTimeout { .. } => Self::Unsettled { error },
             client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
             error => Self::Client(error),
@@ -101,4 +106,22 @@ pub(super) enum Said {
     Nothing,
     /// The error.
     Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_takes_too_long_is_not_told_as_a_server_that_is_gone() {
+        let error = client::Error::NoAnswer {
+            address: "127.0.0.1:9095".to_owned(),
+            waited: Duration::from_secs(30),
+        };
+        let text = CliError::from(error).to_string();
+        assert!(text.contains("may be busy and do it all the same"), "{text}");
+        assert!(!text.contains("is back"), "{text}");
+    }
 }
