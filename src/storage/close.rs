@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use crate::env::FileCache;
 
 use super::data_dir::DataDir;
@@ -28,41 +30,89 @@ pub(super) fn settle(files: &FileCache, partitions: &[Arc<Partition>]) -> Result
 }
 
 fn settle_some(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
-    let mut replacements = Replacements::default();
-    let mut indexes: Vec<(Arc<Sealed>, IndexLens)> = Vec::new();
-    let mut epochs: Vec<&Arc<Partition>> = Vec::new();
-    // Until they are written nobody swaps the segments that they are of.
-    let names: Vec<_> = partitions
+    let names = hold_names(partitions);
+    let mut settling = Settling::default();
+    partitions.iter().for_each(|partition| settling.add(partition));
+    settling.commit(files)?;
+    drop(names);
+    Ok(())
+}
+
+/// Until what is being written is there, nobody swaps the segments that it is of.
+fn hold_names(partitions: &[Arc<Partition>]) -> Vec<MutexGuard<'_, ()>> {
+    partitions
         .iter()
         .map(|partition| partition.names.lock())
-        .collect();
-    for partition in partitions {
+        .collect()
+}
+
+/// What is going to be on disk, and who is to be told.
+#[derive(Default)]
+struct Settling<'a> {
+    replacements: Replacements,
+    indexes: Vec<(Arc<Sealed>, IndexLens)>,
+    epochs: Vec<&'a Arc<Partition>>,
+}
+
+impl<'a> Settling<'a> {
+    /// Adds indexes and epochs that are only in memory.
+    fn add(&mut self, partition: &'a Arc<Partition>) {
         let sealed = partition.segments.read().sealed().to_vec();
         for segment in sealed.into_iter().filter(|segment| segment.has_its_name()) {
-            if let Some(lens) = add_pending_indexes(&segment, &mut replacements) {
-                indexes.push((segment, lens));
+            if let Some(lens) = add_pending_indexes(&segment, &mut self.replacements) {
+                self.indexes.push((segment, lens));
             }
         }
         let mut writer = partition.writer.lock();
         if writer.epochs_file == Saved::No {
             let (path, bytes) = partition_dir::epochs_file(&writer.dir, &writer.epochs);
-            replacements.add(path, bytes);
+            self.replacements.add(path, bytes);
             writer.epochs_file = Saved::Yes;
-            epochs.push(partition);
+            self.epochs.push(partition);
         }
     }
-    let committed = replacements.commit(files);
-    if committed.is_err() {
-        epochs
-            .iter()
-            .for_each(|partition| partition.writer.lock().epochs_file = Saved::No);
+
+    /// Adds what a sealed partition is opened from: its manifest and, if it was written to, its producers.
+    fn add_closed(&mut self, dir: &DataDir, partition: &Partition, sealing: Sealing) {
+        let writer = partition.writer.lock();
+        let view = partition.watermarks();
+        if sealing == Sealing::Done {
+            // Of a log nobody wrote to, the producers were not loaded.
+            let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
+            self.replacements
+                .add(snapshot, encode_snapshot(&writer.producers.snapshot()));
+        }
+        let closed = Closed {
+            log_start: view.log_start,
+            log_end: view.log_end,
+            epoch: dir.epoch(),
+            first_unstable: Some(view.last_stable).filter(|stable| *stable < view.high_watermark),
+        };
+        let sealed = partition.segments.read().sealed().to_vec();
+        let log = JournalOf {
+            files: &dir.files,
+            dir: &writer.dir,
+            id: &partition.id,
+            topic_id: partition.topic_id,
+        };
+        let (path, bytes) = closed_manifest(&log, &sealed, closed);
+        self.replacements.add(path, bytes);
     }
-    committed?;
-    indexes
-        .into_iter()
-        .for_each(|(segment, lens)| segment.indexes_written(lens));
-    drop(names);
-    Ok(())
+
+    /// Writes it all, durably.
+    fn commit(self, files: &FileCache) -> Result<(), StoreError> {
+        let committed = self.replacements.commit(files);
+        if committed.is_err() {
+            self.epochs
+                .iter()
+                .for_each(|partition| partition.writer.lock().epochs_file = Saved::No);
+        }
+        committed?;
+        self.indexes
+            .into_iter()
+            .for_each(|(segment, lens)| segment.indexes_written(lens));
+        Ok(())
+    }
 }
 
 /// Seals a partition whose every byte is safe.
@@ -93,45 +143,31 @@ pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<
             return Err(StoreError::Unusable { path, reason });
         }
     }
-    for some in partitions.chunks(AT_ONCE) {
-        commit::sync(&dir.files, &dir.path, some)
-            .into_iter()
-            .try_for_each(|result| result.map(drop))?;
-        let (mut open, mut written) = (Vec::new(), Vec::new());
-        for partition in some {
-            let sealing = seal(partition)?;
-            if sealing != Sealing::Untouched {
-                open.push(Arc::clone(partition));
-                written.push(sealing == Sealing::Done);
-            }
+    partitions
+        .chunks(AT_ONCE)
+        .try_for_each(|some| close_some(dir, some))
+}
+
+/// Closes some partitions with one sync of each directory. A death in it may leave a manifest without the indexes that it
+/// tells of: a start makes those anew.
+fn close_some(dir: &DataDir, some: &[Arc<Partition>]) -> Result<(), StoreError> {
+    commit::sync(&dir.files, &dir.path, some)
+        .into_iter()
+        .try_for_each(|result| result.map(drop))?;
+    let mut open = Vec::new();
+    for partition in some {
+        let sealing = seal(partition)?;
+        if sealing != Sealing::Untouched {
+            open.push((partition, sealing));
         }
-        settle(&dir.files, &open)?;
-        let mut replacements = Replacements::default();
-        for (partition, written) in open.iter().zip(written) {
-            let writer = partition.writer.lock();
-            let view = partition.watermarks();
-            if written {
-                // Of a log nobody wrote to, the producers were not loaded.
-                let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
-                replacements.add(snapshot, encode_snapshot(&writer.producers.snapshot()));
-            }
-            let closed = Closed {
-                log_start: view.log_start,
-                log_end: view.log_end,
-                epoch: dir.epoch(),
-                first_unstable: Some(view.last_stable).filter(|stable| *stable < view.high_watermark),
-            };
-            let sealed = partition.segments.read().sealed().to_vec();
-            let log = JournalOf {
-                files: &dir.files,
-                dir: &writer.dir,
-                id: &partition.id,
-                topic_id: partition.topic_id,
-            };
-            let (path, bytes) = closed_manifest(&log, &sealed, closed);
-            replacements.add(path, bytes);
-        }
-        replacements.commit(&dir.files)?;
     }
+    let names = hold_names(some);
+    let mut settling = Settling::default();
+    for (partition, sealing) in open {
+        settling.add(partition);
+        settling.add_closed(dir, partition, sealing);
+    }
+    settling.commit(&dir.files)?;
+    drop(names);
     Ok(())
 }

@@ -25,6 +25,26 @@ fn set_free(fs: &SimFs, bytes: u64) {
 }
 
 #[test]
+fn a_stop_syncs_the_directory_of_each_partition_once() {
+    let house = House::new();
+    let other = open_one(&house.store, spec("u", 2, small())).expect("the partition opens");
+    other.append(&plain("a"), Origin::Client, NOW).expect("appended");
+    house.append(&plain("a"));
+    for synced in house.store.sync(&[Arc::clone(&house.log), other]) {
+        synced.expect("synced");
+    }
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&syncs);
+    house.fs.watch_syncs(move |site| {
+        if site.0 == "directories of replaced files" {
+            seen.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    house.close();
+    assert_eq!(syncs.load(Ordering::Relaxed), 2);
+}
+
+#[test]
 fn a_topic_made_again_under_an_old_name_starts_at_zero_and_keeps_what_it_acknowledges() {
     let house = House::new();
     for _ in 0..10 {

@@ -185,7 +185,8 @@ impl Recovery<'_> {
                 self.remove_segment(base)?;
                 continue;
             }
-            if let Some(sealed) = known.trusted(self.dir, base, len, self.recovery_point) {
+            let trusted = known.trusted(self.dir, base, len, self.recovery_point);
+            if let Some(sealed) = trusted.filter(|sealed| self.has_its_aborted(sealed)) {
                 found.segments.push(Arc::new(sealed));
                 continue;
             }
@@ -199,6 +200,17 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells whether the transaction index that a manifest tells of is there. A stop that died may have left the manifest alone;
+    /// the other indexes are made anew when a read misses them, and of aborted transactions nothing else tells.
+    fn has_its_aborted(&self, sealed: &Sealed) -> bool {
+        let Some(len) = sealed.index_lens().aborted else {
+            return true;
+        };
+        let path = SegmentFile::TxnIndex.path(self.dir, sealed.extent.base);
+        let found = self.files.fs().stat(&path);
+        found.is_ok_and(|stat| stat.len_bytes == u64::from(len))
     }
 
     /// Verifies one segment, and cuts it where it ends to be sound.

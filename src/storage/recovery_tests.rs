@@ -253,6 +253,23 @@ fn with_transactions() -> House {
 }
 
 #[test]
+fn a_manifest_without_the_transaction_index_it_tells_of_is_not_believed() {
+    let house = with_transactions();
+    let end = house.log.watermarks().log_end;
+    let aborted = house.log.reader().aborted(&(Offset(0)..end)).expect("read");
+    let fs = house.close();
+    let is_of_transactions = |name: &String| name.ends_with(".txnindex");
+    let last = names(&fs, "t-0").into_iter().rfind(is_of_transactions);
+    remove(&fs, &format!("t-0/{}", last.expect("there are aborted ones")));
+    remove(&fs, ".kafka_cleanshutdown");
+    let house = House::on(fs);
+    assert_eq!(
+        house.log.reader().aborted(&(Offset(0)..end)).expect("read"),
+        aborted
+    );
+}
+
+#[test]
 fn transaction_indexes_of_transactions_across_segments_are_rebuilt_alike() {
     let house = with_transactions();
     let end = house.log.watermarks().log_end;

@@ -47,4 +47,6 @@ pub use choose::{Bound, CompactionView, Due, NotDue};
 pub use gate::{Budget, CompactError, Pace};
 pub use offset_map::OffsetMap;
 pub use pass::{Pass, RollFor, Rolled};
+#[cfg(test)]
+pub(super) use sweep_tests::SWEPT;
 pub use told::{CompactedBelow, SegmentRole, SegmentView};

@@ -13,6 +13,13 @@ const NOT_NEEDED_FOR_DATA: [(&str, &str); 1] = [(
     "directory of swapped logs",
     "a start finds the log under its temporary name or its final one, and finishes either",
 )];
+/// The syncs of a pass.
+pub(in crate::storage) const SWEPT: [&str; 4] = [
+    "cleaned log",
+    "directory of finished cleaned logs",
+    "directory without cleaned logs' originals",
+    "directory of swapped logs",
+];
 /// Steps of a life; what they append is synced when they are done.
 const LIFE: [&str; 14] = [
     "a=1 b=1 p7:c=1",
@@ -177,12 +184,7 @@ fn a_death_at_any_call_of_a_pass_breaks_no_promise() {
 
 #[test]
 fn without_any_one_sync_of_a_pass_a_promise_is_broken() {
-    for site in [
-        "cleaned log",
-        "directory of finished cleaned logs",
-        "directory without cleaned logs' originals",
-        "directory of swapped logs",
-    ] {
+    for site in SWEPT {
         let needed = !NOT_NEEDED_FOR_DATA.iter().any(|(name, _)| *name == site);
         let broken = sweep(Some(SyncSite(site)), 1).is_err();
         assert_eq!(broken, needed, "{site}");
