@@ -61,7 +61,9 @@ impl IndexSet {
     pub(super) fn add(&mut self, header: &BatchHeader, position: u32) {
         let last = RelativeOffset::new(header.last_offset(), self.base)
             .expect("a segment rolls before offsets overflow");
-        self.tail.observe(header.max_timestamp, last);
+        // An emptied batch keeps the time of records that are gone: nobody could find them by it.
+        let greatest = header.max_timestamp.filter(|_| header.record_count > 0);
+        self.tail.observe(greatest, last);
         if self.cadence.append(header.size_bytes) == IndexEntry::Due {
             let entry = OffsetEntry {
                 last_offset: last,
@@ -138,5 +140,35 @@ impl ContentSpan {
             self.least = Some(self.least.map_or(least, |known| known.min(least)));
             self.greatest = Some(self.greatest.map_or(greatest, |known| known.max(greatest)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::BatchRebuild;
+    use crate::storage::testing::plain;
+
+    #[test]
+    fn an_emptied_batch_has_a_place_in_the_indexes_and_no_time() {
+        let full = *plain("gone").header();
+        let emptied = BatchRebuild::of(&full, None).build().expect("a header alone");
+        assert_eq!(emptied.header().max_timestamp, full.max_timestamp);
+        let indexed = |headers: &[&BatchHeader]| {
+            let mut set = IndexSet::new(Offset::ZERO, 0);
+            for (offset, header) in (0..).zip(headers) {
+                let mut header = **header;
+                header.base_offset = Offset(offset);
+                set.add(&header, u32::try_from(offset).expect("small") * 100);
+            }
+            set.seal();
+            (
+                set.offset_bytes().len() / OffsetEntry::LEN,
+                set.time_bytes().len() / TimeEntry::LEN,
+            )
+        };
+        let (places, times) = indexed(&[&full, &full]);
+        assert!(times > 0);
+        assert_eq!(indexed(&[emptied.header(), emptied.header()]), (places, 0));
     }
 }
