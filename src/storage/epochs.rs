@@ -9,7 +9,7 @@
 //!
 //! What it does not do: I/O, or know the log's end (the caller gives it).
 
-use super::checkpoint::EpochEntry;
+use super::format::checkpoint::EpochEntry;
 use crate::types::{LeaderEpoch, Offset};
 
 /// Whether an operation changed the entries, and so the checkpoint file must be written.

@@ -6,7 +6,8 @@ use crate::env::{FileCache, SyncSite};
 
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
-use super::{DirectoryId, MetaProperties, NodeId, uuid_text, write_atomic};
+use super::format::uuid_text;
+use super::{DirectoryId, MetaProperties, NodeId, write_atomic};
 
 const NAME: &str = "meta.properties";
 const SITE: SyncSite = SyncSite("meta.properties");

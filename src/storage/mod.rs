@@ -8,7 +8,7 @@
 //!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
 //!                                     |
-//!   offset_index time_index txn_index epochs producers manifest checkpoint ...: bytes in, values out
+//!   epochs producers: state -- format (offset_index time_index txn_index manifest checkpoint ...): bytes in, values out
 //! ```
 //!
 //! Invariants
@@ -22,8 +22,6 @@
 mod adopt;
 #[cfg(test)]
 mod adopt_tests;
-mod append_times;
-mod checkpoint;
 mod checkpoints;
 mod cleaner;
 mod cleaner_state;
@@ -37,8 +35,8 @@ mod error;
 mod examine;
 #[cfg(test)]
 mod fault_tests;
-mod fields;
 mod files;
+mod format;
 mod gap;
 #[cfg(test)]
 mod gap_tests;
@@ -50,17 +48,12 @@ mod index_set;
 mod journal;
 mod load;
 mod maintenance;
-mod manifest;
-mod meta_properties;
 #[cfg(test)]
 mod model_tests;
-mod offset_index;
 mod open;
 mod partition;
 mod partition_dir;
-mod partition_metadata;
 mod paths;
-mod producer_snapshot;
 mod producers;
 mod read;
 mod recovery;
@@ -72,7 +65,6 @@ mod retention;
 mod scan;
 mod segment;
 mod segment_list;
-mod segment_summary;
 mod stamps;
 mod standing;
 mod store;
@@ -80,18 +72,11 @@ mod store;
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
-mod time_index;
 mod turnover;
-mod txn_index;
-mod uuid_text;
 mod watermarks;
 mod writer;
 
 pub use adopt::AdoptReport;
-pub use append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
-pub use checkpoint::{
-    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
-};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView,
@@ -100,21 +85,29 @@ pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassRepor
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};
-pub use hold::Hold;
-pub use manifest::{
+pub use format::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
+pub use format::checkpoint::{
+    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
+};
+pub use format::manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
     TailDamage, TailReason,
 };
-pub use meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
-pub use offset_index::{
+pub use format::meta_properties::{DirectoryId, MetaProperties, MetaPropertiesDamage, MetaVersion, NodeId};
+pub use format::offset_index::{
     IndexCadence, IndexEntry, OffsetEntry, OffsetIndex, OffsetIndexDamage, Position, RelativeOffset,
 };
-pub use open::PartitionSpec;
-pub use partition::{Append, Partition, PartitionStats, SyncDue, Synced, Written};
-pub use partition_metadata::{PartitionMetadata, PartitionMetadataDamage};
-pub use producer_snapshot::{
+pub use format::partition_metadata::{PartitionMetadata, PartitionMetadataDamage};
+pub use format::producer_snapshot::{
     CoordinatorEpoch, LastBatch, ProducerEntry, SnapshotDamage, decode_snapshot, encode_snapshot,
 };
+pub use format::segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
+pub use format::time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
+pub use format::txn_index::{AbortedTransaction, Overlap, Search, TxnIndex, TxnIndexDamage};
+pub use format::uuid_text::UuidTextError;
+pub use hold::Hold;
+pub use open::PartitionSpec;
+pub use partition::{Append, Partition, PartitionStats, SyncDue, Synced, Written};
 pub use producers::{
     BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol, Origin, Outcome,
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
@@ -123,9 +116,5 @@ pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
 pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
 pub use scan::MAX_BATCH_BYTES;
-pub use segment_summary::{Extensions, ExtensionsFull, SegmentFlags, SegmentSummary};
 pub use store::{Store, StoreConfig};
-pub use time_index::{TimeEntry, TimeIndex, TimeIndexDamage, TimeIndexTail};
-pub use txn_index::{AbortedTransaction, Overlap, Search, TxnIndex, TxnIndexDamage};
-pub use uuid_text::UuidTextError;
 pub use watermarks::WatermarkView;

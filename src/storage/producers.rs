@@ -25,8 +25,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 
-use super::producer_snapshot::{CoordinatorEpoch, LastBatch, ProducerEntry};
-use super::txn_index::AbortedTransaction;
+use super::format::producer_snapshot::{CoordinatorEpoch, LastBatch, ProducerEntry};
+use super::format::txn_index::AbortedTransaction;
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
 /// Batches remembered of each producer: as many as a client may have in flight.

@@ -31,7 +31,8 @@ const SAMPLE_LEN: usize = 16;
 /// Bytes of an extension before its content.
 const EXTENSION_HEADER_LEN: usize = 4;
 /// The greatest length of a summary in bytes.
-pub(super) const MAX_LEN: usize = FIXED_LEN + MAX_APPEND_SAMPLES * SAMPLE_LEN + Extensions::MAX_LEN;
+pub(in crate::storage) const MAX_LEN: usize =
+    FIXED_LEN + MAX_APPEND_SAMPLES * SAMPLE_LEN + Extensions::MAX_LEN;
 
 const HAS_TXN_INDEX: u8 = 1;
 const HAS_LEAST: u8 = 1 << 1;
@@ -164,7 +165,7 @@ impl SegmentSummary {
     }
 
     /// Appends the bytes behind the record kind to `into`.
-    pub(super) fn encode(&self, into: &mut Vec<u8>) {
+    pub(in crate::storage) fn encode(&self, into: &mut Vec<u8>) {
         let samples = self.append_times.samples();
         let stride = self.append_times.stride();
         let bit = |is_there: bool, bit: u8| if is_there { bit } else { 0 };
@@ -200,7 +201,7 @@ impl SegmentSummary {
     }
 
     /// Reads the bytes behind the record kind; `None` when they are not a summary.
-    pub(super) fn decode(mut fields: Fields<'_>) -> Option<Self> {
+    pub(in crate::storage) fn decode(mut fields: Fields<'_>) -> Option<Self> {
         let present = fields.u8()?;
         let sample_count = fields.u8()?;
         let extension_count = fields.u8()?;

@@ -7,55 +7,55 @@
 
 /// The bytes not read yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(in crate::storage) struct Fields<'a>(pub(in crate::storage) &'a [u8]);
 
 impl<'a> Fields<'a> {
     /// Takes `len` bytes.
-    pub(super) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(in crate::storage) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
     /// Takes `N` bytes.
-    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(in crate::storage) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*taken)
     }
 
     /// Takes one byte.
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub(in crate::storage) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
 
     /// Takes two bytes.
-    pub(super) fn u16(&mut self) -> Option<u16> {
+    pub(in crate::storage) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
     /// Takes four bytes.
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub(in crate::storage) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
     /// Takes four bytes.
-    pub(super) fn i32(&mut self) -> Option<i32> {
+    pub(in crate::storage) fn i32(&mut self) -> Option<i32> {
         self.array().map(i32::from_be_bytes)
     }
 
     /// Takes eight bytes.
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub(in crate::storage) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }
 
     /// Takes eight bytes.
-    pub(super) fn i64(&mut self) -> Option<i64> {
+    pub(in crate::storage) fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_be_bytes)
     }
 
     /// True when everything is read.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::storage) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -9,12 +9,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 const LEN: usize = 22;
 
 /// Returns the 22 characters.
-pub(super) fn encode(id: [u8; 16]) -> String {
+pub(in crate::storage) fn encode(id: [u8; 16]) -> String {
     URL_SAFE_NO_PAD.encode(id)
 }
 
 /// Reads the 22 characters.
-pub(super) fn decode(text: &str) -> Result<[u8; 16], UuidTextError> {
+pub(in crate::storage) fn decode(text: &str) -> Result<[u8; 16], UuidTextError> {
     if text.len() != LEN {
         return Err(UuidTextError::Length { len: text.len() });
     }

@@ -34,11 +34,11 @@ pub struct AppendSample {
 
 /// Where the sampler stands between two kept samples, in appends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stride {
+pub(in crate::storage) struct Stride {
     /// From one kept sample to the next; a power of two.
-    pub(super) step: u64,
+    pub(in crate::storage) step: u64,
     /// From the last kept sample to the last append; less than the step, and 0 when the last append is kept.
-    pub(super) since_kept: u64,
+    pub(in crate::storage) since_kept: u64,
 }
 
 /// The append times of one segment, thinned as it grows.
@@ -62,7 +62,7 @@ impl Default for AppendTimes {
 
 impl AppendTimes {
     /// Takes up samples that were written down; `None` when they break an invariant.
-    pub(super) fn resume(samples: Vec<AppendSample>, stride: Stride) -> Option<Self> {
+    pub(in crate::storage) fn resume(samples: Vec<AppendSample>, stride: Stride) -> Option<Self> {
         let grows = samples
             .windows(2)
             .all(|pair| pair[0].offset < pair[1].offset && pair[0].time <= pair[1].time);
@@ -115,7 +115,7 @@ impl AppendTimes {
         not_after.checked_sub(1).map(|sample| self.samples[sample].time)
     }
 
-    pub(super) fn stride(&self) -> Stride {
+    pub(in crate::storage) fn stride(&self) -> Stride {
         self.stride
     }
 
