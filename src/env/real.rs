@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::clock::timestamp_of;
 use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
 use super::mmap;
-use super::sync_pool::{Job, SyncPool};
+use super::sync_pool::{Job, SyncPool, sync_names_in};
 
 /// The operating system's file system. Its sync threads start when first needed and end with it.
 #[derive(Debug, Default)]
@@ -131,12 +131,6 @@ impl Fs for RealFs {
         let disk = rustix::fs::statvfs(path)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
-}
-
-/// Makes the names in a directory survive a crash.
-#[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
-pub(super) fn sync_names_in(dir: &Path) -> io::Result<()> {
-    OsFile::open(dir)?.sync_all()
 }
 
 fn kind_of(kind: fs::FileType) -> FileKind {
