@@ -203,11 +203,20 @@ pub struct IndexCadence {
 }
 
 impl IndexCadence {
-    /// Starts at an empty, reopened or truncated segment. `interval_bytes` is the topic's `index.interval.bytes`.
+    /// Starts at an empty segment. `interval_bytes` is the topic's `index.interval.bytes`.
     pub fn new(interval_bytes: u32) -> Self {
         Self {
             interval_bytes,
             since_entry_bytes: 0,
+        }
+    }
+
+    /// Goes on at the end, at `end_bytes`, of a segment whose index is `index`, as if it had never stopped.
+    pub fn resume(interval_bytes: u32, index: &OffsetIndex<'_>, end_bytes: u32) -> Self {
+        let last_entry = index.last().map_or(0, |entry| entry.position.0);
+        Self {
+            interval_bytes,
+            since_entry_bytes: u64::from(end_bytes.saturating_sub(last_entry)),
         }
     }
 
