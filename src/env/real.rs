@@ -175,6 +175,10 @@ impl File for RealFile {
         self.0.sync_data()
     }
 
+    fn write_back(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
     fn map(&self, position: u64, len: usize) -> io::Result<Bytes> {
         mmap::map(&self.0, position, len)
     }
