@@ -90,6 +90,8 @@ pub use format::checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, put_in_place,
     write_atomic,
 };
+#[cfg(feature = "tier")]
+pub(crate) use format::fields::Fields;
 pub use format::manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
     TailDamage, TailReason,

@@ -141,10 +141,14 @@ impl<'a> OffsetIndex<'a> {
     /// Returns the entry of the greatest offset that is not after `target`; `None` when all lie after it, and the caller
     /// starts at the beginning of the log.
     pub fn floor(&self, target: RelativeOffset) -> Option<OffsetEntry> {
-        let not_after = self
-            .entries
-            .partition_point(|bytes| OffsetEntry::from_bytes(bytes).last_offset <= target);
+        let not_after = self.count_not_after(target);
         not_after.checked_sub(1).map(|entry| self.entry(entry))
+    }
+
+    /// Returns how many entries have an offset that is not after `target`.
+    pub fn count_not_after(&self, target: RelativeOffset) -> usize {
+        self.entries
+            .partition_point(|bytes| OffsetEntry::from_bytes(bytes).last_offset <= target)
     }
 
     /// Returns a position at or before the batch that holds `target`: the start of the log when no entry lies before it.
