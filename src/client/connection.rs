@@ -34,8 +34,8 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How an answer of HTTP/1 begins.
 const HTTP_ANSWER: &[u8; 7] = b"HTTP/1.";
-/// How long one is waited for.
-const HTTP_WAIT: Duration = Duration::from_secs(1);
+/// How long one is waited for; only a program that says nothing at all makes it that long.
+const HTTP_WAIT: Duration = Duration::from_secs(5);
 
 /// How to connect.
 #[derive(Clone, Debug)]
