@@ -86,8 +86,8 @@ async fn followers_long_polls_and_open_streams_do_not_hold_a_stop_and_learn_the_
 #[tokio::test]
 async fn a_stopped_server_leaves_its_port_and_its_data_to_the_next() {
     // An address of its own, which no other test or connection is given while nobody has the port.
-    let [a, b, c, _] = std::process::id().to_le_bytes();
-    let host = std::net::Ipv4Addr::new(127, c | 0x80, b, a);
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let host = std::net::Ipv4Addr::new(127, a | 0x80, b, c);
     let server = TestServer::start_with(&[("grpc.listen", &format!("{host}:0"))]).await;
     let address = server.server.grpc_addr();
     let dir = server.dir;
