@@ -25,6 +25,30 @@ mod topics;
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 /// A wait that only a defect makes long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for every sweep and look but those of minutes, in virtual time.
+const SWEEPS: Duration = Duration::from_secs(3);
+
+/// No time passes while this lives, also while the broker's own threads work: nothing that is done every second, minute or
+/// half a minute comes between, however slow the machine is. Where it is dropped, time becomes virtual.
+struct Stillness {
+    _over: std::sync::mpsc::SyncSender<()>,
+}
+
+impl Stillness {
+    fn begin() -> Self {
+        tokio::time::pause();
+        let (over, is_over) = std::sync::mpsc::sync_channel(0);
+        // Virtual time does not go on while such work is under way.
+        tokio::task::spawn_blocking(move || is_over.recv());
+        Self { _over: over }
+    }
+
+    /// From here on time is real.
+    fn end(self) {
+        drop(self);
+        tokio::time::resume();
+    }
+}
 
 struct House {
     fs: SimFs,

@@ -243,7 +243,7 @@ mod tests {
             changed.notify_all();
             while *arrived < self.together {
                 if changed
-                    .wait_for(&mut arrived, Duration::from_secs(30))
+                    .wait_for(&mut arrived, Duration::from_secs(60))
                     .timed_out()
                 {
                     return Err(io::ErrorKind::TimedOut.into());

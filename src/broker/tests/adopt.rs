@@ -63,6 +63,7 @@ async fn a_directory_that_cannot_be_adopted_leaves_no_topic_behind() {
 
 #[tokio::test]
 async fn an_adoption_that_fails_once_the_directory_has_its_name_leaves_neither_behind() {
+    let _still = Stillness::begin();
     let house = start().await;
     let old = house.create("old", 1, &[]).await;
     house

@@ -299,6 +299,7 @@ async fn internal_topics_are_read_and_not_written() {
 
 #[tokio::test]
 async fn a_failed_sync_is_no_acknowledgement_and_the_partition_comes_back_by_itself() {
+    let still = Stillness::begin();
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
     house
@@ -318,6 +319,7 @@ async fn a_failed_sync_is_no_acknowledgement_and_the_partition_comes_back_by_its
     assert!(matches!(lost, Error::WritesRefused { .. }), "{lost}");
     assert!(lost.retry_after().is_some());
 
+    still.end();
     let repaired = async {
         loop {
             match house.append(&topic, 0, vec![record("c")]).await {

@@ -176,6 +176,7 @@ async fn a_deletion_that_failed_half_way_is_finished_by_the_next_start() {
 
 #[tokio::test]
 async fn a_topic_whose_record_could_not_be_synced_is_not_there_later_either() {
+    let still = Stillness::begin();
     let house = start().await;
     house.fs.inject(Fault {
         call: Call::SyncData,
@@ -188,6 +189,7 @@ async fn a_topic_whose_record_could_not_be_synced_is_not_there_later_either() {
         .create_topic(new_topic("t", 1, &[]), Execution::Apply)
         .await;
     failed.expect_err("the sync failed");
+    still.end();
     let created = async {
         while house
             .broker
@@ -306,6 +308,7 @@ async fn restart_with_a_line(house: House, line: &str) -> House {
 
 #[tokio::test]
 async fn a_topic_whose_partitions_cannot_be_opened_is_not_there_after_a_start_and_can_be_created_again() {
+    let _still = Stillness::begin();
     let house = restart_with_a_line(start().await, "t 1 5").await;
     let failed = house
         .broker

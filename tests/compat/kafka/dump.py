@@ -51,7 +51,7 @@ class Dump:
 def tool(files: list[Path], *flags: str) -> list[str]:
     """The lines that the tool prints for `files`; mismatches come on stderr, so both streams count."""
     command = java_command("kafka.tools.DumpLogSegments", "--files", ",".join(map(str, files)), *flags)
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800, check=False)
     # Not splitlines: a value may hold any of the characters that it takes for an end of line.
     lines = done.stdout.decode(errors="replace").rstrip("\n").split("\n")
     if done.returncode != 0:
