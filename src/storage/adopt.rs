@@ -26,7 +26,7 @@ use super::checkpoints::LOG_STARTS;
 use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
-use super::journal::{JournalOf, closed_manifest};
+use super::journal::{Complete, JournalOf, closed_manifest};
 use super::load::replay_batch;
 use super::open::{PartitionSpec, open_closed};
 use super::partition::Partition;
@@ -194,7 +194,7 @@ impl Adoption<'_> {
             epoch: epochs.latest().unwrap_or(LeaderEpoch(0)),
             first_unstable: producers.first_unstable(report.log_end),
         };
-        let (path, bytes) = closed_manifest(&log, &segments, closed);
+        let (path, bytes) = closed_manifest(&log, &segments, closed, Complete::Yes);
         replacements.add(path, bytes);
         // Syncs the directory, too, and with it the names of the logs.
         replacements.commit(&self.dir.files)?;

@@ -155,7 +155,7 @@ impl Recovery<'_> {
             segments: found.segments,
             log_start: log_start.max(first_base).min(log_end),
             log_end,
-            journal: Journal::stale(),
+            journal: Journal::stale(&known),
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
