@@ -34,6 +34,7 @@ use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
+use super::spacing::Holes;
 use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
@@ -300,6 +301,8 @@ impl Adoption<'_> {
                 path: path.to_path_buf(),
                 reason: format!("{len} bytes are too many for a segment"),
             })?,
+            until: Offset::MAX,
+            holes: Holes::Legal,
             index_interval_bytes: config.index_interval_bytes,
             max_decompressed_bytes: config.max_decompressed_bytes,
         };

@@ -22,6 +22,7 @@ use super::files::{read_whole, remove_if_there};
 use super::index_set::ContentSpan;
 use super::segment::{Extent, IndexLens, Sealed, log_path};
 use super::segment_list::SegmentList;
+use super::spacing::Holes;
 use super::{Closed, MANIFEST_FILE_NAME, Manifest, ManifestRecord, SegmentFlags, SegmentSummary};
 
 /// The manifest of an open log.
@@ -81,6 +82,17 @@ impl Known {
         let summary = self.manifest.as_ref()?.segments().get(&base)?;
         let believed = summary.log_bytes == len && summary.next_offset <= recovery_point && len > 0;
         if believed { segment_of(dir, summary) } else { None }
+    }
+
+    /// Tells whether a log of `len` bytes leaves offsets out, if that is known.
+    pub(super) fn holes(&self, base: Offset, len: u64) -> Holes {
+        let segments = self.manifest.as_ref().map(Manifest::segments);
+        let summary = segments
+            .and_then(|segments| segments.get(&base))
+            .filter(|summary| summary.log_bytes == len);
+        summary.map_or(Holes::Legal, |summary| {
+            Holes::of(summary.records, base, summary.next_offset)
+        })
     }
 }
 
