@@ -26,7 +26,7 @@ use super::checkpoints::LOG_STARTS;
 use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
-use super::journal::{JournalOf, closed_manifest};
+use super::journal::{Complete, JournalOf, closed_manifest};
 use super::load::replay_batch;
 use super::open::{PartitionSpec, open_closed};
 use super::partition::Partition;
@@ -34,6 +34,7 @@ use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
+use super::spacing::Holes;
 use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
@@ -194,7 +195,7 @@ impl Adoption<'_> {
             epoch: epochs.latest().unwrap_or(LeaderEpoch(0)),
             first_unstable: producers.first_unstable(report.log_end),
         };
-        let (path, bytes) = closed_manifest(&log, &segments, closed);
+        let (path, bytes) = closed_manifest(&log, &segments, closed, Complete::Yes);
         replacements.add(path, bytes);
         // Syncs the directory, too, and with it the names of the logs.
         replacements.commit(&self.dir.files)?;
@@ -300,6 +301,8 @@ impl Adoption<'_> {
                 path: path.to_path_buf(),
                 reason: format!("{len} bytes are too many for a segment"),
             })?,
+            until: Offset::MAX,
+            holes: Holes::Legal,
             index_interval_bytes: config.index_interval_bytes,
             max_decompressed_bytes: config.max_decompressed_bytes,
         };

@@ -12,7 +12,7 @@ use crate::env::FileCache;
 use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::files::Replacements;
-use super::journal::{JournalOf, closed_manifest};
+use super::journal::{Complete, JournalOf, closed_manifest};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::segment::{IndexLens, Sealed, add_pending_indexes};
@@ -95,7 +95,13 @@ impl<'a> Settling<'a> {
             id: &partition.id,
             topic_id: partition.topic_id,
         };
-        let (path, bytes) = closed_manifest(&log, &sealed, closed);
+        // What retention could not remove lies below the log start, and no segment of the list: only the directory tells of it.
+        let complete = if partition.retired.lock().is_empty() {
+            Complete::Yes
+        } else {
+            Complete::No
+        };
+        let (path, bytes) = closed_manifest(&log, &sealed, closed, complete);
         self.replacements.add(path, bytes);
     }
 

@@ -7,7 +7,7 @@
 //!                    |   |--- cleaner (compaction)
 //!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
-//!                                     |
+//!                                     |    `- walk (batch headers)
 //!   epochs producers: state -- format (offset_index time_index txn_index manifest checkpoint ...): bytes in, values out
 //! ```
 //!
@@ -65,6 +65,7 @@ mod retention;
 mod scan;
 mod segment;
 mod segment_list;
+mod spacing;
 mod stamps;
 mod standing;
 mod store;
@@ -73,6 +74,7 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod turnover;
+mod walk;
 mod watermarks;
 mod writer;
 

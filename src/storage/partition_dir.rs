@@ -23,6 +23,7 @@ use super::error::{IoContext, StoreError};
 use super::files::{read_whole, remove_if_there};
 use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
 use super::scan::{ScanSpec, Scanned, scan};
+use super::spacing::Holes;
 use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write_atomic};
 
 /// File of leader epochs.
@@ -178,6 +179,8 @@ fn scan_file(
     let spec = ScanSpec {
         base,
         len,
+        until: Offset::MAX,
+        holes: Holes::Legal,
         index_interval_bytes: config.index_interval_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
     };

@@ -29,7 +29,7 @@ use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
-use super::segment::{Sealed, Segment};
+use super::segment::{Extent, Sealed, Segment};
 use super::segment_list::SegmentList;
 use super::watermarks::Source;
 use super::writer::{Names, Readiness, Unsynced};
@@ -170,7 +170,8 @@ impl Rereading<'_> {
     /// Reads one segment again; tells whether something was cut off.
     fn one(&self, segment: &Segment, reread: &mut Reread) -> Result<bool, StoreError> {
         let Partition { files, dir, .. } = self.partition;
-        let (base, _, end) = segment.bounds();
+        let extent = segment.extent();
+        let (base, end) = (extent.base, extent.end);
         let path = Arc::clone(segment.log_path());
         files.forget(&path);
         let file = files
@@ -179,7 +180,7 @@ impl Rereading<'_> {
             .context("open", &path)?;
         file.drop_cache(0).context("drop the cache of", &path)?;
         let scanned = self
-            .verify(file.as_ref(), base, end, &mut reread.producers)
+            .verify(file.as_ref(), &extent, &mut reread.producers)
             .context("read", &path)?;
         if let Some(reason) = &scanned.stop {
             tracing::error!(log = %path.display(), position = scanned.end, lost_bytes = end - scanned.end, %reason,
@@ -199,14 +200,16 @@ impl Rereading<'_> {
     fn verify(
         &self,
         file: &dyn File,
-        base: Offset,
-        end: u32,
+        extent: &Extent,
         producers: &mut Producers,
     ) -> std::io::Result<Scanned> {
+        let end = extent.end;
         let on_disk = u32::try_from(file.len_bytes()?).unwrap_or(u32::MAX);
         let spec = ScanSpec {
-            base,
+            base: extent.base,
             len: end.min(on_disk),
+            until: extent.next,
+            holes: extent.holes(),
             index_interval_bytes: self.config.index_interval_bytes,
             max_decompressed_bytes: self.config.max_decompressed_bytes,
         };

@@ -378,3 +378,38 @@ fn a_start_is_not_raised_past_what_is_held() {
         "it is gone already"
     );
 }
+
+#[test]
+fn a_file_that_could_not_be_removed_before_a_clean_stop_is_removed_after_it() {
+    let house = filled(limited(None, Some(1000)), 30);
+    house.fs.inject(fault(
+        Call::Remove,
+        "t-0/00000000000000000000.log",
+        u32::MAX,
+        Failure::Kind(ErrorKind::PermissionDenied),
+    ));
+    let looked = look(&house, NOW);
+    assert!(looked[0].failure.is_some(), "{looked:?}");
+    let (start, left) = (house.log.watermarks().log_start, offsets(&house.log));
+    assert_eq!(left[0], start.0);
+    let first = |fs: &SimFs| names(fs).contains(&"00000000000000000000.log".to_owned());
+    let fs = house.close();
+    assert!(first(&fs), "nobody could remove it");
+
+    // The fault is gone with the power.
+    let house = House::with(fs.crash(CrashChoice::KeepAll), limited(None, Some(1000)));
+    assert_eq!(house.log.watermarks().log_start, start);
+    assert_eq!(offsets(&house.log), left, "it is no part of the log");
+    look_cleanly(&house, NOW);
+    assert!(!first(&house.fs), "the first look removes it");
+    assert_eq!(offsets(&house.log), left);
+
+    let fs = house.close().crash(CrashChoice::KeepAll);
+    crate::storage::testing::forbid_scans(&fs);
+    let house = House::with(fs, limited(None, Some(1000)));
+    assert_eq!(
+        house.log.watermarks().log_start,
+        start,
+        "opened by the manifest alone"
+    );
+}

@@ -139,7 +139,7 @@ impl Run<'_, '_> {
         let source = &self.sources[index];
         let transactions = (self.copying.aborted)(source)?;
         self.survivors.expect(transactions);
-        let mut pieces = Pieces::open(self.copying.fs, source.path(), source.offsets())?;
+        let mut pieces = Pieces::open(self.copying.fs, source)?;
         let end = pieces.len();
         while let Some(piece) = pieces.next(gate)? {
             match piece {
@@ -251,7 +251,7 @@ impl Run<'_, '_> {
         }
         self.output.begin(self.copying.fs, self.copying.dir)?;
         for (index, source) in self.sources[..=at.source].iter().enumerate() {
-            let mut pieces = Pieces::open(self.copying.fs, source.path(), source.offsets())?;
+            let mut pieces = Pieces::open(self.copying.fs, source)?;
             let end = if index == at.source {
                 at.position
             } else {

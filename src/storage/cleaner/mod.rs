@@ -27,6 +27,8 @@ mod grouping;
 mod learn;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod moved_tests;
 mod offset_map;
 mod output;
 mod pass;

@@ -51,7 +51,7 @@ pub(super) fn swap(
     let _names = partition.names.lock();
     let dir = partition.dir();
     let until = sources.last().map_or(Offset::ZERO, |last| last.bound);
-    partition.writer.lock().journal = Journal::stale();
+    partition.writer.lock().journal.outdated();
     Journal::remove(&partition.files, &dir)?;
     let old: Vec<Arc<Sealed>> = sources.iter().map(|source| Arc::clone(&source.sealed)).collect();
     let new = drafts

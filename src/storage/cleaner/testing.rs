@@ -21,8 +21,9 @@ use crate::record::{
 };
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-use super::super::segment::{Segment, read};
+use super::super::segment::Segment;
 use super::super::testing::{open_store, small, spec};
+use super::super::walk::read;
 use super::super::{
     CleanupPolicy, CompactError, Compaction, LogConfig, OffsetMap, Origin, Pace, Partition, PartitionSpec,
     Pass, PassReport, RollFor, Store,
@@ -258,6 +259,14 @@ pub(super) fn records(log: &Partition) -> Result<Vec<Found>, String> {
         from = slice.next_offset;
     }
     Ok(found)
+}
+
+/// The records of sound batches.
+pub(super) fn records_in(bytes: bytes::Bytes) -> Vec<Found> {
+    let batches = Batches::over(bytes, 0);
+    batches
+        .flat_map(|batch| records_of(&batch.expect("sound").1))
+        .collect()
 }
 
 /// Opens one partition at a moment.
