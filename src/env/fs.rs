@@ -128,6 +128,30 @@ pub trait File: Debug + Send + Sync + 'static {
     fn drop_cache(&self, position: u64) -> io::Result<()>;
 }
 
+/// A sync that was begun. Dropped before it is waited for it goes on, and nobody learns how it ended.
+pub struct Syncing(Box<dyn FnOnce() -> io::Result<()> + Send>);
+
+impl Syncing {
+    /// One that `wait` waits for.
+    pub(super) fn until(wait: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// As [`File::sync_data`].
+    pub fn wait(self) -> io::Result<()> {
+        (self.0)()
+    }
+}
+
+impl Debug for Syncing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syncing").finish_non_exhaustive()
+    }
+}
+
 /// Held while this process owns a lock file; dropping it releases the lock.
 pub trait LockGuard: Debug + Send + Sync + 'static {}
 
@@ -186,6 +210,13 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// # Errors
     /// What the disk says.
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
+
+    /// Begins [`File::sync_data`] of a file. It may go on beside the caller, who may write on meanwhile: what is written after
+    /// the call may be part of it or not.
+    fn begin_sync(&self, file: &Arc<dyn File>, site: SyncSite) -> Syncing {
+        let ended = file.sync_data(site);
+        Syncing::until(move || ended)
+    }
 
     /// Syncs many files at once on a small pool; as many results as files, in their order.
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>>;
