@@ -51,7 +51,7 @@ mod testing;
 mod varint;
 
 pub use accept::{Accepted, KeyRule, Rules, accept};
-pub use batch::{Batches, Glance, Glances, Payload, RecordBatch, Records};
+pub use batch::{Batches, Glance, Glances, PartwiseCheck, Payload, RecordBatch, Records};
 pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
 pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
 pub use control::{ControlMarker, Outcome, TransactionEnd};
