@@ -33,6 +33,8 @@ mod pass;
 #[cfg(test)]
 mod pass_tests;
 mod pieces;
+#[cfg(test)]
+mod second_output_tests;
 mod source;
 mod survivors;
 mod swap;
