@@ -17,7 +17,8 @@
 //! Invariants
 //! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
 //!   has a name of its own, so nobody waits for the removal and its sync.
-//! - No lock is held, and no reader waits, while something is unmapped or the space of a file is freed.
+//! - No lock that an append or a reader takes is held, and no exchange is under way, while something is unmapped or the space
+//!   of a file is freed.
 //! - The producer snapshot of the first base stays: the state before it is the same.
 //!
 //! What is not here: retry, and what a start does (`partition_dir`).
