@@ -7,8 +7,9 @@
 //! - After each measured pass the whole log is read and compared with the model: a run that lost, kept or changed a record
 //!   fails and gives no figure.
 //! - Each round is measured on a log of its own, and right beside its limit.
+//! - Memory is measured first: what other passes had and gave back would hide what this one takes.
 //!
-//! What is not here: what a log is filled with, and the model (`keyed`); appends and reads meanwhile (`beside`); the broker's
+//! What is not here: what a log is filled with, and the model (`keyed`); a pass itself (`passes`); appends and reads meanwhile (`beside`); the broker's
 //! schedule and budget.
 
 use std::io::IoSlice;
@@ -19,25 +20,21 @@ use super::beside::beside;
 use super::error::IoContext;
 use super::keyed::{BATCH_BYTES, KeyedLog, Keys, Workload};
 use super::limits::sequential_write;
-use super::measure::{Limit, Measure, median, number, per_second};
+use super::measure::{Measure, median, number, per_second};
 use super::memory::{peak_mb, resident_mb};
+use super::passes::{MAP_BYTES, clean, filled, limit, measure, plain};
 use super::payload::to_u64;
 use super::target::temp_dir;
 use super::{BenchError, Options, Scale};
 use crate::env::{Fs, OpenMode, RealFs};
 use crate::record::Codec;
-use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds};
-use crate::types::Timestamp;
+use crate::storage::OffsetMap;
 
-/// As `log.cleaner.dedupe.buffer.size` is by default.
-pub(super) const MAP_BYTES: usize = 128 << 20;
 /// What a pass may have beside its map and two batches.
 const CHUNKS_BYTES: usize = 32 << 20;
 /// What snappy promises, in MB/s of keys and values.
 const SNAPPY_TARGET_MB: f64 = 400.0;
 const COPY_BYTES: usize = 1 << 20;
-/// A partition that needs more rounds than this does not get on.
-const MAX_ROUNDS: u64 = 1000;
 
 /// Measures passes over uniform, skewed and compressed logs, one over more keys than the map holds, and appends and reads
 /// while a pass runs. Of a workload that is given, the rate alone.
@@ -48,11 +45,12 @@ pub fn compact(options: &Options, given: Option<Workload>) -> Result<Vec<Measure
     if let Some(workload) = given {
         return rate("given", workload, options);
     }
+    let many_keys = more_keys_than_fit(options)?;
     let mut measures = Vec::new();
     for (name, workload) in workloads(options.scale) {
         measures.extend(rate(name, workload, options)?);
     }
-    measures.extend(more_keys_than_fit(options)?);
+    measures.extend(many_keys);
     measures.extend(beside(options)?);
     Ok(measures)
 }
@@ -78,74 +76,6 @@ fn workloads(scale: Scale) -> [(&'static str, Workload); 4] {
         ("half_dirty", half_dirty),
         ("snappy_1kib", snappy),
     ]
-}
-
-/// The default, smaller in a quick run.
-pub(super) fn plain(scale: Scale) -> Workload {
-    let full = Workload::default();
-    Workload {
-        key_count: full.key_count / scale.pick(1, 8),
-        records: full.records / scale.pick(1, 8),
-        ..full
-    }
-}
-
-/// What rounds did until everything was clean.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Passed {
-    took: Duration,
-    rounds: u64,
-    read_bytes: u64,
-    written_bytes: u64,
-}
-
-/// Cleans everything that is sealed.
-pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, BenchError> {
-    let now = log.now();
-    let mut passed = Passed::default();
-    let began = Instant::now();
-    loop {
-        let report = round(&log.partition, now, map)?;
-        passed.rounds += 1;
-        passed.read_bytes += report.read_bytes;
-        passed.written_bytes += report.written_bytes;
-        if report.rounds == Rounds::Done {
-            passed.took = began.elapsed();
-            return Ok(passed);
-        }
-        if passed.rounds == MAX_ROUNDS {
-            let what = format!("{MAX_ROUNDS} rounds were not enough: {report:?}");
-            return Err(BenchError::Compaction { what });
-        }
-    }
-}
-
-pub(super) fn round(
-    partition: &Partition,
-    now: Timestamp,
-    map: &mut OffsetMap,
-) -> Result<PassReport, BenchError> {
-    let mut budget = |_: u64| Pace::Go;
-    Ok(partition.compact(&mut Pass {
-        map,
-        seed: [7, 11],
-        now,
-        budget: &mut budget,
-    })?)
-}
-
-/// Fills a log as the workload says; what is to be clean, is.
-pub(super) fn filled(dir: &Path, workload: Workload, map: &mut OffsetMap) -> Result<KeyedLog, BenchError> {
-    let mut log = KeyedLog::create(dir, workload)?;
-    let clean_records = workload.records / 100 * (100 - workload.dirty_percent);
-    if clean_records > 0 {
-        log.fill_to(clean_records)?;
-        log.seal()?;
-        clean(&log, map)?;
-    }
-    log.fill_to(workload.records)?;
-    log.seal()?;
-    Ok(log)
 }
 
 /// How fast bytes of the log are cleaned, beside a copy of its files, and written, beside the disk.
@@ -275,19 +205,6 @@ fn more_keys_than_fit(options: &Options) -> Result<Vec<Measure>, BenchError> {
             limit("promise", megabytes(to_u64(promised))),
         ),
     ])
-}
-
-pub(super) fn limit(name: &'static str, value: f64) -> Limit {
-    Limit { name, value }
-}
-
-pub(super) fn measure(name: &str, value: f64, unit: &'static str, limit: Limit) -> Measure {
-    Measure {
-        name: name.to_owned(),
-        value,
-        unit,
-        limit,
-    }
 }
 
 #[cfg(test)]

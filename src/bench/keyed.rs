@@ -251,6 +251,11 @@ impl KeyedLog {
     /// Seals the active segment and syncs, so that a pass may clean everything that was written.
     pub(super) fn seal(&self) -> Result<(), BenchError> {
         self.partition.roll_for_compaction(self.now(), RollFor::Command)?;
+        self.sync()
+    }
+
+    /// Syncs everything that was appended.
+    pub(super) fn sync(&self) -> Result<(), BenchError> {
         for synced in self.store.sync(&[Arc::clone(&self.partition)]) {
             synced?;
         }

@@ -75,6 +75,11 @@ impl Times {
             .saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// Adds the times of another run.
+    pub(super) fn add_all(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("both have the same bounds");
+    }
+
     /// Returns the time in milliseconds that `part` of the operations, 0 to 1, did not exceed.
     pub(super) fn quantile_ms(&self, part: f64) -> f64 {
         number(self.0.value_at_quantile(part)) / 1e6

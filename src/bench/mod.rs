@@ -26,6 +26,7 @@ mod limits;
 mod lookup;
 mod measure;
 mod memory;
+mod passes;
 mod payload;
 mod sink;
 mod startup;
@@ -51,7 +52,7 @@ pub enum Scale {
     /// Long enough for figures to be quoted; under five minutes.
     #[default]
     Full,
-    /// Only shows that the benchmark runs; under ten seconds.
+    /// Only shows that the benchmark runs; under ten seconds, `compact` under a minute.
     Quick,
 }
 

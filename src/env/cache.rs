@@ -16,8 +16,8 @@
 //! - What was opened before a `forget` is not put into the cache after it: a slow opener cannot bring a replaced file back.
 //! - The lock guards the two maps and the counters; it is never held during a system call, nor while closing or unmapping.
 //!
-//! Paths are compared as they are spelled. Whoever renames, replaces or removes a file calls [`FileCache::forget`] after
-//! it, and gives it to no reader before.
+//! Paths are compared as they are spelled. Whoever renames, replaces or removes a file calls [`FileCache::forget`] or
+//! [`FileCache::renamed`] after it, and gives it to no reader before.
 //!
 //! What is not here: writing, locks, directories: they go to [`FileCache::fs`].
 
@@ -79,6 +79,14 @@ pub struct CacheStats {
     pub opened_total: u64,
     /// Mappings made since the start.
     pub mapped_total: u64,
+}
+
+/// What a [`FileCache`] had of a file. Unmapping it, and with a removed file freeing its space, is left to whoever holds the
+/// last of it: dropped at once, or kept until readers that may still have bytes of it are done, so that they need not do it.
+#[derive(Debug)]
+pub struct Forgotten {
+    files: Vec<Open>,
+    maps: Vec<(View, Mapped)>,
 }
 
 /// Open files and mappings, shared by everything that reads.
@@ -233,21 +241,28 @@ impl FileCache {
     }
 
     /// Lets go of a file that was renamed, replaced or removed.
-    pub fn forget(&self, path: &Path) {
+    pub fn forget(&self, path: &Path) -> Forgotten {
         let mut kept = self.kept.lock();
         kept.era += 1;
-        let key = PathKey(Arc::from(path));
-        let file = kept.files.remove(&key);
-        let maps: Vec<Mapped> = if kept.last_window < MAX_PROBES {
-            let views = (0..=kept.last_window).map(View::Window).chain([View::Whole]);
-            views
-                .filter_map(|view| kept.maps.remove(&(key.clone(), view)))
-                .collect()
-        } else {
-            kept.maps.remove_all(|(other, _)| *other == key)
-        };
-        drop(kept);
-        drop((file, maps));
+        kept.take(&PathKey(Arc::from(path)))
+    }
+
+    /// Follows a file that was renamed: what is open and mapped of it goes on under its new name, and nobody has to map it
+    /// again. What was kept under that name before is forgotten.
+    pub fn renamed(&self, from: &Path, to: &Path) -> Forgotten {
+        let to = PathKey(Arc::from(to));
+        let mut kept = self.kept.lock();
+        kept.era += 1;
+        let mut replaced = kept.take(&to);
+        let Forgotten { files, maps } = kept.take(&PathKey(Arc::from(from)));
+        for open in files {
+            replaced.files.extend(kept.files.insert(to.clone(), open));
+        }
+        for (view, mapped) in maps {
+            let gone = kept.maps.insert((to.clone(), view), mapped);
+            replaced.maps.extend(gone.map(|gone| (view, gone)));
+        }
+        replaced
     }
 
     /// Lets go of every file in `dir` and below, after the directory was renamed or removed. Looks at everything kept.
@@ -374,6 +389,25 @@ impl FileCache {
 }
 
 impl Kept {
+    /// Takes out everything of a file.
+    fn take(&mut self, key: &PathKey) -> Forgotten {
+        let maps = if self.last_window < MAX_PROBES {
+            let views = (0..=self.last_window).map(View::Window).chain([View::Whole]);
+            views
+                .filter_map(|view| Some((view, self.maps.remove(&(key.clone(), view))?)))
+                .collect()
+        } else {
+            let all = self.maps.remove_all(|(other, _)| other == key);
+            all.into_iter()
+                .map(|((_, view), mapped)| (view, mapped))
+                .collect()
+        };
+        Forgotten {
+            files: self.files.remove(key).into_iter().collect(),
+            maps,
+        }
+    }
+
     fn file(&mut self, path: &OsStr, access: Access) -> Option<Arc<dyn File>> {
         let open = self.files.find(path).filter(|open| open.access >= access)?;
         Some(open.file.clone())

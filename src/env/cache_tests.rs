@@ -222,6 +222,35 @@ fn a_replaced_file_is_read_anew_once_forgotten() {
 }
 
 #[test]
+fn a_renamed_file_stays_open_and_mapped_and_what_it_replaced_does_not() {
+    on_each(CacheLimits { maps: 40, ..LIMITS }, |cache, dir| {
+        let (log, swap) = (path(dir, "a.log"), path(dir, "a.swap"));
+        let len = 3 * WINDOW;
+        write(cache, &log, &vec![1; len], 0);
+        write(cache, &swap, &vec![2; len], 0);
+        for path in [&log, &swap] {
+            cache.read(path, 0, len).unwrap();
+            cache.read(path, 5, 7).unwrap();
+            cache.map_whole(path, len).unwrap();
+        }
+        cache.fs().rename(&swap, &log).unwrap();
+        let before = cache.stats();
+        cache.renamed(&swap, &log);
+        assert_eq!(cache.read(&log, 0, len).unwrap(), vec![2; len]);
+        assert_eq!(cache.read(&log, 5, 7).unwrap(), vec![2; 7]);
+        assert_eq!(cache.map_whole(&log, len).unwrap(), vec![2; len]);
+        let after = cache.stats();
+        assert_eq!(
+            (after.opened_total, after.mapped_total),
+            (before.opened_total, before.mapped_total),
+            "nothing is opened or mapped again"
+        );
+        assert!(after.open_files < before.open_files && after.maps < before.maps);
+        assert_eq!(cache.read(&swap, 0, 1).unwrap_err().kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
 fn forgetting_a_file_of_many_windows_takes_all_of_them_and_no_others() {
     let limits = CacheLimits { maps: 1000, ..LIMITS };
     on_each(limits, |cache, dir| {
@@ -451,8 +480,12 @@ fn follow(cache: &FileCache, dir: &Path, steps: &[Step]) -> Result<(), TestCaseE
             }
             Step::Replace { file, by } if file != by && model[by].is_some() => {
                 cache.fs().rename(&paths[by], &paths[file]).unwrap();
-                cache.forget(&paths[by]);
-                cache.forget(&paths[file]);
+                if number % 2 == 0 {
+                    cache.renamed(&paths[by], &paths[file]);
+                } else {
+                    cache.forget(&paths[by]);
+                    cache.forget(&paths[file]);
+                }
                 model[file] = model[by].take();
             }
             Step::Remove { file } if model[file].is_some() => {

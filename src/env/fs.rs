@@ -104,15 +104,6 @@ pub trait File: Debug + Send + Sync + 'static {
     /// What the disk says; the page cache can then no longer be trusted for what was not synced before.
     fn sync_data(&self, site: SyncSite) -> io::Result<()>;
 
-    /// Has the disk take what was written so far, so that a later `sync_data` has little left to do. Promises nothing, and doing
-    /// nothing is right; an error is as one of `sync_data`.
-    ///
-    /// # Errors
-    /// What the disk says.
-    fn write_back(&self) -> io::Result<()> {
-        Ok(())
-    }
-
     /// Maps `len` bytes from `position` for reading, without touching them. `position` is a multiple of 65,536 (a page
     /// on every platform). With [`Mappings::Live`] the result has `len` bytes and may reach past the end of the file,
     /// which may grow into it; with [`Mappings::Copies`] it ends where the file ends now. The caller reads only what
@@ -135,6 +126,30 @@ pub trait File: Debug + Send + Sync + 'static {
     /// # Errors
     /// What the operating system says.
     fn drop_cache(&self, position: u64) -> io::Result<()>;
+}
+
+/// A sync that was begun. Dropped before it is waited for it goes on, and nobody learns how it ended.
+pub struct Syncing(Box<dyn FnOnce() -> io::Result<()> + Send>);
+
+impl Syncing {
+    /// One that `wait` waits for.
+    pub(super) fn until(wait: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        Self(Box::new(wait))
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// As [`File::sync_data`].
+    pub fn wait(self) -> io::Result<()> {
+        (self.0)()
+    }
+}
+
+impl Debug for Syncing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Syncing").finish_non_exhaustive()
+    }
 }
 
 /// Held while this process owns a lock file; dropping it releases the lock.
@@ -195,6 +210,13 @@ pub trait Fs: Debug + Send + Sync + 'static {
     /// # Errors
     /// What the disk says.
     fn sync_dir(&self, dir: &Path, site: SyncSite) -> io::Result<()>;
+
+    /// Begins [`File::sync_data`] of a file. It may go on beside the caller, who may write on meanwhile: what is written after
+    /// the call may be part of it or not.
+    fn begin_sync(&self, file: &Arc<dyn File>, site: SyncSite) -> Syncing {
+        let ended = file.sync_data(site);
+        Syncing::until(move || ended)
+    }
 
     /// Syncs many files at once on a small pool; as many results as files, in their order.
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>>;

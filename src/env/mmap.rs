@@ -1,12 +1,14 @@
 //! Read-only mappings of files: the one place of the crate where `unsafe` stands.
 //!
-//! Two calls need it, because their soundness rests on what the compiler cannot see
+//! Three calls need it, because their soundness rests on what the compiler cannot see
 //! - mapping a file: the bytes behind the slice belong to the file, not to us;
-//! - `madvise`: it takes a bare address range.
+//! - `madvise`: it takes a bare address range;
+//! - letting go of the pages of a mapping: it would take them from under a reader.
 //!
 //! Invariants
 //! - No mapping is writable.
-//! - A mapping lives as long as the last [`Bytes`] cut from it; only then is it unmapped.
+//! - A mapping lives as long as the last [`Bytes`] cut from it; only then is it unmapped, in steps: the system keeps every
+//!   other call that maps or unmaps waiting for as long as one such call takes.
 //! - Bytes of a mapping are read only below the published end of a file that does not shrink, so they do not change.
 //!
 //! A mapping past the end of the file, or over a failing disk, is a signal when touched. [`populate`] touches the pages
@@ -24,10 +26,43 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{Mmap, MmapOptions, UncheckedAdvice};
 
 /// Read at a time where a range has to be read only to see that it can be.
 const SCRATCH_LEN: usize = 64 << 10;
+
+/// Pages of a mapping are let go of in steps of so many bytes: some 20 microseconds each, where 64 MiB at once take
+/// milliseconds.
+const RELEASE_STEP: usize = 1 << 20;
+
+/// A mapping, let go of in steps.
+#[derive(Debug)]
+struct Mapping(Mmap);
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let len = self.0.len();
+        if len <= RELEASE_STEP {
+            return;
+        }
+        for at in (0..len).step_by(RELEASE_STEP) {
+            let step = RELEASE_STEP.min(len - at);
+            // SAFETY: the range lies in the mapping, which nobody reads any more: this is its owner's drop. Of a mapping of a
+            // file the advice takes away pages that the file still has; nothing is written or lost.
+            let released = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, at, step) };
+            if released.is_err() {
+                // Then it is unmapped in one go, which only takes longer.
+                return;
+            }
+        }
+    }
+}
 
 /// Maps `len` bytes of `file` from `position`, a multiple of the page size; the range may reach past the end.
 ///
@@ -42,7 +77,7 @@ pub(super) fn map(file: &File, position: u64, len: usize) -> io::Result<Bytes> {
     // below the published end, files are append-only, truncation happens in recovery before anything is mapped, and the
     // data directory is locked against other servers. A page that is past the end or unreadable is found by `populate`.
     let mapping = unsafe { MmapOptions::new().offset(position).len(len).map(file) }?;
-    Ok(Bytes::from_owner(mapping))
+    Ok(Bytes::from_owner(Mapping(mapping)))
 }
 
 /// Makes `bytes`, which lie at `position` of `file`, resident.
@@ -130,6 +165,17 @@ mod tests {
         let bytes = vec![1; 100];
         populate(&file, &bytes, 0).unwrap();
         assert_eq!(bytes, vec![1; 100]);
+    }
+
+    #[test]
+    fn a_part_of_a_mapping_stays_until_its_last_holder_lets_go_of_it() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 3 * RELEASE_STEP + 5]).unwrap();
+        let whole = map(&file, 0, 4 * RELEASE_STEP).unwrap();
+        populate(&file, &whole[..3 * RELEASE_STEP + 5], 0).unwrap();
+        let part = whole.slice(2 * RELEASE_STEP..3 * RELEASE_STEP + 5);
+        drop(whole);
+        assert_eq!(part, vec![7; RELEASE_STEP + 5]);
     }
 
     #[test]

@@ -26,8 +26,8 @@ mod cache_tests;
 #[cfg(test)]
 mod conformance_tests;
 
-pub use cache::{CacheLimits, CacheStats, FileCache};
+pub use cache::{CacheLimits, CacheStats, FileCache, Forgotten};
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
+pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite, Syncing};
 pub use real::RealFs;
 pub use sim::{Call, CrashChoice, Failure, Fault, SimFs, SimulatedCrash};

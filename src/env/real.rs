@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::clock::timestamp_of;
-use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
+use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite, Syncing};
 use super::mmap;
 use super::sync_pool::{Job, SyncPool, sync_names_in};
 
@@ -97,6 +97,10 @@ impl Fs for RealFs {
 
     fn sync_dir(&self, dir: &Path, _site: SyncSite) -> io::Result<()> {
         sync_names_in(dir)
+    }
+
+    fn begin_sync(&self, file: &Arc<dyn File>, site: SyncSite) -> Syncing {
+        self.syncs.begin(Job::File(Arc::clone(file), site))
     }
 
     fn sync_many(&self, files: &[Arc<dyn File>], site: SyncSite) -> Vec<io::Result<()>> {
@@ -186,10 +190,6 @@ impl File for RealFile {
     }
 
     fn sync_data(&self, _site: SyncSite) -> io::Result<()> {
-        self.0.sync_data()
-    }
-
-    fn write_back(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 

@@ -104,9 +104,14 @@ impl<K: Clone + Eq + Hash, V> SecondChance<K, V> {
     }
 
     /// Takes out every entry whose key is `unwanted`; looks at all of them.
-    pub(super) fn remove_all(&mut self, unwanted: impl Fn(&K) -> bool) -> Vec<V> {
+    pub(super) fn remove_all(&mut self, unwanted: impl Fn(&K) -> bool) -> Vec<(K, V)> {
         let keys: Vec<K> = self.places.keys().filter(|key| unwanted(key)).cloned().collect();
-        keys.iter().filter_map(|key| self.remove(key)).collect()
+        keys.into_iter()
+            .filter_map(|key| {
+                let value = self.remove(&key)?;
+                Some((key, value))
+            })
+            .collect()
     }
 
     /// Returns the number of entries.

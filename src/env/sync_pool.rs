@@ -2,10 +2,12 @@
 //!
 //! A call is one batch. The caller and up to [`HELPERS`] threads each take the next job of the oldest batch that has any
 //! left; the caller returns when every job has its result. Threads start when a call first has use for them and end
-//! with the pool.
+//! with the pool. A sync may also be begun, and waited for later: then it is a thread's, or, if none has taken it until then,
+//! its caller's.
 //!
 //! Invariants
-//! - The queue holds at most one batch per caller, and a caller waits: it is bounded by the number of calling threads.
+//! - The queue holds at most one batch per caller, and a caller waits, for what it has begun before it begins another: it is
+//!   bounded by the number of calling threads.
 //! - A batch gets done even if no thread can be started: the caller does every job itself then.
 //!
 //! `queue` guards the waiting batches, `results` of a batch its results; neither is held during a sync.
@@ -20,7 +22,7 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::fs::{File, SyncSite};
+use super::fs::{File, SyncSite, Syncing};
 
 /// Threads besides the caller. Sixteen syncs at once are where one disk stops to gain much.
 const HELPERS: usize = 15;
@@ -67,6 +69,17 @@ impl SyncPool {
             return Vec::new();
         }
         let helpers = HELPERS.min(jobs.len() - 1);
+        self.post(jobs, helpers).finish()
+    }
+
+    /// Begins one sync, on a thread if there is one.
+    pub(super) fn begin(&self, job: Job) -> Syncing {
+        let batch = self.post(vec![job], 1);
+        Syncing::until(move || batch.finish().into_iter().collect())
+    }
+
+    /// Hands jobs to at least one and at most `helpers` threads; what they have not taken is left to whoever finishes it.
+    fn post(&self, jobs: Vec<Job>, helpers: usize) -> Arc<Batch> {
         let batch = Arc::new(Batch {
             next: AtomicUsize::new(0),
             results: Mutex::new(Results {
@@ -76,17 +89,20 @@ impl SyncPool {
             done: Condvar::new(),
             jobs,
         });
-        self.start(helpers);
+        if self.start(helpers) == 0 {
+            // Nobody would ever take it out of the queue.
+            return batch;
+        }
         self.shared.queue.lock().batches.push_back(batch.clone());
         for _ in 0..helpers {
             self.shared.work.notify_one();
         }
-        while batch.sync_next() {}
-        batch.wait()
+        batch
     }
 
-    /// Starts threads until there are `wanted`; fewer when the system refuses, which costs time and nothing else.
-    fn start(&self, wanted: usize) {
+    /// Starts threads until there are `wanted`, and returns how many there are; fewer when the system refuses, which costs time
+    /// and nothing else.
+    fn start(&self, wanted: usize) -> usize {
         let mut helpers = self.helpers.lock();
         while helpers.len() < wanted {
             let shared = self.shared.clone();
@@ -95,10 +111,11 @@ impl SyncPool {
                 Ok(helper) => helpers.push(helper),
                 Err(refused) => {
                     tracing::warn!(error = %refused, running = helpers.len(), "no thread for syncs; going on with fewer");
-                    return;
+                    break;
                 }
             }
         }
+        helpers.len()
     }
 }
 
@@ -191,6 +208,12 @@ impl Batch {
             self.done.notify_one();
         }
         true
+    }
+
+    /// Does what nobody has taken yet, and waits for the rest.
+    fn finish(&self) -> Vec<io::Result<()>> {
+        while self.sync_next() {}
+        self.wait()
     }
 
     fn wait(&self) -> Vec<io::Result<()>> {
@@ -312,6 +335,18 @@ mod tests {
             }
         });
         assert!(pool.helpers.lock().len() <= HELPERS);
+    }
+
+    #[test]
+    fn a_sync_that_was_begun_goes_on_beside_its_caller() {
+        let pool = SyncPool::default();
+        let mut files = files(2, 2).into_iter();
+        let mut next = || Job::File(files.next().unwrap(), SyncSite("test"));
+        // Each ends only when both are under way.
+        let begun = pool.begin(next());
+        let own = next().run();
+        assert!(own.is_ok(), "{own:?}");
+        assert_eq!(begun.wait().unwrap_err().to_string(), "0");
     }
 
     #[test]

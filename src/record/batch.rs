@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::{Codec, DecompressLimit};
 use super::control::ControlMarker;
-use super::crc::crc32c;
+use super::crc::{Crc32c, crc32c};
 use super::damage::{Damage, RecordFault};
 use super::header::{
     BatchHeader, CRC_START, HEADER_LEN, LENGTH_END, MAGIC_AT, MAGIC_V2, PREFIX_LEN, TimestampType,
@@ -203,6 +203,46 @@ pub(super) fn verify_crc(stored: u32, batch: &[u8]) -> Result<(), Damage> {
         Ok(())
     } else {
         Err(Damage::Crc { stored, computed })
+    }
+}
+
+/// Checks the checksum of a batch that is read in parts: no memory need be given to a length before it is known to be true.
+#[derive(Debug)]
+pub struct PartwiseCheck {
+    computed: Crc32c,
+    stored: u32,
+    /// Bytes at the start that the checksum does not cover and that are still to come.
+    uncovered: usize,
+}
+
+impl PartwiseCheck {
+    /// Begins with what the header says.
+    pub fn of(header: &BatchHeader) -> Self {
+        Self {
+            computed: Crc32c::new(),
+            stored: header.crc,
+            uncovered: CRC_START,
+        }
+    }
+
+    /// Takes the next part of the batch; the first begins with its header.
+    pub fn add(&mut self, part: &[u8]) {
+        let uncovered = self.uncovered.min(part.len());
+        self.uncovered -= uncovered;
+        self.computed.add(&part[uncovered..]);
+    }
+
+    /// Ends with the batch's last byte.
+    ///
+    /// # Errors
+    /// [`Damage::Crc`], as of [`RecordBatch::verify_crc`].
+    pub fn finish(self) -> Result<(), Damage> {
+        let (stored, computed) = (self.stored, self.computed.finish());
+        if stored == computed {
+            Ok(())
+        } else {
+            Err(Damage::Crc { stored, computed })
+        }
     }
 }
 

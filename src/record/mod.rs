@@ -54,7 +54,7 @@ mod varint;
 
 pub use accept::{KeyRule, Rules, accept};
 pub use accepted::Accepted;
-pub use batch::{Batches, Glance, Glances, Payload, RecordBatch, Records};
+pub use batch::{Batches, Glance, Glances, PartwiseCheck, Payload, RecordBatch, Records};
 pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
 pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
 pub use control::ControlMarker;

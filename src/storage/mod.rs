@@ -59,6 +59,7 @@ mod read;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+mod reindex;
 mod repair;
 mod retain;
 mod retention;

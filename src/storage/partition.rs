@@ -40,7 +40,7 @@ use super::standing::Stand;
 use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
-use super::{AbortedTransaction, Marker, Origin, Verdict, load, stamps};
+use super::{AbortedTransaction, Marker, Origin, Verdict, load, reindex, stamps};
 
 /// One partition's log. All methods may be called from any thread.
 #[derive(Debug)]
@@ -302,7 +302,7 @@ impl Partition {
 
     /// Returns the aborted transactions that may have batches in a range, by first offset. May read a disk.
     pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        self.turnover.steady(|| self.reader().aborted(range))
+        self.turnover.steady(|| self.aborted_now(range))
     }
 
     /// Reads whole batches, and names the aborted transactions that overlap them, by first offset: both of one state of the log.
@@ -317,10 +317,22 @@ impl Partition {
             let aborted = if slice.bytes.is_empty() {
                 Vec::new()
             } else {
-                self.reader().aborted(&(read.from..slice.next_offset))?
+                self.aborted_now(&(read.from..slice.next_offset))?
             };
             Ok((slice, aborted))
         })
+    }
+
+    /// Reads the transaction indexes; makes those anew that are lost.
+    fn aborted_now(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+        match self.reader().aborted(range) {
+            Err(error) if reindex::says_index_is_lost(&error) => {
+                let config = Arc::clone(&self.config.read());
+                reindex::mend_aborted(&self.files, &super::read::snapshot(&self.segments), &config)?;
+                self.reader().aborted(range)
+            }
+            found => found,
+        }
     }
 
     fn check_range(&self, offset: Offset) -> Result<(), ReadError> {

@@ -195,6 +195,11 @@ impl Sealed {
         }
     }
 
+    /// These are the indexes from now on, in memory until they are written.
+    pub(super) fn reindexed(&self, indexes: Arc<IndexSet>) {
+        *self.indexes.lock() = Indexes::Pending(indexes);
+    }
+
     /// The indexes are on disk now, synced, with these lengths.
     pub(super) fn indexes_written(&self, lens: IndexLens) {
         *self.indexes.lock() = Indexes::Checked(lens);
@@ -298,12 +303,20 @@ impl Sealed {
         let Some(len) = len else { return Ok(Vec::new()) };
         let path = SegmentFile::TxnIndex.path(self.dir(), self.extent.base);
         let bytes = self.map(files, SegmentFile::TxnIndex, len)?;
-        let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| ReadError::Damaged {
-            path,
+        let damaged = |reason| ReadError::Damaged {
+            path: path.clone(),
             position: 0,
-            reason: damage.to_string(),
-        })?;
-        Ok(index.iter().collect())
+            reason,
+        };
+        let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| damaged(damage.to_string()))?;
+        let next = self.extent.next;
+        match index.iter().find(|aborted| aborted.last_offset >= next) {
+            Some(beyond) => Err(damaged(format!(
+                "a marker at offset {}, expected below {next}",
+                beyond.last_offset
+            ))),
+            None => Ok(index.iter().collect()),
+        }
     }
 
     fn map(&self, files: &FileCache, file: SegmentFile, len: u32) -> Result<Bytes, ReadError> {

@@ -16,6 +16,7 @@
 //! What is not here: names, memory, what comes after (`swap`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::env::Fs;
 use crate::record::RecordBatch;
@@ -24,16 +25,16 @@ use crate::types::{Offset, Timestamp};
 
 use super::super::cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES};
 use super::gate::{CompactError, Gate};
-use super::output::{Kept, Output};
+use super::output::{Kept, Output, OutputLimits};
 use super::pieces::{CHUNK, Piece, Pieces, len_32};
 use super::source::Source;
 use super::survivors::{Fate, Judgement, Place, Survivors};
 
 /// What copying needs to know.
 pub(super) struct Copying<'a> {
-    pub(super) fs: &'a dyn Fs,
+    pub(super) fs: &'a Arc<dyn Fs>,
     pub(super) dir: &'a Path,
-    pub(super) index_interval_bytes: u32,
+    pub(super) limits: OutputLimits,
     /// Tells the aborted transactions that may have batches in a segment.
     pub(super) aborted: &'a dyn Fn(&Source) -> Result<Vec<AbortedTransaction>, CompactError>,
 }
@@ -105,14 +106,14 @@ impl Copying<'_> {
             survivors,
             found,
             finished: Vec::new(),
-            output: Output::new(base, self.index_interval_bytes),
+            output: Output::new(base, self.limits),
             last: last.unwrap_or(0),
         };
         let copied = run.all(gate);
         if !matches!(copied, Ok(Copied::Changed(_))) {
             // What cannot be removed is no harm: the next pass, or start, tries again.
             let until = sources.last().map_or(base, |last| last.bound);
-            let _ = super::swap::remove_leftovers(self.fs, self.dir, until);
+            let _ = super::swap::remove_leftovers(self.fs.as_ref(), self.dir, until);
         }
         copied
     }
@@ -126,7 +127,7 @@ impl Run<'_, '_> {
             }
         }
         let base = self.output.base;
-        let output = std::mem::replace(&mut self.output, Output::new(base, 0));
+        let output = std::mem::replace(&mut self.output, Output::new(base, self.copying.limits));
         self.finish(output, gate)?;
         if self.finished.is_empty() {
             return Ok(Copied::Unchanged);
@@ -139,7 +140,7 @@ impl Run<'_, '_> {
         let source = &self.sources[index];
         let transactions = (self.copying.aborted)(source)?;
         self.survivors.expect(transactions);
-        let mut pieces = Pieces::open(self.copying.fs, source)?;
+        let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
         let end = pieces.len();
         while let Some(piece) = pieces.next(gate)? {
             match piece {
@@ -218,7 +219,7 @@ impl Run<'_, '_> {
         let header = batch.header();
         if self.output.is_full_for(header) {
             self.change(at, gate)?;
-            let next = Output::new(header.base_offset, self.copying.index_interval_bytes);
+            let next = Output::new(header.base_offset, self.copying.limits);
             let full = std::mem::replace(&mut self.output, next);
             self.finish(full, gate)?;
             self.output.begin(self.copying.fs, self.copying.dir)?;
@@ -251,7 +252,7 @@ impl Run<'_, '_> {
         }
         self.output.begin(self.copying.fs, self.copying.dir)?;
         for (index, source) in self.sources[..=at.source].iter().enumerate() {
-            let mut pieces = Pieces::open(self.copying.fs, source)?;
+            let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
             let end = if index == at.source {
                 at.position
             } else {

@@ -6,6 +6,7 @@ use super::super::testing::fault;
 use super::super::{CompactError, PassReport};
 use super::testing::Scene;
 use crate::env::{Call, Failure, Fs as _, OpenMode};
+use crate::storage::{LogConfig, Pace};
 use crate::types::{Offset, Timestamp};
 
 const SCRIPT: &str = "a=1 b=1 roll a=2 c=1 roll d=1 b=~ roll";
@@ -184,4 +185,98 @@ fn a_tombstone_stays_while_damage_lies_below_it() {
     let kept = content(&scene, "00000000000000000003.log");
     let tombstones = scene.clean().expect("cleaned").records.tombstones_kept;
     assert_eq!(tombstones, 1, "{} bytes", kept.len());
+}
+
+#[test]
+fn a_length_that_damage_made_up_takes_no_memory() {
+    const LARGE: usize = 200_000;
+    let mut scene = Scene::with(LogConfig {
+        segment_bytes: 8 << 20,
+        ..super::testing::compacted()
+    });
+    for key in 0..20 {
+        scene.run(&format!("k{key}={}", "x".repeat(LARGE)));
+    }
+    scene.run("k3=new roll");
+    let second = u64::from(scene.batches()[0][0].header().size_bytes);
+    // It says that it is of 3 MiB: as much is there.
+    scribble(&scene, FIRST, second + 8, &(3_u32 << 20).to_be_bytes());
+    let mut most = 0;
+    let report = scene
+        .clean_within(&mut |bytes| {
+            most = most.max(bytes);
+            Pace::Go
+        })
+        .expect("the rest is cleaned");
+    assert_eq!(
+        (report.damaged.len(), report.records.superseded),
+        (1, 1),
+        "{report:?}"
+    );
+    assert!(most <= 1 << 20, "{most} bytes at once");
+}
+
+#[test]
+fn a_batch_larger_than_a_chunk_is_cleaned_as_any_other() {
+    let mut scene = Scene::with(LogConfig {
+        segment_bytes: 16 << 20,
+        ..super::testing::compacted()
+    });
+    let large = "x".repeat(3 << 20);
+    scene.run(&format!("a={large} b={large} a={large},c=1 roll clean"));
+    let kept: Vec<i64> = scene
+        .records()
+        .expect("read")
+        .iter()
+        .map(|record| record.0)
+        .collect();
+    assert_eq!(kept, [1, 2, 3]);
+}
+
+const WITH_ABORTED: &str = "a=1 t7:a=2 t7:b=1 roll c=1 abort7 p7:z=1 roll d=1 roll close";
+const ABORTED: &str = "00000000000000000003.txnindex";
+
+#[test]
+fn a_damaged_or_missing_index_of_aborted_transactions_is_made_anew_from_the_log() {
+    let mut sound = Scene::new();
+    sound.run(WITH_ABORTED);
+    let known = sound.log.aborted(&(Offset(0)..Offset(6))).expect("read");
+    assert_eq!(known.len(), 1);
+    sound.run("clean");
+    let damages: [&dyn Fn(&Scene); 3] = [
+        &|scene| scribble(scene, ABORTED, 0, &[9, 9]),
+        &|scene| scribble(scene, ABORTED, 18, &[0x7f]),
+        &|scene| {
+            scene
+                .fs
+                .remove_file(&scene.log.dir().join(ABORTED))
+                .expect("removed")
+        },
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let mut scene = Scene::new();
+        scene.run(WITH_ABORTED);
+        damage(&scene);
+        let found = scene.log.aborted(&(Offset(0)..Offset(6))).expect("made anew");
+        assert_eq!(found, known, "damage {number}");
+        let mut scene = Scene::new();
+        scene.run(WITH_ABORTED);
+        damage(&scene);
+        scene.clean().expect("cleaned");
+        assert_eq!(scene.picture(), sound.picture(), "damage {number}");
+    }
+}
+
+#[test]
+fn without_its_index_a_damaged_log_with_aborted_transactions_is_left_as_it_is() {
+    let mut scene = Scene::new();
+    scene.run(WITH_ABORTED);
+    scribble(&scene, ABORTED, 0, &[9, 9]);
+    // Its first batch: whether a marker lay there nobody can tell.
+    let log = "00000000000000000003.log";
+    scribble(&scene, log, 65, b"X");
+    let before = (content(&scene, FIRST), content(&scene, log));
+    let refused = scene.clean().expect_err("what was aborted is not known");
+    assert!(refused.to_string().contains("crc"), "{refused}");
+    assert_eq!((content(&scene, FIRST), content(&scene, log)), before);
 }

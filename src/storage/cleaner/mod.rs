@@ -35,6 +35,8 @@ mod pass;
 #[cfg(test)]
 mod pass_tests;
 mod pieces;
+#[cfg(test)]
+mod second_output_tests;
 mod source;
 mod survivors;
 mod swap;

@@ -8,7 +8,9 @@
 //!
 //! Invariants
 //! - What lies before the first change is a prefix of the sources, byte for byte.
-//! - Never more than [`STEP`] bytes are dirty: the sync of this file keeps those of others waiting for no longer.
+//! - Each [`SYNC_STEP`] bytes are synced, on another thread, while the next are gathered; further than that it does not get
+//!   ahead. So little is ever unsynced, and a sync of this file keeps those of others waiting for no longer than a step takes.
+//! - A sync that fails ends the file: at the next step, or when it is finished.
 //! - A file that is not finished is removed.
 //!
 //! What is not here: which batches come (`survivors`), and names that a start looks for (`swap`).
@@ -17,7 +19,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::env::{File, Fs, OpenMode, SyncSite};
+use crate::env::{File, Fs, OpenMode, SyncSite, Syncing};
 use crate::record::BatchHeader;
 use crate::storage::{AbortedTransaction, RelativeOffset};
 use crate::types::Offset;
@@ -28,8 +30,8 @@ use super::gate::{CompactError, Gate, Tried};
 use super::pieces::len_32;
 use super::survivors::TimeSpan;
 
-/// So much is written before the disk is asked to take it.
-const STEP: usize = 4 << 20;
+/// So much is written between the begins of two syncs.
+const SYNC_STEP: usize = 4 << 20;
 /// So much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
 /// As in `writer`: positions in an index are signed 32-bit numbers.
@@ -46,16 +48,38 @@ pub(super) struct Output {
     pub(super) next: Offset,
     /// Length in bytes, whether written or not.
     pub(super) end: u32,
+    max_bytes: u32,
     file: Option<Draft>,
 }
 
 #[derive(Debug)]
 struct Draft {
+    fs: Arc<dyn Fs>,
     file: Arc<dyn File>,
     path: PathBuf,
     written: u64,
+    /// Bytes that no sync was begun for.
     unsynced: usize,
+    /// The sync of the step before.
+    under_way: Option<Syncing>,
     buffer: Vec<u8>,
+}
+
+/// What an output is made with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OutputLimits {
+    pub(super) index_interval_bytes: u32,
+    pub(super) max_bytes: u32,
+}
+
+impl OutputLimits {
+    /// As large as a segment can be.
+    pub(super) fn of_a_segment(index_interval_bytes: u32) -> Self {
+        Self {
+            index_interval_bytes,
+            max_bytes: LOG_MAX_BYTES,
+        }
+    }
 }
 
 /// A batch that stays, for the indexes.
@@ -67,13 +91,14 @@ pub(super) struct Kept<'a> {
 }
 
 impl Output {
-    pub(super) fn new(base: Offset, index_interval_bytes: u32) -> Self {
+    pub(super) fn new(base: Offset, limits: OutputLimits) -> Self {
         Self {
             base,
-            indexes: IndexSet::new(base, index_interval_bytes),
+            indexes: IndexSet::new(base, limits.index_interval_bytes),
             content: ContentSpan::default(),
             next: base,
             end: 0,
+            max_bytes: limits.max_bytes,
             file: None,
         }
     }
@@ -86,7 +111,7 @@ impl Output {
     /// Tells whether the batch would make it larger, or reach further, than a segment can be.
     pub(super) fn is_full_for(&self, header: &BatchHeader) -> bool {
         self.end > 0
-            && (self.end > LOG_MAX_BYTES.saturating_sub(header.size_bytes)
+            && (self.end > self.max_bytes.saturating_sub(header.size_bytes)
                 || RelativeOffset::new(header.last_offset(), self.base).is_none())
     }
 
@@ -110,16 +135,18 @@ impl Output {
     }
 
     /// Begins the file, with nothing in it yet.
-    pub(super) fn begin(&mut self, fs: &dyn Fs, dir: &Path) -> Result<(), CompactError> {
+    pub(super) fn begin(&mut self, fs: &Arc<dyn Fs>, dir: &Path) -> Result<(), CompactError> {
         let mut path = SegmentFile::Log.path(dir, self.base).into_os_string();
         path.push(CLEANED);
         let path = PathBuf::from(path);
         let file = fs.open(&path, OpenMode::CreateNew).tried("create", &path)?;
         self.file = Some(Draft {
+            fs: Arc::clone(fs),
             file,
             path,
             written: 0,
             unsynced: 0,
+            under_way: None,
             buffer: Vec::with_capacity(BUFFER),
         });
         Ok(())
@@ -140,6 +167,7 @@ impl Output {
             return Ok(None);
         };
         draft.flush(gate)?;
+        draft.settle()?;
         draft.file.sync_data(SITE).tried("sync", &draft.path)?;
         assert_eq!(
             draft.written,
@@ -183,10 +211,23 @@ impl Draft {
             .tried("write", &self.path)?;
         self.written += u64::from(len_32(bytes.len()));
         self.unsynced += bytes.len();
-        if self.unsynced >= STEP {
-            self.file.write_back().tried("write back", &self.path)?;
+        if self.unsynced >= SYNC_STEP {
+            self.settle()?;
+            self.under_way = Some(self.fs.begin_sync(&self.file, SITE));
             self.unsynced = 0;
         }
         Ok(())
     }
+
+    /// Waits for the sync of the step before.
+    fn settle(&mut self) -> Result<(), CompactError> {
+        match self.under_way.take() {
+            Some(sync) => sync.wait().tried("sync", &self.path),
+            None => Ok(()),
+        }
+    }
 }
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;

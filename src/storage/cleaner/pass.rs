@@ -31,6 +31,7 @@ use super::gate::{Budget, CompactError, Gate};
 use super::grouping::{Limits, Soundness, group};
 use super::learn::{Learning, Reached};
 use super::offset_map::OffsetMap;
+use super::output::OutputLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
@@ -309,9 +310,9 @@ impl Round<'_> {
         };
         let aborted = |source: &Source| self.aborted(source);
         let copying = Copying {
-            fs: self.partition.files.fs().as_ref(),
+            fs: self.partition.files.fs(),
             dir: self.dir,
-            index_interval_bytes: self.config.index_interval_bytes,
+            limits: OutputLimits::of_a_segment(self.config.index_interval_bytes),
             aborted: &aborted,
         };
         let mut done = Done::default();

@@ -12,7 +12,8 @@
 //! - Batches of a segment grow in offsets and stay below the base of what follows it; one that was moved to other offsets is
 //!   damage, as far as that can be known (`spacing`).
 //! - After damage, what follows is searched with a bounded amount of work; bytes in which nothing was found are a gap.
-//! - Memory: one chunk, or one batch if that is larger; a batch is not believed to be larger than what is left of its file.
+//! - Memory: one chunk, or one batch if that is larger. A batch that would be larger is read in chunks first: a length that
+//!   damage made up takes no memory.
 //!
 //! A record may hold bytes that look like a batch. They are taken for one only behind damage, with offsets that fit and a
 //! checksum that holds; then whoever wrote them wrote them for that.
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::env::{File, Fs, OpenMode};
-use crate::record::{BatchHeader, HEADER_LEN, RecordBatch};
+use crate::record::{BatchHeader, Damage, HEADER_LEN, PartwiseCheck, RecordBatch};
 use crate::types::Offset;
 
 use super::super::scan::MAX_BATCH_BYTES;
@@ -170,10 +171,32 @@ impl Pieces {
             Ok(header) => header,
             Err(reason) => return Ok(Err(reason)),
         };
+        if len_of(header.size_bytes) > CHUNK
+            && let Err(damage) = self.check_in_chunks(position, &header, gate)?
+        {
+            return Ok(Err(damage.to_string()));
+        }
         self.fill(position, header.size_bytes, gate)?;
         let bytes = self.held(position, header.size_bytes);
         let sound = RecordBatch::parse(bytes).and_then(|batch| batch.verify_crc().map(|()| batch));
         Ok(sound.map_err(|damage| damage.to_string()))
+    }
+
+    /// Checks the checksum of a batch that is larger than a chunk, chunk by chunk.
+    fn check_in_chunks(
+        &mut self,
+        position: u32,
+        header: &BatchHeader,
+        gate: &mut Gate<'_>,
+    ) -> Result<Result<(), Damage>, CompactError> {
+        let mut check = PartwiseCheck::of(header);
+        let end = position + header.size_bytes;
+        for at in (position..end).step_by(CHUNK) {
+            let len = len_32(CHUNK).min(end - at);
+            self.fill(at, len, gate)?;
+            check.add(&self.held(at, len));
+        }
+        Ok(check.finish())
     }
 
     /// Takes the header at `position`, if it may be one of this segment's.

@@ -6,9 +6,10 @@
 //!    dies before the last sync: while a `.cleaned` is there, a start removes its `.swap` too; else as after step 4.
 //! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
 //!    removes every old file in the range and gives `.swap` its final name.
-//! 5. The old files are removed; the directory is synced. If it dies here: as above.
-//! 6. `.swap` becomes `<base>.log`; readers are given that name. If it dies here: as above, for what is found under the old
-//!    name.
+//! 5. The old files are removed; the directory is synced. What was open and mapped of them is kept until the end of the swap.
+//!    If it dies here: as above.
+//! 6. `.swap` becomes `<base>.log`; readers are given that name, with what was open and mapped of it. If it dies here: as
+//!    above, for what is found under the old name.
 //! 7. Indexes are written and synced, and with their names those of the logs. If it dies here: a start reads the log and makes
 //!    them.
 //!
@@ -17,6 +18,8 @@
 //! Invariants
 //! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
 //!   has a name of its own, so nobody waits for the removal and its sync.
+//! - No lock that an append or a reader takes is held, and no exchange is under way, while something is unmapped or the space
+//!   of a file is freed.
 //! - The producer snapshot of the first base stays: the state before it is the same.
 //!
 //! What is not here: retry, and what a start does (`partition_dir`).
@@ -88,14 +91,17 @@ pub(super) fn finish_earlier(partition: &Partition) -> Result<(), CompactError> 
 fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> {
     let (files, dir) = (&partition.files, partition.dir());
     let first = swap.new.first().map(|sealed| sealed.extent.base);
+    // A reader that still has bytes of an old file is done sooner: unmapping it, and freeing its space, is left to this thread.
+    let mut forgotten = Vec::new();
     for old in &swap.old {
         let kinds = SegmentFile::ALL.into_iter().rev();
         let keeps_snapshot = Some(old.extent.base) == first;
         for kind in kinds.filter(|kind| *kind != SegmentFile::Snapshot || !keeps_snapshot) {
             let path = kind.path(&dir, old.extent.base);
+            forgotten.push(files.forget(&path));
             remove_if_there(files, &path).tried("remove", &path)?;
             // Once more: what was opened just before the name was gone must not be found under it later.
-            files.forget(&path);
+            forgotten.push(files.forget(&path));
         }
     }
     files.fs().sync_dir(&dir, SITE_OLD).tried("sync", &dir)?;
@@ -125,10 +131,10 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
 fn rename(partition: &Partition, temporary: &Arc<Sealed>, sealed: &Arc<Sealed>) -> io::Result<()> {
     let files = &partition.files;
     files.fs().rename(&temporary.log_path, &sealed.log_path)?;
+    let _nothing = files.renamed(&temporary.log_path, &sealed.log_path);
     let mut list = partition.segments.write();
     // Retention may have taken it out of the list meanwhile.
     let _ = list.replace(std::slice::from_ref(temporary), std::slice::from_ref(sealed));
-    files.forget(&temporary.log_path);
     Ok(())
 }
 

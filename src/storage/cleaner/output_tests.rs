@@ -1,0 +1,65 @@
+//! The steps in which the file of a pass is synced.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Output, OutputLimits, SITE, SYNC_STEP};
+use crate::env::{Call, Failure, Fs, SimFs};
+use crate::storage::cleaner::gate::{CompactError, Gate, Pace};
+use crate::storage::maintenance::Maintenance;
+use crate::storage::testing::fault;
+use crate::types::Offset;
+
+/// Writes so many bytes, in parts of 100,000, and finishes the file.
+fn write(fs: &SimFs, len: usize) -> Result<(), CompactError> {
+    let shared: Arc<dyn Fs> = Arc::new(fs.clone());
+    let maintenance = Maintenance::default();
+    let mut budget = |_: u64| Pace::Go;
+    let mut gate = Gate {
+        budget: &mut budget,
+        maintenance: &maintenance,
+        read_bytes: 0,
+        written_bytes: 0,
+    };
+    let mut output = Output::new(Offset(7), OutputLimits::of_a_segment(4096));
+    output.begin(&shared, Path::new("/"))?;
+    let bytes = vec![7; 100_000];
+    for part in (0..len).step_by(bytes.len()) {
+        let part = bytes.len().min(len - part);
+        output.write(&bytes[..part], &mut gate)?;
+        output.add_gap(u32::try_from(part).expect("small"));
+    }
+    output.finish(&mut gate)?;
+    Ok(())
+}
+
+#[test]
+fn a_file_is_synced_every_four_mebibytes_and_at_its_end() {
+    for (len, expected) in [(1, 1), (SYNC_STEP, 1 + 1), (3 * SYNC_STEP + 5, 3)] {
+        let fs = SimFs::new();
+        let syncs = Arc::new(Mutex::new(0));
+        let counted = Arc::clone(&syncs);
+        fs.watch_syncs(move |site| *counted.lock() += i32::from(site == SITE));
+        write(&fs, len).expect("written");
+        let found = *syncs.lock();
+        assert!(
+            (expected..=expected + 1).contains(&found),
+            "{len} bytes: {found} syncs"
+        );
+    }
+}
+
+#[test]
+fn a_step_whose_sync_fails_ends_the_file_though_the_syncs_after_it_succeed() {
+    for len in [SYNC_STEP + 2_000_000, 4 * SYNC_STEP] {
+        let fs = SimFs::new();
+        fs.inject(fault(Call::SyncData, ".cleaned", 1, Failure::LosesDirtyPages));
+        let failed = write(&fs, len);
+        assert!(
+            matches!(failed, Err(CompactError::Storage(_))),
+            "{len} bytes: {failed:?}"
+        );
+    }
+}
