@@ -112,6 +112,23 @@ fn an_expired_log_is_emptied_and_goes_on_at_its_end_before_and_after_a_restart()
     }
 }
 
+/// Checklist 55: Kafka goes by the file's last change where records have no timestamps; here it stands for append times that
+/// nobody wrote down, whatever the records say.
+#[test]
+fn a_segment_whose_append_times_are_lost_is_as_old_as_the_last_change_of_its_file() {
+    let changed_at = NOW.saturating_add_ms(500);
+    let house = House::with(SimFs::new(), limited(Some(1000), None));
+    house.fs.set_now(changed_at);
+    (0..10).for_each(|_| {
+        house.append(&plain("v"));
+    });
+    house.sync().expect("synced");
+    let after = House::with(house.fs.crash(CrashChoice::KeepAll), limited(Some(1000), None));
+    assert_eq!(look_cleanly(&after, changed_at.saturating_add_ms(1000)), 0);
+    assert!(look_cleanly(&after, changed_at.saturating_add_ms(1001)) > 0);
+    assert_eq!(after.log.watermarks().log_start, Offset(10));
+}
+
 #[test]
 fn a_log_that_nobody_wrote_to_since_the_start_is_retained_too() {
     let fs = filled(limited(None, None), 30).close();

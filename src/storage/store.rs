@@ -27,8 +27,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
 
+use super::cleaner_state::CleanerMarks;
 use super::data_dir::{DataDir, create_if_missing};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
@@ -233,13 +234,14 @@ impl Store {
 }
 
 /// How far each compacted log is clean.
-fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
+fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, CleanerMarks)> {
     let compacted = open
         .iter()
         .filter(|partition| partition.config.read().cleanup.compacts());
     let point = |partition: &Arc<Partition>| {
-        let point = partition.cleaner.point(partition.watermarks().log_start);
-        (partition.id.clone(), point)
+        let log_start = partition.watermarks().log_start;
+        let holds = Arc::clone(&partition.config.read().holds);
+        (partition.id.clone(), partition.cleaner.settled(log_start, &holds))
     };
     compacted.map(point).collect()
 }

@@ -24,6 +24,8 @@ mod copy;
 mod fault_tests;
 mod gate;
 mod grouping;
+#[cfg(test)]
+mod history_tests;
 mod learn;
 #[cfg(test)]
 mod model_tests;

@@ -25,8 +25,8 @@ use super::super::segment::Segment;
 use super::super::testing::{open_store, small, spec};
 use super::super::walk::read;
 use super::super::{
-    CleanupPolicy, CompactError, Compaction, LogConfig, OffsetMap, Origin, Pace, Partition, PartitionSpec,
-    Pass, PassReport, RollFor, Store,
+    CleanupPolicy, CompactError, Compaction, Hold, LogConfig, OffsetMap, Origin, Pace, Partition,
+    PartitionSpec, Pass, PassReport, RollFor, Store,
 };
 
 const LIMIT: DecompressLimit = DecompressLimit(8 << 20);
@@ -118,6 +118,17 @@ impl Scene {
             sequences,
             ..Self::on(fs, self.config.clone(), self.now)
         };
+    }
+
+    /// Begins and ends holds, as an administrator does: written down first, then told to the log.
+    pub(super) fn hold(&mut self, holds: &[Hold]) {
+        self.write_down(holds);
+        self.log.configure(self.config.clone());
+    }
+
+    /// Writes holds down and dies before the log is told; the next start knows.
+    pub(super) fn write_down(&mut self, holds: &[Hold]) {
+        self.config.holds = holds.into();
     }
 
     pub(super) fn append(&mut self, step: &str) {
