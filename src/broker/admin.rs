@@ -86,7 +86,8 @@ impl Core {
         if execution == Execution::ValidateOnly {
             return Ok(self.planned(name, count, &config));
         }
-        let id = self.record_new(admin, &name, count, &config)?;
+        let id = new_topic_id()?;
+        self.record_new(admin, &name, &TopicEntry::active(id, count, &config))?;
         let partitions = self
             .open(&name, 0..count, id, &config)
             .inspect_err(|_| self.take_back(admin, &name, None))?;
@@ -111,24 +112,22 @@ impl Core {
         let count = new.partitions.unwrap_or(self.config.num_partitions);
         self.check_count(&name, count, 0)?;
         let config = self.settings.resolve(&new.config)?;
+        self.settings
+            .check_requests(&new.config, self.config.max_request_bytes)?;
         Ok(Checked { name, count, config })
     }
 
-    /// Writes the entry of a new topic, after the last of an older topic of that name is gone; returns its id.
+    /// Writes the entry of a new topic, after the last of an older topic of that name is gone.
     pub(super) fn record_new(
         &self,
         admin: &mut Admin,
         name: &TopicName,
-        count: i32,
-        config: &TopicConfig,
-    ) -> Result<TopicId, Error> {
+        entry: &TopicEntry,
+    ) -> Result<(), Error> {
         if let Some(entry) = admin.deleting.get(name).cloned() {
             self.finish_deletion(admin, name, &entry)?;
         }
-        let id = new_topic_id()?;
-        let entry = TopicEntry::active(id, count, config);
-        self.record(admin, Change::topic(name, Some(&entry)), None)?;
-        Ok(id)
+        self.record(admin, Change::topic(name, Some(entry)), None)
     }
 
     fn check_count(&self, name: &TopicName, total: i32, present: usize) -> Result<(), Error> {
@@ -225,6 +224,8 @@ impl Core {
             let topic = core.topics.find_writable(&name)?;
             let overrides = changed(&topic.config.overrides, &change)?;
             let mut config = core.settings.resolve(&overrides)?;
+            core.settings
+                .check_requests(&change.set, core.config.max_request_bytes)?;
             config.holds = topic.config.holds.clone();
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
@@ -326,7 +327,7 @@ impl Core {
         .await
     }
 
-    /// Removes the data of a topic whose entry says `deleting`, then the entry.
+    /// Takes the partitions of a topic whose entry says `deleting` away, then the entry; their files go in the background.
     pub(super) fn finish_deletion(
         &self,
         admin: &mut Admin,
@@ -335,10 +336,9 @@ impl Core {
     ) -> Result<(), Error> {
         let id = |number| TopicPartition::new(name.clone(), PartitionId(number));
         let ids: Vec<_> = (0..entry.partitions).map(id).collect();
-        self.store
-            .remove_partitions(&ids)
-            .inspect_err(|error| self.disk.heed(error))
-            .map_err(|error| translate::store(name, &error))?;
+        let removed = self.store.remove_partitions(&ids);
+        let removed = removed.inspect_err(|error| self.disk.heed(error));
+        self.remove_later(removed.map_err(|error| translate::store(name, &error))?);
         self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
         admin.deleting.remove(name);
         Ok(())
@@ -395,7 +395,7 @@ pub(super) fn entry_of(topic: &Topic) -> TopicEntry {
     TopicEntry::active(topic.id, topic.count(), &topic.config)
 }
 
-fn new_topic_id() -> Result<TopicId, Error> {
+pub(super) fn new_topic_id() -> Result<TopicId, Error> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| Error::Storage {
         target: "the system's random source".to_owned(),

@@ -10,7 +10,8 @@
 //! 6. The commit thread and the background tasks begin.
 //!
 //! Stopping: the gate closes for newcomers; what is inside is waited for, acknowledgements included; tasks and thread end
-//! and are joined; storage syncs, writes the clean marker and gives the lock back.
+//! and are joined; storage syncs, writes the clean marker and gives the lock back. A disk without room for the marker, or for
+//! what it vouches for, is no failure once every log is synced: the next start recovers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::env::{CacheLimits, FileCache};
-use crate::storage::{PartitionSpec, Store, StoreConfig};
+use crate::storage::{Closing, PartitionSpec, Store, StoreConfig};
 use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
@@ -35,7 +36,9 @@ use super::flush::Flushes;
 use super::gate::Gate;
 use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
+use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
 use super::served::Served;
@@ -149,7 +152,11 @@ impl Running {
             core.store.close().map_err(|error| (core, error))
         });
         match closed.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(Closing::Clean)) => Ok(()),
+            Ok(Ok(Closing::NoRoom(error))) => {
+                tracing::warn!(%error, "no room to write down a clean stop; every record is safe, and the next start recovers");
+                Ok(())
+            }
             Ok(Err((core, error))) => Err(translate::store(&core.config.data_dir.display(), &error)),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::ShuttingDown),
@@ -210,6 +217,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         settings,
         topics: Topics::default(),
         admin: Arc::new(tokio::sync::Mutex::new(admin)),
+        adopting: tokio::sync::Mutex::default(),
         gate: Gate::new(),
         commit: Commit::new(),
         syncer: Arc::new(Syncer {
@@ -220,6 +228,8 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         }),
         flushes: Flushes::default(),
         repairs,
+        removals: Removals::default(),
+        openings: Openings::default(),
         retention: RetentionWork::default(),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,

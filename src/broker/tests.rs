@@ -68,6 +68,7 @@ fn config() -> BrokerConfig {
         recovery_threads: 1,
         max_decompressed_bytes: 16 << 20,
         max_inflight_produce_bytes: 64 << 20,
+        max_request_bytes: 16 << 20,
         cleaner: CleanerConfig {
             threads: 1,
             dedupe_buffer_bytes: 1 << 20,

@@ -19,8 +19,8 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use crate::env::{File, FileKind, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::checkpoints::LOG_STARTS;
 use super::data_dir::{DataDir, FUTURE, marked_name};
@@ -63,19 +63,84 @@ pub struct AdoptReport {
     pub dropped_tail_bytes: u64,
 }
 
+/// A foreign directory that was verified, and filled into one of this store that nobody looks for yet. Dropped without
+/// [`Store::bring_in`], it is removed.
+#[derive(Debug)]
+pub struct Verified {
+    files: Arc<FileCache>,
+    /// Where it lies; `None` once it has its name.
+    future: Option<PathBuf>,
+    id: TopicPartition,
+    topic_id: TopicId,
+    report: AdoptReport,
+    latest: Option<LeaderEpoch>,
+}
+
+impl Verified {
+    /// Returns the id of the topic that it was filled for.
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+}
+
+impl Drop for Verified {
+    fn drop(&mut self) {
+        if let Some(future) = &self.future {
+            // What failed is what to tell; a leftover is removed by the next start.
+            let _ = self.files.fs().remove_dir_all(future);
+        }
+    }
+}
+
 impl Store {
-    /// Verifies a foreign partition directory and brings it in as the partition of `spec`, which must not hold anything yet.
-    /// The original is not altered. Blocks for as long as it takes to read all of it.
+    /// Verifies a foreign partition directory and fills it into one of this store, for the partition of `spec`. The original is
+    /// not altered, and nothing that is served is touched. Blocks for as long as it takes to read all of it; asks at every
+    /// batch whether to go on.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] names the file and what is wrong with it, or what is in the way here; nothing is then
-    /// brought in.
-    pub fn adopt(
+    /// [`StoreError::Unusable`] names the file and what is wrong with it, or says that it was not to go on.
+    pub fn verify_foreign(
         &self,
         from: &Path,
+        spec: &PartitionSpec,
+        now: Timestamp,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, StoreError> {
+        let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
+        let mut verified = Verified {
+            files: Arc::clone(&self.dir.files),
+            future: Some(future.clone()),
+            id: spec.id.clone(),
+            topic_id: spec.topic_id,
+            report: AdoptReport::default(),
+            latest: None,
+        };
+        let adoption = Adoption {
+            dir: &self.dir,
+            from,
+            to: &future,
+            spec,
+            now,
+            go_on,
+        };
+        (verified.report, verified.latest) = adoption.fill()?;
+        Ok(verified)
+    }
+
+    /// Brings a verified directory in as the partition of `spec`, which must not hold anything.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] says what is in the way here; else what the disk says. Nothing is then brought in.
+    pub fn bring_in(
+        &self,
+        mut verified: Verified,
         spec: PartitionSpec,
         now: Timestamp,
     ) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
+        assert!(
+            verified.id == spec.id && verified.topic_id == spec.topic_id,
+            "a directory goes where it was filled for"
+        );
         let target = self.dir.partition(&spec.id);
         let taken = self
             .partitions
@@ -90,28 +155,21 @@ impl Store {
             return Err(StoreError::Unusable { path: target, reason });
         }
         self.dir.forget(std::slice::from_ref(&spec.id))?;
-        let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
-        let adoption = Adoption {
-            dir: &self.dir,
-            from,
-            to: &future,
-            spec: &spec,
-            now,
-        };
-        let (report, latest) = adoption.fill().inspect_err(|_| {
-            // What failed is what to tell; a leftover is removed by the next start.
-            let _ = self.dir.files.fs().remove_dir_all(&future);
-        })?;
-        if let Some(latest) = latest {
+        if let Some(latest) = verified.latest {
             self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
         let id = spec.id.clone();
+        let future = verified
+            .future
+            .clone()
+            .expect("it is taken away at the end alone");
         let partition = self.install(&future, &target, spec, now).inspect_err(|_| {
             // Whatever has its name already must not be taken for the partition that is made in its place.
-            let _ = self.remove_partitions(std::slice::from_ref(&id));
-            let _ = self.dir.files.fs().remove_dir_all(&future);
+            let removed = self.remove_partitions(std::slice::from_ref(&id));
+            let _ = removed.and_then(|removed| self.remove_files(removed));
         })?;
-        Ok((partition, report))
+        verified.future = None;
+        Ok((partition, verified.report))
     }
 
     fn install(
@@ -141,6 +199,7 @@ struct Adoption<'a> {
     to: &'a Path,
     spec: &'a PartitionSpec,
     now: Timestamp,
+    go_on: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What has been read of the foreign directory.
@@ -314,9 +373,19 @@ impl Adoption<'_> {
             if let Some(aborted) = replay_batch(producers, batch, self.now) {
                 indexes.add_aborted(aborted);
             }
-            ControlFlow::Continue(())
+            if (self.go_on)() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break("given up".to_owned())
+            }
         })
         .context("read", path)?;
+        if !(self.go_on)() {
+            return Err(StoreError::Unusable {
+                path: self.from.to_path_buf(),
+                reason: "its verification was given up".to_owned(),
+            });
+        }
         scanned.indexes.seal();
         Ok(scanned)
     }

@@ -157,11 +157,12 @@ impl Checkpoints {
 
     /// Forgets partitions whose directories are gone, durably.
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
-        self.log_starts.forget(files, ids)?;
-        self.recovery_points.forget(files, ids)?;
-        self.high_watermarks.forget(files, ids)?;
-        self.cleaner_points.forget(files, ids)?;
-        self.compacted.forget(files, ids)
+        let ids: BTreeSet<&TopicPartition> = ids.iter().collect();
+        self.log_starts.forget(files, &ids)?;
+        self.recovery_points.forget(files, &ids)?;
+        self.high_watermarks.forget(files, &ids)?;
+        self.cleaner_points.forget(files, &ids)?;
+        self.compacted.forget(files, &ids)
     }
 }
 
@@ -195,11 +196,11 @@ impl Checkpoint {
         self.replace(files, lines)
     }
 
-    fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
+    fn forget(&mut self, files: &FileCache, ids: &BTreeSet<&TopicPartition>) -> Result<(), StoreError> {
         match &self.lines {
-            Some(lines) if ids.iter().any(|id| lines.contains_key(id)) => {
+            Some(lines) if ids.iter().any(|id| lines.contains_key(*id)) => {
                 let mut lines = lines.clone();
-                lines.retain(|id, _| !ids.contains(id));
+                lines.retain(|id, _| !ids.contains(&id));
                 self.replace(files, lines)
             }
             _ => Ok(()),

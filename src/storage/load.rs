@@ -86,7 +86,7 @@ fn create_dir(writer: &mut Writer, id: &TopicPartition) -> Result<(), StoreError
         }
         _ => {}
     }
-    partition_dir::write_metadata(&writer.files, &writer.dir, writer.topic_id)?;
+    partition_dir::begin_metadata(&writer.files, &writer.dir, writer.topic_id)?;
     tracing::debug!(partition = %id, "directory created");
     writer.unsynced.names = Names::PartitionItself;
     Ok(())

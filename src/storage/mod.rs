@@ -49,6 +49,8 @@ mod journal;
 mod load;
 mod maintenance;
 #[cfg(test)]
+mod many_tests;
+#[cfg(test)]
 mod model_tests;
 mod open;
 mod partition;
@@ -79,13 +81,14 @@ mod walk;
 mod watermarks;
 mod writer;
 
-pub use adopt::AdoptReport;
+pub use adopt::{AdoptReport, Verified};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView,
 };
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
+pub use data_dir::Removed;
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};
 pub use format::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
@@ -122,5 +125,5 @@ pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
 pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
 pub use scan::MAX_BATCH_BYTES;
-pub use store::{Store, StoreConfig};
+pub use store::{Closing, Store, StoreConfig};
 pub use watermarks::WatermarkView;

@@ -427,7 +427,7 @@ impl Run {
     }
 
     fn reopen(&mut self) {
-        self.store().close().expect("closed");
+        self.store().close().expect("closed").clean().expect("clean");
         self.store = None;
         (self.store, self.log) = open(&self.fs);
         self.model.synced = self.model.end;

@@ -150,6 +150,11 @@ fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> 
         }
         // Made and not yet written to when the process died: the first append begins again, with the metadata file.
         None if partition_dir::has_no_log(&data.files, dir)? => Ok(false),
+        // It died before the first sync, which covers that file, too: no checkpoint tells of the partition yet. An older one
+        // of its name is gone from the directory and from the checkpoints before the name is given again.
+        None if data.checkpoints.lock().recovery_point(&spec.id) == Offset::ZERO => {
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| true)
+        }
         found => {
             let aside = data.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),

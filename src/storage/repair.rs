@@ -26,6 +26,7 @@ use super::files::{copy_over, remove_if_there};
 use super::journal::JournalOf;
 use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition::Partition;
+use super::partition_dir::write_metadata;
 use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
@@ -57,6 +58,11 @@ impl Partition {
             now,
         }
         .run(view.recovery_point)?;
+        let names = self.writer.lock().unsynced.names;
+        if names == Names::PartitionItself {
+            // Its first sync failed: what the file of the topic's id holds on disk is as open as the rest.
+            write_metadata(&self.files, &self.dir, self.topic_id)?;
+        }
         let parent = self.dir.parent().expect("a partition lies in a data directory");
         let fs = self.files.fs();
         fs.sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;

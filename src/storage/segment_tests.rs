@@ -46,7 +46,7 @@ fn every_part_of_a_large_index_leads_to_its_records_by_offset_and_by_time() {
         let batch = builder.build().expect("it has a record");
         house.log.append(&batch, Origin::Client, NOW).expect("appended");
     }
-    house.store.close().expect("closed");
+    house.store.close().expect("closed").clean().expect("clean");
 
     let store = open_store(&house.fs).expect("opens");
     let log = open_one(&store, spec("t", 1, config)).expect("opens");

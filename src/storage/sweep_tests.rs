@@ -22,7 +22,7 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 
 use super::testing::{
-    DATA, FOREIGN, NOW, Stored, body_of, fault, forbid_scans, foreign, foreign_files, names, numbered,
+    DATA, FOREIGN, NOW, Stored, adopt, body_of, fault, forbid_scans, foreign, foreign_files, names, numbered,
     open_one, open_store, open_store_in, path, plain, read_all, sized, small, spec,
 };
 use super::{LogConfig, Origin, Partition, PartitionSpec, Retention, Store, Written};
@@ -332,10 +332,7 @@ impl World {
         let spec = promise.spec.clone();
         self.ledger.logs.insert(name, promise);
         let from = Path::new(FOREIGN).join("f-0");
-        let (log, _) = self
-            .store()
-            .adopt(&from, spec, NOW)
-            .map_err(|error| self.stop(name, error))?;
+        let (log, _) = adopt(self.store(), &from, spec).map_err(|error| self.stop(name, error))?;
         let promise = self.ledger.log(name);
         let bring_in = FOREIGN_BATCHES.iter().map(|batch| (batch.base, batch.clone()));
         promise.confirmed = bring_in.collect();

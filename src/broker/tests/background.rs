@@ -300,3 +300,45 @@ async fn a_roll_that_finds_no_room_refuses_produce_of_all_topics_at_once() {
     );
     assert!(refuses_for_the_disk(&house, &other).await, "at once");
 }
+
+#[tokio::test]
+async fn a_stop_on_a_disk_without_room_succeeds_and_loses_nothing() {
+    let house = start().await;
+    let synced = house.create("s", 1, &[]).await;
+    let written = house.create("w", 1, &[("durability", "written")]).await;
+    for topic in [&synced, &written] {
+        house.append(topic, 0, vec![record("kept")]).await.expect("good");
+    }
+    house.fs.set_capacity_bytes(0);
+    house
+        .broker
+        .shutdown()
+        .await
+        .expect("what is missing, a start makes anew");
+    let marker = house.fs.stat(Path::new("/data/.kafka_cleanshutdown"));
+    assert!(marker.is_err(), "nobody vouches for the directory");
+    house.fs.set_capacity_bytes(u64::MAX);
+    let house = house.crash().await;
+    for topic in [&synced, &written] {
+        let spec = read(topic, ReadStart::Earliest, ReadEnd::Now);
+        assert_eq!(house.values(spec).await.expect("readable"), ["kept"]);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_that_cannot_sync_what_was_appended_says_so() {
+    let house = start().await;
+    let topic = house.create("w", 1, &[("durability", "written")]).await;
+    house
+        .append(&topic, 0, vec![record("doubtful")])
+        .await
+        .expect("good");
+    house.fs.inject(Fault {
+        call: Call::SyncData,
+        path_contains: "w-0".to_owned(),
+        times: 1,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    let failed = house.broker.shutdown().await.expect_err("data is at risk");
+    assert!(failed.to_string().contains("w-0"), "{failed}");
+}

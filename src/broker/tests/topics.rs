@@ -414,3 +414,65 @@ async fn partitions_that_cannot_be_opened_are_not_added_and_can_be_added_again()
     house.broker.add_partitions(&topic, 2).await.expect("a good disk");
     assert_eq!(names(&house), ["t/2"]);
 }
+
+#[tokio::test]
+async fn a_batch_that_no_request_could_carry_is_not_promised() {
+    let house = start().await;
+    let largest = (16 << 20) - 1024;
+    let setting = |bytes: i32| ("max.message.bytes", bytes.to_string());
+    let (name, beyond) = setting(largest + 1);
+    let refused = house
+        .broker
+        .create_topic(new_topic("t", 1, &[(name, &beyond)]), Execution::ValidateOnly)
+        .await
+        .expect_err("it does not fit");
+    let text = format!(
+        "max.message.bytes must be 0 to {largest} on this server, which takes requests of 16777216 bytes, got {beyond}"
+    );
+    assert_eq!(refused.to_string(), text);
+    let topic = house.create("t", 1, &[(name, &largest.to_string())]).await;
+    let change = ConfigChange {
+        set: BTreeMap::from([(name.to_owned(), beyond)]),
+        unset: Vec::new(),
+    };
+    let refused = house.broker.alter_topic(&topic, change, Execution::Apply).await;
+    assert_eq!(refused.expect_err("it does not fit").to_string(), text);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_makes_room_for_another_before_its_files_are_gone_and_they_go() {
+    let house = start().await;
+    let topic = house.create("t", 3, &[]).await;
+    for partition in 0..3 {
+        house
+            .append(&topic, partition, vec![record("old")])
+            .await
+            .expect("good");
+    }
+    let queued = |house: &House| {
+        let listed = house.fs.list(Path::new("/data")).expect("listed");
+        let is_doomed = |name: &str| name.starts_with("t-") && name.ends_with("-delete");
+        listed.iter().filter(|entry| is_doomed(&entry.name)).count()
+    };
+    house.fs.inject(Fault {
+        call: Call::Remove,
+        path_contains: "-delete".to_owned(),
+        times: 2,
+        failure: Failure::Os(5),
+    });
+    house.broker.delete_topic(&topic).await.expect("known");
+    house.create("t", 3, &[]).await;
+    house.append(&topic, 1, vec![record("new")]).await.expect("good");
+    let one_is_removed = async {
+        while queued(&house) > 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, one_is_removed)
+        .await
+        .expect("the background removes them");
+    let house = house.restart().await;
+    assert_eq!(queued(&house), 0, "what failed goes at the next start");
+    let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("readable"), ["new"]);
+}

@@ -102,7 +102,7 @@ impl Scene {
                 self.reopen(self.fs.crash(CrashChoice::KeepAll));
             }
             "close" => {
-                self.store.close().expect("closed");
+                self.store.close().expect("closed").clean().expect("clean");
                 self.reopen(self.fs.clone());
             }
             step => match step.strip_prefix('+') {
