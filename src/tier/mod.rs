@@ -27,6 +27,8 @@ mod address;
 mod catalog;
 mod epoch;
 mod error;
+#[cfg(test)]
+mod golden_tests;
 mod keys;
 mod ledger;
 mod ledger_entry;

@@ -477,3 +477,7 @@ fn trouble_of(error: &object_store::Error) -> Trouble {
         _ => Trouble::Unavailable,
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
