@@ -27,13 +27,19 @@ mod address;
 mod catalog;
 mod epoch;
 mod error;
+#[cfg(test)]
+mod golden_tests;
 mod keys;
 mod ledger;
 mod ledger_entry;
 mod manifest;
 mod object;
 mod object_writer;
+mod read;
 mod store;
+#[cfg(test)]
+mod testing;
+mod upload;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
 pub use epoch::{Claim, Claimant, Claims, Owner};
@@ -44,4 +50,6 @@ pub use ledger_entry::{EntryDamage, Form, LedgerEntry, LedgerKind, WriterId};
 pub use manifest::{Manifest, ManifestEdit, TieredSegment, Waiting};
 pub use object::{CHUNK_BYTES, Footer, ObjectDamage, Section, SectionKind, TRAILER_LEN, Trailer};
 pub use object_writer::{ObjectFacts, ObjectWriter, Tail, WriteError};
+pub use read::{ColdLog, FindTime, read_footer};
 pub use store::{CallLimits, LargePut, Listed, Listing, Published, TierStore};
+pub use upload::{Replacement, SealedSegment, SectionSource, Ticket, Uploaded, Uploader};

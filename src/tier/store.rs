@@ -3,7 +3,7 @@
 //! | call | promise on success |
 //! |---|---|
 //! | [`TierStore::publish`] | the object is there and was not there before, or is byte for byte what we put |
-//! | [`TierStore::put_part`] ... | a large object is there whole; before `complete` nothing shows |
+//! | [`TierStore::begin`] ... | a large object is there whole; before `complete` nothing shows |
 //! | [`TierStore::get`], [`TierStore::get_range`] | exactly the bytes asked for, never fewer |
 //! | [`TierStore::len_of`] | length in bytes, `None` when the object is not there |
 //! | [`TierStore::list`] | keys in any order; may lag behind on some stores, so nothing relies on it for what is newest |
@@ -418,17 +418,21 @@ pub struct LargePut {
 }
 
 impl LargePut {
-    /// Sends the next part; all but the last have the same length, of 5 MiB at least.
+    /// Sends the next part; all but the last have the same length, of 5 MiB at least. Several may be on their way at the same time;
+    /// all are there before [`complete`](Self::complete).
     ///
     /// # Errors
     /// [`TierError::Call`].
-    pub async fn put_part(&mut self, bytes: Bytes) -> Result<(), TierError> {
+    pub fn put_part(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), TierError>> + Send + use<> {
         let part = self.upload.put_part(bytes.into());
-        let call = Call {
-            operation: "upload of a part",
-            key: &self.key,
-        };
-        self.store.within(call, self.store.limits.transfer, part).await
+        let (store, key) = (self.store.clone(), self.key.clone());
+        async move {
+            let call = Call {
+                operation: "upload of a part",
+                key: &key,
+            };
+            store.within(call, store.limits.transfer, part).await
+        }
     }
 
     /// Makes the object of its parts.
@@ -473,3 +477,7 @@ fn trouble_of(error: &object_store::Error) -> Trouble {
         _ => Trouble::Unavailable,
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;
