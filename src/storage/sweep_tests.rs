@@ -649,6 +649,10 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.kill();
     world.damage_metadata("c")?;
     world.start()?;
+    live_on(world)
+}
+
+fn live_on(world: &mut World) -> Result<(), Stop> {
     world.append("a", &sized(700))?;
     world.sync()?;
     world.fill("a", 2)?;
@@ -837,5 +841,7 @@ fn a_crash_after_any_step_breaks_no_promise() {
     }
 }
 
+#[path = "sweep_kill_tests.rs"]
+mod kills;
 #[path = "sweep_sites_tests.rs"]
 mod sites;
