@@ -332,7 +332,7 @@ impl KeyedLog {
     /// Closes the log.
     pub(super) fn close(self) -> Result<(), BenchError> {
         drop(self.partition);
-        Ok(self.store.close()?)
+        Ok(self.store.close()?.clean()?)
     }
 
     /// Returns the bytes of keys and values that are in the log before its first pass.

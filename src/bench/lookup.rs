@@ -65,7 +65,7 @@ pub fn lookup(options: &Options) -> Result<Vec<Measure>, BenchError> {
         let name = format!("lookup.{name}");
         measures.push(measure(&partition, name, content, scale)?);
         drop(partition);
-        store.close()?;
+        store.close()?.clean()?;
     }
     Ok(measures)
 }
@@ -173,7 +173,7 @@ fn fill(dir: &Path, content: Content) -> Result<(), BenchError> {
         partition.append(&batch, Origin::Client, time_of(record))?;
     }
     drop(partition);
-    Ok(store.close()?)
+    Ok(store.close()?.clean()?)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::storage::PartitionSpec;
-use crate::types::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
+use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
@@ -86,7 +86,8 @@ impl Core {
         if execution == Execution::ValidateOnly {
             return Ok(self.planned(name, count, &config));
         }
-        let id = self.record_new(admin, &name, count, &config)?;
+        let id = new_topic_id()?;
+        self.record_new(admin, &name, &TopicEntry::active(id, count, &config))?;
         let partitions = self
             .open(&name, 0..count, id, &config)
             .inspect_err(|_| self.take_back(admin, &name, None))?;
@@ -111,24 +112,22 @@ impl Core {
         let count = new.partitions.unwrap_or(self.config.num_partitions);
         self.check_count(&name, count, 0)?;
         let config = self.settings.resolve(&new.config)?;
+        self.settings
+            .check_requests(&new.config, self.config.max_request_bytes)?;
         Ok(Checked { name, count, config })
     }
 
-    /// Writes the entry of a new topic, after the last of an older topic of that name is gone; returns its id.
+    /// Writes the entry of a new topic, after the last of an older topic of that name is gone.
     pub(super) fn record_new(
         &self,
         admin: &mut Admin,
         name: &TopicName,
-        count: i32,
-        config: &TopicConfig,
-    ) -> Result<TopicId, Error> {
+        entry: &TopicEntry,
+    ) -> Result<(), Error> {
         if let Some(entry) = admin.deleting.get(name).cloned() {
             self.finish_deletion(admin, name, &entry)?;
         }
-        let id = new_topic_id()?;
-        let entry = TopicEntry::active(id, count, config);
-        self.record(admin, Change::topic(name, Some(&entry)), None)?;
-        Ok(id)
+        self.record(admin, Change::topic(name, Some(entry)), None)
     }
 
     fn check_count(&self, name: &TopicName, total: i32, present: usize) -> Result<(), Error> {
@@ -162,7 +161,9 @@ impl Core {
         let opened = self.store.open_partitions(specs, self.now());
         let serve = |log| Ok(Served::new(log?));
         let served: Result<_, _> = opened.into_iter().map(serve).collect();
-        served.map_err(|error| translate::store(name, &error))
+        served
+            .inspect_err(|error| self.disk.heed(error))
+            .map_err(|error| translate::store(name, &error))
     }
 
     /// Writes one change of the metadata; a disk that fails puts the metadata partition into repair.
@@ -173,21 +174,42 @@ impl Core {
         before: Option<bytes::Bytes>,
     ) -> Result<(), Error> {
         let written = admin.metadata.write(change, before, &self.store, self.now());
+        self.metadata_written(admin, &written);
+        written.map(drop)
+    }
+
+    fn metadata_written(&self, admin: &Admin, written: &Result<Offset, Error>) {
         let served = admin.metadata.served();
-        match &written {
+        match written {
             Ok(high_watermark) => served.advance(*high_watermark, &self.metrics.ack_latency),
             Err(_) if served.log.refusal().is_some() => self.repairs.add(served),
             Err(_) => {}
         }
-        written.map(drop)
     }
 
     /// Writes the entry of a topic as it was before a change that was written and could not be carried out. Where the disk
-    /// takes neither, the next write that it takes puts that right; the next start before it finds the change made.
+    /// takes neither, that is owed: the next write that it takes puts it right, or [`settle_metadata`](Self::settle_metadata);
+    /// only a crash before either finds the change made.
     pub(super) fn take_back(&self, admin: &mut Admin, name: &TopicName, before: Option<&TopicEntry>) {
-        let taken_back = self.record(admin, Change::topic(name, before), before.map(metadata::stored));
-        if let Err(error) = taken_back {
-            tracing::warn!(topic = %name, %error, "a topic is not what its entry says; it is at the next start");
+        let change = Change::topic(name, before);
+        if let Err(error) = self.record(admin, change.clone(), before.map(metadata::stored)) {
+            admin.metadata.owe(change);
+            tracing::warn!(topic = %name, %error, "a topic is not what its entry says; the entry is written when the disk takes it");
+        }
+    }
+
+    /// Writes what the metadata still owes. Who holds the admin lock is about to write it, or the next call does.
+    pub(super) fn settle_metadata(&self) {
+        let Ok(mut admin) = self.admin.try_lock() else {
+            return;
+        };
+        match admin.metadata.settle(&self.store, self.now()) {
+            Ok(None) => {}
+            Ok(Some(high_watermark)) => self.metadata_written(&admin, &Ok(high_watermark)),
+            Err(error) => {
+                tracing::warn!(%error, "what was taken back of topics cannot be written yet; it is tried again");
+                self.metadata_written(&admin, &Err(error));
+            }
         }
     }
 
@@ -202,6 +224,8 @@ impl Core {
             let topic = core.topics.find_writable(&name)?;
             let overrides = changed(&topic.config.overrides, &change)?;
             let mut config = core.settings.resolve(&overrides)?;
+            core.settings
+                .check_requests(&change.set, core.config.max_request_bytes)?;
             config.holds = topic.config.holds.clone();
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
@@ -303,7 +327,7 @@ impl Core {
         .await
     }
 
-    /// Removes the data of a topic whose entry says `deleting`, then the entry.
+    /// Takes the partitions of a topic whose entry says `deleting` away, then the entry; their files go in the background.
     pub(super) fn finish_deletion(
         &self,
         admin: &mut Admin,
@@ -312,9 +336,9 @@ impl Core {
     ) -> Result<(), Error> {
         let id = |number| TopicPartition::new(name.clone(), PartitionId(number));
         let ids: Vec<_> = (0..entry.partitions).map(id).collect();
-        self.store
-            .remove_partitions(&ids)
-            .map_err(|error| translate::store(name, &error))?;
+        let removed = self.store.remove_partitions(&ids);
+        let removed = removed.inspect_err(|error| self.disk.heed(error));
+        self.remove_later(removed.map_err(|error| translate::store(name, &error))?);
         self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
         admin.deleting.remove(name);
         Ok(())
@@ -371,7 +395,7 @@ pub(super) fn entry_of(topic: &Topic) -> TopicEntry {
     TopicEntry::active(topic.id, topic.count(), &topic.config)
 }
 
-fn new_topic_id() -> Result<TopicId, Error> {
+pub(super) fn new_topic_id() -> Result<TopicId, Error> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| Error::Storage {
         target: "the system's random source".to_owned(),

@@ -1,9 +1,11 @@
-//! Bringing a partition directory in, under the admin lock: into an empty partition of a topic, or as a topic of its own.
+//! Bringing a partition directory in: into an empty partition of a topic, or as a topic of its own.
+//!
+//! The directory is verified and filled into a place of its own first, however long that takes, and nobody waits for it but
+//! another adoption. Only then the admin lock is taken, and what was true at the beginning is looked at again.
 //!
 //! A topic that does not exist gets just enough partitions, and nobody sees it before the directory is in:
 //! 1. Its entry is written to the metadata. If it dies here: the next start serves an empty topic, into which one adopts.
-//! 2. The partitions before it are opened, empty; then the directory is verified and brought in. If that fails, the entry is
-//!    taken back.
+//! 2. The partitions before it are opened, empty; then the directory is brought in. If that fails, the entry is taken back.
 //! 3. The topic is served.
 //!
 //! What a sound directory is, and that the original stays as it is: [`crate::storage`].
@@ -12,15 +14,22 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::storage::{AdoptReport, Partition, PartitionSpec, StoreError};
+use crate::storage::{AdoptReport, Partition, PartitionSpec, StoreError, Verified};
 use crate::types::{Offset, PartitionId, TopicName};
 
-use super::admin::{Admin, Checked};
+use super::admin::{Admin, Checked, new_topic_id};
 use super::core::Core;
+use super::metadata::TopicEntry;
 use super::requests::{Adopted, NewTopic};
 use super::served::Served;
 use super::topics::Topic;
 use super::{Error, translate};
+
+/// A directory that is ready to be brought in.
+struct Foreign {
+    from: PathBuf,
+    verified: Verified,
+}
 
 impl Core {
     /// See [`super::Broker::adopt_partition`].
@@ -30,23 +39,63 @@ impl Core {
         topic: &TopicName,
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
-        let (directory, name) = (directory.to_path_buf(), topic.clone());
-        self.administer(move |core, admin| core.adopt(admin, directory, &name, partition))
+        let _one_at_a_time = self.adopting.lock().await;
+        let (from, name) = (directory.to_path_buf(), topic.clone());
+        let verifying = self.blocking(move |core| core.verify_foreign(from, &name, partition));
+        let verified = verifying.await?;
+        let name = topic.clone();
+        self.administer(move |core, admin| core.adopt(admin, verified, &name, partition))
             .await
+    }
+
+    /// Reads the directory, off every lock.
+    fn verify_foreign(
+        &self,
+        from: PathBuf,
+        name: &TopicName,
+        partition: PartitionId,
+    ) -> Result<Foreign, Error> {
+        // What is not linked is copied, and must fit.
+        self.disk.check()?;
+        let spec = match self.topics.find_writable(name) {
+            Ok(topic) => {
+                is_empty(topic.partition(partition)?)?;
+                self.spec(name, partition.0, topic.id, &topic.config)
+            }
+            Err(Error::UnknownTopic { .. }) => {
+                let Checked { name, config, .. } = self.check_new(just_enough(name, partition))?;
+                self.spec(&name, partition.0, new_topic_id()?, &config)
+            }
+            Err(error) => return Err(error),
+        };
+        let go_on = || self.gate.is_open();
+        match self.store.verify_foreign(&from, &spec, self.now(), &go_on) {
+            Ok(verified) => Ok(Foreign { from, verified }),
+            Err(_) if !go_on() => Err(Error::ShuttingDown),
+            Err(error) => Err(self.not_adopted(&from, &error)),
+        }
     }
 
     fn adopt(
         &self,
         admin: &mut Admin,
-        from: PathBuf,
+        foreign: Foreign,
         name: &TopicName,
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
-        // What is not linked is copied, and must fit.
-        self.disk.check()?;
+        let from = foreign.from.clone();
         let report = match self.topics.find_writable(name) {
-            Ok(topic) => self.adopt_into(&topic, &from, partition)?,
-            Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, &from, name, partition)?,
+            Ok(topic) if topic.id == foreign.verified.topic_id() => {
+                self.adopt_into(&topic, foreign, partition)?
+            }
+            Ok(_) => {
+                let reason = format!(
+                    "topic {name} was made while {} was verified; adopt it again",
+                    from.display()
+                );
+                return Err(Error::PolicyViolation { reason });
+            }
+            Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, foreign, name, partition)?,
             Err(error) => return Err(error),
         };
         tracing::info!(topic = %name, partition = %partition, from = %from.display(), records = report.records, "partition adopted");
@@ -61,18 +110,15 @@ impl Core {
         })
     }
 
-    fn adopt_into(&self, topic: &Topic, from: &Path, partition: PartitionId) -> Result<AdoptReport, Error> {
+    fn adopt_into(
+        &self,
+        topic: &Topic,
+        foreign: Foreign,
+        partition: PartitionId,
+    ) -> Result<AdoptReport, Error> {
         let old = Arc::clone(topic.partition(partition)?);
         let turn = old.turn_alone()?;
-        let marks = old.log.watermarks();
-        if marks.log_end > Offset::ZERO {
-            let reason = format!(
-                "{} holds records, up to offset {}; adopt into an empty partition",
-                old.id(),
-                marks.log_end
-            );
-            return Err(Error::PolicyViolation { reason });
-        }
+        is_empty(&old)?;
         let adopting = Error::WritesRefused {
             partition: old.id().clone(),
             reason: "a directory is being brought in; try again".to_owned(),
@@ -80,7 +126,10 @@ impl Core {
         old.close_in_turn(turn, &adopting);
         let spec = self.spec(&topic.name, partition.0, topic.id, &topic.config);
         let brought_in = match self.store.remove_partitions(std::slice::from_ref(old.id())) {
-            Ok(()) => self.bring_in(from, spec),
+            Ok(removed) => {
+                self.remove_later(removed);
+                self.bring_in(foreign, spec)
+            }
             Err(error) => Err(translate::store(old.id(), &error)),
         };
         let (served, report) = match brought_in {
@@ -101,20 +150,17 @@ impl Core {
     fn adopt_as_new(
         &self,
         admin: &mut Admin,
-        from: &Path,
+        foreign: Foreign,
         name: &TopicName,
         partition: PartitionId,
     ) -> Result<AdoptReport, Error> {
-        let Checked { name, count, config } = self.check_new(NewTopic {
-            name: name.to_string(),
-            partitions: Some(partition.0.saturating_add(1)),
-            config: BTreeMap::new(),
-        })?;
-        let id = self.record_new(admin, &name, count, &config)?;
+        let Checked { name, count, config } = self.check_new(just_enough(name, partition))?;
+        let id = foreign.verified.topic_id();
+        self.record_new(admin, &name, &TopicEntry::active(id, count, &config))?;
         let spec = self.spec(&name, partition.0, id, &config);
         // What can fail beside the directory comes first: once that is in, nothing does.
         let opened = self.open(&name, 0..partition.0, id, &config);
-        let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(from, spec)?)));
+        let brought_in = opened.and_then(|partitions| Ok((partitions, self.bring_in(foreign, spec)?)));
         let (mut partitions, (log, report)) =
             brought_in.inspect_err(|_| self.take_back(admin, &name, None))?;
         partitions.push(Served::new(log));
@@ -122,10 +168,14 @@ impl Core {
         Ok(report)
     }
 
-    fn bring_in(&self, from: &Path, spec: PartitionSpec) -> Result<(Arc<Partition>, AdoptReport), Error> {
+    fn bring_in(
+        &self,
+        foreign: Foreign,
+        spec: PartitionSpec,
+    ) -> Result<(Arc<Partition>, AdoptReport), Error> {
         self.store
-            .adopt(from, spec, self.now())
-            .map_err(|error| self.not_adopted(from, &error))
+            .bring_in(foreign.verified, spec, self.now())
+            .map_err(|error| self.not_adopted(&foreign.from, &error))
     }
 
     /// Tells what is wrong with the directory from what is wrong with the disk.
@@ -145,4 +195,23 @@ impl Core {
             }
         }
     }
+}
+
+/// The topic that is made for partition number `partition`.
+fn just_enough(name: &TopicName, partition: PartitionId) -> NewTopic {
+    NewTopic {
+        name: name.to_string(),
+        partitions: Some(partition.0.saturating_add(1)),
+        config: BTreeMap::new(),
+    }
+}
+
+fn is_empty(served: &Served) -> Result<(), Error> {
+    let log_end = served.log.watermarks().log_end;
+    if log_end == Offset::ZERO {
+        return Ok(());
+    }
+    let id = served.id();
+    let reason = format!("{id} holds records, up to offset {log_end}; adopt into an empty partition");
+    Err(Error::PolicyViolation { reason })
 }

@@ -16,6 +16,8 @@ use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::{Gate, Pass};
 use super::inflight::Inflight;
+use super::opening::Openings;
+use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
 use super::settings::{Settings, TopicConfig};
@@ -34,11 +36,15 @@ pub(super) struct Core {
     pub(super) topics: Topics,
     /// Held by whoever changes topics or gives out producer ids, one after the other.
     pub(super) admin: Arc<tokio::sync::Mutex<Admin>>,
+    /// Held by whoever reads a foreign directory: one at a time.
+    pub(super) adopting: tokio::sync::Mutex<()>,
     pub(super) gate: Arc<Gate>,
     pub(super) commit: Arc<Commit>,
     pub(super) syncer: Arc<Syncer>,
     pub(super) flushes: Flushes,
     pub(super) repairs: Arc<Repairs>,
+    pub(super) removals: Removals,
+    pub(super) openings: Openings,
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
     pub(super) disk: Arc<DiskGuard>,

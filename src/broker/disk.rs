@@ -12,6 +12,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use crate::storage::StoreError;
 
 use super::Error;
@@ -36,6 +38,8 @@ pub(super) struct DiskGuard {
     write_failed: AtomicBool,
     /// The state as the last look told it.
     told_full: AtomicBool,
+    /// Held while the state is worked out and set: a look must not undo what a write found meanwhile.
+    deciding: Mutex<()>,
 }
 
 /// What a look at the disk has to tell.
@@ -59,6 +63,7 @@ impl DiskGuard {
             full: AtomicBool::new(false),
             write_failed: AtomicBool::new(false),
             told_full: AtomicBool::new(false),
+            deciding: Mutex::new(()),
         }
     }
 
@@ -76,6 +81,7 @@ impl DiskGuard {
 
     /// Takes in how much is free now.
     pub(super) fn look(&self, free_bytes: u64) -> Change {
+        let _deciding = self.deciding.lock();
         self.free_bytes.store(free_bytes, Ordering::Relaxed);
         let least = if self.full.load(Ordering::Relaxed) {
             let reserve = self.min_free_bytes.saturating_add(self.min_free_bytes / 9);
@@ -111,8 +117,10 @@ impl DiskGuard {
 
     /// A write found no room. Returns what its caller is told.
     pub(super) fn write_found_no_room(&self) -> Error {
+        let deciding = self.deciding.lock();
         self.write_failed.store(true, Ordering::Relaxed);
         self.full.store(true, Ordering::Relaxed);
+        drop(deciding);
         self.error()
     }
 
@@ -190,6 +198,23 @@ mod tests {
             Change::None,
             "forgotten: a reserve of 0 asks for nothing"
         );
+    }
+
+    #[test]
+    fn a_look_beside_a_write_that_finds_no_room_does_not_undo_what_it_found() {
+        for _ in 0..200 {
+            let disk = guard(0);
+            let both = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    disk.look(ROOM_BYTES - 1)
+                });
+                both.wait();
+                disk.write_found_no_room()
+            });
+            assert!(disk.check().is_err());
+        }
     }
 
     #[test]

@@ -32,9 +32,11 @@ mod holds;
 mod inflight;
 mod lookup;
 mod metadata;
+mod opening;
 mod produce;
 mod producer_ids;
 mod read;
+mod removal;
 mod repair;
 mod requests;
 mod retention;
@@ -102,6 +104,8 @@ pub struct BrokerConfig {
     pub max_decompressed_bytes: u32,
     /// Bytes of produce requests that may be waiting for acknowledgement at once, over all clients.
     pub max_inflight_produce_bytes: u64,
+    /// Largest request that a door lets in, in bytes: no topic is given a `max.message.bytes` that would not fit.
+    pub max_request_bytes: usize,
     /// How compacted topics are cleaned.
     pub cleaner: CleanerConfig,
 }
@@ -174,6 +178,17 @@ impl Broker {
     ) -> Result<PendingAck, Error> {
         let result = self.core.append_batch(topic, partition, batch, acks).await;
         self.core.counted(result)
+    }
+
+    /// Begins to open a partition for appends that are to come, so that those to many partitions do not wait for one after the
+    /// other. The result completes when it is open or cannot be opened, and the append tells which; `None` when there is
+    /// nothing to wait for. Needs not be called.
+    pub fn open_ahead(
+        &self,
+        topic: &TopicName,
+        partition: PartitionId,
+    ) -> Option<impl Future<Output = ()> + Send + 'static> {
+        self.core.open_ahead(topic, partition)
     }
 
     /// Appends plain records, split over partitions where none is named; waits as [`Broker::append_batch`] does.

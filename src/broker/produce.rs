@@ -6,7 +6,7 @@
 //! ```
 //!
 //! All of it runs on the caller's thread: a check, and a write into the page cache. Only a partition that takes its first
-//! append since the start is opened before, on a thread that may block. Calls awaited one after the other lie in the log in
+//! append since the start is opened before, on a thread that may block; several of one request side by side. Calls awaited one after the other lie in the log in
 //! their order. Records of one request and partition lie back to back, also as several batches.
 //!
 //! Partial success: a request of records is checked as a whole before the first batch is appended. Only a failing disk can
@@ -143,6 +143,11 @@ impl Core {
         let shares = shares(&topic, new)?;
         let now = self.now();
         let whole = new.partition.is_some();
+        let closed = shares.iter().filter(|share| !share.served.log.is_open());
+        let closed: Vec<_> = closed.map(|share| Arc::clone(&share.served)).collect();
+        if closed.len() > 1 {
+            self.open_side_by_side(closed).await;
+        }
         let mut placed = Vec::with_capacity(shares.len());
         for share in shares {
             let target = Target {

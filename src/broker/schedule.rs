@@ -3,12 +3,13 @@
 //!
 //! | task | every | what |
 //! |---|---|---|
-//! | checkpoint | 60 s | recovery points, log starts, high watermarks to disk |
+//! | checkpoint | 60 s | recovery points, log starts, high watermarks to disk; what the topics' metadata still owes |
 //! | expiry | 10 min | forgets idle producers |
 //! | disk guard | 1 s, or 100 ms near the reserve | looks at the free space |
 //! | gauges | 10 s | counts segments and bytes |
 //! | flush | 100 ms, while something is unsynced | syncs what is due of `written` topics |
 //! | retention | 30 s, after a roll, when records were deleted | removes segments that are due |
+//! | removal | when topics were deleted | removes their files |
 //! | repair | when wanted | brings partitions back after a failed write or sync |
 //!
 //! What is due is decided by pure functions of the time given (`Partition::sync_due`, `Partition::expire_producers`); the
@@ -26,7 +27,7 @@ use crate::telemetry::Exposition;
 use super::Error;
 use super::core::Core;
 use super::disk::Change;
-use super::retention;
+use super::{removal, retention};
 
 /// How often checkpoints are written.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
@@ -47,6 +48,7 @@ pub(super) fn start(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
         spawn(core, flush),
         spawn(core, repair),
         spawn(core, retention::look_again_and_again),
+        spawn(core, removal::remove_again_and_again),
     ]
 }
 
@@ -132,6 +134,7 @@ async fn repair(core: Arc<Core>) {
                     let marks = job.served.log.watermarks();
                     job.served.advance(marks.high_watermark, &core.metrics.ack_latency);
                     core.commit.mark(&job.served);
+                    core.settle_metadata();
                 }
                 Err(error) => {
                     core.disk.heed(&error);
@@ -151,6 +154,7 @@ impl Core {
             self.disk.heed(&error);
             tracing::error!(%error, "checkpoint failed; it is tried again in a minute");
         }
+        self.settle_metadata();
     }
 
     fn expire_producers(&self) {

@@ -36,6 +36,8 @@ pub(super) struct Served {
     pub(super) dirty: AtomicBool,
     /// In the list of `flush`.
     pub(super) watched: AtomicBool,
+    /// Being opened ahead of its first append.
+    pub(super) opening: AtomicBool,
     /// In the queue of `repair`.
     pub(super) repairing: AtomicBool,
     /// What the cleaner knows of it.
@@ -107,6 +109,7 @@ impl Served {
             log,
             dirty: AtomicBool::new(false),
             watched: AtomicBool::new(false),
+            opening: AtomicBool::new(false),
             repairing: AtomicBool::new(false),
             cleaning: Cleaning::default(),
             waiters: Waiters::default(),

@@ -20,6 +20,9 @@ use super::setting_table::{self as table, Kind, SETTINGS, Setting};
 /// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
 const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
 
+/// What a request takes at most beside its one batch, in bytes: the topic's name, numbers, tags.
+const REQUEST_ROOM: usize = 1024;
+
 /// Levels for the codecs that have one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CompressionLevels {
@@ -204,6 +207,29 @@ impl Settings {
             });
         }
         Ok(config)
+    }
+
+    /// Checks that the largest batch which `given` values admit fits into a request of `max_request_bytes`: for what a client
+    /// asks for, not for what a topic has had since the server took larger ones.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] names the setting and its allowed range.
+    pub fn check_requests(
+        &self,
+        given: &BTreeMap<String, String>,
+        max_request_bytes: usize,
+    ) -> Result<(), Error> {
+        let name = table::MAX_MESSAGE_BYTES;
+        let largest = max_request_bytes.saturating_sub(REQUEST_ROOM);
+        let wanted = given.get(name).and_then(|text| text.trim().parse::<usize>().ok());
+        match wanted {
+            Some(wanted) if wanted > largest => Err(Error::InvalidConfig {
+                reason: format!(
+                    "{name} must be 0 to {largest} on this server, which takes requests of {max_request_bytes} bytes, got {wanted}"
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Lists every setting as a topic with these `overrides` has it, ascending by name.

@@ -10,7 +10,8 @@
 //! 6. The commit thread and the background tasks begin.
 //!
 //! Stopping: the gate closes for newcomers; what is inside is waited for, acknowledgements included; tasks and thread end
-//! and are joined; storage syncs, writes the clean marker and gives the lock back.
+//! and are joined; storage syncs, writes the clean marker and gives the lock back. A disk without room for the marker, or for
+//! what it vouches for, is no failure once every log is synced: the next start recovers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::env::{CacheLimits, FileCache};
-use crate::storage::{PartitionSpec, Store, StoreConfig};
+use crate::storage::{Closing, PartitionSpec, Store, StoreConfig};
 use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
@@ -35,7 +36,9 @@ use super::flush::Flushes;
 use super::gate::Gate;
 use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
+use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
 use super::served::Served;
@@ -144,9 +147,16 @@ impl Running {
             }
         }
         let core = Arc::clone(core);
-        let closed = tokio::task::spawn_blocking(move || core.store.close().map_err(|error| (core, error)));
+        let closed = tokio::task::spawn_blocking(move || {
+            core.settle_metadata();
+            core.store.close().map_err(|error| (core, error))
+        });
         match closed.await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(Closing::Clean)) => Ok(()),
+            Ok(Ok(Closing::NoRoom(error))) => {
+                tracing::warn!(%error, "no room to write down a clean stop; every record is safe, and the next start recovers");
+                Ok(())
+            }
             Ok(Err((core, error))) => Err(translate::store(&core.config.data_dir.display(), &error)),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::ShuttingDown),
@@ -185,7 +195,9 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
     let store = Arc::new(store);
 
-    let (metadata_topic, metadata_log) = open_metadata(&config, &store, world.clock.now())?;
+    let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
+    let (metadata_topic, served) = open_metadata(&config, &store, world.clock.now())?;
+    let metadata_log = MetadataLog::new(served, Arc::clone(&disk));
     let contents = metadata::read(&metadata_log.served().log)?;
     set_strays_aside(&store, &contents, &config.data_dir)?;
 
@@ -196,7 +208,6 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         producer_ids: ProducerIds::after(contents.next_producer_id),
         deleting: BTreeMap::new(),
     };
-    let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
     let core = Core {
         cleaner: Desk::new(config.cleaner),
         disk: Arc::clone(&disk),
@@ -206,6 +217,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         settings,
         topics: Topics::default(),
         admin: Arc::new(tokio::sync::Mutex::new(admin)),
+        adopting: tokio::sync::Mutex::default(),
         gate: Gate::new(),
         commit: Commit::new(),
         syncer: Arc::new(Syncer {
@@ -216,6 +228,8 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         }),
         flushes: Flushes::default(),
         repairs,
+        removals: Removals::default(),
+        openings: Openings::default(),
         retention: RetentionWork::default(),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
@@ -243,7 +257,7 @@ fn open_metadata(
     config: &BrokerConfig,
     store: &Store,
     now: crate::types::Timestamp,
-) -> Result<(Topic, MetadataLog), Error> {
+) -> Result<(Topic, Arc<Served>), Error> {
     let id = metadata::partition();
     let topic_config = metadata_config()?;
     let spec = PartitionSpec {
@@ -262,7 +276,7 @@ fn open_metadata(
         topic_config,
         vec![Arc::clone(&served)],
     );
-    Ok((topic, MetadataLog::new(served)))
+    Ok((topic, served))
 }
 
 fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Result<(), Error> {

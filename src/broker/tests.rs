@@ -25,6 +25,30 @@ mod topics;
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 /// A wait that only a defect makes long.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for every sweep and look but those of minutes, in virtual time.
+const SWEEPS: Duration = Duration::from_secs(3);
+
+/// No time passes while this lives, also while the broker's own threads work: nothing that is done every second, minute or
+/// half a minute comes between, however slow the machine is. Where it is dropped, time becomes virtual.
+struct Stillness {
+    _over: std::sync::mpsc::SyncSender<()>,
+}
+
+impl Stillness {
+    fn begin() -> Self {
+        tokio::time::pause();
+        let (over, is_over) = std::sync::mpsc::sync_channel(0);
+        // Virtual time does not go on while such work is under way.
+        tokio::task::spawn_blocking(move || is_over.recv());
+        Self { _over: over }
+    }
+
+    /// From here on time is real.
+    fn end(self) {
+        drop(self);
+        tokio::time::resume();
+    }
+}
 
 struct House {
     fs: SimFs,
@@ -44,6 +68,7 @@ fn config() -> BrokerConfig {
         recovery_threads: 1,
         max_decompressed_bytes: 16 << 20,
         max_inflight_produce_bytes: 64 << 20,
+        max_request_bytes: 16 << 20,
         cleaner: CleanerConfig {
             threads: 1,
             dedupe_buffer_bytes: 1 << 20,

@@ -164,7 +164,7 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
         None
     };
     // On a worker of the runtime: the thread that blocks on a future is one more to wake for every answer.
-    let mut interrupts = Interrupts::listen()?;
+    let mut interrupts = Interrupts::listen_to_terminate_too()?;
     let dir = tempfile::Builder::new().prefix("siltstone-bench-").tempdir();
     let dir = dir.map_err(|error| CliError::Failed(format!("cannot make a temporary directory: {error}")))?;
     let options = Options {

@@ -233,6 +233,7 @@ impl Load {
     async fn interrupted(&self, interrupts: &mut Interrupts) -> Ended {
         output::say("siltstone: interrupted, waiting for what is under way; Ctrl-C again ends at once");
         tokio::select! {
+            biased;
             () = interrupts.next() => Ended::Interrupted(Times::Twice),
             _ = tokio::time::timeout(INTERRUPT_GRACE, self.producer.flush()) => Ended::Interrupted(Times::Once),
         }

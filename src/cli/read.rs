@@ -11,7 +11,7 @@ use super::connect::ServerArgs;
 use super::interrupts::Interrupts;
 use super::record_text::{self, RecordText};
 use super::{CliError, output, time};
-use crate::client::{Chunk, Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
+use crate::client::{Chunk, CompactedBelow, Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
 use crate::types::{Isolation, Offset, PartitionId};
 
 const EXAMPLES: &str = "\
@@ -52,7 +52,7 @@ pub(super) struct ReadArgs {
         value_name = "ISOLATION"
     )]
     isolation: IsolationArg,
-    /// Go on where a read stopped, as it said with --print-resume
+    /// Go on where a read stopped, as it said with --print-resume; says so if what was compacted since may be missed
     #[arg(long, value_name = "TOKEN")]
     resume: Option<ResumeToken>,
     /// Say at the end, on standard error, where to go on: resume 0:12,1:5
@@ -173,6 +173,27 @@ struct Printing {
     left: u64,
     /// Covers what is written out; a chunk whose writing Ctrl-C cut short comes again, none is left out.
     resume: ResumeToken,
+    /// Where partitions go on of which nothing has come yet.
+    resumed: ResumeToken,
+}
+
+/// What to say to a reader that goes on at `resumed` in a partition that is compacted; `None` if it misses nothing.
+fn missed(partition: PartitionId, resumed: Offset, below: CompactedBelow) -> Option<String> {
+    if below.may_hide_deletions_from(resumed) {
+        Some(format!(
+            "siltstone: partition {partition} was compacted while the read paused at {resumed}: deletions before {} may be missing; \
+             a table has to be built anew, without --resume",
+            below.tombstones
+        ))
+    } else if below.may_hide_records_from(resumed) {
+        Some(format!(
+            "siltstone: partition {partition} was compacted while the read paused at {resumed}: before {} only the newest record of \
+             each key may be left",
+            below.records
+        ))
+    } else {
+        None
+    }
 }
 
 impl Printing {
@@ -187,6 +208,7 @@ impl Printing {
                 Style::Plain
             },
             resume: reader.resume_token().clone(),
+            resumed: args.resume.clone().unwrap_or_default(),
             reader,
             left: args.limit.unwrap_or(u64::MAX),
         })
@@ -198,6 +220,9 @@ impl Printing {
             let Some(chunk) = self.reader.next().await? else {
                 break;
             };
+            let resumed = self.resumed.0.remove(&chunk.partition());
+            let missed = resumed.and_then(|at| missed(chunk.partition(), at, chunk.compacted_below()));
+            missed.iter().for_each(|text| output::say(text));
             let mut resume = self.resume.clone();
             let printed = self.print(&chunk, &mut text, &mut resume);
             // What is sound before damage is printed before the error is told; one chunk, one write, so that a reader
@@ -258,5 +283,18 @@ mod tests {
             assert!(parse_end(text).is_err(), "{text}");
         }
         assert!(parse_end("latest").is_err());
+    }
+
+    #[test]
+    fn a_deletion_that_may_be_missed_is_told_before_records_that_may_be() {
+        let below = |records, tombstones| CompactedBelow {
+            records: Offset(records),
+            tombstones: Offset(tombstones),
+        };
+        let said = |below| missed(PartitionId(3), Offset(5), below).unwrap_or_default();
+        assert!(said(below(9, 7)).contains("partition 3"), "{}", said(below(9, 7)));
+        assert!(said(below(9, 7)).contains("deletions before 7 may be missing"));
+        assert!(said(below(9, 5)).contains("before 9 only the newest record"));
+        assert_eq!(said(below(5, 5)), "");
     }
 }

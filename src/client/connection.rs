@@ -34,8 +34,8 @@ const MAX_FRAME_BYTES: u32 = 1 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How an answer of HTTP/1 begins.
 const HTTP_ANSWER: &[u8; 7] = b"HTTP/1.";
-/// How long one is waited for.
-const HTTP_WAIT: Duration = Duration::from_secs(1);
+/// How long one is waited for; only a program that says nothing at all makes it that long.
+const HTTP_WAIT: Duration = Duration::from_secs(5);
 
 /// How to connect.
 #[derive(Clone, Debug)]
@@ -67,10 +67,10 @@ impl fmt::Debug for TlsIdentity {
 }
 
 impl Default for ConnectOptions {
-    /// 3 seconds to connect, 30 for a call, no authority, no identity.
+    /// 10 seconds to connect, 30 for a call, no authority, no identity.
     fn default() -> Self {
         Self {
-            connect_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
             tls_authorities_pem: None,
             tls_identity: None,
@@ -93,7 +93,7 @@ impl Client {
     /// Connects to `address`: `HOST:PORT`, with or without `http://` or `https://`.
     ///
     /// # Errors
-    /// [`Error::Address`] for text that is no address, [`Error::Unreachable`] when nothing answers within 3 seconds.
+    /// [`Error::Address`] for text that is no address, [`Error::Unreachable`] when nothing answers within 10 seconds.
     pub async fn connect(address: &str) -> Result<Self, Error> {
         Self::connect_with(address, &ConnectOptions::default()).await
     }

@@ -42,6 +42,29 @@ impl Wanted {
     }
 }
 
+/// Offsets below which a partition may no longer hold everything that was written, because it is compacted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CompactedBelow {
+    /// Records before it may have been replaced by newer ones of their key.
+    pub records: Offset,
+    /// Tombstones before it may be gone. Who keeps a table and stopped at an older offset may have missed a deletion, and has
+    /// to begin anew; see [`CompactedBelow::may_hide_deletions_from`].
+    pub tombstones: Offset,
+}
+
+impl CompactedBelow {
+    /// Tells whether a reader that goes on at `resumed` may have missed a deletion. One that stood at the log's first offset has
+    /// no table yet, and missed nothing.
+    pub fn may_hide_deletions_from(&self, resumed: Offset) -> bool {
+        resumed > Offset::ZERO && resumed < self.tombstones
+    }
+
+    /// Tells whether a reader that goes on at `resumed` does not see all that was written from there on.
+    pub fn may_hide_records_from(&self, resumed: Offset) -> bool {
+        resumed > Offset::ZERO && resumed < self.records
+    }
+}
+
 /// A stretch of one partition.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -50,6 +73,7 @@ pub struct Chunk {
     wanted: Wanted,
     /// Producer and first offset, ascending by offset.
     aborted: Vec<(ProducerId, Offset)>,
+    compacted_below: CompactedBelow,
 }
 
 impl Chunk {
@@ -69,6 +93,14 @@ impl Chunk {
             batches,
             wanted,
             aborted,
+            compacted_below: CompactedBelow::default(),
+        }
+    }
+
+    pub(super) fn told(self, compacted_below: CompactedBelow) -> Self {
+        Self {
+            compacted_below,
+            ..self
         }
     }
 
@@ -80,6 +112,11 @@ impl Chunk {
     /// Returns the whole batches, back to back, unfiltered: the very bytes of the log.
     pub fn batches(&self) -> &Bytes {
         &self.batches
+    }
+
+    /// Returns what the partition may no longer hold, as of this chunk.
+    pub fn compacted_below(&self) -> CompactedBelow {
+        self.compacted_below
     }
 
     pub(super) fn records(&self, topic: &TopicName) -> ChunkRecords {

@@ -47,7 +47,7 @@ pub use compaction::{
 pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};
 pub use error::{Error, ErrorKind, Refusal};
-pub use filter::{Chunk, ChunkRecords};
+pub use filter::{Chunk, ChunkRecords, CompactedBelow};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
 pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};

@@ -7,12 +7,22 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::testing::{Fate, MAX_MESSAGE_BYTES, Scripted};
 use super::{Acks, Client, Error, ErrorKind, Producer, ProducerOptions, ProducerRecord};
 use crate::record::{Codec, partition_for_key};
 use crate::types::PartitionId;
+
+/// A timeout that no slow machine reaches.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Lets so much time pass at once.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
 
 /// Batches of a few records, so that many are under way.
 fn small_batches() -> ProducerOptions {
@@ -277,11 +287,14 @@ async fn a_full_buffer_makes_send_wait_until_answers_make_room() {
 async fn a_record_that_stays_unacknowledged_ends_in_a_delivery_timeout() {
     let server = Scripted::start(1, vec![Fate::Refused; 10_000]).await;
     let options = ProducerOptions {
-        delivery_timeout: Duration::from_millis(100),
+        delivery_timeout: LONG,
         ..small_batches()
     };
     let producer = producer(&server, options).await;
     producer.send(to(0, "v")).await.expect("sent");
+    // Sent again: the first refusal has come.
+    server.has_received(0, 2).await;
+    pass(LONG).await;
     let error = producer.flush().await.expect_err("never acknowledged");
     assert!(matches!(error, Error::DeliveryTimeout { .. }), "{error:?}");
     assert!(
@@ -294,11 +307,13 @@ async fn a_record_that_stays_unacknowledged_ends_in_a_delivery_timeout() {
 async fn an_answer_that_does_not_come_is_a_lost_connection_and_the_batch_is_sent_again() {
     let server = Scripted::start(1, [Fate::Held]).await;
     let options = ProducerOptions {
-        request_timeout: Duration::from_millis(50),
+        request_timeout: LONG,
         ..small_batches()
     };
     let producer = producer(&server, options).await;
     producer.send(to(0, "v")).await.expect("sent");
+    server.has_received(0, 1).await;
+    pass(LONG).await;
     producer.flush().await.expect("acknowledged by the second try");
     assert_eq!(server.log(0), ["v"]);
     assert_eq!(server.state.lock().received[0], 2);
@@ -394,9 +409,12 @@ async fn without_acks_everything_arrives_in_order_and_close_waits_for_it() {
 
 #[tokio::test]
 async fn nobody_at_an_address_is_said_in_one_line() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound").to_string();
-    drop(listener);
+    // Taken, so that nobody else gets the port, and not listened on.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket
+        .bind("127.0.0.1:0".parse().expect("an address"))
+        .expect("a free port");
+    let address = socket.local_addr().expect("it is bound").to_string();
     let error = Client::connect(&address).await.expect_err("nobody listens");
     assert_eq!(
         error.to_string(),

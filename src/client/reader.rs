@@ -3,6 +3,8 @@
 //! Invariants
 //! - The resume token after a chunk covers everything up to and including that chunk: a reader that keeps the token with
 //!   what it made of the chunk goes on without a gap and without a repeat.
+//! - Every chunk tells below which offsets its partition is compacted ([`CompactedBelow`]): who goes on below may have missed
+//!   something.
 //! - A read that follows is opened again after a loss, at its token, and says so to whom [`Reader::watch`] named. A bounded
 //!   read is not: its end was that of the call.
 //! - Memory is bounded by the connection's receive window and one chunk.
@@ -18,7 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use super::filter::{Chunk, ChunkRecords, Wanted};
+use super::filter::{Chunk, ChunkRecords, CompactedBelow, Wanted};
 use super::offsets::OffsetQuery;
 use super::{Client, Error, admin};
 use crate::proto::v1::{self, read_end, read_start};
@@ -358,8 +360,12 @@ impl Reader {
         if response.complete {
             self.completed = Completed::Yes;
         }
+        let compacted_below = CompactedBelow {
+            records: Offset(response.compacted_below),
+            tombstones: Offset(response.tombstones_gone_below),
+        };
         let aborted = response.aborted_transactions;
-        Ok(Chunk::new(
+        let chunk = Chunk::new(
             partition,
             response.batches,
             Wanted {
@@ -370,7 +376,8 @@ impl Reader {
                 .into_iter()
                 .map(|aborted| (aborted.producer_id, aborted.first_offset))
                 .collect(),
-        ))
+        );
+        Ok(chunk.told(compacted_below))
     }
 
     /// The first offset of the partition's next chunk that was asked for and not read yet.

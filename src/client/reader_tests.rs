@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::testing::Scripted;
-use super::{Client, Connection, Error, ReadEnd, ReadSpec, ReadStart, Reader};
+use super::{Client, CompactedBelow, Connection, Error, ReadEnd, ReadSpec, ReadStart, Reader};
 use crate::proto::v1;
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
@@ -265,4 +265,46 @@ async fn a_damaged_batch_is_named_after_the_sound_ones_before_it() {
         error.starts_with("batch of t-0 from the server is damaged: "),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_chunk_tells_below_which_offsets_its_partition_is_compacted() {
+    let server = Scripted::start(1, []).await;
+    let told = v1::ReadResponse {
+        compacted_below: 9,
+        tombstones_gone_below: 7,
+        ..response(batch(5, 2), 7)
+    };
+    let reads = vec![told, last(response(Bytes::new(), 7))];
+    server.state.lock().reads.push_back(reads);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    let chunk = reader.next().await.expect("read").expect("a chunk");
+    let below = chunk.compacted_below();
+    let expected = CompactedBelow {
+        records: Offset(9),
+        tombstones: Offset(7),
+    };
+    assert_eq!(below, expected);
+    let plain = reader.next().await.expect("read").expect("the last chunk");
+    assert_eq!(plain.compacted_below(), CompactedBelow::default());
+}
+
+#[test]
+fn who_goes_on_below_what_is_compacted_may_have_missed_something_and_who_begins_has_not() {
+    let below = CompactedBelow {
+        records: Offset(9),
+        tombstones: Offset(7),
+    };
+    let hidden = |resumed: i64| {
+        let resumed = Offset(resumed);
+        (
+            below.may_hide_records_from(resumed),
+            below.may_hide_deletions_from(resumed),
+        )
+    };
+    assert_eq!(hidden(0), (false, false));
+    assert_eq!(hidden(6), (true, true));
+    assert_eq!(hidden(7), (true, false));
+    assert_eq!(hidden(8), (true, false));
+    assert_eq!(hidden(9), (false, false));
 }

@@ -73,6 +73,7 @@ impl Default for Config {
                 recovery_threads: 0,
                 max_decompressed_bytes: 0,
                 max_inflight_produce_bytes: 0,
+                max_request_bytes: 0,
                 cleaner: CleanerConfig {
                     threads: 0,
                     dedupe_buffer_bytes: 0,

@@ -132,6 +132,7 @@ pub const SETTINGS: [Setting; 26] = [
         doc: "Greatest request; a topic's max.message.bytes must fit with a little room.",
         kind: Kind::Size(64 << 10..=1 << 30, |config, bytes| {
             config.grpc.max_request_bytes = as_usize(bytes);
+            config.broker.max_request_bytes = as_usize(bytes);
         }),
     },
     Setting {

@@ -22,6 +22,7 @@
 //! What is not here: writing, locks, directories: they go to [`FileCache::fs`].
 
 use std::borrow::Borrow;
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -267,10 +268,17 @@ impl FileCache {
 
     /// Lets go of every file in `dir` and below, after the directory was renamed or removed. Looks at everything kept.
     pub fn forget_dir(&self, dir: &Path) {
+        self.forget_dirs(std::iter::once(dir));
+    }
+
+    /// As [`FileCache::forget_dir`], for many directories in one look at what the cache holds.
+    pub fn forget_dirs<'a>(&self, dirs: impl Iterator<Item = &'a Path>) {
+        let dirs: HashSet<&Path> = dirs.collect();
+        let lies_in = |key: &Path| key.ancestors().any(|dir| dirs.contains(dir));
         let mut kept = self.kept.lock();
         kept.era += 1;
-        let files = kept.files.remove_all(|key| key.0.starts_with(dir));
-        let maps = kept.maps.remove_all(|(key, _)| key.0.starts_with(dir));
+        let files = kept.files.remove_all(|key| lies_in(&key.0));
+        let maps = kept.maps.remove_all(|(key, _)| lies_in(&key.0));
         drop(kept);
         drop((files, maps));
     }

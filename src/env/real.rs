@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::clock::timestamp_of;
 use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite, Syncing};
 use super::mmap;
-use super::sync_pool::{Job, SyncPool};
+use super::sync_pool::{Job, SyncPool, sync_names_in};
 
 /// The operating system's file system. Its sync threads start when first needed and end with it.
 #[derive(Debug, Default)]
@@ -113,14 +113,7 @@ impl Fs for RealFs {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
-        file.try_lock()?;
-        Ok(Box::new(RealLock { _file: file }))
+        Ok(Box::new(RealLock::take(path)?))
     }
 
     fn make_resident(&self, bytes: &Bytes) -> io::Result<()> {
@@ -137,12 +130,6 @@ impl Fs for RealFs {
     }
 }
 
-/// Makes the names in a directory survive a crash.
-#[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
-pub(super) fn sync_names_in(dir: &Path) -> io::Result<()> {
-    OsFile::open(dir)?.sync_all()
-}
-
 fn kind_of(kind: fs::FileType) -> FileKind {
     if kind.is_file() {
         FileKind::File
@@ -153,10 +140,31 @@ fn kind_of(kind: fs::FileType) -> FileKind {
     }
 }
 
-/// Closing the file, which dropping this does, releases the lock.
+/// Dropping it releases the lock, and does not leave that to the closing of the file: a child of this process has the file
+/// open, too, from its fork until it is another program, and the lock would be held for as long.
 #[derive(Debug)]
 struct RealLock {
-    _file: OsFile,
+    file: OsFile,
+}
+
+impl RealLock {
+    fn take(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        file.try_lock()?;
+        Ok(Self { file })
+    }
+}
+
+impl Drop for RealLock {
+    fn drop(&mut self) {
+        // Where that fails, closing the file is what is left.
+        let _ = self.file.unlock();
+    }
 }
 
 impl LockGuard for RealLock {}
@@ -273,6 +281,19 @@ mod tests {
         for (written, expected) in expected.into_iter().enumerate() {
             assert_eq!(whole_parts(&parts, written), expected, "{written} bytes written");
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_given_back_is_free_at_once_though_a_child_that_just_starts_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let lock = RealLock::take(&path).unwrap();
+        // As a fork does: one more descriptor of the same open file.
+        let inherited = lock.file.try_clone().unwrap();
+        assert!(RealLock::take(&path).is_err());
+        drop(lock);
+        assert!(RealLock::take(&path).is_ok());
+        drop(inherited);
     }
 
     #[test]

@@ -60,13 +60,14 @@ impl LogService for LogDoor {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        let broker = self.broker.clone();
+        let (broker, opener) = (self.broker.clone(), self.broker.clone());
+        let open = move |request: &v1::ProduceRequest| produce::open_ahead(&opener, request);
         let append = move |request| {
             let broker = broker.clone();
             async move { Ok(produce::append(&broker, request).await?.outcome()) }
         };
-        let answers =
-            produce_stream::answers(request.into_inner(), append, self.stopping.clone().begun_owned());
+        let stopping = self.stopping.clone().begun_owned();
+        let answers = produce_stream::answers(request.into_inner(), open, append, stopping);
         boxed(self.call("ProduceStream").stream(Ok(answers)))
     }
 

@@ -9,6 +9,7 @@ use crate::record::Codec;
 use crate::types::{PartitionId, TopicName};
 
 use super::convert;
+use super::produce_stream::Opening;
 use super::status::{invalid, message};
 
 /// Appends of one request that wait for their acknowledgement.
@@ -57,6 +58,14 @@ pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Resu
         Submission::Records(records) => broker.append_records(records, acks).await?,
     };
     Ok(Waiting { placed, acks })
+}
+
+/// Begins to open the partition that `request` names, if that is to be done.
+pub(super) fn open_ahead(broker: &Broker, request: &v1::ProduceRequest) -> Option<Opening> {
+    // Whatever is wrong with the request, the append tells.
+    let partition = convert::partition(request.partition?).ok()?;
+    let topic = convert::topic(&request.topic).ok()?;
+    Some(Box::pin(broker.open_ahead(&topic, partition)?))
 }
 
 impl Waiting {

@@ -1,10 +1,13 @@
 //! `ProduceStream`: many requests under way at once on one stream.
 //!
 //! ```text
-//!  requests --> append, in order of arrival --> [ under way, oldest first ] --> wait for the oldest --> answers
-//!                                                 at most MAX_REQUESTS and
-//!                                                 MAX_BYTES; then no more is read
+//!  requests --> [ ahead ] ------> append, in order of arrival --> [ under way, oldest first ] --> wait for the oldest --> answers
+//!                their partitions                                   with those ahead at most MAX_REQUESTS
+//!                are being opened                                   and MAX_BYTES; then no more is read
 //! ```
+//!
+//! A request waits ahead only while its partition, or that of one before it, is opened for its first append: so partitions
+//! are opened side by side, and appends stay in order.
 //!
 //! Invariants
 //! - Answers come in the order of requests, those of refused requests too.
@@ -31,17 +34,24 @@ use super::status::{invalid, message, of_request, status};
 pub(super) const MAX_REQUESTS: usize = 4096;
 /// Most bytes of requests under way on one stream; the request that crosses the line is still taken.
 pub(super) const MAX_BYTES: usize = 64 << 20;
+/// Most requests that wait for a partition to be opened; enough to keep all that open one busy.
+pub(super) const MAX_AHEAD: usize = 64;
 
 type Answer = Result<v1::ProduceStreamResponse, Status>;
+/// Completes when a partition is open.
+pub(super) type Opening = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Appends the requests of `input` by `append`, and streams the outcomes of what it returns; ends early on `stopping`.
-pub(super) fn answers<I, A, F, W, S>(
+/// Appends the requests of `input` by `append`, after what `open` says to wait for, and streams the outcomes of what it
+/// returns; ends early on `stopping`.
+pub(super) fn answers<I, O, A, F, W, S>(
     input: I,
+    open: O,
     append: A,
     stopping: S,
 ) -> impl Stream<Item = Answer> + Send + 'static
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
+    O: FnMut(&v1::ProduceRequest) -> Option<Opening> + Send + 'static,
     A: FnMut(v1::ProduceRequest) -> F + Send + 'static,
     F: Future<Output = Result<W, Error>> + Send + 'static,
     W: Future<Output = Result<v1::ProduceResponse, Error>> + Send + 'static,
@@ -49,9 +59,11 @@ where
 {
     let pipeline = Pipeline {
         input,
+        open,
         append,
         stopping: Box::pin(stopping),
         intake: Intake::Open,
+        ahead: VecDeque::new(),
         under_way: VecDeque::new(),
         bytes: 0,
     };
@@ -61,13 +73,24 @@ where
     })
 }
 
-struct Pipeline<I, A, W> {
+struct Pipeline<I, O, A, W> {
     input: I,
+    open: O,
     append: A,
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     intake: Intake,
+    /// Not appended yet.
+    ahead: VecDeque<Ahead>,
     under_way: VecDeque<UnderWay<W>>,
+    /// Of both.
     bytes: usize,
+}
+
+struct Ahead {
+    bytes: usize,
+    message: v1::ProduceStreamRequest,
+    /// `None`: its turn alone is waited for.
+    opening: Option<Opening>,
 }
 
 /// Whether requests are still taken, and how the stream ends once they are not.
@@ -95,9 +118,10 @@ enum Outcome<W> {
     Refused(Error),
 }
 
-impl<I, A, F, W> Pipeline<I, A, W>
+impl<I, O, A, F, W> Pipeline<I, O, A, W>
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
+    O: FnMut(&v1::ProduceRequest) -> Option<Opening>,
     A: FnMut(v1::ProduceRequest) -> F,
     F: Future<Output = Result<W, Error>>,
     W: Future<Output = Result<v1::ProduceResponse, Error>>,
@@ -105,8 +129,11 @@ where
     async fn next(&mut self) -> Option<Answer> {
         loop {
             let open = matches!(self.intake, Intake::Open);
-            let room = self.under_way.len() < MAX_REQUESTS && self.bytes < MAX_BYTES;
-            if self.under_way.is_empty()
+            let room = self.ahead.len() + self.under_way.len() < MAX_REQUESTS
+                && self.ahead.len() < MAX_AHEAD
+                && self.bytes < MAX_BYTES;
+            if self.ahead.is_empty()
+                && self.under_way.is_empty()
                 && let Intake::Closed(end) = &mut self.intake
             {
                 return end.take().map(Err);
@@ -116,6 +143,11 @@ where
                 outcome = oldest(&mut self.under_way), if !self.under_way.is_empty() => {
                     if let Some(answer) = self.answer(outcome) {
                         return Some(Ok(answer));
+                    }
+                }
+                () = opened(&mut self.ahead), if !self.ahead.is_empty() => {
+                    if let Some(next) = self.ahead.pop_front() {
+                        self.append(next.message, next.bytes).await;
                     }
                 }
                 () = &mut self.stopping, if open => {
@@ -130,11 +162,25 @@ where
         }
     }
 
+    /// Appends a request, or lets it wait for its turn.
     async fn take(&mut self, message: v1::ProduceStreamRequest) {
         let bytes = message.encoded_len();
+        self.bytes += bytes;
+        let opening = message.request.as_ref().and_then(&mut self.open);
+        if opening.is_none() && self.ahead.is_empty() {
+            return self.append(message, bytes).await;
+        }
+        self.ahead.push_back(Ahead {
+            bytes,
+            message,
+            opening,
+        });
+    }
+
+    async fn append(&mut self, message: v1::ProduceStreamRequest, bytes: usize) {
         let Some(request) = message.request else {
             let refused = Outcome::Refused(invalid("the message has an id and no request; set request"));
-            return self.remember(UnderWay {
+            return self.under_way.push_back(UnderWay {
                 id: message.id,
                 bytes,
                 silence: Silence::Answer,
@@ -149,17 +195,12 @@ where
             Ok(waiting) => Outcome::Waiting(Box::pin(waiting)),
             Err(error) => Outcome::Refused(error),
         };
-        self.remember(UnderWay {
+        self.under_way.push_back(UnderWay {
             id: message.id,
             bytes,
             silence,
             outcome,
         });
-    }
-
-    fn remember(&mut self, under_way: UnderWay<W>) {
-        self.bytes += under_way.bytes;
-        self.under_way.push_back(under_way);
     }
 
     /// Answers the oldest request, or stays silent when that was asked for.
@@ -183,6 +224,16 @@ where
 
 fn all_succeeded(response: &v1::ProduceResponse) -> bool {
     response.appended.iter().all(|appended| appended.error.is_none())
+}
+
+/// Waits until the partition of the request whose turn it is is open; nothing is lost when the wait is given up.
+async fn opened(ahead: &mut VecDeque<Ahead>) {
+    if let Some(next) = ahead.front_mut()
+        && let Some(opening) = &mut next.opening
+    {
+        opening.await;
+        next.opening = None;
+    }
 }
 
 /// Waits for the oldest request; nothing is lost when the wait is given up.

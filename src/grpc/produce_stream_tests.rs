@@ -14,11 +14,13 @@ use super::*;
 type Outcomes = Arc<Mutex<HashMap<String, oneshot::Sender<Result<v1::ProduceResponse, Error>>>>>;
 type Requests = mpsc::Sender<Result<v1::ProduceStreamRequest, Status>>;
 
-/// A stream whose appends wait in `confirm`, by topic; topics named `bad` are refused at once.
+/// A stream whose appends wait in `confirm`, by topic; topics named `bad` are refused at once. Requests to a partition wait
+/// until that is opened by hand.
 struct Bench {
     requests: Option<Requests>,
     confirm: Outcomes,
     appended: Arc<Mutex<Vec<String>>>,
+    opening: Arc<Mutex<HashMap<i32, oneshot::Sender<()>>>>,
     stop: Option<oneshot::Sender<()>>,
     answers: Pin<Box<dyn Stream<Item = Answer> + Send>>,
 }
@@ -42,12 +44,22 @@ impl Bench {
                 ))
             }
         };
+        let opening = Arc::<Mutex<HashMap<i32, oneshot::Sender<()>>>>::default();
+        let open = {
+            let opening = Arc::clone(&opening);
+            move |request: &v1::ProduceRequest| {
+                let (sender, opened) = oneshot::channel();
+                opening.lock().insert(request.partition?, sender);
+                Some(Box::pin(async move { drop(opened.await) }) as Opening)
+            }
+        };
         let stopping = async move { drop(stopping.await) };
-        let answers = answers(ReceiverStream::new(input), append, stopping);
+        let answers = answers(ReceiverStream::new(input), open, append, stopping);
         Self {
             requests: Some(requests),
             confirm,
             appended,
+            opening,
             stop: Some(stop),
             answers: Box::pin(answers),
         }
@@ -101,6 +113,52 @@ async fn answers_come_in_the_order_of_requests_whatever_is_confirmed_first() {
         matches!(refused.outcome, Some(v1::produce_stream_response::Outcome::Error(error)) if error.reason == "INVALID_REQUEST")
     );
     assert_eq!(bench.answered_id(), 9);
+}
+
+#[tokio::test]
+async fn partitions_are_opened_side_by_side_and_appends_stay_in_order() {
+    let mut bench = Bench::new();
+    let into = |partition| v1::ProduceRequest {
+        partition: Some(partition),
+        ..to(&format!("t{partition}"))
+    };
+    (0..3).for_each(|partition| bench.send(u64::try_from(partition).unwrap(), into(partition)));
+    bench.send(3, to("open"));
+    assert!(bench.now().is_none());
+    assert_eq!(bench.opening.lock().len(), 3, "none waits for another");
+    assert_eq!(*bench.appended.lock(), Vec::<String>::new());
+    for (opened, appended) in [
+        (1, vec![]),
+        (0, vec!["t0", "t1"]),
+        (2, vec!["t0", "t1", "t2", "open"]),
+    ] {
+        drop(bench.opening.lock().remove(&opened));
+        assert!(bench.now().is_none());
+        assert_eq!(*bench.appended.lock(), appended);
+    }
+    bench.requests = None;
+    for topic in ["open", "t2", "t1", "t0"] {
+        bench.confirm(topic);
+    }
+    assert_eq!([(); 4].map(|()| bench.answered_id()), [0, 1, 2, 3]);
+    assert!(bench.now().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn no_more_is_read_while_many_wait_for_their_partitions() {
+    let mut bench = Bench::new();
+    for partition in 0..i32::try_from(2 * MAX_AHEAD).unwrap() {
+        let request = v1::ProduceRequest {
+            partition: Some(partition),
+            ..to("t")
+        };
+        bench.send(0, request);
+    }
+    for _ in 0..10 {
+        assert!(bench.now().is_none());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.opening.lock().len(), MAX_AHEAD);
 }
 
 #[tokio::test]

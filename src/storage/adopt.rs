@@ -5,9 +5,10 @@
 //!    batch. If it dies here: the next start removes the directory.
 //! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
 //! 3. The epoch of this server is raised above the foreign ones.
-//! 4. The directory gets its name, durably. If it dies before: as in 1; after: it is a partition like any other, which a
-//!    start verifies until a checkpoint vouches for it.
-//! 5. The checkpoint is written. If this or 4 fails, the directory is removed: what was not brought in is not there.
+//! 4. The directory gets its name. If it dies here: it is found under either name; as in 1, or a partition like any other,
+//!    which a start verifies until a checkpoint vouches for it.
+//! 5. The checkpoint is written. It lies beside the directory, so its sync of their parent keeps the name of both. If this or
+//!    4 fails, the directory is removed: what was not brought in is not there.
 //!
 //! Nothing in the foreign directory is ever written: files that are shared are sealed here, and sealed files are only read.
 
@@ -18,14 +19,14 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 
-use crate::env::{File, FileKind, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
 use super::checkpoints::LOG_STARTS;
 use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
 use super::files::{Replacements, read_whole};
-use super::journal::{JournalOf, closed_manifest};
+use super::journal::{Complete, JournalOf, closed_manifest};
 use super::load::replay_batch;
 use super::open::{PartitionSpec, open_closed};
 use super::partition::Partition;
@@ -33,11 +34,12 @@ use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
+use super::spacing::Holes;
 use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
-const SITE_COPY: SyncSite = SyncSite("adopted log");
-const SITE_NAME: SyncSite = SyncSite("data directory with an adopted partition");
+const SITE_SHARED: SyncSite = SyncSite("adopted log, shared with its original");
+const SITE_COPY: SyncSite = SyncSite("adopted log, copied");
 /// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
 const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
 const COPY_CHUNK: usize = 1 << 20;
@@ -61,19 +63,84 @@ pub struct AdoptReport {
     pub dropped_tail_bytes: u64,
 }
 
+/// A foreign directory that was verified, and filled into one of this store that nobody looks for yet. Dropped without
+/// [`Store::bring_in`], it is removed.
+#[derive(Debug)]
+pub struct Verified {
+    files: Arc<FileCache>,
+    /// Where it lies; `None` once it has its name.
+    future: Option<PathBuf>,
+    id: TopicPartition,
+    topic_id: TopicId,
+    report: AdoptReport,
+    latest: Option<LeaderEpoch>,
+}
+
+impl Verified {
+    /// Returns the id of the topic that it was filled for.
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+}
+
+impl Drop for Verified {
+    fn drop(&mut self) {
+        if let Some(future) = &self.future {
+            // What failed is what to tell; a leftover is removed by the next start.
+            let _ = self.files.fs().remove_dir_all(future);
+        }
+    }
+}
+
 impl Store {
-    /// Verifies a foreign partition directory and brings it in as the partition of `spec`, which must not hold anything yet.
-    /// The original is not altered. Blocks for as long as it takes to read all of it.
+    /// Verifies a foreign partition directory and fills it into one of this store, for the partition of `spec`. The original is
+    /// not altered, and nothing that is served is touched. Blocks for as long as it takes to read all of it; asks at every
+    /// batch whether to go on.
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] names the file and what is wrong with it, or what is in the way here; nothing is then
-    /// brought in.
-    pub fn adopt(
+    /// [`StoreError::Unusable`] names the file and what is wrong with it, or says that it was not to go on.
+    pub fn verify_foreign(
         &self,
         from: &Path,
+        spec: &PartitionSpec,
+        now: Timestamp,
+        go_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Verified, StoreError> {
+        let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
+        let mut verified = Verified {
+            files: Arc::clone(&self.dir.files),
+            future: Some(future.clone()),
+            id: spec.id.clone(),
+            topic_id: spec.topic_id,
+            report: AdoptReport::default(),
+            latest: None,
+        };
+        let adoption = Adoption {
+            dir: &self.dir,
+            from,
+            to: &future,
+            spec,
+            now,
+            go_on,
+        };
+        (verified.report, verified.latest) = adoption.fill()?;
+        Ok(verified)
+    }
+
+    /// Brings a verified directory in as the partition of `spec`, which must not hold anything.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] says what is in the way here; else what the disk says. Nothing is then brought in.
+    pub fn bring_in(
+        &self,
+        mut verified: Verified,
         spec: PartitionSpec,
         now: Timestamp,
     ) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
+        assert!(
+            verified.id == spec.id && verified.topic_id == spec.topic_id,
+            "a directory goes where it was filled for"
+        );
         let target = self.dir.partition(&spec.id);
         let taken = self
             .partitions
@@ -88,28 +155,21 @@ impl Store {
             return Err(StoreError::Unusable { path: target, reason });
         }
         self.dir.forget(std::slice::from_ref(&spec.id))?;
-        let future = self.dir.path.join(marked_name(&spec.id, FUTURE)?);
-        let adoption = Adoption {
-            dir: &self.dir,
-            from,
-            to: &future,
-            spec: &spec,
-            now,
-        };
-        let (report, latest) = adoption.fill().inspect_err(|_| {
-            // What failed is what to tell; a leftover is removed by the next start.
-            let _ = self.dir.files.fs().remove_dir_all(&future);
-        })?;
-        if let Some(latest) = latest {
+        if let Some(latest) = verified.latest {
             self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
         let id = spec.id.clone();
+        let future = verified
+            .future
+            .clone()
+            .expect("it is taken away at the end alone");
         let partition = self.install(&future, &target, spec, now).inspect_err(|_| {
             // Whatever has its name already must not be taken for the partition that is made in its place.
-            let _ = self.remove_partitions(std::slice::from_ref(&id));
-            let _ = self.dir.files.fs().remove_dir_all(&future);
+            let removed = self.remove_partitions(std::slice::from_ref(&id));
+            let _ = removed.and_then(|removed| self.remove_files(removed));
         })?;
-        Ok((partition, report))
+        verified.future = None;
+        Ok((partition, verified.report))
     }
 
     fn install(
@@ -122,13 +182,12 @@ impl Store {
         let fs = self.dir.files.fs();
         fs.rename(future, target).context("rename", future)?;
         self.dir.files.forget_dir(future);
-        fs.sync_dir(&self.dir.path, SITE_NAME)
-            .context("sync", &self.dir.path)?;
         let partition = open_closed(&self.dir, spec, now)?;
         self.partitions
             .lock()
             .insert(partition.id.clone(), Arc::clone(&partition));
-        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
+        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe. It also makes
+        // the new name safe. Of a log that never had a record no line is written, and nothing is lost with its directory.
         self.checkpoint()?;
         Ok(partition)
     }
@@ -140,6 +199,7 @@ struct Adoption<'a> {
     to: &'a Path,
     spec: &'a PartitionSpec,
     now: Timestamp,
+    go_on: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// What has been read of the foreign directory.
@@ -194,7 +254,7 @@ impl Adoption<'_> {
             epoch: epochs.latest().unwrap_or(LeaderEpoch(0)),
             first_unstable: producers.first_unstable(report.log_end),
         };
-        let (path, bytes) = closed_manifest(&log, &segments, closed);
+        let (path, bytes) = closed_manifest(&log, &segments, closed, Complete::Yes);
         replacements.add(path, bytes);
         // Syncs the directory, too, and with it the names of the logs.
         replacements.commit(&self.dir.files)?;
@@ -300,6 +360,8 @@ impl Adoption<'_> {
                 path: path.to_path_buf(),
                 reason: format!("{len} bytes are too many for a segment"),
             })?,
+            until: Offset::MAX,
+            holes: Holes::Legal,
             index_interval_bytes: config.index_interval_bytes,
             max_decompressed_bytes: config.max_decompressed_bytes,
         };
@@ -311,9 +373,19 @@ impl Adoption<'_> {
             if let Some(aborted) = replay_batch(producers, batch, self.now) {
                 indexes.add_aborted(aborted);
             }
-            ControlFlow::Continue(())
+            if (self.go_on)() {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break("given up".to_owned())
+            }
         })
         .context("read", path)?;
+        if !(self.go_on)() {
+            return Err(StoreError::Unusable {
+                path: self.from.to_path_buf(),
+                reason: "its verification was given up".to_owned(),
+            });
+        }
         scanned.indexes.seal();
         Ok(scanned)
     }
@@ -323,7 +395,7 @@ impl Adoption<'_> {
         match self.dir.files.fs().link(path, to) {
             Ok(()) => {
                 let file = self.dir.files.fs().open(to, OpenMode::Read).context("open", to)?;
-                file.sync_data(SITE_COPY).context("sync", to)
+                file.sync_data(SITE_SHARED).context("sync", to)
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let file = self

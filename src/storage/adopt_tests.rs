@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::testing::{
-    FOREIGN, House, NOW, damage, ended, foreign, foreign_files, names, offsets, open_one, open_store,
+    FOREIGN, House, NOW, adopt, damage, ended, foreign, foreign_files, names, offsets, open_one, open_store,
     open_store_in, path, plain, small, spec, transactional,
 };
 use super::{LogConfig, Origin};
@@ -16,7 +16,7 @@ fn adopted() -> House {
     let fs = foreign();
     let store = open_store(&fs).expect("opened");
     let from = PathBuf::from(FOREIGN).join("f-0");
-    let (log, report) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
+    let (log, report) = adopt(&store, &from, spec("t", 1, small())).expect("adopted");
     assert!(report.segments > 2 && report.batches == 30, "{report:?}");
     House { fs, store, log }
 }
@@ -71,11 +71,11 @@ fn the_last_stable_offset_of_an_adopted_log_stays_at_its_open_transaction() {
     for _ in 0..12 {
         append(plain("behind it"));
     }
-    store.close().expect("closed");
+    store.close().expect("closed").clean().expect("clean");
 
     let store = open_store(&fs).expect("opened");
     let from = PathBuf::from(FOREIGN).join("f-0");
-    let (log, _) = store.adopt(&from, spec("t", 1, small()), NOW).expect("adopted");
+    let (log, _) = adopt(&store, &from, spec("t", 1, small())).expect("adopted");
     let house = House { fs, store, log };
     let stable = |house: &House| house.log.watermarks().last_stable;
     assert_eq!(stable(&house), Offset(1));

@@ -4,7 +4,8 @@
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
-//!   cleaner-offset-checkpoint          per compacted partition: everything before is clean
+//!   cleaner-offset-checkpoint          per compacted partition: everything before is clean, whatever is held
+//!   compacted-offset-checkpoint        per compacted partition: a record before may have been replaced; Kafka has none
 //! ```
 //!
 //! Invariants
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::env::{FileCache, SyncSite};
 use crate::types::{Offset, TopicPartition};
 
+use super::cleaner_state::CleanerMarks;
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
 use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
@@ -28,18 +30,20 @@ pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
+const COMPACTED: &str = "compacted-offset-checkpoint";
 const SITE: SyncSite = SyncSite("checkpoint");
 const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
 
 type Lines = BTreeMap<TopicPartition, Offset>;
 
-/// The four files.
+/// The five files.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     log_starts: Checkpoint,
     recovery_points: Checkpoint,
     high_watermarks: Checkpoint,
     cleaner_points: Checkpoint,
+    compacted: Checkpoint,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,11 @@ impl Checkpoints {
                 dir.join(CLEANER_POINTS),
                 "compacted logs are cleaned again from their start",
             )?,
+            compacted: Checkpoint::read(
+                files,
+                dir.join(COMPACTED),
+                "readers of compacted logs may not be told of all that was replaced",
+            )?,
         })
     }
 
@@ -77,9 +86,13 @@ impl Checkpoints {
         self.log_starts.lines.as_ref()?.get(id).copied()
     }
 
-    /// Everything before it is clean.
-    pub(super) fn cleaner_point(&self, id: &TopicPartition) -> Option<Offset> {
-        self.cleaner_points.lines.as_ref()?.get(id).copied()
+    /// How far it is clean, and compacted.
+    pub(super) fn cleaner_marks(&self, id: &TopicPartition) -> CleanerMarks {
+        let line = |checkpoint: &Checkpoint| checkpoint.lines.as_ref()?.get(id).copied();
+        CleanerMarks {
+            point: line(&self.cleaner_points),
+            compacted_below: line(&self.compacted).unwrap_or(Offset::ZERO),
+        }
     }
 
     /// Everything before it is on disk.
@@ -115,10 +128,17 @@ impl Checkpoints {
     pub(super) fn write_cleaner_points(
         &mut self,
         files: &FileCache,
-        open: &[(TopicPartition, Offset)],
+        open: &[(TopicPartition, CleanerMarks)],
         there: &BTreeSet<TopicPartition>,
     ) -> Result<(), StoreError> {
-        self.cleaner_points.write(files, open, there)
+        let compacted = open.iter().map(|(id, marks)| (id.clone(), marks.compacted_below));
+        self.compacted
+            .write(files, &compacted.collect::<Vec<_>>(), there)?;
+        let points = open
+            .iter()
+            .filter_map(|(id, marks)| Some((id.clone(), marks.point?)));
+        self.cleaner_points
+            .write(files, &points.collect::<Vec<_>>(), there)
     }
 
     /// Raises the log starts of some partitions, durably; every other line stays.
@@ -137,10 +157,12 @@ impl Checkpoints {
 
     /// Forgets partitions whose directories are gone, durably.
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
-        self.log_starts.forget(files, ids)?;
-        self.recovery_points.forget(files, ids)?;
-        self.high_watermarks.forget(files, ids)?;
-        self.cleaner_points.forget(files, ids)
+        let ids: BTreeSet<&TopicPartition> = ids.iter().collect();
+        self.log_starts.forget(files, &ids)?;
+        self.recovery_points.forget(files, &ids)?;
+        self.high_watermarks.forget(files, &ids)?;
+        self.cleaner_points.forget(files, &ids)?;
+        self.compacted.forget(files, &ids)
     }
 }
 
@@ -174,11 +196,11 @@ impl Checkpoint {
         self.replace(files, lines)
     }
 
-    fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
+    fn forget(&mut self, files: &FileCache, ids: &BTreeSet<&TopicPartition>) -> Result<(), StoreError> {
         match &self.lines {
-            Some(lines) if ids.iter().any(|id| lines.contains_key(id)) => {
+            Some(lines) if ids.iter().any(|id| lines.contains_key(*id)) => {
                 let mut lines = lines.clone();
-                lines.retain(|id, _| !ids.contains(id));
+                lines.retain(|id, _| !ids.contains(&id));
                 self.replace(files, lines)
             }
             _ => Ok(()),

@@ -2,7 +2,10 @@
 //!
 //! Invariants
 //! - The cleaner point never runs ahead of the segments on disk: it moves after the swap that it tells of is durable. A point
-//!   that was lost costs another pass over what is clean already, and nothing else.
+//!   that was lost costs another pass over what is clean already, and tombstones in that part another of their times.
+//! - What is written down as clean ends where a hold begins: what it keeps has to be decided again when it ends, and nobody
+//!   may be there to tell of that end ([`CleanerState::settled`]).
+//! - What readers are told of rises before the swap that makes it true, and never falls.
 //! - Lists in a report are bounded; what did not fit is counted.
 //!
 //! What is not here: the file of cleaner points (`checkpoints`), and the pass itself (`cleaner`).
@@ -15,6 +18,7 @@ use parking_lot::Mutex;
 
 use crate::types::{Offset, Timestamp};
 
+use super::hold::Hold;
 use super::segment::Sealed;
 
 /// So many damaged places a report names.
@@ -137,35 +141,66 @@ pub(super) struct CleanerState(Mutex<Remembered>);
 pub(super) struct Remembered {
     /// Everything before it is clean.
     pub(super) point: Offset,
-    /// Here older records may have stayed behind tombstones that were met long ago: the time of those begins anew when a pass
-    /// has come to the end of it.
+    /// Here older records may have stayed below tombstones that were met long ago: the time of those begins anew in the pass
+    /// that comes to them. After a start that is all from the cleaner point on: what earlier passes did there is not known.
     pub(super) met_again: Range<Offset>,
     /// When the last finished pass began, and what it did.
     pub(super) last_pass: Option<(Timestamp, PassReport)>,
     /// Since the last pass that came to its end.
     pub(super) failure: Option<PassFailure>,
     pub(super) unfinished: Option<Unfinished>,
-    /// A tombstone before it may be gone. Not written down: after a start it is the cleaner point, which is never too low.
+    /// A record before it may have been replaced.
+    pub(super) compacted_below: Offset,
+    /// A tombstone before it may be gone. Not written down: after a start it is `compacted_below`, which is never too low.
     pub(super) tombstones_gone_below: Offset,
 }
 
+/// What a checkpoint says of one log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct CleanerMarks {
+    /// Everything before it is clean, and decided for good.
+    pub(super) point: Option<Offset>,
+    /// A record before it may have been replaced.
+    pub(super) compacted_below: Offset,
+}
+
 impl CleanerState {
-    /// Begins with what the checkpoint says. A point outside the log says nothing: all of it is dirty then.
-    pub(super) fn new(point: Option<Offset>, log_start: Offset, log_end: Offset) -> Self {
-        let point = point.filter(|point| (log_start..=log_end).contains(point));
+    /// Begins with what the checkpoint says of a log of these offsets. A point outside the log says nothing: all of it is dirty
+    /// then.
+    pub(super) fn new(marks: CleanerMarks, log: &Range<Offset>) -> Self {
+        let known = marks.point.filter(|point| (log.start..=log.end).contains(point));
+        let point = known.unwrap_or(log.start);
+        let compacted_below = marks.compacted_below.clamp(point, log.end);
         Self(Mutex::new(Remembered {
-            point: point.unwrap_or(log_start),
-            met_again: Offset::ZERO..Offset::ZERO,
+            point,
+            met_again: point..log.end,
             last_pass: None,
             failure: None,
             unfinished: None,
-            tombstones_gone_below: point.unwrap_or(log_start),
+            compacted_below,
+            tombstones_gone_below: compacted_below,
         }))
     }
 
     /// Returns the cleaner point of a log that begins at `log_start`.
     pub(super) fn point(&self, log_start: Offset) -> Offset {
         self.0.lock().point.max(log_start)
+    }
+
+    /// Returns what a checkpoint is to say, of a log that begins at `log_start` and is held so.
+    pub(super) fn settled(&self, log_start: Offset, holds: &[Hold]) -> CleanerMarks {
+        let state = self.0.lock();
+        let held_from = holds.iter().map(Hold::first_offset).min();
+        let point = held_from.map_or(state.point, |held_from| held_from.min(state.point));
+        CleanerMarks {
+            point: Some(point.max(log_start)),
+            compacted_below: state.compacted_below.max(log_start),
+        }
+    }
+
+    /// Returns the offset below which records may have been replaced, of a log that begins at `log_start`.
+    pub(super) fn compacted_below(&self, log_start: Offset) -> Offset {
+        self.0.lock().compacted_below.max(log_start)
     }
 
     /// Returns the offset below which tombstones may be gone, of a log that begins at `log_start`.
@@ -196,20 +231,24 @@ impl CleanerState {
     pub(super) fn passed(&self, now: Timestamp, report: &PassReport) {
         let mut state = self.0.lock();
         state.point = report.to;
-        if report.to >= state.met_again.end {
-            state.met_again = Offset::ZERO..Offset::ZERO;
-        }
-        if report.records.tombstones_dropped > 0 {
-            state.tombstones_gone_below = state.tombstones_gone_below.max(report.to);
-        }
+        state.compacted_below = state.compacted_below.max(report.to);
+        let met_from = state.met_again.start.max(report.to);
+        state.met_again = if met_from < state.met_again.end {
+            met_from..state.met_again.end
+        } else {
+            Offset::ZERO..Offset::ZERO
+        };
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
     }
 
-    /// A pass has ended somewhere in the middle: tombstones of what was clean before it may be gone.
-    pub(super) fn ended_early(&self) {
+    /// A pass that has learned everything before `to` is about to replace segments, and has let so many tombstones go.
+    pub(super) fn about_to_swap(&self, to: Offset, tombstones_dropped: u64) {
         let mut state = self.0.lock();
-        state.tombstones_gone_below = state.tombstones_gone_below.max(state.point);
+        state.compacted_below = state.compacted_below.max(to);
+        if tombstones_dropped > 0 {
+            state.tombstones_gone_below = state.tombstones_gone_below.max(to);
+        }
     }
 
     pub(super) fn failed(&self, failure: PassFailure) {

@@ -4,15 +4,16 @@
 //! checkpoint, and when the store closes.
 
 use std::sync::Arc;
+use std::thread;
 
-use parking_lot::MutexGuard;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::env::FileCache;
 
 use super::data_dir::DataDir;
 use super::error::StoreError;
 use super::files::Replacements;
-use super::journal::{JournalOf, closed_manifest};
+use super::journal::{Complete, JournalOf, closed_manifest};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::segment::{IndexLens, Sealed, add_pending_indexes};
@@ -21,6 +22,8 @@ use super::{Closed, commit, encode_snapshot, partition_dir};
 
 /// So many partitions are closed in one batch of syncs.
 const AT_ONCE: usize = 128;
+/// So many such batches at once when there are several.
+const THREADS: usize = 3;
 
 /// Writes what is only in memory of sealed segments and epochs, durably.
 pub(super) fn settle(files: &FileCache, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
@@ -76,11 +79,19 @@ impl<'a> Settling<'a> {
     fn add_closed(&mut self, dir: &DataDir, partition: &Partition, sealing: Sealing) {
         let writer = partition.writer.lock();
         let view = partition.watermarks();
+        let sealed = partition.segments.read().sealed().to_vec();
+        // Of a log nobody wrote to, the producers were not loaded.
         if sealing == Sealing::Done {
-            // Of a log nobody wrote to, the producers were not loaded.
-            let snapshot = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
-            self.replacements
-                .add(snapshot, encode_snapshot(&writer.producers.snapshot()));
+            let within = sealed.last().is_some_and(|last| last.extent.base < view.log_end);
+            if within {
+                // What was lost of it would be made from the segment that it lies in, and the snapshot before that.
+                writer.write_snapshot(view.log_end);
+            } else {
+                // The one that is there may be all that tells of producers whose batches retention took.
+                let path = SegmentFile::Snapshot.path(&writer.dir, view.log_end);
+                self.replacements
+                    .add(path, encode_snapshot(&writer.producers.snapshot()));
+            }
         }
         let closed = Closed {
             log_start: view.log_start,
@@ -88,14 +99,19 @@ impl<'a> Settling<'a> {
             epoch: dir.epoch(),
             first_unstable: Some(view.last_stable).filter(|stable| *stable < view.high_watermark),
         };
-        let sealed = partition.segments.read().sealed().to_vec();
         let log = JournalOf {
             files: &dir.files,
             dir: &writer.dir,
             id: &partition.id,
             topic_id: partition.topic_id,
         };
-        let (path, bytes) = closed_manifest(&log, &sealed, closed);
+        // What retention could not remove lies below the log start, and no segment of the list: only the directory tells of it.
+        let complete = if partition.retired.lock().is_empty() {
+            Complete::Yes
+        } else {
+            Complete::No
+        };
+        let (path, bytes) = closed_manifest(&log, &sealed, closed, complete);
         self.replacements.add(path, bytes);
     }
 
@@ -129,31 +145,70 @@ fn seal(partition: &Partition) -> Result<Sealing, StoreError> {
     writer.seal_for_good()
 }
 
-/// Closes every partition: syncs it, seals its active segment, writes producer state and manifest. Appends are refused from
-/// then on.
+/// Syncs every partition, many at once, and lets no pass of the cleaner begin. What is left to do then can be done anew by any
+/// start.
 ///
 /// # Errors
-/// The first failure; a partition that refused writes before is one: only recovery may judge what it holds.
-pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+/// The first failure, after all were tried; a swap of the cleaner that is not finished.
+pub(super) fn sync_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    let mut outcome = Ok(());
     for partition in partitions {
         drop(partition.maintenance.end());
         if partition.cleaner.look().unfinished.is_some() {
             let reason = "a swap of the cleaner is unfinished; the next start finishes it".to_owned();
             let path = partition.dir().to_path_buf();
-            return Err(StoreError::Unusable { path, reason });
+            outcome = outcome.and(Err(StoreError::Unusable { path, reason }));
         }
     }
-    partitions
-        .chunks(AT_ONCE)
-        .try_for_each(|some| close_some(dir, some))
+    for some in partitions.chunks(AT_ONCE) {
+        for result in commit::sync(&dir.files, &dir.path, some) {
+            outcome = outcome.and(result.map(drop));
+        }
+    }
+    outcome
+}
+
+/// Closes every partition, all of them synced: seals its active segment, writes producer state and manifest. Appends are
+/// refused from then on.
+///
+/// # Errors
+/// A failure; a partition that refused writes before is one: only recovery may judge what it holds.
+pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
+    let portions = Mutex::new(partitions.chunks(AT_ONCE));
+    let outcome = Mutex::new(Ok(()));
+    let close = || {
+        loop {
+            let Some(some) = portions.lock().next() else {
+                return;
+            };
+            if let Err(error) = close_some(dir, some) {
+                let mut outcome = outcome.lock();
+                // A disk without room is the least that can be wrong.
+                if outcome.as_ref().err().is_none_or(StoreError::is_disk_full) {
+                    *outcome = Err(error);
+                }
+                return;
+            }
+        }
+    };
+    // While one waits for the disk, another makes files; few have nothing to gain.
+    let beside = if partitions.len() > AT_ONCE {
+        THREADS - 1
+    } else {
+        0
+    };
+    thread::scope(|scope| {
+        for _ in 0..beside {
+            scope.spawn(close);
+        }
+        close();
+    });
+    outcome.into_inner()
 }
 
 /// Closes some partitions with one sync of each directory. A death in it may leave a manifest without the indexes that it
 /// tells of: a start makes those anew.
 fn close_some(dir: &DataDir, some: &[Arc<Partition>]) -> Result<(), StoreError> {
-    commit::sync(&dir.files, &dir.path, some)
-        .into_iter()
-        .try_for_each(|result| result.map(drop))?;
     let mut open = Vec::new();
     for partition in some {
         let sealing = seal(partition)?;

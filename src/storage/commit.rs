@@ -1,7 +1,8 @@
 //! Group commit: everything appended so far to many partitions becomes safe in one round of syncs.
 //!
 //! 1. Each partition says what is unsynced (logs, names) and up to which offset that goes.
-//! 2. All logs are synced at once, then all directories that have new names, then the data directory if a partition is new.
+//! 2. The topic's ids of new partitions and all logs are synced at once, then all directories that have new names, then the
+//!    data directory if a partition is new.
 //!    If it dies here: nothing was acknowledged; recovery verifies what it finds.
 //! 3. Each partition publishes its offset, or refuses writes if a sync of its files failed.
 
@@ -9,10 +10,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::env::{File, FileCache, SyncSite};
+use crate::env::{File, FileCache, OpenMode, SyncSite};
 
 use super::error::{IoContext, StoreError};
 use super::partition::{Partition, SyncTicket, Synced};
+use super::partition_dir::{SITE_METADATA, metadata_path};
 use super::writer::Names;
 
 const SITE_LOG: SyncSite = SyncSite("log");
@@ -20,6 +22,8 @@ const SITE_NAMES: SyncSite = SyncSite("partition directory");
 const SITE_PARTITIONS: SyncSite = SyncSite("data directory with a new partition");
 /// So many files are synced in one call.
 const AT_ONCE: usize = 256;
+/// So many small files are open for it at once, beside those that the cache of open files counts.
+const UNCOUNTED_AT_ONCE: usize = 64;
 
 /// One round. See the module; results in the order of `partitions`.
 pub(super) fn sync(
@@ -32,6 +36,7 @@ pub(super) fn sync(
         .map(|partition| partition.begin_sync())
         .collect();
     let mut results: Vec<Result<(), StoreError>> = partitions.iter().map(|_| Ok(())).collect();
+    sync_metadata(files, partitions, &tickets, &mut results);
     sync_logs(files, &tickets, &mut results);
     sync_names(files, data_dir, partitions, &tickets, &mut results);
     let finish = |((partition, ticket), result): ((&Arc<Partition>, Option<SyncTicket>), _)| match ticket {
@@ -39,6 +44,41 @@ pub(super) fn sync(
         None => Ok(partition.synced()),
     };
     partitions.iter().zip(tickets).zip(results).map(finish).collect()
+}
+
+/// Syncs the files of the topic's ids of new partitions.
+fn sync_metadata(
+    files: &FileCache,
+    partitions: &[Arc<Partition>],
+    tickets: &[Option<SyncTicket>],
+    results: &mut [Result<(), StoreError>],
+) {
+    let is_new = |ticket: &Option<SyncTicket>| {
+        ticket
+            .as_ref()
+            .is_some_and(|ticket| ticket.work.names == Names::PartitionItself)
+    };
+    let new: Vec<usize> = (0..tickets.len())
+        .filter(|index| is_new(&tickets[*index]))
+        .collect();
+    for some in new.chunks(UNCOUNTED_AT_ONCE) {
+        let (mut open, mut of) = (Vec::with_capacity(some.len()), Vec::with_capacity(some.len()));
+        for index in some {
+            let path = metadata_path(&partitions[*index].dir);
+            match files.fs().open(&path, OpenMode::ReadWrite).context("open", &path) {
+                Ok(file) => {
+                    open.push(file);
+                    of.push((*index, path));
+                }
+                Err(error) => results[*index] = Err(error),
+            }
+        }
+        for ((index, path), result) in of.into_iter().zip(files.fs().sync_many(&open, SITE_METADATA)) {
+            if let Err(error) = result.context("sync", &path) {
+                results[index] = Err(error);
+            }
+        }
+    }
 }
 
 fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [Result<(), StoreError>]) {

@@ -6,6 +6,9 @@
 //! - What the checkpoints say of a partition is forgotten together with the partition: a topic made anew under an old name
 //!   inherits nothing.
 //! - A directory changes its name durably before the next step relies on it.
+//! - A start syncs the directory once, when it has done all that it does there, and before anybody is told of it: that the
+//!   marker of the clean stop is gone, new ids, a new file of epochs, and the names that a process made which was killed
+//!   before it synced them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -62,6 +65,7 @@ impl DataDir {
         let found = found_dirs(&files, &path)?;
         let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found)?)?;
         let checkpoints = Checkpoints::read(&files, &path)?;
+        // The one sync of the start; see the module.
         files.fs().sync_dir(&path, SITE_FOUND).context("sync", &path)?;
         Ok(Self {
             files,
@@ -103,48 +107,102 @@ impl DataDir {
         self.checkpoints.lock().forget(&self.files, ids)
     }
 
-    /// Removes partitions' directories, and what the checkpoints say of them; a missing one is no failure. No checkpoint is
-    /// written meanwhile: it would look for files that are going.
-    pub(super) fn remove(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
+    /// Takes the names of partitions away, durably, with one sync for all of them, and what the checkpoints say of them; a
+    /// missing directory is no failure. Returns where their files lie now, for [`DataDir::remove_files`]; what a failure or
+    /// a death leaves of those, the next start removes. No checkpoint is written meanwhile: it would look for files that
+    /// are going.
+    pub(super) fn take_names(&self, ids: &[TopicPartition]) -> Result<Removed, StoreError> {
         let mut checkpoints = self.checkpoints.lock();
-        ids.iter().try_for_each(|id| self.remove_one(id))?;
-        // The data first: on a full disk that makes the room to write.
-        checkpoints.forget(&self.files, ids)
+        let dirs: Vec<PathBuf> = ids.iter().map(|id| self.partition(id)).collect();
+        self.files.forget_dirs(dirs.iter().map(PathBuf::as_path));
+        let mut removed = Removed(Vec::new());
+        for (id, dir) in ids.iter().zip(&dirs) {
+            let gone = self.path.join(marked_name(id, DELETE)?);
+            if self.rename(dir, &gone)? == Renamed::Done {
+                removed.0.push(gone);
+            }
+            self.found.lock().remove(id);
+        }
+        if !removed.0.is_empty() {
+            // A reader may have opened a file again between the two.
+            self.files.forget_dirs(dirs.iter().map(PathBuf::as_path));
+            self.sync_names()?;
+        }
+        match checkpoints.forget(&self.files, ids) {
+            Err(error) if error.is_disk_full() && !removed.0.is_empty() => {
+                // The data first: that makes the room to write.
+                self.remove_files(std::mem::take(&mut removed))?;
+                checkpoints.forget(&self.files, ids)?;
+            }
+            forgotten => forgotten?,
+        }
+        Ok(removed)
     }
 
-    /// Removes a partition's directory; a missing one is no failure.
-    fn remove_one(&self, id: &TopicPartition) -> Result<(), StoreError> {
-        let gone = self.path.join(marked_name(id, DELETE)?);
-        let renamed = self.rename(id, &gone)?;
-        self.found.lock().remove(id);
-        if renamed == Renamed::Done {
-            self.files.fs().remove_dir_all(&gone).context("remove", &gone)?;
+    /// Removes the files of partitions whose names are gone. Goes on past a failure and returns the first.
+    pub(super) fn remove_files(&self, removed: Removed) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        for gone in removed.0 {
+            let result = match self.files.fs().remove_dir_all(&gone) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result.context("remove", &gone),
+            };
+            outcome = outcome.and(result);
         }
-        Ok(())
+        outcome
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path.
     pub(super) fn set_aside(&self, id: &TopicPartition) -> Result<PathBuf, StoreError> {
         let aside = self.path.join(marked_name(id, STRAY)?);
-        self.rename(id, &aside)?;
+        let dir = self.partition(id);
+        self.files.forget_dir(&dir);
+        if self.rename(&dir, &aside)? == Renamed::Done {
+            self.files.forget_dir(&dir);
+            self.sync_names()?;
+        }
         self.found.lock().remove(id);
         Ok(aside)
     }
 
-    fn rename(&self, id: &TopicPartition, to: &Path) -> Result<Renamed, StoreError> {
-        let dir = self.partition(id);
-        self.files.forget_dir(&dir);
-        match self.files.fs().rename(&dir, to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Renamed::NothingThere),
-            renamed => renamed.context("rename", &dir)?,
+    /// Gives a partition's directory another name; the caller syncs that, and has the cache forget the old one before and after.
+    fn rename(&self, dir: &Path, to: &Path) -> Result<Renamed, StoreError> {
+        match self.files.fs().rename(dir, to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Renamed::NothingThere),
+            renamed => renamed.context("rename", dir).map(|()| Renamed::Done),
         }
-        // A reader may have opened a file again between the two.
-        self.files.forget_dir(&dir);
-        self.files
-            .fs()
-            .sync_dir(&self.path, SITE_RENAMED)
-            .context("sync", &self.path)?;
-        Ok(Renamed::Done)
+    }
+
+    fn sync_names(&self) -> Result<(), StoreError> {
+        let synced = self.files.fs().sync_dir(&self.path, SITE_RENAMED);
+        synced.context("sync", &self.path)
+    }
+}
+
+/// Files of partitions that are removed and whose names are gone: nobody looks for them, and they only take room.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub struct Removed(Vec<PathBuf>);
+
+impl Removed {
+    /// Tells whether there is nothing to remove.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns how many directories there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes at most `count` directories out.
+    #[must_use]
+    pub fn take(&mut self, count: usize) -> Self {
+        Self(self.0.split_off(self.0.len().saturating_sub(count)))
+    }
+
+    /// Adds those of `other`.
+    pub fn join(&mut self, other: Self) {
+        self.0.extend(other.0);
     }
 }
 

@@ -1,7 +1,8 @@
 //! Replacing many small files at once, durably.
 //!
 //! 1. Each content is written to `<path>.tmp`, a new file. If it dies here: readers ignore temporary files.
-//! 2. All temporary files are synced together. If it dies here: as above.
+//! 2. All temporary files are synced together, but for empty ones: their directory says all there is to say. If it dies
+//!    here: as above.
 //! 3. Each is renamed over its path. If it dies here: some paths hold the old content, some the new, each whole.
 //! 4. The directories are synced together: the new contents stay.
 //!
@@ -75,19 +76,23 @@ impl Replacements {
 
 fn write_and_sync(files: &FileCache, some: &[(PathBuf, Vec<u8>)]) -> Result<(), StoreError> {
     let fs = files.fs();
-    let mut opened = Vec::with_capacity(some.len());
+    let (mut opened, mut of) = (Vec::with_capacity(some.len()), Vec::with_capacity(some.len()));
     for (path, bytes) in some {
         let temporary = temporary(path);
         remove_if_there(files, &temporary).context("remove", &temporary)?;
         let file = fs
             .open(&temporary, OpenMode::CreateNew)
             .context("create", &temporary)?;
+        if bytes.is_empty() {
+            continue;
+        }
         file.write_all_at(&[IoSlice::new(bytes)], 0)
             .context("write", &temporary)?;
         opened.push(file);
+        of.push(temporary);
     }
-    for (result, (path, _)) in fs.sync_many(&opened, SITE_FILES).into_iter().zip(some) {
-        result.context("sync", &temporary(path))?;
+    for (result, temporary) in fs.sync_many(&opened, SITE_FILES).into_iter().zip(of) {
+        result.context("sync", &temporary)?;
     }
     Ok(())
 }

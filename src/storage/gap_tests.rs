@@ -1,8 +1,8 @@
 //! Damage below the recovery point: whoever comes to it is told, and nobody else is kept from reading.
 
-use super::testing::{House, NOW, closed, damage, path, plain, small, vouched};
+use super::testing::{House, NOW, closed, damage, killed, offsets, path, plain, small, vouched};
 use super::{FirstBatch, LogConfig, MANIFEST_FILE_NAME, Partition, Read};
-use crate::env::{CrashChoice, Fs as _, SimFs};
+use crate::env::{CrashChoice, Fs as _, OpenMode, SimFs};
 use crate::types::{Offset, Timestamp};
 
 /// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
@@ -151,4 +151,61 @@ fn of_a_log_with_ever_more_damage_no_more_than_a_thousand_gaps_are_kept() {
     read_at(&house.log, 1_999).expect_err("damaged");
     let told = read_at(&house.log, 2_098).expect_err("sound, and in the last gap");
     assert!(told.ends_with("reading can go on at 2100"), "{told}");
+}
+
+/// Nine batches of one record.
+const FIRST: &str = "t-0/00000000000000000000.log";
+
+#[test]
+fn a_batch_that_was_moved_to_other_offsets_of_its_segment_is_damage_wherever_a_read_begins() {
+    for (batch, claimed) in [(0, 1), (2, 3), (2, 8), (5, 6), (7, 8), (8, 9)] {
+        let (crashed, _) = vouched(20);
+        crashed
+            .remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+            .expect("removed");
+        // Known by the manifest to have no hole, or judged by its neighbours alone.
+        for fs in [closed(20), crashed] {
+            let position = u64::try_from(batch).expect("small") * BATCH_BYTES;
+            damage(&fs, FIRST, position, &i64::to_be_bytes(claimed));
+            let moved = format!("{batch} to {claimed}");
+            for from in [batch, claimed, 0] {
+                let house = House::on(fs.crash(CrashChoice::KeepAll));
+                match read_at(&house.log, from) {
+                    Ok(found) => assert!(found == from && from != batch, "{moved}: {found} at {from}"),
+                    Err(told) => {
+                        assert_eq!(from, batch, "{moved}: {told}");
+                        let end = format!(
+                            "offsets {batch} to {batch} are lost, reading can go on at {}",
+                            batch + 1
+                        );
+                        assert!(told.ends_with(&end), "{moved}: {told}");
+                    }
+                }
+                let left: Vec<i64> = (0..20).filter(|offset| *offset != batch).collect();
+                assert_eq!(readable(&house.log, 20), left, "{moved}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_moved_batch_that_no_checkpoint_vouches_for_is_cut_and_not_the_one_behind_it() {
+    let fs = killed(20);
+    damage(&fs, FIRST, 2 * BATCH_BYTES, &i64::to_be_bytes(4));
+    assert_eq!(offsets(&House::on(fs).log), [0, 1]);
+}
+
+#[test]
+fn an_index_that_is_wrong_about_a_batch_keeps_nobody_from_reading() {
+    let fs = closed(20);
+    let index = FIRST.replace(".log", ".index");
+    let file = fs.open(&path(&index), OpenMode::Read).expect("it is there");
+    let mut entry = [0; 8];
+    for number in 0..2 {
+        file.read_exact_at(&mut entry, number * 8).expect("two entries");
+        // Still between those of its neighbours.
+        damage(&fs, &index, number * 8 + 3, &[entry[3] + 1]);
+    }
+    let house = House::on(fs);
+    assert_eq!(readable(&house.log, 20), (0..20).collect::<Vec<_>>());
 }

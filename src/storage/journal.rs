@@ -3,6 +3,8 @@
 //! Invariants
 //! - Nothing here is synced and nothing fails an append: what the manifest does not tell is read from the logs. A journal that
 //!   could not be written is given up until the next close writes it anew.
+//! - How far log start and epoch had come at the last close is never forgotten: it stands in front of the segments when there
+//!   is no close to tell of.
 //! - What a start takes from it is checked against the file it names: a summary counts only for a log of the same length that
 //!   lies below the recovery point.
 
@@ -20,12 +22,14 @@ use super::files::{read_whole, remove_if_there};
 use super::index_set::ContentSpan;
 use super::segment::{Extent, IndexLens, Sealed, log_path};
 use super::segment_list::SegmentList;
+use super::spacing::Holes;
 use super::{Closed, MANIFEST_FILE_NAME, Manifest, ManifestRecord, SegmentFlags, SegmentSummary};
 
 /// The manifest of an open log.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     state: State,
+    last_closed: Option<Closed>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -79,6 +83,17 @@ impl Known {
         let believed = summary.log_bytes == len && summary.next_offset <= recovery_point && len > 0;
         if believed { segment_of(dir, summary) } else { None }
     }
+
+    /// Tells whether a log of `len` bytes leaves offsets out, if that is known.
+    pub(super) fn holes(&self, base: Offset, len: u64) -> Holes {
+        let segments = self.manifest.as_ref().map(Manifest::segments);
+        let summary = segments
+            .and_then(|segments| segments.get(&base))
+            .filter(|summary| summary.log_bytes == len);
+        summary.map_or(Holes::Legal, |summary| {
+            Holes::of(summary.records, base, summary.next_offset)
+        })
+    }
 }
 
 impl Journal {
@@ -113,12 +128,21 @@ impl Journal {
     pub(super) fn intact(known: &Known) -> Self {
         Self {
             state: State::Intact { end: known.len },
+            last_closed: known.last_closed,
         }
     }
 
     /// A manifest that says less, or other, than the directory.
-    pub(super) fn stale() -> Self {
-        Self::default()
+    pub(super) fn stale(known: &Known) -> Self {
+        Self {
+            state: State::Stale,
+            last_closed: known.last_closed,
+        }
+    }
+
+    /// The file says from now on less, or other, than the directory.
+    pub(super) fn outdated(&mut self) {
+        self.state = State::Stale;
     }
 
     /// Tells whether the file says less, or other, than the directory.
@@ -160,7 +184,7 @@ impl Journal {
     /// Writes the file anew from what is in memory.
     pub(super) fn rewrite(&mut self, log: &JournalOf<'_>, segments: &RwLock<SegmentList>) {
         let sealed = segments.read().sealed().to_vec();
-        let bytes = manifest_of(log.id, log.topic_id, &sealed, None);
+        let bytes = manifest_of(log, &sealed).encode_after(self.last_closed.as_ref());
         let path = log.dir.join(MANIFEST_FILE_NAME);
         let written = remove_if_there(log.files, &path)
             .and_then(|()| log.files.fs().open(&path, crate::env::OpenMode::CreateNew))
@@ -204,38 +228,44 @@ pub(super) struct JournalOf<'a> {
     pub(super) topic_id: TopicId,
 }
 
+/// Whether a start may take the word of a manifest for all that is in the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Complete {
+    /// It may.
+    Yes,
+    /// There are files that have no place in the log any more: a start must look, so that they are removed.
+    No,
+}
+
 /// Returns path and content of the manifest of a log that is being closed.
 pub(super) fn closed_manifest(
     log: &JournalOf<'_>,
     sealed: &[Arc<Sealed>],
     closed: Closed,
+    complete: Complete,
 ) -> (PathBuf, Vec<u8>) {
-    (
-        log.dir.join(MANIFEST_FILE_NAME),
-        manifest_of(log.id, log.topic_id, sealed, Some(closed)),
-    )
+    let mut manifest = manifest_of(log, sealed);
+    // The next start shall find what is damaged again, and say so: it must read that segment.
+    let believed = complete == Complete::Yes && sealed.iter().all(|sealed| sealed.gaps().is_empty());
+    let bytes = match believed.then(|| manifest.apply(ManifestRecord::Closed(closed))) {
+        Some(Ok(())) => manifest.encode_whole(),
+        Some(Err(contradiction)) => {
+            // A hole behind the last segment: the next start reads the logs.
+            tracing::info!(partition = %log.id, %contradiction, "manifest written without a closing record");
+            manifest.encode_after(Some(&closed))
+        }
+        None => manifest.encode_after(Some(&closed)),
+    };
+    (log.dir.join(MANIFEST_FILE_NAME), bytes)
 }
 
-fn manifest_of(
-    id: &TopicPartition,
-    topic_id: TopicId,
-    sealed: &[Arc<Sealed>],
-    closed: Option<Closed>,
-) -> Vec<u8> {
-    let mut manifest = Manifest::new(topic_id, id.partition);
-    // The next start shall find what is damaged again, and say so: it must read that segment.
-    let closed = closed.filter(|_| sealed.iter().all(|sealed| sealed.gaps().is_empty()));
-    let segments = sealed
-        .iter()
-        .filter(|sealed| sealed.gaps().is_empty())
-        .map(|sealed| ManifestRecord::Segment(summary_of(sealed)));
-    for record in segments.chain(closed.map(ManifestRecord::Closed)) {
-        // A hole behind the last segment contradicts a closing record; the next start then reads the logs.
-        if let Err(contradiction) = manifest.apply(record) {
-            tracing::info!(partition = %id, %contradiction, "manifest written without a closing record");
-        }
+fn manifest_of(log: &JournalOf<'_>, sealed: &[Arc<Sealed>]) -> Manifest {
+    let mut manifest = Manifest::new(log.topic_id, log.id.partition);
+    for sealed in sealed.iter().filter(|sealed| sealed.gaps().is_empty()) {
+        let applied = manifest.apply(ManifestRecord::Segment(summary_of(sealed)));
+        applied.expect("only a closing record contradicts");
     }
-    manifest.encode_whole()
+    manifest
 }
 
 fn summary_of(sealed: &Sealed) -> SegmentSummary {

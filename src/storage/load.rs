@@ -21,7 +21,8 @@ use super::index_set::{IndexFiles, IndexSet};
 use super::journal::JournalOf;
 use super::partition_dir;
 use super::paths::SegmentFile;
-use super::segment::{Active, ActiveState, Sealed, Segment, read};
+use super::segment::{Active, ActiveState, Sealed, Segment};
+use super::walk::read;
 use super::watermarks::WatermarkView;
 use super::writer::{Names, Readiness, Saved, Writer};
 use super::{AbortedTransaction, LeaderEpochs, Placed, Producers, decode_snapshot, stamps};
@@ -85,7 +86,7 @@ fn create_dir(writer: &mut Writer, id: &TopicPartition) -> Result<(), StoreError
         }
         _ => {}
     }
-    partition_dir::write_metadata(&writer.files, &writer.dir, writer.topic_id)?;
+    partition_dir::begin_metadata(&writer.files, &writer.dir, writer.topic_id)?;
     tracing::debug!(partition = %id, "directory created");
     writer.unsynced.names = Names::PartitionItself;
     Ok(())
@@ -128,7 +129,12 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
     };
     let state = ActiveState {
         extent: last.extent.clone(),
-        indexes: IndexSet::resume(last.extent.base, opening.config.index_interval_bytes, files),
+        indexes: IndexSet::resume(
+            last.extent.base,
+            opening.config.index_interval_bytes,
+            last.extent.end,
+            files,
+        ),
         first_batch_time: first.and_then(|(_, header)| header.max_timestamp),
         opened_at: opening.now,
     };

@@ -7,7 +7,7 @@
 //!                    |   |--- cleaner (compaction)
 //!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
-//!                                     |
+//!                                     |    `- walk (batch headers)
 //!   epochs producers: state -- format (offset_index time_index txn_index manifest checkpoint ...): bytes in, values out
 //! ```
 //!
@@ -49,6 +49,8 @@ mod journal;
 mod load;
 mod maintenance;
 #[cfg(test)]
+mod many_tests;
+#[cfg(test)]
 mod model_tests;
 mod open;
 mod partition;
@@ -66,6 +68,7 @@ mod retention;
 mod scan;
 mod segment;
 mod segment_list;
+mod spacing;
 mod stamps;
 mod standing;
 mod store;
@@ -74,22 +77,27 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod turnover;
+mod walk;
 mod watermarks;
 mod writer;
 
-pub use adopt::AdoptReport;
+pub use adopt::{AdoptReport, Verified};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView,
 };
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
+pub use data_dir::Removed;
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};
 pub use format::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use format::checkpoint::{
-    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
+    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, put_in_place,
+    write_atomic,
 };
+#[cfg(feature = "tier")]
+pub(crate) use format::fields::Fields;
 pub use format::manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
     TailDamage, TailReason,
@@ -117,5 +125,5 @@ pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
 pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
 pub use scan::MAX_BATCH_BYTES;
-pub use store::{Store, StoreConfig};
+pub use store::{Closing, Store, StoreConfig};
 pub use watermarks::WatermarkView;

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::types::{Offset, Timestamp, TopicId, TopicPartition};
 
-use super::cleaner_state::CleanerState;
+use super::cleaner_state::{CleanerMarks, CleanerState};
 use super::config::LogConfig;
 use super::data_dir::DataDir;
 use super::error::StoreError;
@@ -95,12 +95,12 @@ fn open_known(
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
-    let (recovery_point, log_start, cleaner_point) = {
+    let (recovery_point, log_start, mut cleaner) = {
         let checkpoints = data.checkpoints.lock();
         (
             checkpoints.recovery_point(&spec.id),
             checkpoints.log_start(&spec.id),
-            checkpoints.cleaner_point(&spec.id),
+            checkpoints.cleaner_marks(&spec.id),
         )
     };
     let recovery = Recovery {
@@ -114,7 +114,15 @@ fn open_known(
         now,
     };
     let recovered = recovery.run(known)?;
-    let opened = Opened::found(recovered, cleaner_point);
+    if stop == Stop::Unclean
+        && spec.config.cleanup.compacts()
+        && let Some(last) = recovered.segments.last()
+    {
+        // The last process may have begun a pass since the checkpoint, over all that was sealed.
+        let sealed_end = last.extent.base;
+        cleaner.compacted_below = cleaner.compacted_below.max(sealed_end);
+    }
+    let opened = Opened::found(recovered, cleaner);
     Ok(assemble(data, spec, Arc::clone(&dir), opened))
 }
 
@@ -142,6 +150,11 @@ fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> 
         }
         // Made and not yet written to when the process died: the first append begins again, with the metadata file.
         None if partition_dir::has_no_log(&data.files, dir)? => Ok(false),
+        // It died before the first sync, which covers that file, too: no checkpoint tells of the partition yet. An older one
+        // of its name is gone from the directory and from the checkpoints before the name is given again.
+        None if data.checkpoints.lock().recovery_point(&spec.id) == Offset::ZERO => {
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| true)
+        }
         found => {
             let aside = data.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),
@@ -161,8 +174,8 @@ struct Opened {
     epochs: LeaderEpochs,
     epochs_file: Saved,
     journal: Journal,
-    /// As the checkpoint says.
-    cleaner_point: Option<Offset>,
+    /// As the checkpoint says, or more.
+    cleaner: CleanerMarks,
 }
 
 impl Opened {
@@ -176,11 +189,11 @@ impl Opened {
             epochs: LeaderEpochs::default(),
             epochs_file: Saved::Yes,
             journal: Journal::default(),
-            cleaner_point: None,
+            cleaner: CleanerMarks::default(),
         }
     }
 
-    fn found(recovered: Recovered, cleaner_point: Option<Offset>) -> Self {
+    fn found(recovered: Recovered, cleaner: CleanerMarks) -> Self {
         Self {
             readiness: Readiness::Closed,
             list: SegmentList::of(recovered.segments),
@@ -194,7 +207,7 @@ impl Opened {
             },
             epochs: recovered.epochs,
             journal: recovered.journal,
-            cleaner_point,
+            cleaner,
         }
     }
 }
@@ -240,6 +253,6 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         retired: Mutex::default(),
         maintenance: Maintenance::default(),
         names: Mutex::default(),
-        cleaner: CleanerState::new(opened.cleaner_point, opened.log_start, opened.log_end),
+        cleaner: CleanerState::new(opened.cleaner, &(opened.log_start..opened.log_end)),
     })
 }

@@ -12,8 +12,9 @@
 //! Each rule may be cut off at any point and starts again at the next start with the same result.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::env::{FileCache, FileKind, OpenMode, SyncSite};
 use crate::record::RecordBatch;
@@ -23,16 +24,36 @@ use super::error::{IoContext, StoreError};
 use super::files::{read_whole, remove_if_there};
 use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
 use super::scan::{ScanSpec, Scanned, scan};
+use super::spacing::Holes;
 use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write_atomic};
 
 /// File of leader epochs.
 const EPOCHS: &str = "leader-epoch-checkpoint";
-const SITE_METADATA: SyncSite = SyncSite("partition metadata");
+pub(super) const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
 
-/// Writes the topic's id, durably: it comes before the first record.
+/// Returns where the topic's id lies.
+pub(super) fn metadata_path(dir: &Path) -> PathBuf {
+    dir.join(PartitionMetadata::FILE_NAME)
+}
+
+/// Writes the topic's id into a new directory, without a sync: group commit makes it safe together with the first record, of
+/// many new partitions at once.
+pub(super) fn begin_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
+    let path = metadata_path(dir);
+    let bytes = PartitionMetadata { topic_id }.encode();
+    remove_if_there(files, &path).context("remove", &path)?;
+    let file = files
+        .fs()
+        .open(&path, OpenMode::CreateNew)
+        .context("create", &path)?;
+    file.write_all_at(&[IoSlice::new(&bytes)], 0)
+        .context("write", &path)
+}
+
+/// Writes the topic's id, durably.
 pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
-    let path = dir.join(PartitionMetadata::FILE_NAME);
+    let path = metadata_path(dir);
     let bytes = PartitionMetadata { topic_id }.encode();
     write_atomic(
         files.fs().as_ref(),
@@ -49,7 +70,7 @@ pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -
 /// # Errors
 /// What the disk says: whose directory it is stays open then, and nothing may be done with it.
 pub(super) fn read_topic_id(files: &FileCache, dir: &Path) -> Result<Option<TopicId>, StoreError> {
-    let bytes = read_whole(files, &dir.join(PartitionMetadata::FILE_NAME))?;
+    let bytes = read_whole(files, &metadata_path(dir))?;
     let metadata = bytes.and_then(|bytes| PartitionMetadata::decode(&bytes).ok());
     Ok(metadata.map(|metadata| metadata.topic_id))
 }
@@ -178,6 +199,8 @@ fn scan_file(
     let spec = ScanSpec {
         base,
         len,
+        until: Offset::MAX,
+        holes: Holes::Legal,
         index_interval_bytes: config.index_interval_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
     };

@@ -21,8 +21,9 @@ use crate::types::{LeaderEpoch, Offset, Timestamp};
 use super::AbortedTransaction;
 use super::error::ReadError;
 use super::examine::Examined;
-use super::segment::{Segment, read};
+use super::segment::Segment;
 use super::segment_list::SegmentList;
+use super::walk::{Start, read};
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
 const SKIP_BUDGET: u32 = 64 << 20;
@@ -146,16 +147,16 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the position from which `segment` must be walked.
+    /// Returns where to begin in `segment`.
     fn start_in(
         &self,
         segment: &Segment,
         from: Offset,
         times: Option<&Range<Timestamp>>,
-    ) -> Result<u32, ReadError> {
+    ) -> Result<Start, ReadError> {
         match times {
-            Some(times) => segment.position_before_time(self.files, times.start, from),
-            None => segment.position_before(self.files, from),
+            Some(times) => segment.start_before_time(self.files, times.start, from),
+            None => segment.start_before(self.files, from),
         }
     }
 
@@ -163,7 +164,7 @@ impl Reader<'_> {
     fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
         let Run { read, from, end } = run;
         let start = self.start_in(segment, from, read.times.as_ref())?;
-        let mut walk = segment.walk(self.files, start..end, from);
+        let mut walk = segment.walk(self.files, start, end, from);
         let mut found: Option<Range<u32>> = None;
         let mut next_offset = from;
         // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
@@ -232,8 +233,8 @@ impl Reader<'_> {
             if base >= find.bound {
                 return Ok(None);
             }
-            let start = segment.position_before_time(self.files, find.at, find.from)?;
-            let mut walk = segment.walk(self.files, start..end, find.from);
+            let start = segment.start_before_time(self.files, find.at, find.from)?;
+            let mut walk = segment.walk(self.files, start, end, find.from);
             while let Some((position, header)) = walk.next_header()? {
                 if header.base_offset >= find.bound {
                     return Ok(None);
@@ -281,8 +282,8 @@ impl Reader<'_> {
             if next <= range.start || base >= range.end || segment.content().greatest <= greatest {
                 continue;
             }
-            let start = segment.position_before(self.files, range.start)?;
-            let mut walk = segment.walk(self.files, start..end, range.start);
+            let start = segment.start_before(self.files, range.start)?;
+            let mut walk = segment.walk(self.files, start, end, range.start);
             while let Some((position, header)) = walk.next_header()? {
                 if header.base_offset >= range.end {
                     break;

@@ -32,6 +32,7 @@ use super::partition_dir::{self, Logs};
 use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Scanned, Vouched, scan_through};
 use super::segment::{Extent, Sealed, Segment, log_path};
+use super::spacing::Holes;
 use super::{AppendTimes, LeaderEpochs, Producers};
 
 const SITE_LOGS: SyncSite = SyncSite("recovered logs");
@@ -155,7 +156,7 @@ impl Recovery<'_> {
             segments: found.segments,
             log_start: log_start.max(first_base).min(log_end),
             log_end,
-            journal: Journal::stale(),
+            journal: Journal::stale(&known),
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
@@ -191,7 +192,12 @@ impl Recovery<'_> {
                 continue;
             }
             let next_base = bases.get(index + 1).copied();
-            let log = Log { base, len, next_base };
+            let log = Log {
+                base,
+                len,
+                next_base,
+                holes: known.holes(base, len),
+            };
             if self.one(log, found)? == Tail::Torn && found.end() != next_base {
                 for &later in &bases[index + 1..] {
                     self.remove_segment(later)?;
@@ -256,6 +262,8 @@ impl Recovery<'_> {
         let spec = ScanSpec {
             base: log.base,
             len: u32::try_from(log.len).unwrap_or(u32::MAX),
+            until: log.next_base.unwrap_or(Offset::MAX),
+            holes: log.holes,
             index_interval_bytes: self.config.index_interval_bytes,
             max_decompressed_bytes: self.config.max_decompressed_bytes,
         };
@@ -343,6 +351,7 @@ struct Log {
     len: u64,
     /// Where the next log begins.
     next_base: Option<Offset>,
+    holes: Holes,
 }
 
 #[derive(Debug, Default)]

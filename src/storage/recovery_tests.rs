@@ -8,10 +8,11 @@ use super::testing::{
     transactional, vouched,
 };
 use super::{
-    AbortedTransaction, LogConfig, MANIFEST_FILE_NAME, OffsetEntry, Origin, Position, RelativeOffset,
+    AbortedTransaction, LogConfig, MANIFEST_FILE_NAME, OffsetEntry, OffsetIndex, Origin, Position,
+    RelativeOffset, TimeIndex,
 };
 use crate::env::{CrashChoice, Fs as _, OpenMode, SimFs};
-use crate::record::{BatchOptions, Outcome};
+use crate::record::{BatchOptions, Batches, Outcome};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
 const FIRST: &str = "t-0/00000000000000000000.log";
@@ -306,4 +307,165 @@ fn transaction_indexes_of_transactions_across_segments_are_rebuilt_alike() {
     );
     house.store.checkpoint().expect("checkpointed");
     assert_eq!(indexes(&house.fs), before);
+}
+
+#[test]
+fn a_log_start_that_a_stop_wrote_down_outlives_manifests_that_are_written_anew() {
+    let house = House::on(killed(20));
+    house.log.raise_log_start(Offset(5)).expect("below the end");
+    let mut fs = house.close();
+    for crash in ["after the stop", "again", "and again"] {
+        // A manifest is written anew at the first append after a crash.
+        let house = House::on(fs);
+        house.acknowledge(&plain(crash));
+        assert_eq!(house.log.watermarks().log_start, Offset(5), "{crash}");
+        fs = house.fs.crash(CrashChoice::KeepAll);
+        // All else that tells of it is lost.
+        if fs.stat(&path("log-start-offset-checkpoint")).is_ok() {
+            remove(&fs, "log-start-offset-checkpoint");
+        }
+    }
+    let house = House::on(fs);
+    assert_eq!(house.log.watermarks().log_start, Offset(5));
+}
+
+fn logs(fs: &SimFs) -> Vec<String> {
+    let listed = names(fs, "t-0").into_iter();
+    let logs = listed.filter(|name| name.ends_with(".log"));
+    logs.map(|name| format!("t-0/{name}")).collect()
+}
+
+fn base_of(log: &str) -> i64 {
+    let name = log.trim_start_matches("t-0/").trim_end_matches(".log");
+    name.parse().expect("a base offset")
+}
+
+#[test]
+fn damage_above_the_recovery_point_ends_the_log_there_and_the_next_record_follows_it() {
+    let fs = killed(30);
+    let segments = logs(&fs);
+    assert_eq!(segments.len(), 4);
+    // In the second batch of the second segment.
+    damage(&fs, &segments[1], 95 + 70, b"bad");
+    let end = base_of(&segments[1]) + 1;
+    let house = House::on(fs);
+    assert_eq!(offsets(&house.log), (0..end).collect::<Vec<_>>());
+    assert_eq!(house.log.watermarks().log_end, Offset(end));
+    assert_eq!(logs(&house.fs), segments[..2], "the later ones are gone");
+    assert_eq!(house.acknowledge(&plain("next")), end);
+    let expected: Vec<i64> = (0..=end).collect();
+    assert_eq!(offsets(&House::on(house.close()).log), expected);
+}
+
+#[test]
+fn a_time_index_with_one_slot_left_rolls_and_the_greatest_time_still_has_its_entry() {
+    let config = LogConfig {
+        index_interval_bytes: 1,
+        // Three entries of a time index, of which the last is the seal's.
+        segment_index_bytes: 36,
+        ..small()
+    };
+    let house = House::with(SimFs::new(), config);
+    for offset in 0..12 {
+        house.append(&records(BatchOptions::default(), &[(NOW.0 + offset, None, "v")]));
+    }
+    let fs = house.close();
+    let segments = logs(&fs);
+    assert!(segments.len() > 3, "{segments:?}");
+    let ends = segments.iter().skip(1).map(|log| base_of(log)).chain([12]);
+    for (log, end) in segments.iter().zip(ends) {
+        let bytes = content(&fs, &log.replace(".log", ".timeindex"));
+        assert!(bytes.len() <= 36, "{log}: {} bytes", bytes.len());
+        let index = TimeIndex::open(&bytes, RelativeOffset::new(Offset(end - 1), Offset(base_of(log))));
+        let last = index.expect("sound").last().expect("an entry");
+        assert_eq!(last.timestamp, Timestamp(NOW.0 + end - 1), "{log}");
+    }
+}
+
+#[test]
+fn a_closed_log_ends_with_its_last_batch_and_its_indexes_with_their_last_entry() {
+    let fs = closed(20);
+    for log in logs(&fs) {
+        let bytes = content(&fs, &log);
+        let batches = Batches::over(bytes.clone().into(), 0);
+        let sizes = batches.map(|batch| batch.expect("sound").1.header().size_bytes);
+        assert_eq!(sizes.sum::<u32>() as usize, bytes.len(), "{log}");
+        let len = u32::try_from(bytes.len()).expect("small");
+        let offsets = content(&fs, &log.replace(".log", ".index"));
+        assert!(offsets.len().is_multiple_of(OffsetEntry::LEN), "{log}");
+        // An entry of zeros, or one that does not grow, is none of these.
+        OffsetIndex::open(&offsets, len).expect("sound");
+        let times = content(&fs, &log.replace(".log", ".timeindex"));
+        assert_eq!(times.len(), 12, "{log}: all records have one time");
+        TimeIndex::open(&times, Some(RelativeOffset::MAX)).expect("sound");
+    }
+}
+
+#[test]
+fn indexes_that_are_missing_or_garbage_are_files_again_as_they_were() {
+    for clean in [true, false] {
+        for garbage in [None, Some([0x5a; 9])] {
+            let fs = closed(20);
+            if !clean {
+                remove(&fs, ".kafka_cleanshutdown");
+                remove(&fs, &format!("t-0/{MANIFEST_FILE_NAME}"));
+            }
+            let kinds = [".index", ".timeindex"];
+            let names = || {
+                logs(&fs)
+                    .into_iter()
+                    .flat_map(|log| kinds.map(|kind| log.replace(".log", kind)))
+            };
+            let before: Vec<_> = names().map(|name| content(&fs, &name)).collect();
+            for name in names() {
+                match garbage {
+                    Some(bytes) => damage(&fs, &name, 0, &bytes),
+                    None => remove(&fs, &name),
+                }
+            }
+            let house = House::on(fs.clone());
+            assert_eq!(offsets(&house.log).len(), 20);
+            // A reader by time looks at the other index.
+            house.log.find_time(NOW, Offset(20)).expect("sound");
+            for offset in [3, 12, 19] {
+                let read = super::Read {
+                    from: Offset(offset),
+                    until: Offset(20),
+                    times: Some(NOW..Timestamp(NOW.0 + 1)),
+                    max_bytes: 1,
+                    first: super::FirstBatch::Whole,
+                };
+                house.log.read(&read).expect("sound");
+            }
+            house.acknowledge(&plain("the manifest is written anew"));
+            house.store.checkpoint().expect("written");
+            let sealed = before.len() - 2;
+            let after: Vec<_> = names().take(sealed).map(|name| content(&fs, &name)).collect();
+            for (after, before) in after.chunks(2).zip(before.chunks(2)) {
+                // What a reader rebuilds is as sparse as the default says; a start knows the topic's own interval.
+                let offsets = if clean { Vec::new() } else { before[0].clone() };
+                assert_eq!(after, [offsets, before[1].clone()], "clean {clean}, {garbage:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn epochs_that_the_file_does_not_tell_yet_are_taken_from_the_batches() {
+    let fs = closed(3);
+    let behind = content(&fs, "t-0/leader-epoch-checkpoint");
+    let house = House::on(fs);
+    house.acknowledge(&plain("of another epoch"));
+    let epochs = [house.log.epoch_at(Offset(2)), house.log.epoch_at(Offset(3))];
+    assert!(epochs[0] < epochs[1]);
+    let fs = house.close();
+    remove(&fs, ".kafka_cleanshutdown");
+    remove(&fs, &format!("t-0/{MANIFEST_FILE_NAME}"));
+    remove(&fs, "t-0/leader-epoch-checkpoint");
+    create(&fs, "t-0/leader-epoch-checkpoint", &behind);
+    let house = House::on(fs);
+    assert_eq!(
+        [house.log.epoch_at(Offset(2)), house.log.epoch_at(Offset(3))],
+        epochs
+    );
 }

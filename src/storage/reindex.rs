@@ -79,6 +79,8 @@ fn make_anew(
     let spec = ScanSpec {
         base,
         len: sealed.extent.end,
+        until: sealed.extent.next,
+        holes: sealed.extent.holes(),
         index_interval_bytes: config.index_interval_bytes,
         max_decompressed_bytes: config.max_decompressed_bytes,
     };

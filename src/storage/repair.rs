@@ -26,16 +26,18 @@ use super::files::{copy_over, remove_if_there};
 use super::journal::JournalOf;
 use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition::Partition;
+use super::partition_dir::write_metadata;
 use super::paths::SegmentFile;
 use super::recovery::sealed_of;
 use super::scan::{ScanSpec, Scanned, scan};
-use super::segment::{Sealed, Segment};
+use super::segment::{Extent, Sealed, Segment};
 use super::segment_list::SegmentList;
 use super::watermarks::Source;
 use super::writer::{Names, Readiness, Unsynced};
 use super::{LogConfig, Producers};
 
 const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
+const SITE_PARENT: SyncSite = SyncSite("data directory with a repaired partition");
 
 impl Partition {
     /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced; nobody who
@@ -56,11 +58,16 @@ impl Partition {
             now,
         }
         .run(view.recovery_point)?;
-        let parent = self.dir.parent().expect("a partition lies in a data directory");
-        // The data directory, too: a sync that was to make the partition's own name safe may be the one that failed.
-        for dir in [&self.dir, parent] {
-            self.files.fs().sync_dir(dir, SITE_DIR).context("sync", dir)?;
+        let names = self.writer.lock().unsynced.names;
+        if names == Names::PartitionItself {
+            // Its first sync failed: what the file of the topic's id holds on disk is as open as the rest.
+            write_metadata(&self.files, &self.dir, self.topic_id)?;
         }
+        let parent = self.dir.parent().expect("a partition lies in a data directory");
+        let fs = self.files.fs();
+        fs.sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
+        // A sync that was to make the partition's own name safe may be the one that failed.
+        fs.sync_dir(parent, SITE_PARENT).context("sync", parent)?;
         self.install(reread, now, &config)
     }
 
@@ -169,7 +176,8 @@ impl Rereading<'_> {
     /// Reads one segment again; tells whether something was cut off.
     fn one(&self, segment: &Segment, reread: &mut Reread) -> Result<bool, StoreError> {
         let Partition { files, dir, .. } = self.partition;
-        let (base, _, end) = segment.bounds();
+        let extent = segment.extent();
+        let (base, end) = (extent.base, extent.end);
         let path = Arc::clone(segment.log_path());
         files.forget(&path);
         let file = files
@@ -178,7 +186,7 @@ impl Rereading<'_> {
             .context("open", &path)?;
         file.drop_cache(0).context("drop the cache of", &path)?;
         let scanned = self
-            .verify(file.as_ref(), base, end, &mut reread.producers)
+            .verify(file.as_ref(), &extent, &mut reread.producers)
             .context("read", &path)?;
         if let Some(reason) = &scanned.stop {
             tracing::error!(log = %path.display(), position = scanned.end, lost_bytes = end - scanned.end, %reason,
@@ -198,14 +206,16 @@ impl Rereading<'_> {
     fn verify(
         &self,
         file: &dyn File,
-        base: Offset,
-        end: u32,
+        extent: &Extent,
         producers: &mut Producers,
     ) -> std::io::Result<Scanned> {
+        let end = extent.end;
         let on_disk = u32::try_from(file.len_bytes()?).unwrap_or(u32::MAX);
         let spec = ScanSpec {
-            base,
+            base: extent.base,
             len: end.min(on_disk),
+            until: extent.next,
+            holes: extent.holes(),
             index_interval_bytes: self.config.index_interval_bytes,
             max_decompressed_bytes: self.config.max_decompressed_bytes,
         };

@@ -112,6 +112,23 @@ fn an_expired_log_is_emptied_and_goes_on_at_its_end_before_and_after_a_restart()
     }
 }
 
+/// Checklist 55: Kafka goes by the file's last change where records have no timestamps; here it stands for append times that
+/// nobody wrote down, whatever the records say.
+#[test]
+fn a_segment_whose_append_times_are_lost_is_as_old_as_the_last_change_of_its_file() {
+    let changed_at = NOW.saturating_add_ms(500);
+    let house = House::with(SimFs::new(), limited(Some(1000), None));
+    house.fs.set_now(changed_at);
+    (0..10).for_each(|_| {
+        house.append(&plain("v"));
+    });
+    house.sync().expect("synced");
+    let after = House::with(house.fs.crash(CrashChoice::KeepAll), limited(Some(1000), None));
+    assert_eq!(look_cleanly(&after, changed_at.saturating_add_ms(1000)), 0);
+    assert!(look_cleanly(&after, changed_at.saturating_add_ms(1001)) > 0);
+    assert_eq!(after.log.watermarks().log_start, Offset(10));
+}
+
 #[test]
 fn a_log_that_nobody_wrote_to_since_the_start_is_retained_too() {
     let fs = filled(limited(None, None), 30).close();
@@ -376,5 +393,40 @@ fn a_start_is_not_raised_past_what_is_held() {
         hold(Hold::Offsets(Offset(0)..Offset(5))),
         Ok(Offset(9)),
         "it is gone already"
+    );
+}
+
+#[test]
+fn a_file_that_could_not_be_removed_before_a_clean_stop_is_removed_after_it() {
+    let house = filled(limited(None, Some(1000)), 30);
+    house.fs.inject(fault(
+        Call::Remove,
+        "t-0/00000000000000000000.log",
+        u32::MAX,
+        Failure::Kind(ErrorKind::PermissionDenied),
+    ));
+    let looked = look(&house, NOW);
+    assert!(looked[0].failure.is_some(), "{looked:?}");
+    let (start, left) = (house.log.watermarks().log_start, offsets(&house.log));
+    assert_eq!(left[0], start.0);
+    let first = |fs: &SimFs| names(fs).contains(&"00000000000000000000.log".to_owned());
+    let fs = house.close();
+    assert!(first(&fs), "nobody could remove it");
+
+    // The fault is gone with the power.
+    let house = House::with(fs.crash(CrashChoice::KeepAll), limited(None, Some(1000)));
+    assert_eq!(house.log.watermarks().log_start, start);
+    assert_eq!(offsets(&house.log), left, "it is no part of the log");
+    look_cleanly(&house, NOW);
+    assert!(!first(&house.fs), "the first look removes it");
+    assert_eq!(offsets(&house.log), left);
+
+    let fs = house.close().crash(CrashChoice::KeepAll);
+    crate::storage::testing::forbid_scans(&fs);
+    let house = House::with(fs, limited(None, Some(1000)));
+    assert_eq!(
+        house.log.watermarks().log_start,
+        start,
+        "opened by the manifest alone"
     );
 }

@@ -1,7 +1,8 @@
 //! Reading a log from disk batch by batch, trusting nothing: recovery, repair and adoption.
 //!
 //! By positioned reads, never through a mapping: the file may be torn, shorter than it should be, or failing. A scan stops at
-//! the first byte that is not a whole, sound batch with offsets after those before it, and says why. What it has seen until
+//! the first byte that is not a whole, sound batch with offsets after those before it, in its place as far as that is known
+//! ([`super::spacing`]), and says why. What it has seen until
 //! then is enough to make a segment of: indexes, content, next offset.
 //!
 //! Memory: one batch, and what its records decompress to, bounded by [`MAX_BATCH_BYTES`] and the caller's limit.
@@ -17,6 +18,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
+use super::spacing::{Holes, told, was_moved};
 use super::{OffsetIndex, Position};
 
 /// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
@@ -36,6 +38,9 @@ pub(super) struct ScanSpec {
     pub(super) base: Offset,
     /// Length of the file in bytes; a segment is never larger than 2 GiB.
     pub(super) len: u32,
+    /// No batch reaches this offset.
+    pub(super) until: Offset,
+    pub(super) holes: Holes,
     pub(super) index_interval_bytes: u32,
     pub(super) max_decompressed_bytes: u32,
 }
@@ -199,6 +204,10 @@ fn scan_on(
             ));
             break;
         }
+        if let Some(reason) = out_of_place(ahead, &spec, scanned, &header)? {
+            scanned.stop = Some(reason);
+            break;
+        }
         if let ControlFlow::Break(reason) = each(&batch, &mut scanned.indexes) {
             scanned.stop = Some(reason);
             break;
@@ -212,6 +221,35 @@ fn scan_on(
         scanned.batches += 1;
     }
     Ok(())
+}
+
+/// Says why the sound batch at the end of `scanned` does not belong there: its base offset lies outside its checksum.
+fn out_of_place(
+    ahead: &mut ReadAhead<'_>,
+    spec: &ScanSpec,
+    scanned: &Scanned,
+    header: &BatchHeader,
+) -> std::io::Result<Option<String>> {
+    if header.last_offset() >= spec.until {
+        let (last, until) = (header.last_offset(), spec.until);
+        return Ok(Some(format!(
+            "batch reaches to offset {last}, expected below {until}"
+        )));
+    }
+    if header.base_offset == scanned.next {
+        return Ok(None);
+    }
+    let moved = match spec.holes {
+        Holes::None => true,
+        Holes::Legal => {
+            let behind = scanned.end + header.size_bytes;
+            let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
+            ahead.len - behind >= header_len
+                && BatchHeader::parse(&ahead.take(behind, header_len)?)
+                    .is_ok_and(|behind| was_moved(scanned.next, header, &behind))
+        }
+    };
+    Ok(moved.then(|| told(scanned.next, header)))
 }
 
 /// Reads the batch at `position`; `Err` says why there is none.

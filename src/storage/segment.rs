@@ -25,14 +25,16 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use crate::env::FileCache;
-use crate::record::{BatchHeader, HEADER_LEN};
+use crate::record::BatchHeader;
 use crate::types::{Offset, Timestamp};
 
-use super::error::{IoContext, ReadError, StoreError};
+use super::error::{IoContext, ReadError};
 use super::files::Replacements;
 use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::paths::SegmentFile;
+use super::spacing::Holes;
+use super::walk::{EVERY_OFFSET, Start, Stretch, Walk};
 use super::{
     AbortedTransaction, AppendTimes, OffsetEntry, OffsetIndex, RelativeOffset, TimeEntry, TimeIndex, TxnIndex,
 };
@@ -42,13 +44,6 @@ use super::{
 const INDEX_PART: usize = 680 * 24;
 const _: () =
     assert!(INDEX_PART.is_multiple_of(OffsetEntry::LEN) && INDEX_PART.is_multiple_of(TimeEntry::LEN));
-
-/// How much of a log is made resident at a time while batch headers are walked: little at first, since a search mostly ends
-/// within an index interval, then twice as much each time.
-const WALK_FIRST: u32 = 8 << 10;
-const WALK_MOST: u32 = 256 << 10;
-/// Walking from here, every gap lies before.
-const EVERY_OFFSET: Offset = Offset(i64::MAX);
 
 /// What is known of a segment's content without opening it.
 #[derive(Clone, Debug)]
@@ -60,6 +55,22 @@ pub(super) struct Extent {
     pub(super) end: u32,
     pub(super) content: ContentSpan,
     pub(super) append_times: AppendTimes,
+}
+
+impl Extent {
+    /// Tells whether offsets are left out in it.
+    pub(super) fn holes(&self) -> Holes {
+        Holes::of(self.content.records, self.base, self.next)
+    }
+
+    fn stretch(&self, start: Start, end: u32) -> Stretch {
+        Stretch {
+            start,
+            end,
+            offsets: self.base..self.next,
+            holes: self.holes(),
+        }
+    }
 }
 
 /// A segment that no longer changes.
@@ -90,10 +101,18 @@ impl Wanted {
         RelativeOffset::new(self.from.max(floor), base)
     }
 
-    fn position(self, base: Offset, offsets: OffsetIndex<'_>, times: TimeIndex<'_>) -> u32 {
-        self.target(base, times)
-            .map_or(0, |target| offsets.position_before(target).0)
+    fn start(self, base: Offset, offsets: OffsetIndex<'_>, times: TimeIndex<'_>) -> Start {
+        start_at(base, self.target(base, times), offsets)
     }
+}
+
+/// Returns where to begin, not to miss `target`.
+fn start_at(base: Offset, target: Option<RelativeOffset>, offsets: OffsetIndex<'_>) -> Start {
+    let entry = target.and_then(|target| offsets.floor(target));
+    entry.map_or(Start::default(), |entry| Start {
+        position: entry.position.0,
+        last: Some(entry.last_offset.from_base(base)),
+    })
 }
 
 /// Where a sealed segment's indexes are.
@@ -194,48 +213,43 @@ impl Sealed {
         }
     }
 
-    /// Returns a position before which nothing asked for lies.
-    fn position_before(&self, files: &FileCache, wanted: Wanted) -> Result<u32, ReadError> {
+    /// Returns a place before which nothing asked for lies.
+    fn start_before(&self, files: &FileCache, wanted: Wanted) -> Result<Start, ReadError> {
         let indexes = self.indexes.lock().clone();
         match indexes {
             Indexes::Pending(set) => {
-                return Ok(wanted.position(self.extent.base, set.offsets(), set.times()));
+                return Ok(wanted.start(self.extent.base, set.offsets(), set.times()));
             }
             Indexes::Checked(lens) => {
-                if let Ok(position) = self.position_in_files(files, lens, wanted) {
-                    return Ok(position);
+                if let Ok(start) = self.start_in_files(files, lens, wanted) {
+                    return Ok(start);
                 }
             }
             Indexes::Unchecked(lens) => {
-                if let Some(position) = self.position_if_sound(files, lens, wanted) {
+                if let Some(start) = self.start_if_sound(files, lens, wanted) {
                     *self.indexes.lock() = Indexes::Checked(lens);
-                    return Ok(position);
+                    return Ok(start);
                 }
             }
         }
         tracing::warn!(log = %self.log_path.display(), "indexes are damaged or missing; reading the log to rebuild them");
         let rebuilt = Arc::new(self.rebuild_indexes(files)?);
         *self.indexes.lock() = Indexes::Pending(Arc::clone(&rebuilt));
-        Ok(wanted.position(self.extent.base, rebuilt.offsets(), rebuilt.times()))
+        Ok(wanted.start(self.extent.base, rebuilt.offsets(), rebuilt.times()))
     }
 
     /// Looks into index files that were not used yet, whole; `None` when they are damaged or missing.
-    fn position_if_sound(&self, files: &FileCache, lens: IndexLens, wanted: Wanted) -> Option<u32> {
+    fn start_if_sound(&self, files: &FileCache, lens: IndexLens, wanted: Wanted) -> Option<Start> {
         let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets).ok()?;
         let times = self.map(files, SegmentFile::TimeIndex, lens.times).ok()?;
         let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
         let offsets = OffsetIndex::open(&offsets, self.extent.end).ok()?;
         let times = TimeIndex::open(&times, last).ok()?;
-        Some(wanted.position(self.extent.base, offsets, times))
+        Some(wanted.start(self.extent.base, offsets, times))
     }
 
     /// Looks into index files that were found sound before; of large ones only where the search leads.
-    fn position_in_files(
-        &self,
-        files: &FileCache,
-        lens: IndexLens,
-        wanted: Wanted,
-    ) -> Result<u32, ReadError> {
+    fn start_in_files(&self, files: &FileCache, lens: IndexLens, wanted: Wanted) -> Result<Start, ReadError> {
         let times = match wanted.at {
             Some(at) => self.part(files, (SegmentFile::TimeIndex, lens.times), |first| {
                 TimeIndex::trusted(first).floor(at).is_some()
@@ -243,12 +257,13 @@ impl Sealed {
             None => Bytes::new(),
         };
         let Some(target) = wanted.target(self.extent.base, TimeIndex::trusted(&times)) else {
-            return Ok(0);
+            return Ok(Start::default());
         };
         let offsets = self.part(files, (SegmentFile::OffsetIndex, lens.offsets), |first| {
             OffsetIndex::trusted(first).floor(target).is_some()
         })?;
-        Ok(OffsetIndex::trusted(&offsets).position_before(target).0)
+        let base = self.extent.base;
+        Ok(start_at(base, Some(target), OffsetIndex::trusted(&offsets)))
     }
 
     /// Returns the last part of an index file that begins with an entry of which `is_not_after` holds, or the first part.
@@ -319,9 +334,8 @@ impl Sealed {
             self.extent.base,
             super::config::LogConfig::default().index_interval_bytes,
         );
-        let mut walk = Walk::new(files, &self.log_path, 0..self.extent.end)
-            .past(self.gaps(), EVERY_OFFSET)
-            .within(self.extent.base..self.extent.next);
+        let stretch = self.extent.stretch(Start::default(), self.extent.end);
+        let mut walk = Walk::new(files, &self.log_path, stretch).past(self.gaps(), EVERY_OFFSET);
         while let Some((position, header)) = walk.next_header()? {
             set.add(&header, position);
         }
@@ -472,24 +486,28 @@ impl Segment {
         }
     }
 
-    /// Walks the batch headers between two positions. A gap is passed over when it lies before `from`, and told else.
-    pub(super) fn walk<'a>(&'a self, files: &'a FileCache, positions: Range<u32>, from: Offset) -> Walk<'a> {
-        let (base, next, _) = self.bounds();
-        let walk = Walk::new(files, self.log_path(), positions).within(base..next);
+    /// Walks the batch headers between two places. A gap is passed over when it lies before `from`, and told else.
+    pub(super) fn walk<'a>(&'a self, files: &'a FileCache, start: Start, end: u32, from: Offset) -> Walk<'a> {
         match self {
-            Self::Sealed(sealed) => walk.past(sealed.gaps(), from),
-            Self::Active(_) => walk,
+            Self::Sealed(sealed) => {
+                let stretch = sealed.extent.stretch(start, end);
+                Walk::new(files, &sealed.log_path, stretch).past(sealed.gaps(), from)
+            }
+            Self::Active(active) => {
+                let stretch = active.look(|state| state.extent.stretch(start, end));
+                Walk::new(files, &active.log_path, stretch)
+            }
         }
     }
 
     /// Walks all batch headers that can be read.
     pub(super) fn walk_all<'a>(&'a self, files: &'a FileCache) -> Walk<'a> {
-        self.walk(files, 0..self.bounds().2, EVERY_OFFSET)
+        self.walk(files, Start::default(), self.bounds().2, EVERY_OFFSET)
     }
 
-    /// Returns a position at or before the first batch that ends at or after `offset`.
-    pub(super) fn position_before(&self, files: &FileCache, offset: Offset) -> Result<u32, ReadError> {
-        self.position_of(
+    /// Returns a place at or before the first batch that ends at or after `offset`.
+    pub(super) fn start_before(&self, files: &FileCache, offset: Offset) -> Result<Start, ReadError> {
+        self.start_of(
             files,
             Wanted {
                 at: None,
@@ -498,14 +516,14 @@ impl Segment {
         )
     }
 
-    /// Returns a position before which there is no record of `offset` or later that has a timestamp of `at` or later.
-    pub(super) fn position_before_time(
+    /// Returns a place before which there is no record of `offset` or later that has a timestamp of `at` or later.
+    pub(super) fn start_before_time(
         &self,
         files: &FileCache,
         at: Timestamp,
         offset: Offset,
-    ) -> Result<u32, ReadError> {
-        self.position_of(
+    ) -> Result<Start, ReadError> {
+        self.start_of(
             files,
             Wanted {
                 at: Some(at),
@@ -514,11 +532,11 @@ impl Segment {
         )
     }
 
-    fn position_of(&self, files: &FileCache, wanted: Wanted) -> Result<u32, ReadError> {
+    fn start_of(&self, files: &FileCache, wanted: Wanted) -> Result<Start, ReadError> {
         match self {
-            Self::Sealed(sealed) => sealed.position_before(files, wanted),
+            Self::Sealed(sealed) => sealed.start_before(files, wanted),
             Self::Active(active) => Ok(active.look(|state| {
-                wanted.position(state.extent.base, state.indexes.offsets(), state.indexes.times())
+                wanted.start(state.extent.base, state.indexes.offsets(), state.indexes.times())
             })),
         }
     }
@@ -529,149 +547,6 @@ impl Segment {
             Self::Active(active) => Ok(active.look(|state| state.indexes.aborted().to_vec())),
         }
     }
-}
-
-/// Walks the batch headers of a log between two positions, both batch boundaries.
-///
-/// Checks no checksum: what is read often is not read whole for it. The base offset lies outside the checksum, and is checked
-/// here, as far as it can be: offsets rise, and stay within the segment.
-#[derive(Debug)]
-pub(super) struct Walk<'a> {
-    files: &'a FileCache,
-    path: &'a Arc<Path>,
-    position: u32,
-    end: u32,
-    /// Where the offsets of the batches to come lie.
-    offsets: Range<Offset>,
-    chunk: Bytes,
-    chunk_at: u32,
-    gaps: &'a [Gap],
-    /// Gaps that end at this offset or before are passed over.
-    from: Offset,
-    next_len: u32,
-}
-
-impl<'a> Walk<'a> {
-    fn new(files: &'a FileCache, path: &'a Arc<Path>, range: Range<u32>) -> Self {
-        Self {
-            files,
-            path,
-            position: range.start,
-            end: range.end,
-            offsets: Offset::ZERO..EVERY_OFFSET,
-            chunk: Bytes::new(),
-            chunk_at: range.start,
-            gaps: &[],
-            from: EVERY_OFFSET,
-            next_len: WALK_FIRST,
-        }
-    }
-
-    fn past(self, gaps: &'a [Gap], from: Offset) -> Self {
-        Self { gaps, from, ..self }
-    }
-
-    fn within(self, offsets: Range<Offset>) -> Self {
-        Self { offsets, ..self }
-    }
-
-    /// Steps over the gaps at the current position, or tells of one.
-    fn pass_gaps(&mut self) -> Result<(), ReadError> {
-        let gaps = self.gaps;
-        let mut next = gaps.partition_point(|gap| gap.positions.end <= self.position);
-        while let Some(gap) = gaps
-            .get(next)
-            .filter(|gap| gap.positions.contains(&self.position))
-        {
-            next += 1;
-            if gap.offsets.end > self.from {
-                return Err(gap.told(self.path));
-            }
-            self.position = gap.positions.end;
-        }
-        Ok(())
-    }
-
-    /// Returns the next batch's position and header; `None` at the end.
-    pub(super) fn next_header(&mut self) -> Result<Option<(u32, BatchHeader)>, ReadError> {
-        self.pass_gaps()?;
-        if self.position >= self.end {
-            return Ok(None);
-        }
-        let at = self.position;
-        let header_len = u32::try_from(HEADER_LEN).expect("61 fits");
-        if self.end - at < header_len {
-            return Err(self.damaged(at, format!("{} bytes are left, no batch header", self.end - at)));
-        }
-        let chunk_end =
-            self.chunk_at + u32::try_from(self.chunk.len()).expect("a chunk is part of a segment");
-        if at < self.chunk_at || at + header_len > chunk_end {
-            self.chunk = self.ahead(at, header_len)?;
-            self.chunk_at = at;
-        }
-        let within = usize::try_from(at - self.chunk_at).expect("32 bits fit");
-        let header = BatchHeader::parse(&self.chunk[within..within + HEADER_LEN])
-            .map_err(|damage| self.damaged(at, damage.to_string()))?;
-        if header.base_offset < self.offsets.start || header.last_offset() >= self.offsets.end {
-            let (first, last) = (header.base_offset, header.last_offset());
-            let Range { start, end } = self.offsets;
-            let reason = format!("batch of offsets {first} to {last}, expected from {start} to below {end}");
-            return Err(self.damaged(at, reason));
-        }
-        self.offsets.start = header.next_offset();
-        match at.checked_add(header.size_bytes) {
-            Some(next) if next <= self.end => self.position = next,
-            _ => {
-                return Err(self.damaged(
-                    at,
-                    format!("batch of {} bytes reaches past the end", header.size_bytes),
-                ));
-            }
-        }
-        Ok(Some((at, header)))
-    }
-
-    /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
-    /// is lost; then the header alone is read.
-    fn ahead(&mut self, at: u32, header_len: u32) -> Result<Bytes, ReadError> {
-        let is_eof = |error: &ReadError| {
-            matches!(error, ReadError::Storage(StoreError::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::UnexpectedEof)
-        };
-        let len = self.next_len.min(self.end - at);
-        self.next_len = (2 * self.next_len).min(WALK_MOST);
-        match read(self.files, self.path, at, len) {
-            Err(error) if is_eof(&error) => read(self.files, self.path, at, header_len),
-            read => read,
-        }
-    }
-
-    /// Returns the whole batch that [`next_header`](Self::next_header) just found at `position`.
-    pub(super) fn batch(&self, position: u32, header: &BatchHeader) -> Result<Bytes, ReadError> {
-        let len = usize::try_from(header.size_bytes).expect("32 bits fit");
-        let known = usize::try_from(position - self.chunk_at)
-            .ok()
-            .and_then(|from| Some(from..from.checked_add(len)?))
-            .filter(|range| range.end <= self.chunk.len());
-        match known {
-            Some(range) => Ok(self.chunk.slice(range)),
-            None => read(self.files, self.path, position, header.size_bytes),
-        }
-    }
-
-    fn damaged(&self, position: u32, reason: String) -> ReadError {
-        ReadError::Damaged {
-            path: self.path.to_path_buf(),
-            position: u64::from(position),
-            reason,
-        }
-    }
-}
-
-/// Reads a range of a log, resident.
-pub(super) fn read(files: &FileCache, path: &Arc<Path>, position: u32, len: u32) -> Result<Bytes, ReadError> {
-    let len = usize::try_from(len).expect("32 bits fit");
-    Ok(files.read(path, u64::from(position), len).context("read", path)?)
 }
 
 /// Returns the path of a segment's log as readers share it.

@@ -46,7 +46,7 @@ fn every_part_of_a_large_index_leads_to_its_records_by_offset_and_by_time() {
         let batch = builder.build().expect("it has a record");
         house.log.append(&batch, Origin::Client, NOW).expect("appended");
     }
-    house.store.close().expect("closed");
+    house.store.close().expect("closed").clean().expect("clean");
 
     let store = open_store(&house.fs).expect("opens");
     let log = open_one(&store, spec("t", 1, config)).expect("opens");
@@ -58,12 +58,10 @@ fn every_part_of_a_large_index_leads_to_its_records_by_offset_and_by_time() {
     assert!(lens.offsets > part && lens.times > 2 * part);
     let (_, _, end) = segment.bounds();
     for offset in (0..BATCHES).step_by(61).chain([BATCHES - 1]) {
-        let by_offset = segment
-            .position_before(&log.files, Offset(offset))
-            .expect("sound");
-        let by_time = segment.position_before_time(&log.files, time(offset), Offset::ZERO);
-        for position in [by_offset, by_time.expect("sound")] {
-            let mut walk = Walk::new(&log.files, segment.log_path(), position..end);
+        let by_offset = segment.start_before(&log.files, Offset(offset)).expect("sound");
+        let by_time = segment.start_before_time(&log.files, time(offset), Offset::ZERO);
+        for start in [by_offset, by_time.expect("sound")] {
+            let mut walk = segment.walk(&log.files, start, end, EVERY_OFFSET);
             let (_, header) = walk.next_header().expect("sound").expect("a batch");
             assert!((offset - 1..=offset).contains(&header.base_offset.0), "{offset}");
         }

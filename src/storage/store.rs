@@ -27,9 +27,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
 
-use super::data_dir::{DataDir, create_if_missing};
+use super::cleaner_state::CleanerMarks;
+use super::data_dir::{DataDir, Removed, create_if_missing};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
 use super::open::{PartitionSpec, open_all};
@@ -41,7 +42,7 @@ use super::{close, commit, retain};
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
-const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with or without the clean marker");
+const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with the clean marker");
 
 /// How to open a data directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -127,11 +128,12 @@ impl Store {
         opened
     }
 
-    /// Removes partitions and their data; bytes that readers hold stay theirs. Also finishes what an earlier try began.
+    /// Removes partitions; bytes that readers hold stay theirs. On return they are gone for good, and their names may be given
+    /// again; their files take room until [`Store::remove_files`], or the next start. Also finishes what an earlier try began.
     ///
     /// # Errors
     /// What the disk says; nothing is lost by trying again.
-    pub fn remove_partitions(&self, ids: &[TopicPartition]) -> Result<(), StoreError> {
+    pub fn remove_partitions(&self, ids: &[TopicPartition]) -> Result<Removed, StoreError> {
         for id in ids {
             let open = self.partitions.lock().remove(id);
             if let Some(partition) = open {
@@ -139,7 +141,15 @@ impl Store {
                 partition.end(&format!("{id} is deleted"));
             }
         }
-        self.dir.remove(ids)
+        self.dir.take_names(ids)
+    }
+
+    /// Removes the files of partitions that are gone. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// What the disk says first; the next start tries again.
+    pub fn remove_files(&self, removed: Removed) -> Result<(), StoreError> {
+        self.dir.remove_files(removed)
     }
 
     /// Gives a directory that belongs to no topic a name that says so, and returns its new path. Nothing in it is changed.
@@ -192,31 +202,44 @@ impl Store {
     }
 
     /// Syncs and closes every partition, writes the checkpoints and the clean marker, and gives the directory back. Afterwards
-    /// appends are refused.
+    /// appends are refused. What was appended is safe on return, also where the disk had no room for the rest.
     ///
     /// # Errors
     /// The first failure; the marker is then missing and the next start recovers.
-    pub fn close(&self) -> Result<(), StoreError> {
+    pub fn close(&self) -> Result<Closing, StoreError> {
         let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
-        close::close_all(&self.dir, &open)?;
+        close::sync_all(&self.dir, &open)?;
+        let closing = match self.write_down(&open) {
+            Ok(()) => Closing::Clean,
+            // A start makes all of it from the logs, and needs no room for that.
+            Err(error) if error.is_disk_full() => Closing::NoRoom(error),
+            Err(error) => return Err(error),
+        };
+        self.lock.lock().take();
+        Ok(closing)
+    }
+
+    /// Writes what lets the next start believe the directory instead of reading it.
+    fn write_down(&self, open: &[Arc<Partition>]) -> Result<(), StoreError> {
+        close::close_all(&self.dir, open)?;
         self.checkpoint()?;
         let path = self.dir.path.join(CLEAN_MARKER);
-        let file = self
-            .dir
-            .files
-            .fs()
-            .open(&path, OpenMode::ReadWrite)
-            .context("create", &path)?;
+        let written = self.write_marker(&path);
+        if written.is_err() {
+            // The next start looks at its name alone.
+            let _ = self.dir.files.fs().remove_file(&path);
+        }
+        written
+    }
+
+    fn write_marker(&self, path: &Path) -> Result<(), StoreError> {
+        let fs = self.dir.files.fs();
+        let file = fs.open(path, OpenMode::ReadWrite).context("create", path)?;
         file.write_all_at(&[IoSlice::new(br#"{"version":0,"brokerEpoch":-1}"#)], 0)
-            .context("write", &path)?;
-        file.sync_data(SITE_MARKER).context("sync", &path)?;
-        self.dir
-            .files
-            .fs()
-            .sync_dir(&self.dir.path, SITE_MARKER_DIR)
-            .context("sync", &self.dir.path)?;
-        self.lock.lock().take();
-        Ok(())
+            .context("write", path)?;
+        file.sync_data(SITE_MARKER).context("sync", path)?;
+        fs.sync_dir(&self.dir.path, SITE_MARKER_DIR)
+            .context("sync", &self.dir.path)
     }
 
     /// Returns the bytes free on the disk of the data directory.
@@ -232,26 +255,47 @@ impl Store {
     }
 }
 
+/// How a directory was closed.
+#[derive(Debug)]
+pub enum Closing {
+    /// The next start believes it.
+    Clean,
+    /// Every batch is safe, but this found no room; the next start recovers, which takes longer.
+    NoRoom(StoreError),
+}
+
+impl Closing {
+    /// Returns what found no room as a failure: for a caller to whom only a clean close is one.
+    ///
+    /// # Errors
+    /// That.
+    pub fn clean(self) -> Result<(), StoreError> {
+        match self {
+            Self::Clean => Ok(()),
+            Self::NoRoom(error) => Err(error),
+        }
+    }
+}
+
 /// How far each compacted log is clean.
-fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
+fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, CleanerMarks)> {
     let compacted = open
         .iter()
         .filter(|partition| partition.config.read().cleanup.compacts());
     let point = |partition: &Arc<Partition>| {
-        let point = partition.cleaner.point(partition.watermarks().log_start);
-        (partition.id.clone(), point)
+        let log_start = partition.watermarks().log_start;
+        let holds = Arc::clone(&partition.config.read().holds);
+        (partition.id.clone(), partition.cleaner.settled(log_start, &holds))
     };
     compacted.map(point).collect()
 }
 
-/// Tells whether the last process closed the directory, and takes its word away before it can become a lie.
+/// Tells whether the last process closed the directory, and takes its word away before it can become a lie: [`DataDir::open`]
+/// syncs the directory, and nothing that a start looks at changes before.
 fn take_clean_marker(files: &FileCache, dir: &Path) -> Result<Stop, StoreError> {
     let path = dir.join(CLEAN_MARKER);
     match files.fs().remove_file(&path) {
-        Ok(()) => {
-            files.fs().sync_dir(dir, SITE_MARKER_DIR).context("sync", dir)?;
-            Ok(Stop::Clean)
-        }
+        Ok(()) => Ok(Stop::Clean),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stop::Unclean),
         Err(error) => Err(error).context("remove", &path),
     }

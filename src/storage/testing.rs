@@ -18,7 +18,10 @@ use crate::types::{
     TopicPartition,
 };
 
-use super::{FirstBatch, LogConfig, Origin, Partition, PartitionSpec, Read, Store, StoreConfig, StoreError};
+use super::{
+    AdoptReport, FirstBatch, LogConfig, Origin, Partition, PartitionSpec, Read, Store, StoreConfig,
+    StoreError,
+};
 
 /// Where the data directory lies.
 pub(super) const DATA: &str = "/data";
@@ -69,6 +72,16 @@ pub(super) fn open_one(store: &Store, spec: PartitionSpec) -> Result<Arc<Partiti
     store.open_partitions(vec![spec], NOW).remove(0)
 }
 
+/// Adopts a directory as the partition of `spec`.
+pub(super) fn adopt(
+    store: &Store,
+    from: &Path,
+    spec: PartitionSpec,
+) -> Result<(Arc<Partition>, AdoptReport), StoreError> {
+    let verified = store.verify_foreign(from, &spec, NOW, &|| true)?;
+    store.bring_in(verified, spec, NOW)
+}
+
 /// A store with one open partition, `t-0`, on a disk.
 #[derive(Debug)]
 pub(super) struct House {
@@ -115,7 +128,7 @@ impl House {
 
     /// Closes the store cleanly and returns the disk.
     pub(super) fn close(self) -> SimFs {
-        self.store.close().expect("closed");
+        self.store.close().expect("closed").clean().expect("clean");
         self.fs
     }
 }
@@ -288,7 +301,7 @@ pub(super) fn foreign() -> SimFs {
             let batch = plain(&format!("foreign {start} {number}"));
             log.append(&batch, Origin::Client, NOW).expect("appended");
         }
-        store.close().expect("closed");
+        store.close().expect("closed").clean().expect("clean");
     }
     fs
 }

@@ -63,7 +63,7 @@ pub(super) enum Names {
     Safe,
     /// Names in the partition's directory.
     InPartition,
-    /// Those, and the directory's own name.
+    /// Those, the directory's own name, and the file of the topic's id.
     PartitionItself,
 }
 

@@ -132,3 +132,32 @@ async fn a_read_whose_server_never_answers_again_says_what_to_do() {
     );
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
+
+#[test]
+fn a_read_that_paused_past_a_compaction_is_told_that_it_may_have_missed_something() {
+    let (server, _dir) = server();
+    server.done(&["topic", "create", "t", "--config", "cleanup.policy=compact"]);
+    let lines = b"k\tv1\nk\tv2\nl\tv1\n";
+    assert_eq!(
+        server.pipe(&["produce", "t", "--key-separator", "\\t"], lines).0,
+        Some(0)
+    );
+    server.done(&["topic", "compact", "t"]);
+    let resumed = |token: &str| {
+        told(
+            &server
+                .command(&["read", "t", "--resume", token])
+                .output()
+                .unwrap(),
+        )
+    };
+    let (code, stdout, stderr) = resumed("0:1");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("v2"), "{stdout}");
+    assert_eq!(
+        stderr,
+        "siltstone: partition 0 was compacted while the read paused at 1: before 3 only the newest record of each key may be left\n"
+    );
+    assert_eq!(resumed("0:3").2, "", "nothing was compacted behind it");
+    assert_eq!(resumed("0:0").2, "", "it had read nothing");
+}

@@ -85,11 +85,23 @@ async fn followers_long_polls_and_open_streams_do_not_hold_a_stop_and_learn_the_
 
 #[tokio::test]
 async fn a_stopped_server_leaves_its_port_and_its_data_to_the_next() {
-    let server = TestServer::start().await;
+    // An address of its own, which no other test or connection is given while nobody has the port.
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let host = std::net::Ipv4Addr::new(127, a | 0x80, b, c);
+    let server = TestServer::start_with(&[("grpc.listen", &format!("{host}:0"))]).await;
     let address = server.server.grpc_addr();
     let dir = server.dir;
     server.server.stop().await.unwrap();
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    // A child that another test just starts has the socket, too, until it is another program.
+    let refused = async {
+        while tokio::net::TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let minute = std::time::Duration::from_secs(60);
+    tokio::time::timeout(minute, refused)
+        .await
+        .expect("nobody listens");
     let next = Server::start(config(&dir, &[("grpc.listen", &address.to_string())]))
         .await
         .unwrap();
@@ -173,18 +185,19 @@ async fn a_client_that_never_reads_leaves_no_task_behind_when_the_deadline_has_c
     elsewhere.shutdown_background();
 }
 
-/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+/// Time is virtual: it goes on to the next deadline whenever everybody waits, the kernel aside.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_never_says_what_it_speaks_gives_its_place_to_another() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let server = TestServer::start_with(&[("grpc.max_connections", "1")]).await;
+    let begun = tokio::time::Instant::now();
     let mut silent = tokio::net::TcpStream::connect(server.server.grpc_addr())
         .await
         .unwrap();
     silent.write_all(b"PRI * HTTP/2").await.unwrap();
-    let begun = tokio::time::Instant::now();
     let _ = silent.read_to_end(&mut Vec::new()).await;
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    // Time may also have gone on while the kernel was about to pass the connection on.
+    assert!(begun.elapsed().as_secs() >= 10, "{:?}", begun.elapsed());
     let mut admin = server.admin().await;
     admin.list_topics(v1::ListTopicsRequest::default()).await.unwrap();
 }

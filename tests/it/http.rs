@@ -59,7 +59,7 @@ async fn a_head_that_never_ends_is_refused_and_the_door_goes_on() {
     assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Time is virtual: it goes on to the next deadline whenever everybody waits.
+/// Time is virtual: it goes on to the next deadline whenever everybody waits, the kernel aside.
 #[tokio::test(start_paused = true)]
 async fn a_head_that_does_not_come_in_time_is_given_up() {
     let server = TestServer::start().await;

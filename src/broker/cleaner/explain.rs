@@ -189,6 +189,7 @@ fn describe(topic: &Topic, served: &Served) -> LogDescription {
     let log = &served.log;
     let marks = log.watermarks();
     let below = log.compacted_below();
+    let cleaner_point = log.cleaner_point();
     let segment = |view: &crate::storage::SegmentView| LogSegment {
         base: view.base,
         next: view.next,
@@ -197,7 +198,7 @@ fn describe(topic: &Topic, served: &Served) -> LogDescription {
         last_append: view.last_append,
         state: match view.role {
             SegmentRole::Active => SegmentState::Active,
-            SegmentRole::Sealed if view.next <= below.records => SegmentState::Clean,
+            SegmentRole::Sealed if view.next <= cleaner_point => SegmentState::Clean,
             SegmentRole::Sealed => SegmentState::Dirty,
         },
     };
@@ -205,7 +206,7 @@ fn describe(topic: &Topic, served: &Served) -> LogDescription {
         partition: served.id().partition,
         segments: log.segment_views().iter().map(segment).collect(),
         log_start: marks.log_start,
-        cleaner_point: below.records,
+        cleaner_point,
         last_stable: marks.last_stable,
         high_watermark: marks.high_watermark,
         recovery_point: marks.recovery_point,

@@ -63,6 +63,7 @@ async fn a_directory_that_cannot_be_adopted_leaves_no_topic_behind() {
 
 #[tokio::test]
 async fn an_adoption_that_fails_once_the_directory_has_its_name_leaves_neither_behind() {
+    let _still = Stillness::begin();
     let house = start().await;
     let old = house.create("old", 1, &[]).await;
     house
@@ -120,4 +121,46 @@ async fn a_directory_that_finds_no_room_is_told_from_one_that_is_wrong_and_leave
     adopt(&house, "/data/old-0", &new, 0)
         .await
         .expect("there is room");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_directory_that_is_being_verified() {
+    let house = start().await;
+    let old = house.create("old", 1, &[]).await;
+    house
+        .append(&old, 0, vec![record("a")])
+        .await
+        .expect("a good disk");
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (begun, mut beginning) = tokio::sync::mpsc::unbounded_channel();
+    let held = parking_lot::Mutex::new(held);
+    house.fs.watch_syncs(move |site| {
+        if site.0 == "adopted log" {
+            begun.send(()).expect("somebody waits");
+            held.lock().recv().expect("told");
+        }
+    });
+    let new = TopicName::new("new").expect("a good name");
+    let adopting = {
+        let (broker, new) = (house.broker.clone(), new.clone());
+        tokio::spawn(async move {
+            let from = Path::new("/data/old-0");
+            broker.adopt_partition(from, &new, PartitionId(0)).await
+        })
+    };
+    beginning.recv().await.expect("it reads the directory");
+    let others = async {
+        house.broker.init_producer().await.expect("a producer id");
+        house.create("other", 1, &[]).await;
+        house.create("new", 1, &[]).await
+    };
+    tokio::time::timeout(PATIENCE, others)
+        .await
+        .expect("they do not wait");
+    release.send(()).expect("it waits");
+    let refused = adopting.await.expect("no panic").expect_err("the name was taken");
+    assert!(refused.to_string().contains("adopt it again"), "{refused}");
+    release.send(()).expect("told at once");
+    let adopted = adopt(&house, "/data/old-0", &new, 0).await.expect("it is empty");
+    assert_eq!(adopted.records, 1);
 }

@@ -299,6 +299,7 @@ async fn internal_topics_are_read_and_not_written() {
 
 #[tokio::test]
 async fn a_failed_sync_is_no_acknowledgement_and_the_partition_comes_back_by_itself() {
+    let still = Stillness::begin();
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
     house
@@ -318,6 +319,7 @@ async fn a_failed_sync_is_no_acknowledgement_and_the_partition_comes_back_by_its
     assert!(matches!(lost, Error::WritesRefused { .. }), "{lost}");
     assert!(lost.retry_after().is_some());
 
+    still.end();
     let repaired = async {
         loop {
             match house.append(&topic, 0, vec![record("c")]).await {
@@ -426,4 +428,41 @@ async fn a_partition_that_must_be_opened_is_opened_off_the_network_threads() {
         poll_once(pin!(open)).await.is_ready(),
         "an open one is written to at once"
     );
+}
+
+#[tokio::test]
+async fn one_request_opens_its_partitions_side_by_side() {
+    let house = start().await;
+    let topic = house.create("t", 32, &[]).await;
+    let served = house.broker.core.topics.find(&topic).expect("known");
+    let served = served.partitions.clone();
+    let keys: Vec<String> = (0..1000).map(|key| format!("key {key}")).collect();
+    let records = keys.iter().map(|key| keyed(key, "value")).collect();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (begun, beginning) = tokio::sync::oneshot::channel();
+    let slow = Arc::clone(&served[0]);
+    let holder = std::thread::spawn(move || {
+        let _turn = slow.turn_alone().expect("open");
+        begun.send(()).expect("somebody waits");
+        held.recv().expect("told");
+    });
+    beginning.await.expect("it has the turn");
+    let broker = house.broker.clone();
+    let request = to(&topic, None, records);
+    let producing = tokio::spawn(async move { broker.append_records(request, Acks::Leader).await });
+    // The first partition is not to be had; most others are opened all the same.
+    let others = async {
+        while served.iter().filter(|served| served.log.is_open()).count() < 30 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, others)
+        .await
+        .expect("they wait for no other");
+    assert!(!served[0].log.is_open());
+    release.send(()).expect("somebody waits");
+    holder.join().expect("no panic");
+    let placed = producing.await.expect("no panic").expect("good");
+    assert_eq!(placed.len(), 32);
+    assert!(placed.iter().all(|placed| placed.outcome.is_ok()));
 }

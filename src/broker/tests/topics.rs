@@ -1,5 +1,7 @@
 //! Topics: creating, changing, deleting; what a restart and a crash find.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::env::{OpenMode, SyncSite};
 
@@ -174,6 +176,7 @@ async fn a_deletion_that_failed_half_way_is_finished_by_the_next_start() {
 
 #[tokio::test]
 async fn a_topic_whose_record_could_not_be_synced_is_not_there_later_either() {
+    let still = Stillness::begin();
     let house = start().await;
     house.fs.inject(Fault {
         call: Call::SyncData,
@@ -186,6 +189,7 @@ async fn a_topic_whose_record_could_not_be_synced_is_not_there_later_either() {
         .create_topic(new_topic("t", 1, &[]), Execution::Apply)
         .await;
     failed.expect_err("the sync failed");
+    still.end();
     let created = async {
         while house
             .broker
@@ -304,6 +308,7 @@ async fn restart_with_a_line(house: House, line: &str) -> House {
 
 #[tokio::test]
 async fn a_topic_whose_partitions_cannot_be_opened_is_not_there_after_a_start_and_can_be_created_again() {
+    let _still = Stillness::begin();
     let house = restart_with_a_line(start().await, "t 1 5").await;
     let failed = house
         .broker
@@ -331,6 +336,68 @@ async fn a_topic_whose_partitions_cannot_be_opened_is_not_there_after_a_start_an
     assert_eq!(house.values(spec).await.expect("readable"), ["a"]);
 }
 
+/// The write after the next sync of a log finds no room in the topics' metadata.
+fn fill_after_a_sync(fs: &SimFs) {
+    let (disk, armed) = (fs.clone(), AtomicBool::new(true));
+    fs.watch_syncs(move |site| {
+        if site == SyncSite("log") && armed.swap(false, Ordering::Relaxed) {
+            disk.inject(Fault {
+                call: Call::Write,
+                path_contains: "__siltstone_topics".to_owned(),
+                times: 1,
+                failure: Failure::Kind(std::io::ErrorKind::StorageFull),
+            });
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_could_not_be_taken_back_is_so_within_a_minute_or_by_the_stop() {
+    for end in ["a minute and a crash", "a stop"] {
+        let house = restart_with_a_line(start().await, "t 1 5").await;
+        fill_after_a_sync(&house.fs);
+        house
+            .broker
+            .create_topic(new_topic("t", 2, &[]), Execution::Apply)
+            .await
+            .expect_err("the disk fails");
+        assert!(names(&house).is_empty());
+        let house = if end == "a stop" {
+            house.restart().await
+        } else {
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            house.crash().await
+        };
+        assert!(names(&house).is_empty(), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_topics_that_finds_no_room_refuses_produce_at_once() {
+    for call in [Call::Write, Call::SyncData] {
+        let house = start().await;
+        let topic = house.create("t", 1, &[]).await;
+        house.fs.set_capacity_bytes(2 << 20);
+        house.fs.inject(Fault {
+            call,
+            path_contains: "__siltstone_topics".to_owned(),
+            times: 1,
+            failure: Failure::Kind(std::io::ErrorKind::StorageFull),
+        });
+        let full = house
+            .broker
+            .create_topic(new_topic("u", 1, &[]), Execution::Apply)
+            .await
+            .expect_err("no room");
+        assert!(matches!(full, Error::DiskFull { .. }), "{call:?}: {full}");
+        let refused = house.append(&topic, 0, vec![record("a")]).await;
+        assert!(
+            matches!(refused, Err(Error::DiskFull { .. })),
+            "{call:?}: {refused:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn partitions_that_cannot_be_opened_are_not_added_and_can_be_added_again() {
     let house = start().await;
@@ -346,4 +413,66 @@ async fn partitions_that_cannot_be_opened_are_not_added_and_can_be_added_again()
     assert_eq!(names(&house), ["t/1"], "the entry was taken back");
     house.broker.add_partitions(&topic, 2).await.expect("a good disk");
     assert_eq!(names(&house), ["t/2"]);
+}
+
+#[tokio::test]
+async fn a_batch_that_no_request_could_carry_is_not_promised() {
+    let house = start().await;
+    let largest = (16 << 20) - 1024;
+    let setting = |bytes: i32| ("max.message.bytes", bytes.to_string());
+    let (name, beyond) = setting(largest + 1);
+    let refused = house
+        .broker
+        .create_topic(new_topic("t", 1, &[(name, &beyond)]), Execution::ValidateOnly)
+        .await
+        .expect_err("it does not fit");
+    let text = format!(
+        "max.message.bytes must be 0 to {largest} on this server, which takes requests of 16777216 bytes, got {beyond}"
+    );
+    assert_eq!(refused.to_string(), text);
+    let topic = house.create("t", 1, &[(name, &largest.to_string())]).await;
+    let change = ConfigChange {
+        set: BTreeMap::from([(name.to_owned(), beyond)]),
+        unset: Vec::new(),
+    };
+    let refused = house.broker.alter_topic(&topic, change, Execution::Apply).await;
+    assert_eq!(refused.expect_err("it does not fit").to_string(), text);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_makes_room_for_another_before_its_files_are_gone_and_they_go() {
+    let house = start().await;
+    let topic = house.create("t", 3, &[]).await;
+    for partition in 0..3 {
+        house
+            .append(&topic, partition, vec![record("old")])
+            .await
+            .expect("good");
+    }
+    let queued = |house: &House| {
+        let listed = house.fs.list(Path::new("/data")).expect("listed");
+        let is_doomed = |name: &str| name.starts_with("t-") && name.ends_with("-delete");
+        listed.iter().filter(|entry| is_doomed(&entry.name)).count()
+    };
+    house.fs.inject(Fault {
+        call: Call::Remove,
+        path_contains: "-delete".to_owned(),
+        times: 2,
+        failure: Failure::Os(5),
+    });
+    house.broker.delete_topic(&topic).await.expect("known");
+    house.create("t", 3, &[]).await;
+    house.append(&topic, 1, vec![record("new")]).await.expect("good");
+    let one_is_removed = async {
+        while queued(&house) > 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, one_is_removed)
+        .await
+        .expect("the background removes them");
+    let house = house.restart().await;
+    assert_eq!(queued(&house), 0, "what failed goes at the next start");
+    let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
+    assert_eq!(house.values(spec).await.expect("readable"), ["new"]);
 }

@@ -140,7 +140,7 @@ impl Run<'_, '_> {
         let source = &self.sources[index];
         let transactions = (self.copying.aborted)(source)?;
         self.survivors.expect(transactions);
-        let mut pieces = Pieces::open(self.copying.fs.as_ref(), source.path(), source.offsets())?;
+        let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
         let end = pieces.len();
         while let Some(piece) = pieces.next(gate)? {
             match piece {
@@ -252,7 +252,7 @@ impl Run<'_, '_> {
         }
         self.output.begin(self.copying.fs, self.copying.dir)?;
         for (index, source) in self.sources[..=at.source].iter().enumerate() {
-            let mut pieces = Pieces::open(self.copying.fs.as_ref(), source.path(), source.offsets())?;
+            let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
             let end = if index == at.source {
                 at.position
             } else {

@@ -44,7 +44,7 @@ impl Learning<'_> {
         let from = self.from;
         for source in sources.iter().filter(|source| source.offsets().end > from) {
             transactions.expect((self.aborted)(source)?);
-            let mut pieces = Pieces::open(self.fs, source.path(), source.offsets())?;
+            let mut pieces = Pieces::open(self.fs, source)?;
             while let Some(piece) = pieces.next(gate)? {
                 let Piece::Batch { batch, .. } = piece else {
                     continue;

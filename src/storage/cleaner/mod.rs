@@ -24,9 +24,13 @@ mod copy;
 mod fault_tests;
 mod gate;
 mod grouping;
+#[cfg(test)]
+mod history_tests;
 mod learn;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod moved_tests;
 mod offset_map;
 mod output;
 mod pass;

@@ -1,16 +1,18 @@
-//! The model: a list of every record ever appended, beside a log that is cleaned, restarted and killed at random.
+//! The model: a list of every record ever appended, beside a log that is held, cleaned, restarted and killed at random.
 //!
 //! After every step: each record found is one that was written, at its offset; the newest value of each key is there; whoever
 //! reads from any offset on, to the end, builds the table that the records from there on say; no tombstone that is its key's
-//! newest is gone before its time; the log end is where it was.
+//! newest is gone before its time, which counts from when the last older record of its key is gone; what was there when a hold
+//! began is there while it holds; the log end is where it was; and below what readers are told nothing was replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::{Compaction, LogConfig, OffsetMap, Rounds};
+use super::super::{Compaction, Hold, LogConfig, OffsetMap, Rounds};
 use super::testing::{Scene, compacted};
 use crate::env::CrashChoice;
+use crate::types::Offset;
 
 const KEEP_TOMBSTONES_MS: i64 = 40;
 
@@ -23,6 +25,12 @@ enum Op {
     Tick(i64),
     Restart,
     Crash(u64),
+    /// Ends the hold there is; from an offset on, so many more.
+    Hold(i64, i64),
+    Unhold,
+    /// The process dies after the end of the hold was written down, and before the log knew.
+    UnholdAndCrash(u64),
+    Checkpoint,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -35,6 +43,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..60_i64).prop_map(Op::Tick),
         1 => Just(Op::Restart),
         1 => any::<u64>().prop_map(Op::Crash),
+        1 => (0..40_i64, 1..10_i64).prop_map(|(from, more)| Op::Hold(from, more)),
+        1 => Just(Op::Unhold),
+        1 => any::<u64>().prop_map(Op::UnholdAndCrash),
+        1 => Just(Op::Checkpoint),
     ]
 }
 
@@ -42,13 +54,15 @@ fn op() -> impl Strategy<Value = Op> {
 struct Written {
     key: String,
     value: Option<String>,
-    /// When a pass may first have met it.
+    /// When a pass may first have met it with no older record of its key left.
     met: Option<i64>,
 }
 
 struct Model {
     scene: Scene,
     written: Vec<Written>,
+    /// Offsets that were there when the hold began that holds them.
+    held: BTreeSet<i64>,
 }
 
 impl Model {
@@ -65,7 +79,20 @@ impl Model {
         Self {
             scene,
             written: Vec::new(),
+            held: BTreeSet::new(),
         }
+    }
+
+    fn crash(&mut self, seed: u64) {
+        let map = std::mem::replace(&mut self.scene.map, OffsetMap::with_bytes(0));
+        let fs = self.scene.fs.crash(CrashChoice::Random(seed));
+        self.scene.fs = fs;
+        self.scene.run("restart");
+        self.scene.map = map;
+    }
+
+    fn found(&self) -> Result<Vec<(i64, String, Option<String>)>, TestCaseError> {
+        self.scene.records().map_err(TestCaseError::fail)
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
@@ -100,6 +127,12 @@ impl Model {
                 for written in &mut self.written[..to] {
                     written.met = written.met.or(Some(now));
                 }
+                for (offset, key, _) in self.found()? {
+                    let at = usize::try_from(offset).expect("not negative");
+                    for newer in self.written[at + 1..].iter_mut().filter(|newer| newer.key == key) {
+                        newer.met = None;
+                    }
+                }
                 if matches!(report.rounds, Rounds::More { .. }) {
                     prop_assert!(report.to > report.from, "a round gets on");
                 }
@@ -108,13 +141,24 @@ impl Model {
             Op::Restart => {
                 self.scene.run("close");
             }
-            Op::Crash(seed) => {
-                let map = std::mem::replace(&mut self.scene.map, OffsetMap::with_bytes(0));
-                let fs = self.scene.fs.crash(CrashChoice::Random(*seed));
-                self.scene.fs = fs;
-                self.scene.run("restart");
-                self.scene.map = map;
+            Op::Crash(seed) => self.crash(*seed),
+            Op::Hold(from, more) => {
+                let range = *from..*from + *more;
+                let there = self.found()?.into_iter().map(|(offset, ..)| offset);
+                self.held = there.filter(|offset| range.contains(offset)).collect();
+                self.scene
+                    .hold(&[Hold::Offsets(Offset(range.start)..Offset(range.end))]);
             }
+            Op::Unhold => {
+                self.held.clear();
+                self.scene.hold(&[]);
+            }
+            Op::UnholdAndCrash(seed) => {
+                self.held.clear();
+                self.scene.write_down(&[]);
+                self.crash(*seed);
+            }
+            Op::Checkpoint => self.scene.store.checkpoint_cleaner_points().expect("written"),
         }
         self.verify()
     }
@@ -122,7 +166,18 @@ impl Model {
     fn verify(&self) -> Result<(), TestCaseError> {
         let end = i64::try_from(self.written.len()).expect("few");
         prop_assert_eq!(self.scene.log.watermarks().log_end.0, end);
-        let found = self.scene.records().map_err(TestCaseError::fail)?;
+        let found = self.found()?;
+        let offsets: BTreeSet<i64> = found.iter().map(|(offset, ..)| *offset).collect();
+        prop_assert!(self.held.is_subset(&offsets), "{:?} is held", self.held);
+        let gone = (0..end).rfind(|offset| !offsets.contains(offset));
+        let told = self.scene.log.compacted_below();
+        prop_assert!(told.tombstones <= told.records, "{:?}", told);
+        prop_assert!(
+            gone.is_none_or(|gone| gone < told.records.0),
+            "{:?} is gone, told {:?}",
+            gone,
+            told
+        );
         let mut newest: BTreeMap<&str, usize> = BTreeMap::new();
         for (at, written) in self.written.iter().enumerate() {
             newest.insert(&written.key, at);
@@ -165,6 +220,8 @@ impl Model {
                 "the newest of {}",
                 key
             );
+            let at = i64::try_from(*at).expect("few");
+            prop_assert!(there || at < told.tombstones.0, "{} is gone, told {:?}", at, told);
         }
         Ok(())
     }

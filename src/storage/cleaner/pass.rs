@@ -147,9 +147,6 @@ impl Partition {
         };
         let passed = self.pass(pass);
         self.write_manifest();
-        if passed.is_err() {
-            self.cleaner.ended_early();
-        }
         match &passed {
             Ok(report) => self.cleaner.passed(pass.now, report),
             Err(CompactError::Storage(error)) => self.cleaner.failed(PassFailure {
@@ -335,6 +332,9 @@ impl Round<'_> {
                         .iter()
                         .map(|(output, _)| u64::from(output.end))
                         .sum::<u64>();
+                    self.partition
+                        .cleaner
+                        .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
                     swap::swap(self.partition, next, outputs)?;
                     at += first.end;
                 }

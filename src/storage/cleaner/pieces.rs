@@ -9,7 +9,8 @@
 //!
 //! Invariants
 //! - The pieces are the whole file, without overlap.
-//! - Batches of a segment grow in offsets and stay below the base of what follows it.
+//! - Batches of a segment grow in offsets and stay below the base of what follows it; one that was moved to other offsets is
+//!   damage, as far as that can be known (`spacing`).
 //! - After damage, what follows is searched with a bounded amount of work; bytes in which nothing was found are a gap.
 //! - Memory: one chunk, or one batch if that is larger. A batch that would be larger is read in chunks first: a length that
 //!   damage made up takes no memory.
@@ -28,7 +29,9 @@ use crate::record::{BatchHeader, Damage, HEADER_LEN, PartwiseCheck, RecordBatch}
 use crate::types::Offset;
 
 use super::super::scan::MAX_BATCH_BYTES;
+use super::super::spacing::{Holes, told, was_moved};
 use super::gate::{CompactError, Gate, Tried};
+use super::source::Source;
 
 /// Bytes asked of the disk at a time.
 pub(super) const CHUNK: usize = 1 << 20;
@@ -46,6 +49,9 @@ pub(super) struct Pieces {
     len: u32,
     /// The least offset that the next batch may have, and the first that none may have.
     offsets: Range<Offset>,
+    holes: Holes,
+    /// Whether the next batch follows on what was seen: not while what lies behind damage is searched.
+    follows: bool,
 }
 
 /// A piece of a segment's log.
@@ -64,8 +70,9 @@ pub(super) enum Piece {
 }
 
 impl Pieces {
-    /// Opens the log at `path`, whose offsets lie in `offsets`.
-    pub(super) fn open(fs: &dyn Fs, path: &Arc<Path>, offsets: Range<Offset>) -> Result<Self, CompactError> {
+    /// Opens the log of a segment.
+    pub(super) fn open(fs: &dyn Fs, source: &Source) -> Result<Self, CompactError> {
+        let path = source.path();
         let file = fs.open(path, OpenMode::Read).tried("open", path)?;
         let len = file.len_bytes().tried("read", path)?;
         Ok(Self {
@@ -75,7 +82,9 @@ impl Pieces {
             chunk_at: 0,
             position: 0,
             len: u32::try_from(len).unwrap_or(u32::MAX),
-            offsets,
+            offsets: source.offsets(),
+            holes: source.sealed.extent.holes(),
+            follows: true,
         })
     }
 
@@ -90,14 +99,20 @@ impl Pieces {
         if position >= self.len {
             return Ok(None);
         }
-        Ok(Some(match self.batch_at(position, gate)? {
+        let batch = match self.batch_at(position, gate)? {
+            Ok(batch) => self.in_place(position, batch, gate)?,
+            damage => damage,
+        };
+        Ok(Some(match batch {
             Ok(batch) => {
                 self.position += batch.header().size_bytes;
                 self.offsets.start = batch.header().next_offset();
+                self.follows = true;
                 Piece::Batch { position, batch }
             }
             Err(reason) => {
                 let offset = self.offsets.start;
+                self.follows = false;
                 self.position = self.search(position, gate)?;
                 Piece::Gap {
                     range: position..self.position,
@@ -106,6 +121,38 @@ impl Pieces {
                 }
             }
         }))
+    }
+
+    /// Passes a sound batch that is where it was written; its base offset lies outside its checksum.
+    fn in_place(
+        &mut self,
+        position: u32,
+        batch: RecordBatch,
+        gate: &mut Gate<'_>,
+    ) -> Result<Result<RecordBatch, String>, CompactError> {
+        let (expected, header) = (self.offsets.start, *batch.header());
+        if header.base_offset == expected || !self.follows {
+            return Ok(Ok(batch));
+        }
+        let moved = match self.holes {
+            Holes::None => true,
+            Holes::Legal => {
+                let behind = position + header.size_bytes;
+                let header_len = len_32(HEADER_LEN);
+                let is_there = self.len - behind >= header_len;
+                if is_there {
+                    self.fill(behind, header_len, gate)?;
+                }
+                is_there
+                    && BatchHeader::parse(&self.held(behind, header_len))
+                        .is_ok_and(|behind| was_moved(expected, &header, &behind))
+            }
+        };
+        Ok(if moved {
+            Err(told(expected, &header))
+        } else {
+            Ok(batch)
+        })
     }
 
     /// Reads bytes of the file, for whoever copies them as they are.

@@ -42,12 +42,19 @@ pub(super) struct Rules<'a> {
     /// Records before it are in the map.
     pub(super) learned_to: Offset,
     pub(super) holds: &'a [Hold],
-    /// Tombstones here count as met for the first time.
+    /// Tombstones of batches that reach into it count as met for the first time.
     pub(super) met_again: Range<Offset>,
     pub(super) now: Timestamp,
     /// What a tombstone met for the first time gets as its horizon.
     pub(super) delete_horizon: Timestamp,
     pub(super) limit: DecompressLimit,
+}
+
+impl Rules<'_> {
+    /// Tells whether the time of the tombstones of a batch begins anew. One horizon is for all of them.
+    fn meets_again(&self, header: &BatchHeader) -> bool {
+        header.base_offset < self.met_again.end && self.met_again.start <= header.last_offset()
+    }
 }
 
 /// See the module.
@@ -130,8 +137,6 @@ struct Look {
     times: TimeSpan,
     /// Tombstones among those that stay, and were learned.
     tombstones: u32,
-    /// Those of them whose time begins anew.
-    tombstones_again: u32,
     /// Tombstones that a later round learns: older records of their keys are still there.
     tombstones_ahead: u32,
     counts: RecordCounts,
@@ -154,6 +159,11 @@ impl<'a> Survivors<'a> {
             },
             stays: Vec::new(),
         }
+    }
+
+    /// Returns the offset before which all records were learned.
+    pub(super) fn learned_to(&self) -> Offset {
+        self.rules.learned_to
     }
 
     /// Returns what was met so far.
@@ -199,7 +209,7 @@ impl<'a> Survivors<'a> {
         self.count(&look.counts);
         // A horizon is for all tombstones of a batch, and counts from when older records are gone.
         let all_met = look.tombstones > 0 && look.tombstones_ahead == 0;
-        let horizon = (all_met && (header.delete_horizon().is_none() || look.tombstones_again > 0))
+        let horizon = (all_met && (header.delete_horizon().is_none() || self.rules.meets_again(header)))
             .then_some(self.rules.delete_horizon);
         let fate = if look.stay == 0 {
             emptied(header, place).fate
@@ -305,7 +315,7 @@ impl<'a> Survivors<'a> {
         }
         let over = record.value.is_none()
             && self.met.tombstones == Tombstones::MayGo
-            && !rules.met_again.contains(&record.offset)
+            && !rules.meets_again(header)
             && header
                 .delete_horizon()
                 .is_some_and(|horizon| horizon <= rules.now);
@@ -364,7 +374,6 @@ impl Look {
                     } else if fate == RecordFate::Stays {
                         // One that is held stays for ever, and its bytes as they are.
                         self.tombstones += 1;
-                        self.tombstones_again += u32::from(rules.met_again.contains(&record.offset));
                     }
                 } else {
                     counts.values_kept += 1;

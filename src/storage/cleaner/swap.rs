@@ -8,9 +8,10 @@
 //!    removes every old file in the range and gives `.swap` its final name.
 //! 5. The old files are removed; the directory is synced. What was open and mapped of them is kept until the end of the swap.
 //!    If it dies here: as above.
-//! 6. `.swap` becomes `<base>.log`; readers are given that name, with what was open and mapped of it; the directory is
-//!    synced. If it dies here: as above, for what still has the old name.
-//! 7. Indexes are written and synced. If it dies here: a start reads the log and makes them.
+//! 6. `.swap` becomes `<base>.log`; readers are given that name, with what was open and mapped of it. If it dies here: as
+//!    above, for what is found under the old name.
+//! 7. Indexes are written and synced, and with their names those of the logs. If it dies here: a start reads the log and makes
+//!    them.
 //!
 //! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start.
 //!
@@ -43,7 +44,6 @@ use super::source::Source;
 
 const SITE_SWAP: SyncSite = SyncSite("directory of finished cleaned logs");
 const SITE_OLD: SyncSite = SyncSite("directory without cleaned logs' originals");
-const SITE_FINAL: SyncSite = SyncSite("directory of swapped logs");
 
 /// Replaces `sources` by finished files.
 pub(super) fn swap(
@@ -54,7 +54,7 @@ pub(super) fn swap(
     let _names = partition.names.lock();
     let dir = partition.dir();
     let until = sources.last().map_or(Offset::ZERO, |last| last.bound);
-    partition.writer.lock().journal = Journal::stale();
+    partition.writer.lock().journal.outdated();
     Journal::remove(&partition.files, &dir)?;
     let old: Vec<Arc<Sealed>> = sources.iter().map(|source| Arc::clone(&source.sealed)).collect();
     let new = drafts
@@ -119,7 +119,7 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
         }
     }
     partition.cleaner.set_unfinished(None);
-    files.fs().sync_dir(&dir, SITE_FINAL).tried("sync", &dir)?;
+    // Syncs the directory, and with it the final names.
     replacements.commit(files)?;
     for (sealed, lens) in written {
         sealed.indexes_written(lens);

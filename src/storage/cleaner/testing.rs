@@ -21,11 +21,12 @@ use crate::record::{
 };
 use crate::types::{Offset, ProducerEpoch, ProducerId, Sequence, Timestamp};
 
-use super::super::segment::{Segment, read};
+use super::super::segment::Segment;
 use super::super::testing::{open_store, small, spec};
+use super::super::walk::read;
 use super::super::{
-    CleanupPolicy, CompactError, Compaction, LogConfig, OffsetMap, Origin, Pace, Partition, PartitionSpec,
-    Pass, PassReport, RollFor, Store,
+    CleanupPolicy, CompactError, Compaction, Hold, LogConfig, OffsetMap, Origin, Pace, Partition,
+    PartitionSpec, Pass, PassReport, RollFor, Store,
 };
 
 const LIMIT: DecompressLimit = DecompressLimit(8 << 20);
@@ -101,7 +102,7 @@ impl Scene {
                 self.reopen(self.fs.crash(CrashChoice::KeepAll));
             }
             "close" => {
-                self.store.close().expect("closed");
+                self.store.close().expect("closed").clean().expect("clean");
                 self.reopen(self.fs.clone());
             }
             step => match step.strip_prefix('+') {
@@ -117,6 +118,17 @@ impl Scene {
             sequences,
             ..Self::on(fs, self.config.clone(), self.now)
         };
+    }
+
+    /// Begins and ends holds, as an administrator does: written down first, then told to the log.
+    pub(super) fn hold(&mut self, holds: &[Hold]) {
+        self.write_down(holds);
+        self.log.configure(self.config.clone());
+    }
+
+    /// Writes holds down and dies before the log is told; the next start knows.
+    pub(super) fn write_down(&mut self, holds: &[Hold]) {
+        self.config.holds = holds.into();
     }
 
     pub(super) fn append(&mut self, step: &str) {
@@ -258,6 +270,14 @@ pub(super) fn records(log: &Partition) -> Result<Vec<Found>, String> {
         from = slice.next_offset;
     }
     Ok(found)
+}
+
+/// The records of sound batches.
+pub(super) fn records_in(bytes: bytes::Bytes) -> Vec<Found> {
+    let batches = Batches::over(bytes, 0);
+    batches
+        .flat_map(|batch| records_of(&batch.expect("sound").1))
+        .collect()
 }
 
 /// Opens one partition at a moment.

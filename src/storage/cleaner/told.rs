@@ -48,9 +48,14 @@ impl Partition {
     pub fn compacted_below(&self) -> CompactedBelow {
         let log_start = self.watermarks().log_start;
         CompactedBelow {
-            records: self.cleaner.point(log_start),
+            records: self.cleaner.compacted_below(log_start),
             tombstones: self.cleaner.tombstones_gone_below(log_start),
         }
+    }
+
+    /// Returns the cleaner point: everything before it is clean.
+    pub fn cleaner_point(&self) -> Offset {
+        self.cleaner.point(self.watermarks().log_start)
     }
 
     /// Tells whether somebody waits for a pass over this log to end: a change of settings, retention, a repair, a removal.

@@ -23,7 +23,8 @@
 //! - The newest record about a base offset counts. Between a replacement and the removals that go with it, segments may
 //!   overlap; only the directory tells which of them are there.
 //! - A closing record counts only as the last one, and only when it agrees with the newest segment's end. It says that
-//!   the file was true when it was written: trust it only together with the data directory's clean-shutdown marker.
+//!   the file was true when it was written: trust it only together with the data directory's clean-shutdown marker. One in
+//!   front of other records is a bound: log start and epoch have not gone back since.
 //! - Whatever is damaged ends the journal: records before it count, nothing behind it does. The owner writes the file
 //!   anew before it appends again.
 //! - Nothing in it is the only copy: it can be made again from the segments, append times excepted.
@@ -177,6 +178,11 @@ impl Manifest {
 
     /// Returns the bytes of a file that says just this, without history.
     pub fn encode_whole(&self) -> Vec<u8> {
+        self.encode_after(None)
+    }
+
+    /// Returns the bytes of a file that says this, and of an earlier close how far log start and epoch had come.
+    pub fn encode_after(&self, earlier: Option<&Closed>) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_LEN);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&VERSION.to_be_bytes());
@@ -185,6 +191,9 @@ impl Manifest {
         bytes.extend_from_slice(&self.partition.0.to_be_bytes());
         let crc = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&crc.to_be_bytes());
+        if let Some(earlier) = earlier {
+            encode_closed(earlier, &mut bytes);
+        }
         for summary in self.segments.values() {
             encode_segment(summary, &mut bytes);
         }

@@ -21,7 +21,7 @@ SEGMENTS = ("--config", "segment.bytes=262144", "--config", "max.message.bytes=6
 DELETED_EVERY = 7
 SHORTENED_ROUNDS = 3
 RETAINED_BYTES = 100_000
-RETAINED_WITHIN_S = 60
+RETAINED_WITHIN_S = 300
 
 Partitions = dict[int, list[dict]]
 

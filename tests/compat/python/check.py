@@ -19,7 +19,7 @@ import record_batch
 from server import Server
 from suite import Suite, equal
 
-DEADLINE_S = 30
+DEADLINE_S = 150
 TIME_MS = 1_356_998_400_000
 PIPELINED = 500
 
@@ -266,7 +266,7 @@ def following(client: Client) -> None:
     while not got:
         got += values([next(stream)])
     fetch = log_pb2.FetchRequest(
-        partitions=[log_pb2.FetchPartition(topic="follow", partition=0, offset=1)], min_bytes=1, max_wait_ms=20_000
+        partitions=[log_pb2.FetchPartition(topic="follow", partition=0, offset=1)], min_bytes=1, max_wait_ms=60_000
     )
     waiting = client.log.Fetch.future(fetch, timeout=DEADLINE_S)
     client.produce("follow", [b"after"])

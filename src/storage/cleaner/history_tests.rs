@@ -1,0 +1,216 @@
+//! What is remembered of a compacted log beyond a pass, a stop and a crash: which tombstones have a time that is over, and what
+//! readers are told of.
+
+use std::sync::Arc;
+
+use expect_test::expect;
+
+use super::super::cleaner_state::{CleanerMarks, CleanerState};
+use super::super::{
+    CleanupPolicy, CompactedBelow, DeletionReason, Hold, LogConfig, OffsetMap, Pace, Retention,
+};
+use super::testing::{Scene, compacted, records};
+use crate::types::{Offset, Timestamp};
+
+fn first_record() -> [Hold; 1] {
+    [Hold::Offsets(Offset(0)..Offset(1))]
+}
+
+/// A log whose first record is held, below a tombstone whose horizon is long over, and is clean as far as a start can know.
+fn held() -> Scene {
+    let mut scene = Scene::new();
+    scene.hold(&first_record());
+    scene.run("a=1 a=~ b=1 roll clean");
+    scene.store.checkpoint().expect("written");
+    scene.run("+200");
+    scene
+}
+
+fn told(scene: &Scene) -> (i64, i64) {
+    let CompactedBelow { records, tombstones } = scene.log.compacted_below();
+    (records.0, tombstones.0)
+}
+
+fn check_that_the_time_begins_anew(scene: &mut Scene) {
+    scene.run("clean");
+    expect![[r#"
+        0: 1 a=~@300 | 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+    scene.run("+100 clean");
+    expect![[r#"
+        0: 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
+fn a_hold_that_ended_before_a_crash_lets_the_tombstones_above_it_begin_anew() {
+    let mut scene = held();
+    scene.hold(&[]);
+    scene.run("restart");
+    check_that_the_time_begins_anew(&mut scene);
+}
+
+#[test]
+fn a_hold_whose_end_only_the_next_start_learns_of_lets_the_tombstones_above_it_begin_anew() {
+    let mut scene = held();
+    scene.write_down(&[]);
+    scene.run("restart");
+    check_that_the_time_begins_anew(&mut scene);
+    let mut scene = held();
+    scene.write_down(&[]);
+    scene.run("close");
+    check_that_the_time_begins_anew(&mut scene);
+}
+
+#[test]
+fn a_clean_stop_without_holds_forgets_no_horizon() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=~ b=1 roll clean close +100 clean");
+    expect![[r#"
+        0: 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
+fn a_batch_that_only_partly_counts_as_clean_begins_its_time_anew_as_a_whole() {
+    let mut scene = Scene::new();
+    scene.hold(&first_record());
+    scene.run("a=1 a=~,c=~ b=1 roll clean +200");
+    scene.map = OffsetMap::with_keys(1);
+    scene.hold(&[]);
+    // The map is full in the middle of the batch, and that is how far the next start knows.
+    let report = scene.clean().expect("cleaned");
+    assert_eq!((report.to, report.records.superseded), (Offset(2), 1));
+    scene.store.checkpoint().expect("written");
+    scene.run("restart clean clean");
+    expect![[r#"
+        0: 1 a=~@300 2 c=~@300 | 3 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
+fn after_a_crash_readers_are_told_of_all_that_a_pass_may_have_replaced() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=~ b=1 roll clean c=1 roll +100 clean d=1");
+    assert_eq!(told(&scene), (4, 4));
+    // No checkpoint tells of the passes.
+    scene.run("restart");
+    assert_eq!(told(&scene), (4, 4));
+    let mut idle = Scene::new();
+    idle.run("a=1 a=2 roll clean restart");
+    assert_eq!(told(&idle), (2, 2), "its active segment was empty");
+}
+
+#[test]
+fn when_a_hold_ends_readers_are_told_as_before_though_the_log_is_dirty_again() {
+    let mut scene = held();
+    assert_eq!(told(&scene), (3, 0));
+    scene.hold(&[]);
+    assert_eq!(scene.log.cleaner_point(), Offset(0));
+    assert_eq!(told(&scene), (3, 0));
+    scene.run("close");
+    assert_eq!(scene.log.cleaner_point(), Offset(0));
+    assert_eq!(told(&scene), (3, 3));
+}
+
+#[test]
+fn readers_are_told_before_the_first_segment_of_a_pass_is_replaced() {
+    // Too small for both segments to become one.
+    let mut scene = Scene::with(LogConfig {
+        segment_bytes: 150,
+        ..compacted()
+    });
+    scene.run("a=1 a=~ roll clean +100 b=1 b=2 roll");
+    assert_eq!(told(&scene), (2, 0));
+    let log = Arc::clone(&scene.log);
+    let before = records(&log).expect("read");
+    let mut changed = 0;
+    let mut budget = |_| {
+        if records(&log).expect("read") != before {
+            changed += 1;
+            let below = log.compacted_below();
+            assert_eq!((below.records, below.tombstones), (Offset(4), Offset(4)));
+        }
+        Pace::Go
+    };
+    scene.clean_within(&mut budget).expect("cleaned");
+    assert_eq!(told(&scene), (4, 4));
+    assert_eq!(
+        scene.log.compaction(Timestamp(scene.now)).cleaner_point,
+        Offset(4)
+    );
+    assert!(
+        changed > 0,
+        "the second segment is read after the first was replaced"
+    );
+}
+
+/// Checklist 78.
+#[test]
+fn a_cleaner_point_beyond_the_log_or_before_its_start_counts_for_nothing() {
+    let begun = |point: i64, compacted_below: i64| {
+        let marks = CleanerMarks {
+            point: Some(Offset(point)),
+            compacted_below: Offset(compacted_below),
+        };
+        let state = CleanerState::new(marks, &(Offset(10)..Offset(20)));
+        let start = Offset(10);
+        (state.point(start).0, state.compacted_below(start).0)
+    };
+    assert_eq!(begun(9, 0), (10, 10));
+    assert_eq!(begun(10, 0), (10, 10));
+    assert_eq!(begun(15, 0), (15, 15));
+    assert_eq!(begun(20, 0), (20, 20));
+    assert_eq!(begun(21, 0), (10, 10));
+    assert_eq!(begun(15, 17), (15, 17));
+    assert_eq!(begun(15, 21), (15, 20));
+}
+
+/// Checklist 80.
+#[test]
+fn under_compact_and_delete_old_segments_go_by_time_and_newer_ones_are_compacted() {
+    let mut scene = Scene::with(LogConfig {
+        cleanup: CleanupPolicy::CompactAndDelete,
+        retention: Retention {
+            ms: Some(1000),
+            bytes: None,
+        },
+        // Room for two batches: what is cleaned does not become one segment.
+        segment_bytes: 150,
+        ..compacted()
+    });
+    scene.run("a=1 b=1 roll +900 c=1 a=2 roll c=2 d=1 roll clean");
+    expect![[r#"
+        0: 1 b=1
+        2: 3 a=2
+        4: 4 c=2 | 5 d=1
+    "#]]
+    .assert_eq(&scene.picture());
+    let retain = |scene: &Scene| {
+        let looked = scene
+            .store
+            .retain(&[Arc::clone(&scene.log)], Timestamp(scene.now));
+        let gone: Vec<_> = looked.into_iter().flat_map(|one| one.deleted).collect();
+        gone.iter()
+            .map(|gone| (gone.base.0, gone.reason))
+            .collect::<Vec<_>>()
+    };
+    scene.run("+100");
+    assert_eq!(retain(&scene), [], "it is as old as the limit");
+    scene.run("+1");
+    assert_eq!(retain(&scene), [(0, DeletionReason::Time)]);
+    scene.run("d=2 roll clean close");
+    expect![[r#"
+        2: 3 a=2
+        4: 4 c=2 | 6 d=2
+    "#]]
+    .assert_eq(&scene.picture());
+    assert_eq!(scene.log.watermarks().log_start, Offset(2));
+    scene.run("+2000");
+    assert_eq!(retain(&scene).len(), 2);
+    assert_eq!(scene.records().expect("read"), []);
+}

@@ -1,0 +1,582 @@
+//! Cold reads: batches by offset and offsets by time, from segments that are only in the bucket.
+//!
+//! ```text
+//! manifest -> which segment -> footer and trailer    one range, known from the manifest; kept afterwards
+//!                           -> page of the time index    one range of at most 96 KiB, for a read by time
+//!                           -> page of the offset index  one range of at most 64 KiB
+//!                           -> window of the log         one range: what the reader takes, and a little before it
+//!                                                        grows when there is still nothing in it
+//! ```
+//!
+//! The answers are those of a local read (`storage/read.rs`): the same indexes are searched by the same code, and the same rules say which
+//! batches belong to an answer. A slice may end earlier, where what was fetched ends.
+//!
+//! A point lookup fetches footer, pages and one window: less than half a chunk beyond its batch ([`super::object`]). Segments are passed
+//! over by the least and greatest timestamps in the manifest: they are not opened.
+//!
+//! Invariants
+//! - Each batch that is returned has had its CRC checked: its bytes went through other hands. What lies outside the CRC is held against the
+//!   segment's offsets and the order of batches.
+//! - Pages and footers are checked before they are believed. Damage names the object.
+//! - Memory: what is asked for at most, or one batch if that is larger; [`MAX_FOOTERS`] footers.
+//!
+//! What is not here: a cache of chunks, reading ahead, several readers who share a fetch, and what a reader may see (the caller bounds it).
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
+
+use super::error::{TierError, Trouble};
+use super::keys::{ObjectId, PartitionKey};
+use super::manifest::{Manifest, TieredSegment};
+use super::object::{Footer, ObjectDamage, Section, SectionKind, TRAILER_LEN, Trailer};
+use super::store::TierStore;
+use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
+use crate::storage::{
+    AbortedTransaction, FirstBatch, Found, OffsetEntry, OffsetIndex, Read, RelativeOffset, Slice, TimeIndex,
+    TxnIndex,
+};
+use crate::types::{Offset, Timestamp};
+
+/// Footers kept at most; one has a few KiB.
+pub(super) const MAX_FOOTERS: usize = 1024;
+/// So much is passed over in one call before it returns to say how far it came, in bytes; as a local read.
+const SKIP_BUDGET: u64 = 64 << 20;
+/// The first window of a walk beyond what was asked for: an index entry lies at most so far before its batch, mostly.
+const WINDOW_SLACK: u64 = 16 << 10;
+/// The least and the greatest window.
+const WINDOW: (u64, u64) = (64 << 10, 4 << 20);
+/// Aborted transactions of a segment that are fetched at most, in bytes: two million.
+const MAX_TRANSACTIONS_BYTES: u64 = 64 << 20;
+
+/// Reads one partition's segments in the bucket, as one state of the manifest names them.
+#[derive(Debug)]
+pub struct ColdLog {
+    store: TierStore,
+    partition: PartitionKey,
+    manifest: Arc<Manifest>,
+    footers: Mutex<BTreeMap<ObjectId, Arc<Footer>>>,
+}
+
+/// What to look for by time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FindTime {
+    /// A record of this time or later.
+    pub at: Timestamp,
+    /// At this offset or later.
+    pub from: Offset,
+    /// Below this offset.
+    pub bound: Offset,
+    /// A batch that decompresses to more is an error.
+    pub max_decompressed_bytes: u32,
+}
+
+impl ColdLog {
+    /// Makes a reader of what `manifest` names.
+    pub fn new(store: TierStore, partition: PartitionKey, manifest: Arc<Manifest>) -> Self {
+        Self {
+            store,
+            partition,
+            manifest,
+            footers: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// Returns the manifest that it reads by.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        &self.manifest
+    }
+
+    /// Reads batches as a local read does. Where the bucket ends, so does the answer: `next_offset` is at most its end.
+    ///
+    /// # Errors
+    /// [`TierError::Damaged`], [`TierError::Call`]; also when an object is gone, as after a change of the manifest that is not known here.
+    pub async fn read(&self, read: &Read) -> Result<Slice, TierError> {
+        let until = read.until.min(self.manifest.end());
+        let nothing = |next_offset: Offset| Slice {
+            bytes: Bytes::new(),
+            next_offset: next_offset.max(read.from),
+        };
+        let mut from = read.from;
+        let mut budget = SKIP_BUDGET;
+        loop {
+            if from >= until {
+                return Ok(nothing(from));
+            }
+            let Some(segment) = self.segment_for(from, read.times.as_ref()) else {
+                return Ok(nothing(until));
+            };
+            if segment.id.base >= until {
+                return Ok(nothing(until));
+            }
+            from = from.max(segment.id.base);
+            let end = segment.next_offset().min(until);
+            match self.step(segment, Run { read, from, until }, &mut budget).await? {
+                Step::Found(slice) => return Ok(slice),
+                Step::Nothing { next_offset } if budget == 0 => return Ok(nothing(next_offset)),
+                Step::Nothing { next_offset } => from = next_offset.max(end),
+            }
+        }
+    }
+
+    /// Finds the first record that `find` describes.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn find_time(&self, find: &FindTime) -> Result<Option<Found>, TierError> {
+        let mut from = find.from;
+        loop {
+            let times = find.at..Timestamp::MAX;
+            let Some(segment) = self.segment_for_start(from, times.start) else {
+                return Ok(None);
+            };
+            if segment.id.base >= find.bound {
+                return Ok(None);
+            }
+            let cold = self.open(segment).await?;
+            let start = cold.position_of(Some(find.at), find.from).await?;
+            let mut walk = cold.walk(start, WINDOW.0);
+            while let Some((position, header)) = walk.next_header().await? {
+                if header.base_offset >= find.bound {
+                    return Ok(None);
+                }
+                let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
+                if header.last_offset() < find.from || !may_hold || header.is_control() {
+                    continue;
+                }
+                let bytes = walk
+                    .range(position..position + u64::from(header.size_bytes))
+                    .await?;
+                if let Some(found) = cold.first_in_batch(bytes, position, find)? {
+                    return Ok(Some(found).filter(|found| found.offset < find.bound));
+                }
+            }
+            from = segment.next_offset();
+        }
+    }
+
+    /// Collects the aborted transactions that overlap `range`, by first offset.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, TierError> {
+        let mut overlapping = Vec::new();
+        let mut next = self.manifest.segment_at(range.start);
+        while let Some(segment) = next {
+            let mut decided = false;
+            if segment.summary.txn_index_bytes.is_some() {
+                let cold = self.open(segment).await?;
+                for aborted in cold.aborted().await? {
+                    if aborted.last_offset >= range.start && aborted.first_offset < range.end {
+                        overlapping.push(aborted);
+                    }
+                    decided |= aborted.last_stable_offset >= range.end;
+                }
+            }
+            if decided {
+                break;
+            }
+            next = self.manifest.segment_at(segment.next_offset());
+        }
+        overlapping.sort_by_key(|aborted| aborted.first_offset);
+        Ok(overlapping)
+    }
+
+    fn behind(&self, from: Offset) -> impl Iterator<Item = &TieredSegment> {
+        let first = self.manifest.segment_at(from).map(|segment| segment.id.base);
+        let range = first.map(|first| self.manifest.segments().range(first..));
+        range.into_iter().flatten().map(|(_, segment)| &**segment)
+    }
+
+    fn segment_for_start(&self, from: Offset, at: Timestamp) -> Option<&TieredSegment> {
+        let late = |segment: &&TieredSegment| {
+            segment
+                .summary
+                .greatest_timestamp
+                .is_some_and(|greatest| greatest >= at)
+        };
+        self.behind(from).find(late)
+    }
+
+    fn segment_for(&self, from: Offset, times: Option<&Range<Timestamp>>) -> Option<&TieredSegment> {
+        let Some(times) = times else {
+            return self.behind(from).next();
+        };
+        self.behind(from).find(|segment| {
+            let summary = &segment.summary;
+            summary
+                .greatest_timestamp
+                .is_some_and(|greatest| greatest >= times.start)
+                && summary.least_timestamp.is_some_and(|least| least < times.end)
+        })
+    }
+
+    async fn open<'a>(&'a self, segment: &'a TieredSegment) -> Result<ColdSegment<'a>, TierError> {
+        let known = self.footers.lock().get(&segment.id).cloned();
+        let key = self.partition.segment(segment.id);
+        let footer = match known {
+            Some(footer) => footer,
+            None => {
+                let footer = Arc::new(read_footer(&self.store, &self.partition, segment).await?);
+                let mut footers = self.footers.lock();
+                if footers.len() >= MAX_FOOTERS {
+                    footers.pop_first();
+                }
+                footers.insert(segment.id, Arc::clone(&footer));
+                footer
+            }
+        };
+        Ok(ColdSegment {
+            store: &self.store,
+            key,
+            footer,
+        })
+    }
+
+    /// Walks one segment and returns the first run of wanted batches.
+    async fn step(&self, segment: &TieredSegment, run: Run<'_>, budget: &mut u64) -> Result<Step, TierError> {
+        let Run { read, from, until } = run;
+        let cold = self.open(segment).await?;
+        let start = cold
+            .position_of(read.times.as_ref().map(|times| times.start), from)
+            .await?;
+        let wanted = u64::try_from(read.max_bytes)
+            .expect("64 bits fit")
+            .saturating_add(WINDOW_SLACK);
+        let mut walk = cold.walk(start, wanted);
+        let mut found: Option<Range<u64>> = None;
+        let mut next_offset = from;
+        while next_offset < until {
+            // What was fetched is enough of an answer; asking for more only to see that it does not fit would be a request.
+            if found.is_some() && !walk.has_header() {
+                break;
+            }
+            let Some((position, header)) = walk.next_header().await? else {
+                break;
+            };
+            if header.base_offset >= until {
+                break;
+            }
+            let end = position + u64::from(header.size_bytes);
+            if header.last_offset() < from || !may_match(&header, read.times.as_ref()) {
+                if found.is_some() {
+                    break;
+                }
+                next_offset = next_offset.max(header.next_offset().min(until));
+                if header.last_offset() >= from {
+                    *budget = budget.saturating_sub(u64::from(header.size_bytes));
+                }
+                if *budget == 0 {
+                    return Ok(Step::Nothing { next_offset });
+                }
+                continue;
+            }
+            let start = found.as_ref().map_or(position, |found| found.start);
+            let fits = usize::try_from(end - start).is_ok_and(|len| len <= read.max_bytes);
+            if !fits && found.is_some() {
+                break;
+            }
+            if !fits && read.first == FirstBatch::IfItFits {
+                return Ok(Step::Found(Slice {
+                    bytes: Bytes::new(),
+                    next_offset,
+                }));
+            }
+            found = Some(start..end);
+            next_offset = header.next_offset();
+            if !fits {
+                break;
+            }
+        }
+        let Some(found) = found else {
+            return Ok(Step::Nothing { next_offset });
+        };
+        let bytes = walk.range(found.clone()).await?;
+        cold.check_batches(&bytes, found.start)?;
+        Ok(Step::Found(Slice { bytes, next_offset }))
+    }
+}
+
+struct Run<'a> {
+    read: &'a Read,
+    from: Offset,
+    until: Offset,
+}
+
+enum Step {
+    Found(Slice),
+    Nothing { next_offset: Offset },
+}
+
+fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
+    let Some(times) = times else { return true };
+    !header.is_control()
+        && header
+            .max_timestamp
+            .is_some_and(|greatest| greatest >= times.start)
+}
+
+/// Fetches the footer of a segment that the manifest names, and holds both against each other.
+///
+/// # Errors
+/// [`TierError::Damaged`], [`TierError::Call`].
+pub async fn read_footer(
+    store: &TierStore,
+    partition: &PartitionKey,
+    segment: &TieredSegment,
+) -> Result<Footer, TierError> {
+    let key = partition.segment(segment.id);
+    let damaged = |damage: ObjectDamage| TierError::object(&store.name(&key), damage);
+    let end_len = u64::from(segment.footer_len) + TRAILER_LEN as u64;
+    let object_len = segment.object_bytes;
+    let start = object_len
+        .checked_sub(end_len)
+        .ok_or_else(|| damaged(ObjectDamage::Length { object_len }))?;
+    let bytes = fetch(store, &key, start..object_len).await?;
+    let (footer, trailer) = bytes.split_at(bytes.len() - TRAILER_LEN);
+    let trailer = Trailer::decode(trailer, object_len).map_err(damaged)?;
+    let footer = Footer::decode(footer, &trailer).map_err(damaged)?;
+    let is_it = trailer.footer_crc == segment.footer_crc
+        && footer.id == segment.id
+        && footer.topic_id == partition.topic_id
+        && footer.partition == partition.partition
+        && footer.summary == segment.summary;
+    is_it
+        .then_some(footer)
+        .ok_or_else(|| damaged(ObjectDamage::Stranger))
+}
+
+async fn fetch(store: &TierStore, key: &str, range: Range<u64>) -> Result<Bytes, TierError> {
+    store.get_range(key, range).await?.ok_or_else(|| TierError::Call {
+        operation: "fetch",
+        key: store.name(key),
+        trouble: Trouble::NotFound,
+        source: "a manifest names it".into(),
+    })
+}
+
+/// A segment whose footer was read.
+struct ColdSegment<'a> {
+    store: &'a TierStore,
+    key: String,
+    footer: Arc<Footer>,
+}
+
+impl ColdSegment<'_> {
+    fn damaged(&self, reason: String) -> TierError {
+        TierError::Damaged {
+            key: self.store.name(&self.key),
+            reason,
+        }
+    }
+
+    async fn page(&self, section: &Section, index: usize) -> Result<Bytes, TierError> {
+        let Some(range) = section.page(index) else {
+            return Ok(Bytes::new());
+        };
+        let bytes = fetch(self.store, &self.key, range).await?;
+        section
+            .check_page(index, &bytes)
+            .map_err(|damage| TierError::object(&self.store.name(&self.key), damage))?;
+        Ok(bytes)
+    }
+
+    /// Returns a position before which there is no record of `from` or later that has a timestamp of `at` or later.
+    async fn position_of(&self, at: Option<Timestamp>, from: Offset) -> Result<u64, TierError> {
+        let base = self.footer.summary.base_offset;
+        let mut floor = base;
+        if let (Some(at), Some(section)) = (at, self.footer.section(SectionKind::TIME_INDEX))
+            && let Some(page) = TimeIndex::trusted(&section.fences)
+                .count_not_after(at)
+                .checked_sub(1)
+        {
+            let bytes = self.page(section, page).await?;
+            floor = TimeIndex::trusted(&bytes)
+                .floor(at)
+                .map_or(base, |entry| entry.last_offset.from_base(base));
+        }
+        let (Some(target), Some(section)) = (
+            RelativeOffset::new(from.max(floor), base),
+            self.footer.section(SectionKind::OFFSET_INDEX),
+        ) else {
+            return Ok(0);
+        };
+        let Some(page) = OffsetIndex::trusted(&section.fences)
+            .count_not_after(target)
+            .checked_sub(1)
+        else {
+            return Ok(0);
+        };
+        // The first entry of a page is known: when it is the one, the page is not.
+        let bytes = if is_exactly(&section.fences, page, target) {
+            section
+                .fences
+                .slice(page * OffsetEntry::LEN..(page + 1) * OffsetEntry::LEN)
+        } else {
+            self.page(section, page).await?
+        };
+        Ok(u64::from(OffsetIndex::trusted(&bytes).position_before(target).0))
+    }
+
+    fn walk(&self, position: u64, window: u64) -> Walk<'_> {
+        let summary = &self.footer.summary;
+        Walk {
+            cold: self,
+            position,
+            end: summary.log_bytes,
+            offsets: summary.base_offset..summary.next_offset,
+            window: Bytes::new(),
+            window_at: position,
+            next_len: window.clamp(WINDOW.0, WINDOW.1),
+        }
+    }
+
+    async fn aborted(&self) -> Result<Vec<AbortedTransaction>, TierError> {
+        let Some(section) = self.footer.section(SectionKind::TRANSACTIONS) else {
+            return Ok(Vec::new());
+        };
+        if section.len_bytes > MAX_TRANSACTIONS_BYTES {
+            return Err(self.damaged(format!(
+                "it has {} bytes of aborted transactions",
+                section.len_bytes
+            )));
+        }
+        let mut bytes = BytesMut::new();
+        for page in 0..section.page_crcs.len() {
+            bytes.extend_from_slice(&self.page(section, page).await?);
+        }
+        Ok(TxnIndex::trusted(&bytes).iter().collect())
+    }
+
+    fn check_batches(&self, bytes: &Bytes, position: u64) -> Result<(), TierError> {
+        let mut rest = bytes.clone();
+        let mut at = position;
+        while !rest.is_empty() {
+            let broken = |damage: crate::record::Damage| self.damaged(format!("at position {at}: {damage}"));
+            let header = BatchHeader::parse(&rest).map_err(broken)?;
+            let len = usize::try_from(header.size_bytes).expect("32 bits fit");
+            let batch = RecordBatch::parse(rest.split_to(len.min(rest.len()))).map_err(broken)?;
+            batch.verify_crc().map_err(broken)?;
+            at += u64::from(header.size_bytes);
+        }
+        Ok(())
+    }
+
+    fn first_in_batch(
+        &self,
+        bytes: Bytes,
+        position: u64,
+        find: &FindTime,
+    ) -> Result<Option<Found>, TierError> {
+        let broken =
+            |damage: crate::record::Damage| self.damaged(format!("at position {position}: {damage}"));
+        let batch = RecordBatch::parse(bytes).map_err(broken)?;
+        batch.verify_crc().map_err(broken)?;
+        let leader_epoch = batch.header().leader_epoch;
+        let limit = DecompressLimit(find.max_decompressed_bytes);
+        for record in batch.records(limit).map_err(broken)? {
+            let record = record.map_err(broken)?;
+            match record.timestamp {
+                Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
+                    return Ok(Some(Found {
+                        offset: record.offset,
+                        timestamp,
+                        leader_epoch,
+                    }));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_exactly(fences: &Bytes, page: usize, target: RelativeOffset) -> bool {
+    let fence = &fences[page * OffsetEntry::LEN..(page + 1) * OffsetEntry::LEN];
+    OffsetIndex::trusted(fence)
+        .last()
+        .is_some_and(|entry| entry.last_offset == target)
+}
+
+/// Walks batch headers, by windows of the log.
+struct Walk<'a> {
+    cold: &'a ColdSegment<'a>,
+    position: u64,
+    end: u64,
+    /// What offsets may still come.
+    offsets: Range<Offset>,
+    window: Bytes,
+    window_at: u64,
+    next_len: u64,
+}
+
+impl Walk<'_> {
+    fn window_end(&self) -> u64 {
+        self.window_at + u64::try_from(self.window.len()).expect("64 bits fit")
+    }
+
+    /// True when the next header was fetched already.
+    fn has_header(&self) -> bool {
+        let header = u64::try_from(HEADER_LEN).expect("64 bits fit");
+        self.position >= self.window_at && self.position + header <= self.window_end()
+    }
+
+    async fn next_header(&mut self) -> Result<Option<(u64, BatchHeader)>, TierError> {
+        let at = self.position;
+        if at >= self.end {
+            return Ok(None);
+        }
+        if self.end - at < u64::try_from(HEADER_LEN).expect("64 bits fit") {
+            return Err(self.cold.damaged(format!(
+                "{} bytes are left at position {at}, no batch",
+                self.end - at
+            )));
+        }
+        if !self.has_header() {
+            let to = at.saturating_add(self.next_len).min(self.end);
+            self.window = fetch(self.cold.store, &self.cold.key, at..to).await?;
+            self.window_at = at;
+            self.next_len = (2 * self.next_len).min(WINDOW.1);
+        }
+        let within = usize::try_from(at - self.window_at).expect("a window is small");
+        let header = BatchHeader::parse(&self.window[within..within + HEADER_LEN])
+            .map_err(|damage| self.cold.damaged(format!("at position {at}: {damage}")))?;
+        let next = at + u64::from(header.size_bytes);
+        let in_place = header.base_offset >= self.offsets.start && header.last_offset() < self.offsets.end;
+        if !in_place || next > self.end {
+            let (first, last) = (header.base_offset, header.last_offset());
+            return Err(self.cold.damaged(format!(
+                "at position {at}: a batch of offsets {first} to {last} and {} bytes does not belong there",
+                header.size_bytes
+            )));
+        }
+        self.offsets.start = header.next_offset();
+        self.position = next;
+        Ok(Some((at, header)))
+    }
+
+    /// Returns bytes that begin in the window; what lies beyond it is fetched.
+    async fn range(&self, range: Range<u64>) -> Result<Bytes, TierError> {
+        let window_end = self.window_end();
+        if range.start < self.window_at || range.start >= window_end {
+            return fetch(self.cold.store, &self.cold.key, range).await;
+        }
+        let from = usize::try_from(range.start - self.window_at).expect("a window is small");
+        if range.end <= window_end {
+            let to = usize::try_from(range.end - self.window_at).expect("a window is small");
+            return Ok(self.window.slice(from..to));
+        }
+        let rest = fetch(self.cold.store, &self.cold.key, window_end..range.end).await?;
+        let mut whole = BytesMut::with_capacity(self.window.len() - from + rest.len());
+        whole.extend_from_slice(&self.window[from..]);
+        whole.extend_from_slice(&rest);
+        Ok(whole.freeze())
+    }
+}
+
+#[cfg(test)]
+#[path = "read_tests.rs"]
+mod tests;

@@ -1,0 +1,445 @@
+//! Uploading: a sealed segment becomes an object, and the object a line of the manifest.
+//!
+//! Step by step
+//! 1. The manifest already has these offsets: nothing is to be done. (A crash after step 4 comes back here.)
+//! 2. The object is put under a key with a new random attempt. If it dies here, or the answer is lost for good: an object, or parts of
+//!    one, that nobody names; the next try draws another key, and the sweep finds the old one.
+//! 3. The object's length is asked for, and its last bytes are read back: footer and trailer, which have the checksums of all others. If
+//!    they differ the object is removed and the upload fails.
+//! 4. The next entry of the manifest is created. If it dies here: either the entry is there, and step 1 finds it, or the object is an
+//!    orphan as in step 2. A lost answer is told by the bytes ([`super::store`]), a lost race by the winner's epoch ([`super::ledger`]).
+//!
+//! What a fenced server still uploads lies under a key of its own epoch, and it never gets past step 4.
+//!
+//! Memory: the parts on their way, [`PARTS_IN_FLIGHT`] of [`PART_BYTES`], and the one that is being read. Files are read and checksums
+//! made on threads that may block.
+//!
+//! Invariants
+//! - The object's first bytes are the log's, unchanged.
+//! - No object is named before it was found whole.
+//! - Files are opened before the first byte is sent: a segment that is replaced or removed meanwhile is uploaded as it was, and the
+//!   manifest decides whether it still fits.
+//!
+//! What is not here: which segments may go (below the last stable offset and the recovery point), when, how fast, and trying again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::error::TierError;
+use super::keys::{ObjectId, PartitionKey};
+use super::ledger::{Appended, Author, Contradiction, Ledger};
+use super::manifest::{Manifest, ManifestEdit, TieredSegment};
+use super::object::SectionKind;
+use super::object_writer::{ObjectFacts, ObjectWriter, Tail};
+use super::store::{LargePut, Published, TierStore};
+use crate::env::{File, Fs, OpenMode};
+use crate::storage::SegmentSummary;
+use crate::types::Timestamp;
+
+/// Bytes of a part of a large object: more than the 5 MiB that S3 asks for, and 80 GiB in its 10,000 parts.
+pub(super) const PART_BYTES: usize = 8 << 20;
+/// Parts on their way at the same time.
+pub(super) const PARTS_IN_FLIGHT: usize = 4;
+
+/// A segment that takes no more appends, as its owner hands it over.
+#[derive(Clone, Debug)]
+pub struct SealedSegment {
+    /// Offsets, times and sizes.
+    pub summary: SegmentSummary,
+    /// Its `.log`.
+    pub log: PathBuf,
+    /// What goes with it: indexes, producers at its end, epochs up to its end. Empty ones may be left out.
+    pub sections: Vec<(SectionKind, SectionSource)>,
+}
+
+/// Where the bytes of a section are.
+#[derive(Clone, Debug)]
+pub enum SectionSource {
+    /// In a file, all of it.
+    File(PathBuf),
+    /// In memory.
+    Bytes(Bytes),
+}
+
+/// For one upload.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    /// On whose behalf.
+    pub author: Author,
+    /// Drawn at random, new for every try.
+    pub attempt: u64,
+    /// The present.
+    pub now: Timestamp,
+}
+
+/// What came of an upload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Uploaded {
+    /// The segment is in the bucket, as this.
+    Now(TieredSegment),
+    /// It was there before.
+    Already,
+}
+
+/// Puts segments of one disk into one bucket. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Uploader {
+    fs: Arc<dyn Fs>,
+    store: TierStore,
+}
+
+impl Uploader {
+    /// Joins a disk and a bucket.
+    pub fn new(fs: Arc<dyn Fs>, store: TierStore) -> Self {
+        Self { fs, store }
+    }
+
+    /// Uploads the segment behind all that the manifest has, and writes it down there. When it returns, the segment is durable in the bucket.
+    ///
+    /// # Errors
+    /// [`TierError::Contradiction`] when the segment does not lie behind the others; [`TierError::Fenced`]; [`TierError::Segment`] when a file
+    /// cannot be read; [`TierError::Call`], after which the same segment may be handed over again.
+    pub async fn upload(
+        &self,
+        partition: &PartitionKey,
+        manifest: &mut Ledger<Manifest>,
+        segment: &SealedSegment,
+        ticket: Ticket,
+    ) -> Result<Uploaded, TierError> {
+        if has(manifest.state(), &segment.summary) {
+            return Ok(Uploaded::Already);
+        }
+        let end = manifest.state().end();
+        if !manifest.state().segments().is_empty() && segment.summary.base_offset < end {
+            return Err(TierError::Contradiction {
+                ledger: self.store.name(manifest.path()),
+                source: Contradiction(format!(
+                    "a segment from offset {} does not lie behind offset {end}",
+                    segment.summary.base_offset
+                )),
+            });
+        }
+        let tiered = self.put(partition, segment, ticket).await?;
+        let change = |state: &Manifest| {
+            let is_new = !has(state, &tiered.summary);
+            is_new.then(|| vec![ManifestEdit::Added(tiered.clone())])
+        };
+        match manifest.append(ticket.author, ticket.now, change).await? {
+            Appended::At(_) => Ok(Uploaded::Now(tiered)),
+            Appended::Nothing => {
+                let is_ours = manifest
+                    .state()
+                    .segments()
+                    .values()
+                    .any(|known| known.id == tiered.id);
+                if is_ours {
+                    return Ok(Uploaded::Now(tiered));
+                }
+                // An earlier try of ours had got through after all. Ours is named by nobody; the sweep finds it if this fails.
+                let _ = self.store.delete(&partition.segment(tiered.id)).await;
+                Ok(Uploaded::Already)
+            }
+        }
+    }
+
+    /// Uploads what the cleaner made of `removed`, neighbours in the manifest, and puts it in their place there.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload); [`TierError::Contradiction`] when the removed ones are not there.
+    pub async fn replace(
+        &self,
+        partition: &PartitionKey,
+        manifest: &mut Ledger<Manifest>,
+        replacement: &Replacement,
+        ticket: Ticket,
+    ) -> Result<Vec<TieredSegment>, TierError> {
+        let mut added = Vec::new();
+        for segment in &replacement.added {
+            added.push(self.put(partition, segment, ticket).await?);
+        }
+        let change = |state: &Manifest| {
+            let is_done = added.iter().any(|segment| {
+                let known = state.segments().get(&segment.id.base);
+                known.is_some_and(|known| known.id == segment.id)
+            });
+            (!is_done).then(|| {
+                vec![ManifestEdit::Replaced {
+                    removed: replacement.removed.clone(),
+                    added: added.clone(),
+                }]
+            })
+        };
+        manifest.append(ticket.author, ticket.now, change).await?;
+        Ok(added)
+    }
+
+    /// Puts the object of a segment and makes sure that it is there, steps 2 and 3.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    pub async fn put(
+        &self,
+        partition: &PartitionKey,
+        segment: &SealedSegment,
+        ticket: Ticket,
+    ) -> Result<TieredSegment, TierError> {
+        let id = ObjectId {
+            base: segment.summary.base_offset,
+            epoch: ticket.author.epoch,
+            attempt: ticket.attempt,
+        };
+        let key = partition.segment(id);
+        let facts = ObjectFacts {
+            partition: partition.clone(),
+            id,
+            written: ticket.now,
+            summary: segment.summary.clone(),
+        };
+        let intake = self
+            .open(segment, facts)
+            .await
+            .map_err(|source| self.unread(&key, source))?;
+        let tail = self.send(&key, intake).await?;
+        self.check(&key, &tail).await?;
+        Ok(TieredSegment {
+            id,
+            object_bytes: tail.object_len(),
+            footer_len: tail.trailer.footer_len,
+            footer_crc: tail.trailer.footer_crc,
+            summary: segment.summary.clone(),
+        })
+    }
+
+    async fn open(&self, segment: &SealedSegment, facts: ObjectFacts) -> io::Result<Intake> {
+        let (fs, segment) = (Arc::clone(&self.fs), segment.clone());
+        blocking(move || {
+            let mut sources = vec![(
+                None,
+                Source::open(&*fs, &segment.log, Some(facts.summary.log_bytes))?,
+            )];
+            for (kind, source) in segment.sections {
+                let source = match source {
+                    SectionSource::File(path) => Source::open(&*fs, &path, None)?,
+                    SectionSource::Bytes(bytes) => Source::Bytes(bytes),
+                };
+                sources.push((Some(kind), source));
+            }
+            Ok(Intake {
+                sources,
+                index: 0,
+                position: 0,
+                writer: ObjectWriter::begin(facts),
+            })
+        })
+        .await
+    }
+
+    async fn send(&self, key: &str, intake: Intake) -> Result<Tail, TierError> {
+        let (intake, first) = self.next_part(key, intake).await?;
+        if first.len() == PART_BYTES {
+            let mut put = self.store.begin(key).await?;
+            let sent = self.send_parts(key, intake, first, &mut put).await;
+            if sent.is_err() {
+                // The parts cost room until they go; when even this fails, a rule of the bucket removes them.
+                let _ = put.abort().await;
+            }
+            return sent;
+        }
+        let tail = self.finish(key, intake)?;
+        let whole = Bytes::from([&first[..], &tail.bytes].concat());
+        match self.store.publish(key, whole).await? {
+            Published::Ours => Ok(tail),
+            Published::Theirs(_) => Err(TierError::Damaged {
+                key: self.store.name(key),
+                reason: "an object with another content has this key, which was drawn for one upload only"
+                    .to_owned(),
+            }),
+        }
+    }
+
+    async fn send_parts(
+        &self,
+        key: &str,
+        mut intake: Intake,
+        first: Vec<u8>,
+        put: &mut LargePut,
+    ) -> Result<Tail, TierError> {
+        let mut on_their_way = FuturesUnordered::new();
+        let mut part = first;
+        while part.len() == PART_BYTES {
+            on_their_way.push(put.put_part(part.into()));
+            if on_their_way.len() == PARTS_IN_FLIGHT {
+                on_their_way.next().await.transpose()?;
+            }
+            (intake, part) = self.next_part(key, intake).await?;
+        }
+        let tail = self.finish(key, intake)?;
+        let rest = [&part[..], &tail.bytes].concat();
+        let mut rest = Bytes::from(rest);
+        // The tail may reach beyond the part that it begins in: all parts but the last are equally long.
+        while !rest.is_empty() {
+            let now = rest.split_to(rest.len().min(PART_BYTES));
+            on_their_way.push(put.put_part(now));
+        }
+        while let Some(done) = on_their_way.next().await {
+            done?;
+        }
+        match put.complete().await {
+            // Whether it was made is seen by looking.
+            Err(error) if error.leaves_open() && self.store.len_of(key).await? == Some(tail.object_len()) => {
+                Ok(tail)
+            }
+            done => done.map(|()| tail),
+        }
+    }
+
+    async fn next_part(&self, key: &str, mut intake: Intake) -> Result<(Intake, Vec<u8>), TierError> {
+        let read = blocking(move || {
+            let part = intake.next_part()?;
+            Ok((intake, part))
+        });
+        read.await.map_err(|source| self.unread(key, source))
+    }
+
+    fn finish(&self, key: &str, intake: Intake) -> Result<Tail, TierError> {
+        intake.writer.finish().map_err(|source| TierError::Unwritable {
+            key: self.store.name(key),
+            source,
+        })
+    }
+
+    /// Step 3.
+    async fn check(&self, key: &str, tail: &Tail) -> Result<(), TierError> {
+        let expected = tail.object_len();
+        let found = self.store.len_of(key).await?;
+        let reason = if found == Some(expected) {
+            let range = tail.trailer.footer_position..expected;
+            match self.store.get_range(key, range).await? {
+                Some(end) if end == tail.bytes => return Ok(()),
+                _ => "its last bytes are not those that were uploaded".to_owned(),
+            }
+        } else {
+            let found = found.map_or("no".to_owned(), |len| len.to_string());
+            format!("{found} bytes arrived of the {expected} that were uploaded")
+        };
+        let _ = self.store.delete(key).await;
+        Err(TierError::Damaged {
+            key: self.store.name(key),
+            reason,
+        })
+    }
+
+    fn unread(&self, key: &str, source: io::Error) -> TierError {
+        TierError::Segment {
+            key: self.store.name(key),
+            source,
+        }
+    }
+}
+
+/// What takes the place of segments in the manifest.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// The objects that go, neighbours, by offset.
+    pub removed: Vec<ObjectId>,
+    /// What comes, by offset; lies within theirs.
+    pub added: Vec<SealedSegment>,
+}
+
+/// True when the manifest has just this segment, whichever try brought it there.
+fn has(manifest: &Manifest, summary: &SegmentSummary) -> bool {
+    manifest
+        .segments()
+        .get(&summary.base_offset)
+        .is_some_and(|known| {
+            known.summary.next_offset == summary.next_offset && known.summary.log_bytes == summary.log_bytes
+        })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(io::Error::other("the thread that read the segment panicked")))
+}
+
+#[derive(Debug)]
+enum Source {
+    File { file: Arc<dyn File>, len_bytes: u64 },
+    Bytes(Bytes),
+}
+
+impl Source {
+    fn open(fs: &dyn Fs, path: &Path, len_bytes: Option<u64>) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        let file = fs.open(path, OpenMode::Read).map_err(named)?;
+        let len_bytes = match len_bytes {
+            Some(len_bytes) => len_bytes,
+            None => file.len_bytes().map_err(named)?,
+        };
+        Ok(Self::File { file, len_bytes })
+    }
+
+    fn len_bytes(&self) -> u64 {
+        match self {
+            Self::File { len_bytes, .. } => *len_bytes,
+            Self::Bytes(bytes) => u64::try_from(bytes.len()).expect("64 bits fit"),
+        }
+    }
+
+    fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.read_exact_at(buffer, position),
+            Self::Bytes(bytes) => {
+                let start = usize::try_from(position).expect("what is in memory has a small length");
+                buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The bytes of an object up to its footer, in parts, watched by the writer of the footer.
+#[derive(Debug)]
+struct Intake {
+    sources: Vec<(Option<SectionKind>, Source)>,
+    index: usize,
+    position: u64,
+    writer: ObjectWriter,
+}
+
+impl Intake {
+    /// Returns the next part; shorter than [`PART_BYTES`] at the end.
+    fn next_part(&mut self) -> io::Result<Vec<u8>> {
+        let mut part = Vec::new();
+        while part.len() < PART_BYTES {
+            let Some((_, source)) = self.sources.get(self.index) else {
+                break;
+            };
+            let left = source.len_bytes() - self.position;
+            if left == 0 {
+                self.index += 1;
+                self.position = 0;
+                if let Some((Some(kind), _)) = self.sources.get(self.index) {
+                    self.writer.section(*kind);
+                }
+                continue;
+            }
+            let room = PART_BYTES - part.len();
+            let len = usize::try_from(left).unwrap_or(room).min(room);
+            let start = part.len();
+            part.resize(start + len, 0);
+            source.read(self.position, &mut part[start..])?;
+            self.writer.write(&part[start..]);
+            self.position += u64::try_from(len).expect("64 bits fit");
+        }
+        Ok(part)
+    }
+}
+
+#[cfg(test)]
+#[path = "upload_tests.rs"]
+mod tests;
