@@ -16,4 +16,6 @@ pub mod record;
 pub mod server;
 pub mod storage;
 pub mod telemetry;
+#[cfg(feature = "tier")]
+pub mod tier;
 pub mod types;

@@ -13,11 +13,10 @@ use super::payload::{Crc, Load, Shape};
 use super::sink::Sink;
 use super::target::Target;
 use super::{BenchError, Options};
-use crate::client::Client;
 use crate::types::PartitionId;
 
 const PARTITION: PartitionId = PartitionId(0);
-const PRODUCERS: u64 = 64;
+const PRODUCERS: i32 = 64;
 const PARTITIONS: i32 = 16;
 const SHAPE: Shape = Shape {
     record_bytes: 1024,
@@ -31,8 +30,8 @@ const SHAPE: Shape = Shape {
 pub async fn latency(options: &Options) -> Result<Vec<Measure>, BenchError> {
     let load = Load::new(SHAPE);
     let target = Target::start(options).await?;
-    let (mut measures, rate_of_one) = synced(options, &target, &load).await?;
-    measures.push(many_producers(options, &target, &load, rate_of_one).await?);
+    let mut measures = synced(options, &target, &load).await?;
+    measures.push(many_producers(options, &target, &load).await?);
     measures.push(written(options, &target, &load).await?);
     target.stop().await?;
     Ok(measures)
@@ -44,21 +43,18 @@ fn rounds(options: &Options) -> impl Iterator<Item = Range<u64>> {
     (0..rounds).map(move |round| round * each..(round + 1) * each)
 }
 
-/// One producer, one request at a time; returns its rate, too.
-async fn synced(options: &Options, target: &Target, load: &Load) -> Result<(Vec<Measure>, f64), BenchError> {
+/// One producer, one request at a time.
+async fn synced(options: &Options, target: &Target, load: &Load) -> Result<Vec<Measure>, BenchError> {
     let topic = target.create_topic(1, "synced").await?;
     let mut stream = Stream::open(&target.client, &topic, PARTITION).await?;
     let mut machine = SyncedAppends::new(target.dir(), load.batch(0).len())?;
     let mut times = Times::new();
-    let mut rates = Vec::new();
     let mut count = 0;
     for numbers in rounds(options) {
         count = numbers.end;
         let in_round = numbers.end - numbers.start;
         machine.run(u32::try_from(in_round).expect("a round is short"))?;
-        let began = Instant::now();
         stream.one_by_one(load, numbers, &mut times).await?;
-        rates.push(per_second(number(in_round), began.elapsed()));
     }
     let (stored, _) = read_all(&target.client, &topic, PARTITION, Crc::Verified).await?;
     stored.must_be(&load.expected(count), &topic)?;
@@ -72,68 +68,90 @@ async fn synced(options: &Options, target: &Target, load: &Load) -> Result<(Vec<
             value: machine.times.quantile_ms(part),
         },
     };
-    let measures = vec![
+    Ok(vec![
         measure("p50", 0.5, "append_fdatasync_p50"),
         measure("p99", 0.99, "append_fdatasync_p99"),
-    ];
-    Ok((measures, median(rates)))
+    ])
 }
 
-async fn many_producers(
-    options: &Options,
-    target: &Target,
-    load: &Load,
-    rate_of_one: f64,
-) -> Result<Measure, BenchError> {
-    let topic = target.create_topic(PARTITIONS, "synced").await?;
-    let each = options.scale.pick(2000, 50);
-    let mut producers = Vec::new();
-    let began = Instant::now();
-    for producer in 0..PRODUCERS {
-        let place = i32::try_from(producer).expect("a small number") % PARTITIONS;
-        producers.push(tokio::spawn(one_of_many(
-            target.client.clone(),
-            topic.clone(),
-            PartitionId(place),
-            (load.clone(), each),
-        )));
+/// One producer and 64 of them, in turn, so that both meet the same disk; what opening costs is not counted.
+async fn many_producers(options: &Options, target: &Target, load: &Load) -> Result<Measure, BenchError> {
+    let (rounds, each) = options.scale.pick((9, 400), (5, 100));
+    let mut one = Crowd::open(target, load, 1, 1).await?;
+    let mut many = Crowd::open(target, load, PRODUCERS, PARTITIONS).await?;
+    let (mut rates_of_one, mut rates) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        rates_of_one.push(one.round(load, each).await?);
+        rates.push(many.round(load, each).await?);
     }
-    for producer in producers {
-        producer.await.expect("a producer does not panic")?;
+    for crowd in [one, many] {
+        crowd.verify_and_delete(target, load, 1 + rounds * each).await?;
     }
-    let took = began.elapsed();
-    // Producers of one partition interleave, so only the number tells.
-    let described = target.client.describe_topic(&topic).await?;
-    let stored = described
-        .partitions
-        .iter()
-        .map(|partition| partition.log_end.0)
-        .sum::<i64>();
-    let expected = i64::try_from(load.records(PRODUCERS * each)).unwrap_or(i64::MAX);
-    if stored != expected {
-        let message = format!("{topic} holds {stored} records, {expected} were acknowledged");
-        return Err(BenchError::Refused { message });
-    }
-    target.client.delete_topic(&topic).await?;
     Ok(Measure {
         name: "latency.synced_64_producers".to_owned(),
-        value: per_second(number(PRODUCERS * each), took),
+        value: median(rates),
         unit: "requests/s",
         limit: Limit {
             name: "one_producer",
-            value: rate_of_one,
+            value: median(rates_of_one),
         },
     })
 }
 
-async fn one_of_many(
-    client: Client,
+/// Producers of one synced topic, each with one request under way, spread over its partitions.
+struct Crowd {
     topic: String,
-    partition: PartitionId,
-    (load, count): (Load, u64),
-) -> Result<(), BenchError> {
-    let mut stream = Stream::open(&client, &topic, partition).await?;
-    stream.one_by_one(&load, 0..count, &mut Times::new()).await
+    streams: Vec<Stream>,
+}
+
+impl Crowd {
+    /// Opens the producers; each has had one batch acknowledged.
+    async fn open(target: &Target, load: &Load, producers: i32, partitions: i32) -> Result<Self, BenchError> {
+        let topic = target.create_topic(partitions, "synced").await?;
+        let mut streams = Vec::new();
+        for producer in 0..producers {
+            let mut stream = Stream::open(&target.client, &topic, PartitionId(producer % partitions)).await?;
+            stream.one_by_one(load, 0..1, &mut Times::new()).await?;
+            streams.push(stream);
+        }
+        Ok(Self { topic, streams })
+    }
+
+    /// Has every producer send `each` batches; returns requests per second.
+    async fn round(&mut self, load: &Load, each: u64) -> Result<f64, BenchError> {
+        let count = u64::try_from(self.streams.len()).unwrap_or(u64::MAX) * each;
+        let began = Instant::now();
+        let producing: Vec<_> = std::mem::take(&mut self.streams)
+            .into_iter()
+            .map(|stream| tokio::spawn(send(stream, load.clone(), each)))
+            .collect();
+        for producer in producing {
+            self.streams
+                .push(producer.await.expect("a producer does not panic")?);
+        }
+        Ok(per_second(number(count), began.elapsed()))
+    }
+
+    /// Producers of one partition interleave, so only the number tells.
+    async fn verify_and_delete(self, target: &Target, load: &Load, each: u64) -> Result<(), BenchError> {
+        let described = target.client.describe_topic(&self.topic).await?;
+        let ends = described.partitions.iter().map(|partition| partition.log_end.0);
+        let stored: i64 = ends.sum();
+        let acknowledged = load.records(u64::try_from(self.streams.len()).unwrap_or(u64::MAX) * each);
+        if i64::try_from(acknowledged) != Ok(stored) {
+            let message = format!(
+                "{} holds {stored} records, {acknowledged} were acknowledged",
+                self.topic
+            );
+            return Err(BenchError::Refused { message });
+        }
+        Ok(target.client.delete_topic(&self.topic).await?)
+    }
+}
+
+async fn send(mut stream: Stream, load: Load, count: u64) -> Result<Stream, BenchError> {
+    stream.one_by_one(&load, 0..count, &mut Times::new()).await?;
+    Ok(stream)
 }
 
 /// One producer, one request at a time, beside the same through a sink.

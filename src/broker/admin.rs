@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::storage::PartitionSpec;
-use crate::types::{PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
+use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
@@ -161,7 +161,9 @@ impl Core {
         let opened = self.store.open_partitions(specs, self.now());
         let serve = |log| Ok(Served::new(log?));
         let served: Result<_, _> = opened.into_iter().map(serve).collect();
-        served.map_err(|error| translate::store(name, &error))
+        served
+            .inspect_err(|error| self.disk.heed(error))
+            .map_err(|error| translate::store(name, &error))
     }
 
     /// Writes one change of the metadata; a disk that fails puts the metadata partition into repair.
@@ -172,21 +174,42 @@ impl Core {
         before: Option<bytes::Bytes>,
     ) -> Result<(), Error> {
         let written = admin.metadata.write(change, before, &self.store, self.now());
+        self.metadata_written(admin, &written);
+        written.map(drop)
+    }
+
+    fn metadata_written(&self, admin: &Admin, written: &Result<Offset, Error>) {
         let served = admin.metadata.served();
-        match &written {
+        match written {
             Ok(high_watermark) => served.advance(*high_watermark, &self.metrics.ack_latency),
             Err(_) if served.log.refusal().is_some() => self.repairs.add(served),
             Err(_) => {}
         }
-        written.map(drop)
     }
 
     /// Writes the entry of a topic as it was before a change that was written and could not be carried out. Where the disk
-    /// takes neither, the next write that it takes puts that right; the next start before it finds the change made.
+    /// takes neither, that is owed: the next write that it takes puts it right, or [`settle_metadata`](Self::settle_metadata);
+    /// only a crash before either finds the change made.
     pub(super) fn take_back(&self, admin: &mut Admin, name: &TopicName, before: Option<&TopicEntry>) {
-        let taken_back = self.record(admin, Change::topic(name, before), before.map(metadata::stored));
-        if let Err(error) = taken_back {
-            tracing::warn!(topic = %name, %error, "a topic is not what its entry says; it is at the next start");
+        let change = Change::topic(name, before);
+        if let Err(error) = self.record(admin, change.clone(), before.map(metadata::stored)) {
+            admin.metadata.owe(change);
+            tracing::warn!(topic = %name, %error, "a topic is not what its entry says; the entry is written when the disk takes it");
+        }
+    }
+
+    /// Writes what the metadata still owes. Who holds the admin lock is about to write it, or the next call does.
+    pub(super) fn settle_metadata(&self) {
+        let Ok(mut admin) = self.admin.try_lock() else {
+            return;
+        };
+        match admin.metadata.settle(&self.store, self.now()) {
+            Ok(None) => {}
+            Ok(Some(high_watermark)) => self.metadata_written(&admin, &Ok(high_watermark)),
+            Err(error) => {
+                tracing::warn!(%error, "what was taken back of topics cannot be written yet; it is tried again");
+                self.metadata_written(&admin, &Err(error));
+            }
         }
     }
 
@@ -314,6 +337,7 @@ impl Core {
         let id = |number| TopicPartition::new(name.clone(), PartitionId(number));
         let ids: Vec<_> = (0..entry.partitions).map(id).collect();
         let removed = self.store.remove_partitions(&ids);
+        let removed = removed.inspect_err(|error| self.disk.heed(error));
         self.remove_later(removed.map_err(|error| translate::store(name, &error))?);
         self.record(admin, Change::topic(name, None), Some(metadata::stored(entry)))?;
         admin.deleting.remove(name);

@@ -16,8 +16,9 @@
 //!
 //! Creating a topic writes its entry, synced, before anything else of it exists: a directory without an entry is never ours.
 //!
-//! A write that failed may still be found by the next start. So what was true before it is remembered and written again in
-//! front of the next write. Of a write that never reached the log nothing is remembered.
+//! A write that failed may still be found by the next start. So what was true before it is remembered and written again, in
+//! front of the next write or by [`MetadataLog::settle`], whichever comes first. Of a write that never reached the log nothing
+//! is remembered, unless it was to take another back ([`MetadataLog::owe`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,10 +26,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit, Stamping, Transactional};
-use crate::storage::{AppendError, FirstBatch, Origin, Partition, Read, Store};
+use crate::record::{
+    Accepted, BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit, Stamping, Transactional,
+};
+use crate::storage::{AppendError, FirstBatch, Origin, Partition, Read, Store, StoreError};
 use crate::types::{Offset, PartitionId, ProducerId, Timestamp, TopicId, TopicName, TopicPartition};
 
+use super::disk::DiskGuard;
 use super::holds::{HoldEntry, TopicHold};
 use super::settings::TopicConfig;
 use super::translate;
@@ -281,15 +285,23 @@ fn json(entry: &impl Serialize) -> Bytes {
 #[derive(Debug)]
 pub(super) struct MetadataLog {
     served: Arc<Served>,
-    /// What to write in front of the next change, because a write that failed may have left the contrary.
+    disk: Arc<DiskGuard>,
+    /// What to write in front of the next change, because the log says, or a write that failed may have left, the contrary.
     corrections: BTreeMap<Bytes, Option<Bytes>>,
 }
 
+/// A write that was not made: why, and whether a start may find it all the same.
+struct NotWritten {
+    error: Error,
+    may_be_found: bool,
+}
+
 impl MetadataLog {
-    /// Writes to this partition.
-    pub(super) fn new(served: Arc<Served>) -> Self {
+    /// Writes to this partition; tells `disk` where there is no room.
+    pub(super) fn new(served: Arc<Served>, disk: Arc<DiskGuard>) -> Self {
         Self {
             served,
+            disk,
             corrections: BTreeMap::new(),
         }
     }
@@ -310,53 +322,105 @@ impl MetadataLog {
         store: &Store,
         now: Timestamp,
     ) -> Result<Offset, Error> {
-        let mut builder = BatchBuilder::new(BatchOptions {
-            codec: Codec::None,
-            level: None,
-            stamping: Stamping::CreateTime,
-            producer: None,
-            transactional: Transactional::No,
-        });
         let corrections = self.corrections.iter().filter(|(key, _)| **key != change.key);
-        for (key, value) in corrections.chain(std::iter::once((&change.key, &change.value))) {
-            builder
-                .append(Some(now), Some(key), value.as_deref(), &[])
-                .map_err(|error| Error::InvalidRequest {
-                    reason: error.to_string(),
-                })?;
-        }
-        let batch = builder.build().map_err(|error| Error::InvalidRequest {
-            reason: error.to_string(),
-        })?;
-        let log = &self.served.log;
-        let append = match log.append(&batch, Origin::Coordinator, now) {
-            Ok(append) => append,
-            Err(error) => {
-                // A log that goes on took nothing of it. One that refuses writes for this very failure may hold a part.
-                if matches!(error, AppendError::Storage(_)) && log.refusal().is_some() {
+        let records = corrections.chain(std::iter::once((&change.key, &change.value)));
+        let written = self.append(records, store, now);
+        written
+            .inspect(|_| self.corrections.clear())
+            .map_err(|NotWritten { error, may_be_found }| {
+                if may_be_found {
                     self.corrections.insert(change.key, before);
                 }
-                return Err(translate::append(log.id(), error));
-            }
-        };
+                error
+            })
+    }
+
+    /// Has `change` written in front of the next one, or by [`settle`](Self::settle): what it takes back must not be found by a
+    /// later start.
+    pub(super) fn owe(&mut self, change: Change) {
+        self.corrections.insert(change.key, change.value);
+    }
+
+    /// Writes what is owed, and syncs it; `None` when that is nothing. Blocks for the disk.
+    ///
+    /// # Errors
+    /// What the disk said; it is still owed.
+    pub(super) fn settle(&mut self, store: &Store, now: Timestamp) -> Result<Option<Offset>, Error> {
+        if self.corrections.is_empty() {
+            return Ok(None);
+        }
+        let written = self.append(self.corrections.iter(), store, now);
+        let high_watermark = written.map_err(|failed| failed.error)?;
+        self.corrections.clear();
+        Ok(Some(high_watermark))
+    }
+
+    fn append<'a>(
+        &self,
+        records: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+        store: &Store,
+        now: Timestamp,
+    ) -> Result<Offset, NotWritten> {
+        let log = &self.served.log;
+        let batch = batch_of(records, now).map_err(|error| NotWritten {
+            error,
+            may_be_found: false,
+        })?;
+        let append = log.append(&batch, Origin::Coordinator, now);
+        let append = append.map_err(|error| NotWritten {
+            // A log that goes on took nothing of it. One that refuses writes for this very failure may hold a part.
+            may_be_found: matches!(error, AppendError::Storage(_)) && log.refusal().is_some(),
+            error: match error {
+                AppendError::Storage(error) => self.told(&error),
+                other => translate::append(log.id(), other),
+            },
+        })?;
         let synced = store
             .sync(std::slice::from_ref(log))
             .pop()
             .expect("one result for one partition");
-        let failed = match synced {
-            Ok(synced) if synced.high_watermark > append.last_offset => {
-                self.corrections.clear();
-                return Ok(synced.high_watermark);
-            }
+        let error = match synced {
+            Ok(synced) if synced.high_watermark > append.last_offset => return Ok(synced.high_watermark),
             Ok(_) => Error::WritesRefused {
                 partition: log.id().clone(),
                 reason: "the sync did not cover the change; try again".to_owned(),
             },
-            Err(error) => translate::store(log.id(), &error),
+            Err(error) => self.told(&error),
         };
-        self.corrections.insert(change.key, before);
-        Err(failed)
+        Err(NotWritten {
+            error,
+            may_be_found: true,
+        })
     }
+
+    /// Returns what the caller is told of a disk that failed; a full one is told as that, and refuses produce from now on.
+    fn told(&self, error: &StoreError) -> Error {
+        if error.is_disk_full() {
+            tracing::warn!(partition = %self.served.id(), %error, "no room for the topics' metadata");
+            return self.disk.write_found_no_room();
+        }
+        translate::store(self.served.id(), error)
+    }
+}
+
+fn batch_of<'a>(
+    records: impl Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>,
+    now: Timestamp,
+) -> Result<Accepted, Error> {
+    let invalid = |reason: String| Error::InvalidRequest { reason };
+    let mut builder = BatchBuilder::new(BatchOptions {
+        codec: Codec::None,
+        level: None,
+        stamping: Stamping::CreateTime,
+        producer: None,
+        transactional: Transactional::No,
+    });
+    for (key, value) in records {
+        builder
+            .append(Some(now), Some(key), value.as_deref(), &[])
+            .map_err(|error| invalid(error.to_string()))?;
+    }
+    builder.build().map_err(|error| invalid(error.to_string()))
 }
 
 /// Returns an entry as it is stored: what [`MetadataLog::write`] wants as `before`.
@@ -371,6 +435,8 @@ mod tests {
     use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, SimFs};
     use crate::storage::Hold;
     use crate::storage::{LogConfig, PartitionSpec, StoreConfig};
+
+    const NOW: Timestamp = Timestamp(1);
 
     fn config() -> TopicConfig {
         let own = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
@@ -453,9 +519,11 @@ mod tests {
         assert!(error("a", no_id).contains("no valid id"));
     }
 
-    #[test]
-    fn only_what_may_lie_in_the_log_is_corrected_later() {
-        let fs = SimFs::new();
+    fn guard() -> Arc<DiskGuard> {
+        Arc::new(DiskGuard::new(std::path::Path::new("data"), 0))
+    }
+
+    fn open(fs: &SimFs) -> (Store, Arc<Partition>) {
         let limits = CacheLimits {
             open_files: 16,
             maps: 16,
@@ -472,9 +540,16 @@ mod tests {
             topic_id: TOPIC_ID,
             config: LogConfig::default(),
         };
-        let now = Timestamp(1);
-        let log = store.open_partitions(vec![spec], now).remove(0).expect("opens");
-        let mut metadata = MetadataLog::new(Served::new(Arc::clone(&log)));
+        let log = store.open_partitions(vec![spec], NOW).remove(0);
+        (store, log.expect("opens"))
+    }
+
+    #[test]
+    fn only_what_may_lie_in_the_log_is_corrected_later() {
+        let fs = SimFs::new();
+        let (store, log) = open(&fs);
+        let now = NOW;
+        let mut metadata = MetadataLog::new(Served::new(Arc::clone(&log)), guard());
         let mut create = |name: &str| {
             let name = TopicName::new(name).expect("valid");
             let written = metadata.write(Change::topic(&name, Some(&entry())), None, &store, now);
@@ -495,5 +570,39 @@ mod tests {
         let topics = read(&log).expect("sound").topics;
         let names: Vec<_> = topics.keys().map(ToString::to_string).collect();
         assert_eq!(names, ["d", "there"], "what failed is not found");
+    }
+
+    #[test]
+    fn what_could_not_be_taken_back_is_owed_and_a_full_disk_is_told_as_one() {
+        let fs = SimFs::new();
+        let (store, log) = open(&fs);
+        let disk = guard();
+        let mut metadata = MetadataLog::new(Served::new(Arc::clone(&log)), Arc::clone(&disk));
+        let name = TopicName::new("t").expect("valid");
+        let create = Change::topic(&name, Some(&entry()));
+        metadata.write(create, None, &store, NOW).expect("a good disk");
+        for call in [Call::Write, Call::SyncData] {
+            fs.inject(Fault {
+                call,
+                path_contains: "__siltstone_topics".to_owned(),
+                times: 1,
+                failure: Failure::Kind(std::io::ErrorKind::StorageFull),
+            });
+            let take_back = Change::topic(&name, None);
+            let full = metadata.write(take_back.clone(), None, &store, NOW);
+            let full = full.expect_err("no room");
+            assert!(matches!(full, Error::DiskFull { .. }), "{call:?}: {full}");
+            assert!(disk.is_full(), "{call:?}");
+            metadata.owe(take_back);
+            log.repair(NOW).expect("repaired");
+            disk.look(u64::MAX);
+            metadata.settle(&store, NOW).expect("a good disk").expect("owed");
+            assert!(read(&log).expect("sound").topics.is_empty(), "{call:?}");
+            let nothing = metadata.settle(&store, NOW).expect("a good disk");
+            assert_eq!(nothing, None, "it is owed once");
+            metadata
+                .write(Change::topic(&name, Some(&entry())), None, &store, NOW)
+                .expect("a good disk");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! | task | every | what |
 //! |---|---|---|
-//! | checkpoint | 60 s | recovery points, log starts, high watermarks to disk |
+//! | checkpoint | 60 s | recovery points, log starts, high watermarks to disk; what the topics' metadata still owes |
 //! | expiry | 10 min | forgets idle producers |
 //! | disk guard | 1 s, or 100 ms near the reserve | looks at the free space |
 //! | gauges | 10 s | counts segments and bytes |
@@ -134,6 +134,7 @@ async fn repair(core: Arc<Core>) {
                     let marks = job.served.log.watermarks();
                     job.served.advance(marks.high_watermark, &core.metrics.ack_latency);
                     core.commit.mark(&job.served);
+                    core.settle_metadata();
                 }
                 Err(error) => {
                     core.disk.heed(&error);
@@ -153,6 +154,7 @@ impl Core {
             self.disk.heed(&error);
             tracing::error!(%error, "checkpoint failed; it is tried again in a minute");
         }
+        self.settle_metadata();
     }
 
     fn expire_producers(&self) {

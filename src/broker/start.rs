@@ -147,7 +147,10 @@ impl Running {
             }
         }
         let core = Arc::clone(core);
-        let closed = tokio::task::spawn_blocking(move || core.store.close().map_err(|error| (core, error)));
+        let closed = tokio::task::spawn_blocking(move || {
+            core.settle_metadata();
+            core.store.close().map_err(|error| (core, error))
+        });
         match closed.await {
             Ok(Ok(Closing::Clean)) => Ok(()),
             Ok(Ok(Closing::NoRoom(error))) => {
@@ -192,7 +195,9 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
     let store = Arc::new(store);
 
-    let (metadata_topic, metadata_log) = open_metadata(&config, &store, world.clock.now())?;
+    let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
+    let (metadata_topic, served) = open_metadata(&config, &store, world.clock.now())?;
+    let metadata_log = MetadataLog::new(served, Arc::clone(&disk));
     let contents = metadata::read(&metadata_log.served().log)?;
     set_strays_aside(&store, &contents, &config.data_dir)?;
 
@@ -203,7 +208,6 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         producer_ids: ProducerIds::after(contents.next_producer_id),
         deleting: BTreeMap::new(),
     };
-    let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
     let core = Core {
         cleaner: Desk::new(config.cleaner),
         disk: Arc::clone(&disk),
@@ -253,7 +257,7 @@ fn open_metadata(
     config: &BrokerConfig,
     store: &Store,
     now: crate::types::Timestamp,
-) -> Result<(Topic, MetadataLog), Error> {
+) -> Result<(Topic, Arc<Served>), Error> {
     let id = metadata::partition();
     let topic_config = metadata_config()?;
     let spec = PartitionSpec {
@@ -272,7 +276,7 @@ fn open_metadata(
         topic_config,
         vec![Arc::clone(&served)],
     );
-    Ok((topic, MetadataLog::new(served)))
+    Ok((topic, served))
 }
 
 fn set_strays_aside(store: &Store, contents: &Contents, data_dir: &Path) -> Result<(), Error> {

@@ -104,6 +104,15 @@ pub trait File: Debug + Send + Sync + 'static {
     /// What the disk says; the page cache can then no longer be trusted for what was not synced before.
     fn sync_data(&self, site: SyncSite) -> io::Result<()>;
 
+    /// Has the disk take what was written so far, so that a later `sync_data` has little left to do. Promises nothing, and doing
+    /// nothing is right; an error is as one of `sync_data`.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn write_back(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Maps `len` bytes from `position` for reading, without touching them. `position` is a multiple of 65,536 (a page
     /// on every platform). With [`Mappings::Live`] the result has `len` bytes and may reach past the end of the file,
     /// which may grow into it; with [`Mappings::Copies`] it ends where the file ends now. The caller reads only what

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::clock::timestamp_of;
 use super::fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite};
 use super::mmap;
-use super::sync_pool::{Job, SyncPool};
+use super::sync_pool::{Job, SyncPool, sync_names_in};
 
 /// The operating system's file system. Its sync threads start when first needed and end with it.
 #[derive(Debug, Default)]
@@ -133,12 +133,6 @@ impl Fs for RealFs {
     }
 }
 
-/// Makes the names in a directory survive a crash.
-#[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
-pub(super) fn sync_names_in(dir: &Path) -> io::Result<()> {
-    OsFile::open(dir)?.sync_all()
-}
-
 fn kind_of(kind: fs::FileType) -> FileKind {
     if kind.is_file() {
         FileKind::File
@@ -178,6 +172,10 @@ impl File for RealFile {
     }
 
     fn sync_data(&self, _site: SyncSite) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write_back(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 

@@ -11,6 +11,7 @@
 //! `queue` guards the waiting batches, `results` of a batch its results; neither is held during a sync.
 
 use std::collections::VecDeque;
+use std::fs::File as OsFile;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +21,6 @@ use std::thread::{self, JoinHandle};
 use parking_lot::{Condvar, Mutex};
 
 use super::fs::{File, SyncSite};
-use super::real::sync_names_in;
 
 /// Threads besides the caller. Sixteen syncs at once are where one disk stops to gain much.
 const HELPERS: usize = 15;
@@ -41,6 +41,12 @@ impl Job {
             Self::Dir(dir) => sync_names_in(dir),
         }
     }
+}
+
+/// Makes the names in a directory survive a crash.
+#[expect(clippy::disallowed_methods, reason = "this is what env::Fs stands on")]
+pub(super) fn sync_names_in(dir: &Path) -> io::Result<()> {
+    OsFile::open(dir)?.sync_all()
 }
 
 /// The threads, none at first.

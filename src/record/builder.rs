@@ -12,7 +12,7 @@
 //!   producer, leader epoch, flags, codec and timestamp type stay as they were.
 //! - A batch never exceeds what its 32-bit length field can say.
 
-use super::accept::Accepted;
+use super::accepted::Accepted;
 use super::batch::{Glance, RecordBatch, Walk};
 use super::codec::Codec;
 use super::damage::Damage;

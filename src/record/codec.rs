@@ -22,8 +22,6 @@ use std::io::BufRead;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::damage::Damage;
-
 /// How the records of a batch are compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Codec {
@@ -70,12 +68,9 @@ impl Codec {
         }
     }
 
-    /// Reads the codec bits of a batch's attributes.
-    pub(super) fn from_attributes(bits: u16) -> Result<Self, Damage> {
-        Self::ALL
-            .get(usize::from(bits))
-            .copied()
-            .ok_or(Damage::Codec { bits })
+    /// Reads the codec bits of a batch's attributes; `None` where they name no codec.
+    pub(super) fn from_attributes(bits: u16) -> Option<Self> {
+        Self::ALL.get(usize::from(bits)).copied()
     }
 
     /// Returns the codec bits of a batch's attributes.

@@ -5,19 +5,16 @@
 //!  value  version i16 (0) | coordinator epoch i32               of abort and commit
 //! ```
 //!
-//! A transaction marker is a batch of one record and 78 bytes, never compressed, without a sequence. Greater versions and
-//! longer values are read as if they were these.
+//! Greater versions and longer values are read as if they were these.
+//!
+//! What is not here: making the batch around a marker (`transaction_end`).
 
-use super::accept::Accepted;
-use super::builder::{BatchBuilder, BatchOptions, Transactional};
 use super::codec::DecompressLimit;
 use super::damage::Damage;
-use super::header::{Flags, ProducerStamp};
 use super::record::Record;
-use crate::types::{ProducerEpoch, ProducerId, Timestamp};
 
-const ABORT: i16 = 0;
-const COMMIT: i16 = 1;
+pub(super) const ABORT: i16 = 0;
+pub(super) const COMMIT: i16 = 1;
 const VERSION: [u8; 2] = 0i16.to_be_bytes();
 
 /// What a control batch says.
@@ -62,56 +59,11 @@ impl ControlMarker {
     }
 }
 
-/// How a transaction ended.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Outcome {
-    /// Its records count.
-    Commit,
-    /// Its records are as if never written.
-    Abort,
-}
-
-/// The end of one producer's transaction in one partition.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TransactionEnd {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Whose transaction.
-    pub producer: ProducerId,
-    /// The producer's epoch.
-    pub producer_epoch: ProducerEpoch,
-    /// The epoch of the coordinator that decided.
-    pub coordinator_epoch: i32,
-    /// When it decided.
-    pub at: Timestamp,
-}
-
-impl TransactionEnd {
-    /// Returns the marker as a batch ready to be appended; never compressed, whatever the topic's codec.
-    pub fn to_batch(self) -> Accepted {
-        let kind = match self.outcome {
-            Outcome::Commit => COMMIT,
-            Outcome::Abort => ABORT,
-        };
-        let key = [VERSION, kind.to_be_bytes()].concat();
-        let value = [&VERSION[..], &self.coordinator_epoch.to_be_bytes()].concat();
-        let mut builder = BatchBuilder::with_flags(
-            BatchOptions {
-                producer: Some(ProducerStamp {
-                    id: self.producer,
-                    epoch: self.producer_epoch,
-                    base_sequence: None,
-                }),
-                transactional: Transactional::Yes,
-                ..BatchOptions::default()
-            },
-            Flags::CONTROL,
-        );
-        builder
-            .append(Some(self.at), Some(&key), Some(&value), &[])
-            .and_then(|()| builder.build())
-            .expect("one small record fits")
-    }
+/// Returns key and value of the marker of `kind`.
+pub(super) fn marker(kind: i16, coordinator_epoch: i32) -> ([u8; 4], [u8; 6]) {
+    let ([v0, v1], [k0, k1]) = (VERSION, kind.to_be_bytes());
+    let [e0, e1, e2, e3] = coordinator_epoch.to_be_bytes();
+    ([v0, v1, k0, k1], [v0, v1, e0, e1, e2, e3])
 }
 
 #[cfg(test)]
@@ -119,52 +71,6 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::record::{Codec, HEADER_LEN, RecordBatch};
-
-    fn end(outcome: Outcome) -> TransactionEnd {
-        TransactionEnd {
-            outcome,
-            producer: ProducerId(9),
-            producer_epoch: ProducerEpoch(2),
-            coordinator_epoch: 7,
-            at: Timestamp(1000),
-        }
-    }
-
-    #[test]
-    fn a_marker_is_seventy_eight_bytes_uncompressed_and_without_sequence() {
-        let accepted = end(Outcome::Commit).to_batch();
-        let header = accepted.header();
-        assert_eq!(header.size_bytes, 78);
-        assert_eq!(header.codec, Codec::None);
-        assert!(header.is_control() && header.is_transactional());
-        assert_eq!(header.record_count, 1);
-        assert_eq!(header.max_timestamp, Some(Timestamp(1000)));
-        let producer = header.producer.expect("it names its producer");
-        assert_eq!((producer.id, producer.epoch), (ProducerId(9), ProducerEpoch(2)));
-        assert_eq!(producer.base_sequence, None);
-        assert_eq!(
-            accepted.bytes()[HEADER_LEN..],
-            [32, 0, 0, 0, 8, 0, 0, 0, 1, 12, 0, 0, 0, 0, 0, 7, 0]
-        );
-    }
-
-    #[test]
-    fn a_marker_reads_back_as_it_was_made() {
-        let read = |outcome| {
-            let batch = RecordBatch::parse(end(outcome).to_batch().bytes().clone()).unwrap();
-            batch.verify_crc().unwrap();
-            batch.control_marker().unwrap()
-        };
-        assert_eq!(
-            read(Outcome::Commit),
-            Some(ControlMarker::Commit { coordinator_epoch: 7 })
-        );
-        assert_eq!(
-            read(Outcome::Abort),
-            Some(ControlMarker::Abort { coordinator_epoch: 7 })
-        );
-    }
 
     fn parse(key: Option<&'static [u8]>, value: Option<&'static [u8]>) -> Result<ControlMarker, Damage> {
         ControlMarker::parse(&Record {

@@ -3,13 +3,12 @@
 //! The texts name the batch only as "record batch": the layer that knows path and position adds them.
 
 use super::codec::CodecError;
-use super::header::HEADER_LEN;
 
 /// Why bytes are not a sound record batch.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Damage {
     /// Fewer bytes than a header has.
-    #[error("record batch of {len} bytes ends inside its header of {HEADER_LEN}")]
+    #[error("record batch of {len} bytes ends inside its header")]
     Short {
         /// Bytes at hand.
         len: usize,

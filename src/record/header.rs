@@ -165,12 +165,13 @@ impl BatchHeader {
             });
         }
         let count = i32::from_be_bytes(field(header, RECORD_COUNT));
+        let bits = attributes & CODEC_MASK;
         Ok(Self {
             base_offset: Offset(base_offset),
             size_bytes: size_from_length(i32::from_be_bytes(field(header, BATCH_LENGTH)))?,
             leader_epoch: not_negative_i32(i32::from_be_bytes(field(header, LEADER_EPOCH))).map(LeaderEpoch),
             crc: u32::from_be_bytes(field(header, CRC)),
-            codec: Codec::from_attributes(attributes & CODEC_MASK)?,
+            codec: Codec::from_attributes(bits).ok_or(Damage::Codec { bits })?,
             timestamp_type: if attributes & LOG_APPEND_TIME == 0 {
                 TimestampType::CreateTime
             } else {

@@ -32,6 +32,7 @@
 //! What is not here: files, clocks, topics, producer state, and offsets other than those in the bytes.
 
 mod accept;
+mod accepted;
 mod batch;
 mod builder;
 mod codec;
@@ -48,15 +49,18 @@ mod record;
 mod rejection;
 #[cfg(test)]
 mod testing;
+mod transaction_end;
 mod varint;
 
-pub use accept::{Accepted, KeyRule, Rules, accept};
+pub use accept::{KeyRule, Rules, accept};
+pub use accepted::Accepted;
 pub use batch::{Batches, Glance, Glances, Payload, RecordBatch, Records};
 pub use builder::{BatchBuilder, BatchOptions, BatchRebuild, BuildError, Stamping, Transactional};
 pub use codec::{Codec, CodecError, DecompressLimit, UnknownCodec};
-pub use control::{ControlMarker, Outcome, TransactionEnd};
+pub use control::ControlMarker;
 pub use damage::{Damage, RecordFault};
 pub use header::{BatchHeader, HEADER_LEN, PREFIX_LEN, ProducerStamp, TimestampType};
 pub use partitioner::partition_for_key;
 pub use record::{Header, Record};
 pub use rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};
+pub use transaction_end::{Outcome, TransactionEnd};

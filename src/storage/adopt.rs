@@ -5,9 +5,10 @@
 //!    batch. If it dies here: the next start removes the directory.
 //! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
 //! 3. The epoch of this server is raised above the foreign ones.
-//! 4. The directory gets its name, durably. If it dies before: as in 1; after: it is a partition like any other, which a
-//!    start verifies until a checkpoint vouches for it.
-//! 5. The checkpoint is written. If this or 4 fails, the directory is removed: what was not brought in is not there.
+//! 4. The directory gets its name. If it dies here: it is found under either name; as in 1, or a partition like any other,
+//!    which a start verifies until a checkpoint vouches for it.
+//! 5. The checkpoint is written. It lies beside the directory, so its sync of their parent keeps the name of both. If this or
+//!    4 fails, the directory is removed: what was not brought in is not there.
 //!
 //! Nothing in the foreign directory is ever written: files that are shared are sealed here, and sealed files are only read.
 
@@ -36,8 +37,8 @@ use super::segment::{Sealed, add_pending_indexes, log_path};
 use super::store::Store;
 use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
 
-const SITE_COPY: SyncSite = SyncSite("adopted log");
-const SITE_NAME: SyncSite = SyncSite("data directory with an adopted partition");
+const SITE_SHARED: SyncSite = SyncSite("adopted log, shared with its original");
+const SITE_COPY: SyncSite = SyncSite("adopted log, copied");
 /// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
 const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
 const COPY_CHUNK: usize = 1 << 20;
@@ -180,13 +181,12 @@ impl Store {
         let fs = self.dir.files.fs();
         fs.rename(future, target).context("rename", future)?;
         self.dir.files.forget_dir(future);
-        fs.sync_dir(&self.dir.path, SITE_NAME)
-            .context("sync", &self.dir.path)?;
         let partition = open_closed(&self.dir, spec, now)?;
         self.partitions
             .lock()
             .insert(partition.id.clone(), Arc::clone(&partition));
-        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
+        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe. It also makes
+        // the new name safe. Of a log that never had a record no line is written, and nothing is lost with its directory.
         self.checkpoint()?;
         Ok(partition)
     }
@@ -392,7 +392,7 @@ impl Adoption<'_> {
         match self.dir.files.fs().link(path, to) {
             Ok(()) => {
                 let file = self.dir.files.fs().open(to, OpenMode::Read).context("open", to)?;
-                file.sync_data(SITE_COPY).context("sync", to)
+                file.sync_data(SITE_SHARED).context("sync", to)
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 let file = self

@@ -6,6 +6,9 @@
 //! - What the checkpoints say of a partition is forgotten together with the partition: a topic made anew under an old name
 //!   inherits nothing.
 //! - A directory changes its name durably before the next step relies on it.
+//! - A start syncs the directory once, when it has done all that it does there, and before anybody is told of it: that the
+//!   marker of the clean stop is gone, new ids, a new file of epochs, and the names that a process made which was killed
+//!   before it synced them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -62,6 +65,7 @@ impl DataDir {
         let found = found_dirs(&files, &path)?;
         let epoch = epoch_file::claim(&files, &path, least_epoch(&files, &path, &found)?)?;
         let checkpoints = Checkpoints::read(&files, &path)?;
+        // The one sync of the start; see the module.
         files.fs().sync_dir(&path, SITE_FOUND).context("sync", &path)?;
         Ok(Self {
             files,

@@ -19,7 +19,7 @@ use crate::types::LeaderEpoch;
 
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
-use super::write_atomic;
+use super::put_in_place;
 
 const NAME: &str = "siltstone.epoch";
 const MAGIC: [u8; 8] = *b"SILTEPOC";
@@ -31,9 +31,9 @@ const _: () = assert!(MAGIC.len() + 4 + 4 == ENTRY_LEN && ENTRY_LEN <= SLOT_LEN)
 
 const SITE: SyncSite = SyncSite("epoch");
 const SITE_NEW: SyncSite = SyncSite("new epoch file");
-const SITE_NEW_DIR: SyncSite = SyncSite("directory of new epoch file");
 
-/// Claims the epoch after the last one claimed, at least `least`. On return no other start can have it.
+/// Claims the epoch after the last one claimed, at least `least`. On return no other start can have it; of a new file, once the
+/// caller has synced the directory.
 pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result<LeaderEpoch, StoreError> {
     let path = dir.join(NAME);
     let slots = match read_whole(files, &path)? {
@@ -51,7 +51,7 @@ pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result
     if last.is_none() {
         let mut bytes = vec![0; FILE_LEN];
         bytes[..ENTRY_LEN].copy_from_slice(&encode(epoch));
-        write_atomic(files.fs().as_ref(), &path, &bytes, SITE_NEW, SITE_NEW_DIR).context("write", &path)?;
+        put_in_place(files.fs().as_ref(), &path, &bytes, SITE_NEW).context("write", &path)?;
         return Ok(epoch);
     }
     let position = if slots[0] == last { SLOT_LEN } else { 0 };

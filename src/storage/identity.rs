@@ -7,11 +7,10 @@ use crate::env::{FileCache, SyncSite};
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
 use super::format::uuid_text;
-use super::{DirectoryId, MetaProperties, NodeId, write_atomic};
+use super::{DirectoryId, MetaProperties, NodeId, put_in_place};
 
 const NAME: &str = "meta.properties";
 const SITE: SyncSite = SyncSite("meta.properties");
-const SITE_DIR: SyncSite = SyncSite("directory of meta.properties");
 /// A file of nothing but garbage is not logged whole.
 const UNKNOWN_KEYS_TOLD: usize = 5;
 
@@ -20,7 +19,7 @@ const UNKNOWN_KEYS_TOLD: usize = 5;
 pub(super) struct Identity(MetaProperties);
 
 impl Identity {
-    /// Reads the ids, or makes them where there are none.
+    /// Reads the ids, or makes them where there are none. New ones stay once the caller has synced the directory.
     pub(super) fn load_or_make(files: &FileCache, dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(NAME);
         if let Some(bytes) = read_whole(files, &path)? {
@@ -44,8 +43,7 @@ impl Identity {
             return Ok(Self(properties));
         }
         let properties = MetaProperties::new(&random_id()?, NodeId(1), DirectoryId(random_bytes()?));
-        write_atomic(files.fs().as_ref(), &path, &properties.encode(), SITE, SITE_DIR)
-            .context("write", &path)?;
+        put_in_place(files.fs().as_ref(), &path, &properties.encode(), SITE).context("write", &path)?;
         Ok(Self(properties))
     }
 

@@ -4,7 +4,8 @@
 //! are the files' bytes, so a lookup reads a growing index, a mapped file and a range of an object alike.
 //!
 //! Invariants
-//! - Fed with the same batches, it holds the same bytes: a rebuild equals what was written live.
+//! - Fed with the same batches, it has the same places: a rebuild equals what was written live, however often the server
+//!   started meanwhile.
 //! - Entries follow Kafka's cadence; [`IndexSet::seal`] adds the last time entry, once.
 //!
 //! What is not here: files.
@@ -40,12 +41,14 @@ impl IndexSet {
         }
     }
 
-    /// Goes on with what the files of a segment hold. The last time entry may be the one that sealing added; it stays true.
-    pub(super) fn resume(base: Offset, interval_bytes: u32, files: IndexFiles) -> Self {
+    /// Goes on with what the files of a segment of `end_bytes` hold. The last time entry may be the one that sealing added; it
+    /// stays true.
+    pub(super) fn resume(base: Offset, interval_bytes: u32, end_bytes: u32, files: IndexFiles) -> Self {
         let tail = TimeIndexTail::resume(&TimeIndex::trusted(&files.times));
+        let offsets = OffsetIndex::trusted(&files.offsets);
         Self {
             base,
-            cadence: IndexCadence::new(interval_bytes),
+            cadence: IndexCadence::resume(interval_bytes, &offsets, end_bytes),
             tail,
             offsets: files.offsets,
             times: files.times,
@@ -148,6 +151,35 @@ mod tests {
     use super::*;
     use crate::record::BatchRebuild;
     use crate::storage::testing::plain;
+
+    #[test]
+    fn a_set_that_was_stopped_and_resumed_has_the_same_places() {
+        let header = *plain("a value").header();
+        let size = header.size_bytes;
+        let places = |stops: &[i64]| {
+            let mut set = IndexSet::new(Offset::ZERO, 3 * size);
+            for batch in 0..40 {
+                let position = u32::try_from(batch).expect("small") * size;
+                if stops.contains(&batch) {
+                    let files = IndexFiles {
+                        offsets: set.offset_bytes().to_vec(),
+                        times: set.time_bytes().to_vec(),
+                        aborted: Vec::new(),
+                    };
+                    set = IndexSet::resume(Offset::ZERO, 3 * size, position, files);
+                }
+                let mut header = header;
+                header.base_offset = Offset(batch);
+                set.add(&header, position);
+            }
+            set.offset_bytes().to_vec()
+        };
+        let unbroken = places(&[]);
+        assert_eq!(unbroken.len() / OffsetEntry::LEN, 9);
+        for stop in 0..40 {
+            assert_eq!(places(&[stop, 20, 22]), unbroken, "stopped before batch {stop}");
+        }
+    }
 
     #[test]
     fn an_emptied_batch_has_a_place_in_the_indexes_and_no_time() {

@@ -128,7 +128,12 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
     };
     let state = ActiveState {
         extent: last.extent.clone(),
-        indexes: IndexSet::resume(last.extent.base, opening.config.index_interval_bytes, files),
+        indexes: IndexSet::resume(
+            last.extent.base,
+            opening.config.index_interval_bytes,
+            last.extent.end,
+            files,
+        ),
         first_batch_time: first.and_then(|(_, header)| header.max_timestamp),
         opened_at: opening.now,
     };

@@ -90,8 +90,11 @@ pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};
 pub use format::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
 pub use format::checkpoint::{
-    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, write_atomic,
+    CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, put_in_place,
+    write_atomic,
 };
+#[cfg(feature = "tier")]
+pub(crate) use format::fields::Fields;
 pub use format::manifest::{
     Closed, Contradiction, DecodedManifest, MANIFEST_FILE_NAME, Manifest, ManifestDamage, ManifestRecord,
     TailDamage, TailReason,

@@ -28,7 +28,7 @@ use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write
 
 /// File of leader epochs.
 const EPOCHS: &str = "leader-epoch-checkpoint";
-pub(super) const SITE_METADATA: SyncSite = SyncSite("partition metadata");
+const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
 
 /// Returns where the topic's id lies.

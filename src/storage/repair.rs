@@ -37,6 +37,7 @@ use super::writer::{Names, Readiness, Unsynced};
 use super::{LogConfig, Producers};
 
 const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
+const SITE_PARENT: SyncSite = SyncSite("data directory with a repaired partition");
 
 impl Partition {
     /// Brings a log that refuses writes back. Blocks for as long as it takes to read and copy what was not synced; nobody who
@@ -63,10 +64,10 @@ impl Partition {
             write_metadata(&self.files, &self.dir, self.topic_id)?;
         }
         let parent = self.dir.parent().expect("a partition lies in a data directory");
-        // The data directory, too: a sync that was to make the partition's own name safe may be the one that failed.
-        for dir in [&self.dir, parent] {
-            self.files.fs().sync_dir(dir, SITE_DIR).context("sync", dir)?;
-        }
+        let fs = self.files.fs();
+        fs.sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
+        // A sync that was to make the partition's own name safe may be the one that failed.
+        fs.sync_dir(parent, SITE_PARENT).context("sync", parent)?;
         self.install(reread, now, &config)
     }
 

@@ -41,7 +41,7 @@ use super::{close, commit, retain};
 const LOCK: &str = ".lock";
 const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
-const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with or without the clean marker");
+const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with the clean marker");
 
 /// How to open a data directory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -288,14 +288,12 @@ fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
     compacted.map(point).collect()
 }
 
-/// Tells whether the last process closed the directory, and takes its word away before it can become a lie.
+/// Tells whether the last process closed the directory, and takes its word away before it can become a lie: [`DataDir::open`]
+/// syncs the directory, and nothing that a start looks at changes before.
 fn take_clean_marker(files: &FileCache, dir: &Path) -> Result<Stop, StoreError> {
     let path = dir.join(CLEAN_MARKER);
     match files.fs().remove_file(&path) {
-        Ok(()) => {
-            files.fs().sync_dir(dir, SITE_MARKER_DIR).context("sync", dir)?;
-            Ok(Stop::Clean)
-        }
+        Ok(()) => Ok(Stop::Clean),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Stop::Unclean),
         Err(error) => Err(error).context("remove", &path),
     }

@@ -1,23 +1,41 @@
-//! That no sync of the sources is forgotten by the sweeps.
+//! That no sync of the sources is forgotten by the sweeps, and that each has a name of its own: what a sweep switches off is one
+//! call.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Ledger, World, disk, live};
 
-/// The literals of all sync sites in the sources under `dir`, tests aside.
-fn sites_in_sources(dir: &Path, sites: &mut BTreeSet<String>) {
+/// Where bytes are synced that are nobody's data: the file systems themselves, and what measures a disk.
+const NO_DATA: [&str; 2] = ["env", "bench"];
+
+/// Calls `each` with name and text of every source under `dir`, tests aside.
+fn sources(dir: &Path, each: &mut dyn FnMut(&str, &str)) {
     for entry in std::fs::read_dir(dir).expect("the sources are there") {
         let path = entry.expect("listed").path();
         let name = path.to_string_lossy();
+        let is_named = |names: &[&str]| {
+            names
+                .iter()
+                .any(|name| path.file_name().is_some_and(|is| is == *name))
+        };
         if path.is_dir() {
-            sites_in_sources(&path, sites);
-        } else if name.ends_with(".rs") && !name.ends_with("_tests.rs") {
-            let text = std::fs::read_to_string(&path).expect("read");
-            let literals = text.split("SyncSite(\"").skip(1);
-            sites.extend(literals.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            if !is_named(&NO_DATA) && !is_named(&["tests"]) {
+                sources(&path, each);
+            }
+        } else if name.ends_with(".rs") && !name.ends_with("_tests.rs") && !is_named(&["tests.rs"]) {
+            each(&name, &std::fs::read_to_string(&path).expect("read"));
         }
     }
+}
+
+fn all_sources(each: &mut dyn FnMut(&str, &str)) {
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), each);
+}
+
+fn words<'a>(text: &'a str, word: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(|symbol: char| !symbol.is_alphanumeric() && symbol != '_')
+        .filter(move |found| *found == word)
 }
 
 #[test]
@@ -30,9 +48,32 @@ fn the_sweeps_come_to_every_sync_of_the_sources() {
     let mut swept: BTreeSet<String> = sites.iter().map(|site| site.0.to_owned()).collect();
     swept.extend(crate::storage::cleaner::SWEPT.map(str::to_owned));
     let mut written = BTreeSet::new();
-    sites_in_sources(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src/storage"),
-        &mut written,
-    );
+    all_sources(&mut |_, text| {
+        let literals = text.split("SyncSite(\"").skip(1);
+        written.extend(literals.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    });
     assert_eq!(written, swept);
+}
+
+#[test]
+fn every_sync_of_the_sources_has_a_name_that_no_other_call_has() {
+    let mut names = BTreeSet::new();
+    all_sources(&mut |file, text| {
+        for line in text.lines().filter(|line| line.contains("SyncSite(")) {
+            let constant = line
+                .split_once("const ")
+                .and_then(|(_, rest)| rest.split_once(": SyncSite = SyncSite(\""));
+            let (constant, rest) = constant.unwrap_or_else(|| panic!("{file}: not a constant: {line}"));
+            assert!(names.insert(rest.to_owned()), "{file}: twice: {line}");
+            assert_eq!(
+                words(text, constant).count(),
+                2,
+                "{file}: {constant} is defined and used once"
+            );
+        }
+        for bare in [".sync_all(", ".sync_data()", "fsync("] {
+            assert!(!text.contains(bare), "{file}: {bare} is a sync without a name");
+        }
+    });
+    assert!(names.len() > 20, "{names:?}");
 }

@@ -2,13 +2,18 @@
 
 Works in a fresh copy of the checkout whose `target` is the checkout's own, so that no dependency is built twice. The
 first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records.
-A command for which no check is written here is a failure: the README promises nothing untested.
+A command for which no check is written here is a failure: the README promises nothing untested. With `--input` the same commands
+run over another file of flights, which is to be the year: its row of the README's table holds then.
 """
 
 import argparse
 import contextlib
+import csv
 import dataclasses
+import datetime
 import gzip
+import io
+import json
 import os
 import re
 import shutil
@@ -16,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zoneinfo
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +34,10 @@ READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-dat
 INPUT = "examples/data/flights-2013-week1.jsonl"
 COMMAND_WITHIN_S = 1800
 RETAINED_WITHIN_S = 60
+YEAR_SCRIPT = "examples/data/year.py"
+# The size of a log depends on how records fell into batches, somewhat.
+SIZES_DIFFER_BY = 0.05
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +91,10 @@ class Walk:
         self.environment = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "SILTSTONE_SERVER")}
         self.exports = root.with_name(root.name + ".exports")
         self.exports.touch()
+        self.row = "the week" if input_file is None else "the year"
         self.partitions: dict[int, list[dict]] = {}
         self.recent_start = 0
+        self.planes_bytes = 0
 
     def copy_checkout(self) -> None:
         """Copies the files that a clone would have; times too, so that cargo sees no change."""
@@ -252,15 +264,36 @@ def check_planes_produced(walk: Walk, _command: str, answer: Answer) -> None:
     require_line(said, len(walk.flights) - skipped)
     require_line(said, skipped)
     equal(len(objects(walk.run("siltstone read planes --json").stdout)), len(walk.flights) - skipped, "records before")
+    walk.planes_bytes = planes_log_bytes(walk)
+
+
+def planes_log_bytes(walk: Walk) -> int:
+    """What the log of the planes takes on disk."""
+    return sum(file.stat().st_size for file in (walk.root / "siltstone-data" / "planes-0").glob("*.log"))
+
+
+def check_table(walk: Walk) -> None:
+    """The README's row for this input says what came out: counts to the last, sizes within a little."""
+    text = (CHECKOUT / "README.md").read_text()
+    (row,) = re.findall(rf"^\| {walk.row} \| (.+) \|$", text, re.MULTILINE)
+    *counts, before, after = row.split(" | ")
+    keyed = sum(flight.key is not None for flight in walk.flights)
+    expected = [keyed, len(walk.flights) - keyed, len(newest_planes(walk))]
+    equal([int(count.replace(",", "")) for count in counts], expected, f"records, left out and planes of {walk.row}")
+    for told, measured in ((before, walk.planes_bytes), (after, planes_log_bytes(walk))):
+        size, unit = told.split()
+        if abs(float(size) * UNITS[unit] - measured) > SIZES_DIFFER_BY * measured:
+            raise AssertionError(f"the README says {told} for {walk.row}, here it is {measured} bytes")
 
 
 def check_compact(walk: Walk, command: str, answer: Answer) -> None:
-    """The log became smaller, and holds as many values as there are planes; to do it again changes nothing."""
+    """The log became smaller, as the README's table says, and holds as many values as there are planes; again changes nothing."""
     planes = newest_planes(walk)
     require_line(answer.stdout, 0, len(planes))
+    check_table(walk)
     (again,) = objects(walk.run(command + " --json").stdout)
     equal((again["state"], again["values_kept"], again["records_dropped"]), ("done", len(planes), 0), "compacted again")
-    files = sum(file.stat().st_size for file in (walk.root / "siltstone-data" / "planes-0").glob("*.log"))
+    files = planes_log_bytes(walk)
     equal(files, again["after_bytes"], "bytes of the log files")
     values = sum(len(value.encode()) for _, value in planes.values())
     everything = sum(len(flight.value.encode()) for flight in walk.flights if flight.key is not None)
@@ -355,6 +388,24 @@ def members_with(value: object, name: str) -> Iterator[dict]:
             yield from members_with(member, name)
 
 
+def check_year_script(walk: Walk) -> None:
+    """From the data set's columns the script makes these very lines; the columns are made here, from the lines."""
+    rows = [json.loads(flight.value) for flight in walk.flights]
+    table = io.StringIO()
+    names = ["year", "month", "day", "sched_dep_time", *list(rows[0])[1:]]
+    writer = csv.DictWriter(table, names, extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        local = datetime.datetime.fromisoformat(row["time"]).astimezone(zoneinfo.ZoneInfo("America/New_York"))
+        known = {name: "NA" if value is None else value for name, value in row.items()}
+        when = {"year": local.year, "month": local.month, "day": local.day, "sched_dep_time": local.hour * 100 + local.minute}
+        writer.writerow({**known, **when})
+    file = walk.root.with_name(walk.root.name + ".csv")
+    file.write_text(table.getvalue())
+    made = subprocess.run([sys.executable, walk.root / YEAR_SCRIPT, file], capture_output=True, text=True, check=True).stdout
+    equal(made.splitlines(), [flight.value for flight in walk.flights], f"the lines that {YEAR_SCRIPT} makes")
+
+
 def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
     """Types every command, then stops the server, starts it again and looks whether all is still there."""
     serve, *rest = commands((CHECKOUT / "README.md").read_text())
@@ -384,7 +435,7 @@ def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
 def main() -> int:
     """Runs the README; see `--help`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, help="another file of flights to load in place of the committed week; may be .gz")
+    parser.add_argument("--input", type=Path, help="the year, to load in place of the committed week; may be .gz")
     parser.add_argument("--already-run", action="append", default=[], metavar="COMMAND", help="a command to leave out, counted as skipped")
     arguments = parser.parse_args()
     suite = Suite("readme")
@@ -394,7 +445,10 @@ def main() -> int:
         with suite.case("the hashes used here give known answers"):
             flights.check_known_answers()
             record_batch.check_known_answers()
-        walk_through(suite, Walk(root, arguments.input), arguments.already_run)
+        walk = Walk(root, arguments.input)
+        with suite.case(f"{YEAR_SCRIPT} makes the lines of the input from the columns of its data set"):
+            check_year_script(walk)
+        walk_through(suite, walk, arguments.already_run)
     return suite.close()
 
 

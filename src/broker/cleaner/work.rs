@@ -72,6 +72,24 @@ impl From<CompactError> for Trouble {
     }
 }
 
+/// Why a log is cleaned, for the log of the day.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    Command,
+    Promise,
+    Ratio,
+}
+
+impl Cause {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Promise => "promise",
+            Self::Ratio => "ratio",
+        }
+    }
+}
+
 /// A log that a thread has claimed; given back when dropped.
 struct Claimed<'a> {
     core: &'a Core,
@@ -240,18 +258,23 @@ impl Core {
         self.seal(served, wish)?;
         let mut view = served.log.compaction(self.now());
         // By command also what is clean is looked at again: its tombstones may have come of age.
-        let wanted = match wish {
-            RollFor::Command => view.first_uncleanable > view.log_start,
-            RollFor::Promise => urgency(&view, self.now()).is_some() && view.dirty_bytes > 0,
+        let cause = match (wish, urgency(&view, self.now())) {
+            (RollFor::Command, _) => Some(Cause::Command).filter(|_| view.first_uncleanable > view.log_start),
+            (RollFor::Promise, Some(Urgency::Promise(_))) => Some(Cause::Promise),
+            (RollFor::Promise, Some(Urgency::Ratio(_))) => Some(Cause::Ratio),
+            (RollFor::Promise, None) => None,
         };
-        if !wanted {
+        let Some(cause) = cause.filter(|cause| *cause == Cause::Command || view.dirty_bytes > 0) else {
             return Ok(view);
-        }
+        };
         let mut map = OffsetMap::with_bytes(
             self.cleaner.config.dedupe_buffer_bytes / self.cleaner.config.threads.max(1),
         );
         loop {
             let report = self.clean_round(claimed, &view, &mut map)?;
+            tracing::info!(partition = %served.id(), cause = cause.text(), from = %report.from, to = %report.to,
+                read_bytes = report.read_bytes, written_bytes = report.written_bytes, saved_bytes = report.saved_bytes,
+                dropped = report.records.dropped(), took = ?served.cleaning.last_took(), "log compacted");
             told(&report);
             view = served.log.compaction(self.now());
             if report.rounds == Rounds::Done || report.to <= report.from {
@@ -330,9 +353,6 @@ impl Core {
         if let Err(error) = self.store.checkpoint_cleaner_points() {
             tracing::warn!(%error, "cleaner points could not be written; after a crash a log is cleaned again");
         }
-        tracing::info!(partition = %served.id(), from = %report.from, to = %report.to, read_bytes = report.read_bytes,
-            written_bytes = report.written_bytes, saved_bytes = report.saved_bytes,
-            dropped = report.records.dropped(), took = ?began.elapsed(), "log compacted");
         Ok(report)
     }
 

@@ -1,5 +1,7 @@
 //! Topics: creating, changing, deleting; what a restart and a crash find.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::env::{OpenMode, SyncSite};
 
@@ -329,6 +331,68 @@ async fn a_topic_whose_partitions_cannot_be_opened_is_not_there_after_a_start_an
     assert_eq!(names(&house), ["t/2"]);
     let spec = read(&topic, ReadStart::Earliest, ReadEnd::Now);
     assert_eq!(house.values(spec).await.expect("readable"), ["a"]);
+}
+
+/// The write after the next sync of a log finds no room in the topics' metadata.
+fn fill_after_a_sync(fs: &SimFs) {
+    let (disk, armed) = (fs.clone(), AtomicBool::new(true));
+    fs.watch_syncs(move |site| {
+        if site == SyncSite("log") && armed.swap(false, Ordering::Relaxed) {
+            disk.inject(Fault {
+                call: Call::Write,
+                path_contains: "__siltstone_topics".to_owned(),
+                times: 1,
+                failure: Failure::Kind(std::io::ErrorKind::StorageFull),
+            });
+        }
+    });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_could_not_be_taken_back_is_so_within_a_minute_or_by_the_stop() {
+    for end in ["a minute and a crash", "a stop"] {
+        let house = restart_with_a_line(start().await, "t 1 5").await;
+        fill_after_a_sync(&house.fs);
+        house
+            .broker
+            .create_topic(new_topic("t", 2, &[]), Execution::Apply)
+            .await
+            .expect_err("the disk fails");
+        assert!(names(&house).is_empty());
+        let house = if end == "a stop" {
+            house.restart().await
+        } else {
+            tokio::time::sleep(Duration::from_secs(61)).await;
+            house.crash().await
+        };
+        assert!(names(&house).is_empty(), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_topics_that_finds_no_room_refuses_produce_at_once() {
+    for call in [Call::Write, Call::SyncData] {
+        let house = start().await;
+        let topic = house.create("t", 1, &[]).await;
+        house.fs.set_capacity_bytes(2 << 20);
+        house.fs.inject(Fault {
+            call,
+            path_contains: "__siltstone_topics".to_owned(),
+            times: 1,
+            failure: Failure::Kind(std::io::ErrorKind::StorageFull),
+        });
+        let full = house
+            .broker
+            .create_topic(new_topic("u", 1, &[]), Execution::Apply)
+            .await
+            .expect_err("no room");
+        assert!(matches!(full, Error::DiskFull { .. }), "{call:?}: {full}");
+        let refused = house.append(&topic, 0, vec![record("a")]).await;
+        assert!(
+            matches!(refused, Err(Error::DiskFull { .. })),
+            "{call:?}: {refused:?}"
+        );
+    }
 }
 
 #[tokio::test]

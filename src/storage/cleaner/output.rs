@@ -8,7 +8,7 @@
 //!
 //! Invariants
 //! - What lies before the first change is a prefix of the sources, byte for byte.
-//! - Never more than [`SYNC_STEP`] bytes are unsynced: a sync of this file keeps those of others waiting for no longer.
+//! - Never more than [`STEP`] bytes are dirty: the sync of this file keeps those of others waiting for no longer.
 //! - A file that is not finished is removed.
 //!
 //! What is not here: which batches come (`survivors`), and names that a start looks for (`swap`).
@@ -28,8 +28,8 @@ use super::gate::{CompactError, Gate, Tried};
 use super::pieces::len_32;
 use super::survivors::TimeSpan;
 
-/// So much is written between two syncs.
-const SYNC_STEP: usize = 4 << 20;
+/// So much is written before the disk is asked to take it.
+const STEP: usize = 4 << 20;
 /// So much is gathered before it is written.
 const BUFFER: usize = 1 << 20;
 /// As in `writer`: positions in an index are signed 32-bit numbers.
@@ -183,8 +183,8 @@ impl Draft {
             .tried("write", &self.path)?;
         self.written += u64::from(len_32(bytes.len()));
         self.unsynced += bytes.len();
-        if self.unsynced >= SYNC_STEP {
-            self.file.sync_data(SITE).tried("sync", &self.path)?;
+        if self.unsynced >= STEP {
+            self.file.write_back().tried("write back", &self.path)?;
             self.unsynced = 0;
         }
         Ok(())

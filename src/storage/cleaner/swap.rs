@@ -7,9 +7,10 @@
 //! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
 //!    removes every old file in the range and gives `.swap` its final name.
 //! 5. The old files are removed; the directory is synced. If it dies here: as above.
-//! 6. `.swap` becomes `<base>.log`; readers are given that name; the directory is synced. If it dies here: as above, for
-//!    what still has the old name.
-//! 7. Indexes are written and synced. If it dies here: a start reads the log and makes them.
+//! 6. `.swap` becomes `<base>.log`; readers are given that name. If it dies here: as above, for what is found under the old
+//!    name.
+//! 7. Indexes are written and synced, and with their names those of the logs. If it dies here: a start reads the log and makes
+//!    them.
 //!
 //! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start.
 //!
@@ -40,7 +41,6 @@ use super::source::Source;
 
 const SITE_SWAP: SyncSite = SyncSite("directory of finished cleaned logs");
 const SITE_OLD: SyncSite = SyncSite("directory without cleaned logs' originals");
-const SITE_FINAL: SyncSite = SyncSite("directory of swapped logs");
 
 /// Replaces `sources` by finished files.
 pub(super) fn swap(
@@ -113,7 +113,7 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
         }
     }
     partition.cleaner.set_unfinished(None);
-    files.fs().sync_dir(&dir, SITE_FINAL).tried("sync", &dir)?;
+    // Syncs the directory, and with it the final names.
     replacements.commit(files)?;
     for (sealed, lens) in written {
         sealed.indexes_written(lens);

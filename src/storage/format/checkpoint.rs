@@ -95,12 +95,7 @@ pub fn decode_epochs(bytes: &[u8]) -> Result<Vec<EpochEntry>, CheckpointDamage> 
 
 /// Replaces the file at `path` with `bytes`, durably. Two writers of one path must not overlap.
 ///
-/// 1. An old `<path>.tmp` is removed. If it dies here: nothing has changed.
-/// 2. A new `<path>.tmp` is written and synced. If it dies here: readers ignore the temporary file.
-/// 3. It is renamed over `path`. If it dies here: either content may be found, each of them whole.
-/// 4. The directory is synced: the new content stays.
-///
-/// The temporary file is always a new one: pages whose sync once failed cannot be trusted by a second try.
+/// Steps 1 to 3 are [`put_in_place`]; 4. the directory is synced: the new content stays.
 ///
 /// # Errors
 /// What the disk says. Until step 3 the old content stands and the temporary file is removed; in step 4 either content
@@ -112,9 +107,26 @@ pub fn write_atomic(
     site_file: SyncSite,
     site_dir: SyncSite,
 ) -> io::Result<()> {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    put_in_place(fs, path, bytes, site_file)?;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
     };
+    fs.sync_dir(dir, site_dir)
+}
+
+/// Replaces the file at `path` with `bytes`, whole. The new content stays once the caller has synced the directory.
+///
+/// 1. An old `<path>.tmp` is removed. If it dies here: nothing has changed.
+/// 2. A new `<path>.tmp` is written and synced. If it dies here: readers ignore the temporary file.
+/// 3. It is renamed over `path`. If it dies here: either content may be found, each of them whole.
+///
+/// The temporary file is always a new one: pages whose sync once failed cannot be trusted by a second try.
+///
+/// # Errors
+/// What the disk says. The old content stands, and the temporary file is removed.
+pub fn put_in_place(fs: &dyn Fs, path: &Path, bytes: &[u8], site: SyncSite) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut temporary = name.to_owned();
     temporary.push(".tmp");
     let temporary = path.with_file_name(temporary);
@@ -122,20 +134,13 @@ pub fn write_atomic(
     remove_if_there(fs, &temporary)?;
     let written = fs.open(&temporary, OpenMode::CreateNew).and_then(|file| {
         file.write_all_at(&[IoSlice::new(bytes)], 0)?;
-        file.sync_data(site_file)?;
+        file.sync_data(site)?;
         fs.rename(&temporary, path)
     });
-    if let Err(error) = written {
+    written.inspect_err(|_| {
         // The first error is the one to tell; a leftover is removed by the next write.
         let _ = fs.remove_file(&temporary);
-        return Err(error);
-    }
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    fs.sync_dir(dir, site_dir)
+    })
 }
 
 fn remove_if_there(fs: &dyn Fs, path: &Path) -> io::Result<()> {

@@ -141,10 +141,14 @@ impl<'a> OffsetIndex<'a> {
     /// Returns the entry of the greatest offset that is not after `target`; `None` when all lie after it, and the caller
     /// starts at the beginning of the log.
     pub fn floor(&self, target: RelativeOffset) -> Option<OffsetEntry> {
-        let not_after = self
-            .entries
-            .partition_point(|bytes| OffsetEntry::from_bytes(bytes).last_offset <= target);
+        let not_after = self.count_not_after(target);
         not_after.checked_sub(1).map(|entry| self.entry(entry))
+    }
+
+    /// Returns how many entries have an offset that is not after `target`.
+    pub fn count_not_after(&self, target: RelativeOffset) -> usize {
+        self.entries
+            .partition_point(|bytes| OffsetEntry::from_bytes(bytes).last_offset <= target)
     }
 
     /// Returns a position at or before the batch that holds `target`: the start of the log when no entry lies before it.
@@ -203,11 +207,20 @@ pub struct IndexCadence {
 }
 
 impl IndexCadence {
-    /// Starts at an empty, reopened or truncated segment. `interval_bytes` is the topic's `index.interval.bytes`.
+    /// Starts at an empty segment. `interval_bytes` is the topic's `index.interval.bytes`.
     pub fn new(interval_bytes: u32) -> Self {
         Self {
             interval_bytes,
             since_entry_bytes: 0,
+        }
+    }
+
+    /// Goes on at the end, at `end_bytes`, of a segment whose index is `index`, as if it had never stopped.
+    pub fn resume(interval_bytes: u32, index: &OffsetIndex<'_>, end_bytes: u32) -> Self {
+        let last_entry = index.last().map_or(0, |entry| entry.position.0);
+        Self {
+            interval_bytes,
+            since_entry_bytes: u64::from(end_bytes.saturating_sub(last_entry)),
         }
     }
 

@@ -18,7 +18,7 @@
 //! - Extensions and flags that a reader does not know are kept and written again; their tags ascend.
 //! - A summary has at most [`MAX_LEN`] bytes.
 //!
-//! What it does not do: frame or checksum itself (`manifest`).
+//! What it does not do: frame or checksum itself (`manifest`, and the archive's own formats in `tier`).
 
 use super::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES, Stride};
 use super::fields::Fields;
@@ -146,6 +146,9 @@ pub struct SegmentSummary {
 }
 
 impl SegmentSummary {
+    /// The greatest length of its bytes.
+    pub const MAX_LEN: usize = MAX_LEN;
+
     /// Makes the summary of an empty, active segment.
     pub fn empty(base_offset: Offset) -> Self {
         Self {
@@ -164,8 +167,8 @@ impl SegmentSummary {
         }
     }
 
-    /// Appends the bytes behind the record kind to `into`.
-    pub(in crate::storage) fn encode(&self, into: &mut Vec<u8>) {
+    /// Appends the bytes behind the record kind to `into`, at most [`MAX_LEN`](Self::MAX_LEN).
+    pub fn encode(&self, into: &mut Vec<u8>) {
         let samples = self.append_times.samples();
         let stride = self.append_times.stride();
         let bit = |is_there: bool, bit: u8| if is_there { bit } else { 0 };
@@ -200,7 +203,11 @@ impl SegmentSummary {
         }
     }
 
-    /// Reads the bytes behind the record kind; `None` when they are not a summary.
+    /// Reads the bytes behind the record kind, all of them; `None` when they are not a summary.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::decode(Fields(bytes))
+    }
+
     pub(in crate::storage) fn decode(mut fields: Fields<'_>) -> Option<Self> {
         let present = fields.u8()?;
         let sample_count = fields.u8()?;

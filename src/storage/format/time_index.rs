@@ -111,10 +111,14 @@ impl<'a> TimeIndex<'a> {
     /// `timestamp` lies in the batch that ends at the entry's offset, or later. `None` when all entries are later, and
     /// the caller starts at the beginning of the segment.
     pub fn floor(&self, timestamp: Timestamp) -> Option<TimeEntry> {
-        let not_after = self
-            .entries
-            .partition_point(|bytes| TimeEntry::from_bytes(bytes).timestamp <= timestamp);
+        let not_after = self.count_not_after(timestamp);
         not_after.checked_sub(1).map(|entry| self.entry(entry))
+    }
+
+    /// Returns how many entries have a timestamp that is not after `timestamp`.
+    pub fn count_not_after(&self, timestamp: Timestamp) -> usize {
+        self.entries
+            .partition_point(|bytes| TimeEntry::from_bytes(bytes).timestamp <= timestamp)
     }
 
     /// Returns the length in bytes of the part whose offsets lie before `target`: what a truncation to `target` keeps.

@@ -1,20 +1,28 @@
 """Mixed traffic while the cleaner and retention work, on the release binary, killed now and then.
 
-A compacted topic and one cut by size, both `synced` and of small segments. Idempotent writers, two to each partition, send again what
-was not acknowledged; readers replay from random offsets and by time; `siltstone topic compact` is called again and again. Early in the
-run the server is killed twice with signal 9. It holds that
+A topic compacted by its dirty ratio and by command, one compacted for the promise of `max.compaction.lag.ms` alone, and one cut by
+size, all `synced` and of small segments. Idempotent writers send again what was not acknowledged; readers replay from random offsets
+and by time; `siltstone topic compact` is called again and again for the first. Early in the run the server is killed twice with
+signal 9. It holds that
 - every record stands where it was acknowledged, whole and once, as long as it is there; no offset moves;
-- a reader of the compacted topic from any offset or time ends with the model's table of what lies in its range, deleted keys included;
+- a reader of a compacted topic from any offset or time ends with the model's table of what lies in its range, deleted keys included;
+- no read of the promised topic shows a record for which a newer one of its key was acknowledged longer ago, as the read began, than
+  the promise and PROMISE_SLACK_S (a crash forgets times of appends: then it counts from the start after it); and soon after the
+  last append, with the partitions idle and no command given, only the last record of each key is there;
+- passes by ratio, by promise and by command each happened, as the server's log says, and to the promised topic only those by promise;
 - of the other topic nothing is missing behind the log start, which moves;
 - at the end, after a compaction, exactly the last record of each key is left;
-- the memory of the server, its maps of files left out, grows by less than MEMORY_GROWS_BYTES after a quarter of its last life;
+- the memory of the server, its maps of files left out, grows by less than MEMORY_GROWS_BYTES after a quarter of its last life, and
+  the middle of what it used in the last quarter is within MEMORY_DRIFTS_BYTES of that in the second;
 - the server says of no error, and exits 0 at SIGTERM.
 """
 
 import argparse
+import collections
 import contextlib
 import random
 import re
+import statistics
 import sys
 import tempfile
 import threading
@@ -32,19 +40,27 @@ from model import NUMBER_BITS, PartitionModel, Replay, check_known_answers
 from server import Server
 from suite import Suite, equal
 
-TABLE, QUEUE = "table", "queue"
+TABLE, PROMISED, QUEUE = "table", "promised", "queue"
 SMALL = {"durability": "synced", "segment.bytes": "1048576", "max.message.bytes": "262144"}
 COMPACTED = {**SMALL, "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "delete.retention.ms": "20000"}
+PROMISE_S = 20
+KEPT_PROMISE = {**COMPACTED, "min.cleanable.dirty.ratio": "1", "max.compaction.lag.ms": str(PROMISE_S * 1000)}
 SHORTENED = {**SMALL, "retention.bytes": "2097152"}
 SERVER_SETTINGS = ("--set", "cleaner.backoff_ms=1000", "--set", "cleaner.dedupe_buffer_bytes=8MiB")
 PARTITIONS = 2
-WRITERS_PER_PARTITION = 2
+WRITERS_PER_PARTITION = {TABLE: 2, PROMISED: 1, QUEUE: 2}
 RECORDS_PER_REQUEST = 100
 REQUESTS_PER_S = 4
 KILLS_AT = (0.1, 0.2)  # of the whole time
 WARM_AFTER = 0.25  # of the last life
 MEMORY_GROWS_BYTES = 48 << 20
-COMPACT_EVERY_S = 7
+MEMORY_DRIFTS_BYTES = 16 << 20
+COMPACT_EVERY_S = 20
+# A pass for a promise is due half of the promise before it breaks. What a loaded machine may add to that, without its pauses.
+PROMISE_SLACK_S = 30
+STALLS_COUNT = 10
+COMPACTED_LINE = re.compile(r'log compacted.*? partition=(\S+)-\d+ cause="(\w+)"')
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CALL_WITHIN_S = 30
 LOOK_EVERY_S = 0.5
 
@@ -56,16 +72,27 @@ class World:
         self.data = data
         self.over = threading.Event()
         self.faults: list[str] = []
-        self.models = {(topic, p): PartitionModel(topic, p, topic == TABLE) for topic in (TABLE, QUEUE) for p in range(PARTITIONS)}
+        self.models = {
+            (topic, p): PartitionModel(topic, p, topic != QUEUE) for topic in (TABLE, PROMISED, QUEUE) for p in range(PARTITIONS)
+        }
         self.server: Server | None = None
         self.channel: grpc.Channel | None = None
         # Odd from just before a kill until the next server is up.
         self.turns = 0
+        # When the server of the moment was ready, and the longest that this process was kept from running.
+        self.ready_s = 0.0
+        self.stalled_s = 0.0
 
     def start(self) -> None:
         """Starts the server over what the last one left."""
         self.server = Server(self.data, *SERVER_SETTINGS)
         self.channel = grpc.insecure_channel(self.server.grpc)
+        self.ready_s = time.monotonic()
+
+    def promise_reaches_s(self, now_s: float) -> float | None:
+        """What was shadowed before that moment must be gone at `now_s`; None while the server is not old enough to tell."""
+        reaches_s = now_s - PROMISE_S - PROMISE_SLACK_S - STALLS_COUNT * self.stalled_s
+        return reaches_s if reaches_s > self.ready_s else None
 
     def kill(self) -> None:
         """Kills the server and starts another."""
@@ -133,7 +160,7 @@ class Writer:
         response = self.world.persist(lambda stub: stub.Produce(request, timeout=CALL_WITHIN_S))
         (appended,) = response.appended
         equal(appended.last_offset - appended.base_offset + 1, len(codes), "records acknowledged")
-        self.model.acknowledged(appended.base_offset, codes)
+        self.model.acknowledged(appended.base_offset, codes, time.monotonic())
         self.written += len(codes)
         time.sleep(max(0.0, 1 / REQUESTS_PER_S - (time.monotonic() - began)))
 
@@ -145,6 +172,7 @@ class Reader:
         self.world, self.writers = world, writers
         self.random = random.Random(seed)
         self.replays = 0
+        self.promises = 0
 
     def replay_somewhere(self) -> None:
         """One replay, half of them by time, and its judgement."""
@@ -165,8 +193,23 @@ class Reader:
         """Reads to the end as of the call; each record is judged as it comes."""
         return self.world.persist(lambda stub: read_once(stub, model, start))
 
+    def check_promise(self, model: PartitionModel, replay: Replay) -> None:
+        """Nothing that was read has been shadowed for longer than was promised."""
+        # What was shadowed in an earlier life counts from this one's start: it is old enough when the life is.
+        if (reaches_s := self.world.promise_reaches_s(replay.began_s)) is None:
+            return
+        if outlived := replay.outlived(model, reaches_s):
+            offset = outlived[0]
+            raise AssertionError(
+                f"{model.name}: {len(outlived)} records outlived the promise by {PROMISE_SLACK_S} s; that at {offset} was shadowed "
+                f"{replay.began_s - model.shadowed_before(offset):.1f} s before it was read"
+            )
+        self.promises += 1
+
     def check(self, model: PartitionModel, replay: Replay) -> None:
         """Compares what was read with the model; a difference may be a request that is not answered yet, so it is looked at again."""
+        if model.topic == PROMISED:
+            self.check_promise(model, replay)
         if model.compacted:
             if replay.faults(model):
                 wait_for_answers(self.world, self.writers)
@@ -180,7 +223,7 @@ def read_once(stub: log_pb2_grpc.LogServiceStub, model: PartitionModel, start: l
     """One whole read of a partition. A start that retention has overtaken becomes the earliest record."""
     by_time = start.timestamp_ms if start.HasField("timestamp_ms") else None
     where = log_pb2.ReadPartition(partition=model.partition, start=start)
-    replay = Replay(start.offset if by_time is None else 0, by_time, 0)
+    replay = Replay(start.offset if by_time is None else 0, by_time, 0, time.monotonic())
     try:
         complete = False
         before = -1
@@ -236,13 +279,20 @@ def metric(server: Server, name: str) -> int:
         return int(re.search(rf"^{name} (\d+)$", answer.read().decode(), re.MULTILINE)[1])
 
 
+def passes_by_cause(server: Server) -> collections.Counter[tuple[str, str]]:
+    """How many passes the log tells of, in all lives: by topic and cause."""
+    said = COLOURS.sub("", server.stderr.read_text(errors="replace"))
+    told = ((line[1], line[2]) for line in COMPACTED_LINE.finditer(said))
+    return collections.Counter(one for one in told if one[0] in (TABLE, PROMISED))
+
+
 class Run:
     """One run over one data directory."""
 
     def __init__(self, data: Path, seed: int, seconds: float) -> None:
         self.world = World(data)
         self.seconds = seconds
-        models = [model for model in self.world.models.values() for _ in range(WRITERS_PER_PARTITION)]
+        models = [model for model in self.world.models.values() for _ in range(WRITERS_PER_PARTITION[model.topic])]
         self.writers = [Writer(self.world, number, model) for number, model in enumerate(models)]
         self.readers = [Reader(self.world, self.writers, seed + number) for number in range(2)]
         self.memory: list[int] = []
@@ -252,7 +302,7 @@ class Run:
         world = self.world
         world.start()
         admin = admin_pb2_grpc.AdminServiceStub(world.channel)
-        for topic, settings in ((TABLE, COMPACTED), (QUEUE, SHORTENED)):
+        for topic, settings in ((TABLE, COMPACTED), (PROMISED, KEPT_PROMISE), (QUEUE, SHORTENED)):
             admin.CreateTopic(admin_pb2.CreateTopicRequest(name=topic, partitions=PARTITIONS, config=settings), timeout=CALL_WITHIN_S)
         work = [writer.write for writer in self.writers] + [reader.replay_somewhere for reader in self.readers]
         work.append(lambda: compact(world))
@@ -272,12 +322,15 @@ class Run:
         """Kills at the given moments and notes the memory of the last life."""
         began = time.monotonic()
         kills = [share * self.seconds for share in KILLS_AT]
+        slept_s = time.monotonic()
         while (since := time.monotonic() - began) < self.seconds and not self.world.over.wait(LOOK_EVERY_S):
+            self.world.stalled_s = max(self.world.stalled_s, time.monotonic() - slept_s - LOOK_EVERY_S)
             if kills and since >= kills[0]:
                 kills.pop(0)
                 self.world.kill()
             elif not kills:
                 self.memory.append(memory_bytes(self.world.server))
+            slept_s = time.monotonic()
 
     def check_memory(self) -> None:
         """The greatest use after warming up is little more than the greatest before."""
@@ -286,6 +339,11 @@ class Run:
         print(f"       memory: {before >> 20} MiB while warming up, then {after >> 20} MiB at most")
         if after - before >= MEMORY_GROWS_BYTES:
             raise AssertionError(f"memory grew from {before} to {after} bytes: {self.memory[:: max(1, len(self.memory) // 40)]}")
+        quarter = len(self.memory) // 4
+        early, late = (statistics.median(part) for part in (self.memory[quarter : 2 * quarter], self.memory[-quarter:]))
+        print(f"       memory: {early / (1 << 20):.1f} MiB in the middle of the second quarter, {late / (1 << 20):.1f} MiB of the last")
+        if late - early >= MEMORY_DRIFTS_BYTES:
+            raise AssertionError(f"memory drifts from {early} to {late} bytes")
 
     def check_replays(self, seed: int) -> None:
         """With all traffic over, the whole log and eight parts of it agree with the model."""
@@ -300,15 +358,32 @@ class Run:
                 else:
                     equal(len(replay.offsets), replay.end_offset - replay.start_offset, f"records of {model.name}")
 
-    def check_only_last_are_left(self) -> None:
-        """After a compaction the table holds the last record of each key and no other; tombstones may be there or not."""
-        self.world.server.cli("topic", "compact", TABLE)
-        for model in (model for model in self.world.models.values() if model.compacted):
+    def only_last_are_left(self, topic: str) -> str | None:
+        """None if the topic holds the last record of each key and no other, tombstones or not; else what it holds."""
+        for model in (model for model in self.world.models.values() if model.topic == topic):
             replay = read_once(self.world.stub(), model, log_pb2.ReadStart(offset=0))
             last = set(model.lasts().values())
             live = {offset for offset in last if model.at(offset).value is not None}
             if not live <= replay.offsets <= last:
-                raise AssertionError(f"{model.name}: {len(replay.offsets)} records, {len(live)} live of {len(last)} keys")
+                return f"{model.name}: {len(replay.offsets)} records, {len(live)} live of {len(last)} keys"
+        return None
+
+    def check_only_last_are_left(self) -> None:
+        """After a compaction the table holds the last record of each key, and the promised topic has none but those either."""
+        self.world.server.cli("topic", "compact", TABLE)
+        equal((self.only_last_are_left(TABLE), self.only_last_are_left(PROMISED)), (None, None), "what is left")
+
+    def check_idle_promise(self) -> None:
+        """With nothing appended any more, what is shadowed goes in time: active segments are sealed for it."""
+        gone_by_s = time.monotonic() + PROMISE_S + PROMISE_SLACK_S + STALLS_COUNT * self.world.stalled_s
+        while (left := self.only_last_are_left(PROMISED)) is not None:
+            if time.monotonic() > gone_by_s:
+                raise AssertionError(f"{left}, {PROMISE_SLACK_S} s after the promise")
+            time.sleep(LOOK_EVERY_S)
+        promises = [reader.promises for reader in self.readers]
+        print(f"       {sum(promises)} reads of the promised topic judged; this process stood still for {self.world.stalled_s:.2f} s at most")
+        if sum(promises) == 0 and self.seconds * (1 - max(KILLS_AT)) > 2 * (PROMISE_S + PROMISE_SLACK_S):
+            raise AssertionError("no read was late enough to show anything")
 
     def check_it_was_work(self) -> None:
         """The cleaner and retention had something to do, and did it."""
@@ -325,6 +400,10 @@ class Run:
         print(f"       {passes} passes of the cleaner in the last life")
         if passes < 2 or failures > 0:
             raise AssertionError(f"{passes} passes, {failures} of them failed")
+        causes = passes_by_cause(self.world.server)
+        print("       passes in all lives: " + ", ".join(f"{count} of {topic} by {cause}" for (topic, cause), count in sorted(causes.items())))
+        if set(causes) != {(TABLE, "command"), (TABLE, "ratio"), (PROMISED, "promise")}:
+            raise AssertionError(f"passes by cause: {causes}")
         replays = [reader.replays for reader in self.readers]
         if min(replays) < self.seconds / 10:
             raise AssertionError(f"too few replays to show anything: {replays}")
@@ -356,6 +435,8 @@ def main() -> int:
             return suite.close()
         with suite.case("the server's memory stays flat"):
             run.check_memory()
+        with suite.case("the promise of max.compaction.lag.ms is kept in idle partitions, too"):
+            run.check_idle_promise()
         with suite.case("nothing is lost: replays from anywhere agree with the model"):
             run.check_replays(arguments.seed)
         with suite.case("the cleaner and retention have worked"):

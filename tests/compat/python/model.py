@@ -5,6 +5,7 @@ The model of a partition knows which record stands at which offset from the ackn
 """
 
 import array
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -59,6 +60,9 @@ class PartitionModel:
         # Guarded by `lock`: the code at each offset, and the last offset of each key.
         self.codes = array.array("q")
         self.last: dict[bytes, int] = {}
+        # Guarded by `lock`: all offsets of each key, and when each offset was acknowledged, by this process's clock.
+        self.versions: dict[bytes, array.array[int]] = {}
+        self.acknowledged_at = array.array("d")
         # Tombstones seen where no acknowledgement had come yet are judged when it comes: offset to key.
         self.early: dict[int, tuple[bytes, int | None]] = {}
 
@@ -66,17 +70,21 @@ class PartitionModel:
         """The record of a code, as it stands in this partition."""
         return content(code, self.compacted)
 
-    def acknowledged(self, base_offset: int, codes: list[int]) -> None:
-        """Notes that consecutive offsets from `base_offset` on hold these records."""
+    def acknowledged(self, base_offset: int, codes: list[int], at_s: float = 0.0) -> None:
+        """Notes that consecutive offsets from `base_offset` on hold these records, as was known at `at_s`."""
         with self.lock:
             missing = base_offset + len(codes) - len(self.codes)
             self.codes.extend([NOT_WRITTEN] * max(0, missing))
+            self.acknowledged_at.extend([0.0] * max(0, missing))
             for offset, code in enumerate(codes, base_offset):
                 if self.codes[offset] not in (NOT_WRITTEN, code):
                     raise AssertionError(f"{self.name}: {code} acknowledged at {offset}, as was {self.codes[offset]}")
                 self.codes[offset] = code
                 key = self.content(code).key
                 self.last[key] = max(offset, self.last.get(key, -1))
+                if self.compacted:
+                    self.acknowledged_at[offset] = at_s
+                    bisect.insort(self.versions.setdefault(key, array.array("q")), offset)
                 if offset in self.early and self.early.pop(offset) not in ((key, code), (key, None)):
                     raise AssertionError(f"{self.name}: another record than {code} was shown at {offset}")
 
@@ -94,6 +102,15 @@ class PartitionModel:
         got = Content(record.key, value, record.timestamp_ms)
         if got != self.content(known):
             raise AssertionError(f"{self.name}: at {record.offset} is {got}, expected {self.content(known)}")
+
+    def shadowed_before(self, offset: int) -> float | None:
+        """When it was known that the record at `offset` has a newer one of its key; None where nobody has been told."""
+        with self.lock:
+            if offset >= len(self.codes) or self.codes[offset] == NOT_WRITTEN:
+                return None
+            versions = self.versions[self.content(self.codes[offset]).key]
+            newer = bisect.bisect_right(versions, offset)
+            return self.acknowledged_at[versions[newer]] if newer < len(versions) else None
 
     def lasts(self) -> dict[bytes, int]:
         """A copy of the last offset of each key."""
@@ -123,11 +140,12 @@ class PartitionModel:
 
 @dataclasses.dataclass
 class Replay:
-    """What one read of a partition showed: from where, up to where, and of each key the last record."""
+    """What one read of a partition showed: from where, up to where, and of each key the last record; and when it began."""
 
     start_offset: int
     start_ms: int | None
     end_offset: int
+    began_s: float = 0.0
     offsets: set[int] = dataclasses.field(default_factory=set)
     table: dict[bytes, tuple[int, bool]] = dataclasses.field(default_factory=dict)  # key: offset, whether a value
 
@@ -135,6 +153,11 @@ class Replay:
         """Adds a record, later than all before it."""
         self.offsets.add(record.offset)
         self.table[record.key] = (record.offset, record.HasField("value"))
+
+    def outlived(self, model: PartitionModel, shadowed_before_s: float) -> list[int]:
+        """Which of the offsets read had a newer record of their key before that moment."""
+        since = ((offset, model.shadowed_before(offset)) for offset in self.offsets)
+        return sorted(offset for offset, at_s in since if at_s is not None and at_s < shadowed_before_s)
 
     def faults(self, model: PartitionModel) -> list[str]:
         """Where the table read differs from the model's: a lost record, or an old one of a key whose newest is gone."""
@@ -153,10 +176,10 @@ class Replay:
 
 
 def check_known_answers() -> None:
-    """Raises unless the model takes a right replay for right, and each of three wrong ones for wrong."""
+    """Raises unless the model takes a right replay for right, and each of four wrong ones for wrong."""
     model = PartitionModel("known", 0, compacted=True)
     codes = list(range(3 * KEYS))
-    model.acknowledged(0, codes)
+    model.acknowledged(0, codes, at_s=100.0)
     records = [
         common_pb2.StoredRecord(offset=offset, key=c.key, value=c.value, timestamp_ms=c.timestamp_ms)
         for offset, c in enumerate(map(model.content, codes))
@@ -180,6 +203,12 @@ def check_known_answers() -> None:
     )
     if outcomes != (0, 1, 1):
         raise AssertionError(f"a right replay, one with a record lost, one with an old record: {outcomes} differences")
+    promised = Replay(0, None, len(codes))
+    for record in [*newest, older]:
+        promised.take(record)
+    outlived = promised.outlived(model, 101.0), promised.outlived(model, 100.0)
+    if outlived != ([older.offset], []):
+        raise AssertionError(f"a shadowed record among others, old enough and not: {outlived}")
     records[lost].offset += 1
     try:
         model.judge(records[lost])
