@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::env::{FileCache, FileKind, OpenMode, SyncSite};
+use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
 use crate::record::RecordBatch;
 use crate::types::{LeaderEpoch, Offset, TopicId};
 
@@ -25,14 +26,11 @@ use super::files::{read_whole, remove_if_there};
 use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
 use super::scan::{ScanSpec, Scanned, scan};
 use super::spacing::Holes;
-use super::{
-    LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, encode_epochs, write_atomic,
-};
+use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, encode_epochs};
 
 /// File of leader epochs.
 const EPOCHS: &str = "leader-epoch-checkpoint";
 pub(super) const SITE_METADATA: SyncSite = SyncSite("partition metadata");
-const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
 const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
 
 /// Returns where the topic's id lies.
@@ -43,29 +41,28 @@ pub(super) fn metadata_path(dir: &Path) -> PathBuf {
 /// Writes the topic's id into a new directory, without a sync: group commit makes it safe together with the first record, of
 /// many new partitions at once.
 pub(super) fn begin_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
-    let path = metadata_path(dir);
-    let bytes = PartitionMetadata { topic_id }.encode();
-    remove_if_there(files, &path).context("remove", &path)?;
-    let file = files
-        .fs()
-        .open(&path, OpenMode::CreateNew)
-        .context("create", &path)?;
-    file.write_all_at(&[IoSlice::new(&bytes)], 0)
-        .context("write", &path)
+    put_metadata(files, dir, topic_id).map(drop)
 }
 
-/// Writes the topic's id, durably.
+/// Writes the topic's id and syncs it; the name of a file that was not there is the caller's to sync. If it dies here: what is
+/// there is as damaged as what it replaces, and judged alike.
 pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
+    let file = put_metadata(files, dir, topic_id)?;
+    file.sync_data(SITE_METADATA).context("sync", &metadata_path(dir))
+}
+
+fn put_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<Arc<dyn File>, StoreError> {
     let path = metadata_path(dir);
     let bytes = PartitionMetadata { topic_id }.encode();
-    write_atomic(
-        files.fs().as_ref(),
-        &path,
-        &bytes,
-        SITE_METADATA,
-        SITE_METADATA_DIR,
-    )
-    .context("write", &path)
+    let file = files
+        .fs()
+        .open(&path, OpenMode::ReadWrite)
+        .context("open", &path)?;
+    let len = u64::try_from(bytes.len()).expect("a small file");
+    file.set_len(len).context("cut", &path)?;
+    file.write_all_at(&[IoSlice::new(&bytes)], 0)
+        .context("write", &path)?;
+    Ok(file)
 }
 
 /// Reads the topic's id; `None` when the file is missing or damaged.
