@@ -14,7 +14,8 @@
 //! one if need be, before it relies on what it has read: from then on the old one meets it.
 //!
 //! **The newest** is found without listing: is there a number 4096, 8192, 16384 ...? Doubling, then halving, first in steps of 4096, then of
-//! one. About twenty look-ups for a ledger of a million entries, one for who knows where it ended before.
+//! one. About twenty look-ups for a ledger of a million entries, one for who knows where it ended before. Then one listing of what lies
+//! behind it: an entry there means that one was removed by hand, and is an error. A listing that lags does not tell, and does no harm.
 //!
 //! **What may be removed** one day: numbers below the newest multiple of 4096, but never a multiple itself; so that the newest is still
 //! found, and a snapshot stands where reading begins. Nothing removes them yet.
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::TierError;
-use super::keys::numbered;
+use super::keys::{number_of, numbered};
 use super::ledger_entry::{EntryDamage, Form, LedgerEntry, LedgerKind, MAX_LEN, WriterId};
 use super::store::{Published, TierStore};
 use crate::types::{LeaderEpoch, Timestamp};
@@ -135,6 +136,7 @@ impl<S: State> Ledger<S> {
     /// [`TierError::Call`], [`TierError::Damaged`].
     pub async fn open(store: TierStore, path: String, empty: S) -> Result<Self, TierError> {
         let newest = newest(&store, &path).await?;
+        check_for_hole(&store, &path, newest).await?;
         let mut ledger = Self {
             store,
             path,
@@ -385,6 +387,29 @@ pub async fn newest(store: &TierStore, path: &str) -> Result<Option<u64>, TierEr
     let anchor = ANCHOR_EVERY * last_true(|step| is_there(store, path, step * ANCHOR_EVERY)).await?;
     let beyond = last_true(|step| is_there(store, path, anchor + step)).await?;
     Ok(Some(anchor + beyond))
+}
+
+/// Looks for entries behind the newest that is followed by none.
+async fn check_for_hole(store: &TierStore, path: &str, newest: Option<u64>) -> Result<(), TierError> {
+    let mut listing = match newest {
+        Some(newest) => store.list_behind(path, &numbered(path, newest)),
+        None => store.list(path),
+    };
+    let next = newest.map_or(0, |newest| newest + 1);
+    while let Some(found) = listing.next().await? {
+        let Some(number) = number_of(&found.key).filter(|number| *number >= next) else {
+            continue;
+        };
+        // Somebody may have appended since we looked.
+        if is_there(store, path, next).await? {
+            return Ok(());
+        }
+        return Err(TierError::Damaged {
+            key: store.name(&numbered(path, next)),
+            reason: format!("it is not there, and entry {number} is"),
+        });
+    }
+    Ok(())
 }
 
 async fn is_there(store: &TierStore, path: &str, number: u64) -> Result<bool, TierError> {
