@@ -27,8 +27,7 @@
 //! 3. The copy becomes the state.
 //!
 //! Invariants
-//! - Epochs do not fall from entry to entry... of those that were written in time: a late word may have a smaller one, and never
-//!   stands behind its own fence, since its writer would have had to read that first.
+//! - No entry stands behind one of a greater epoch that its writer has read. So a late word never stands behind its own fence.
 //! - Each entry has the checksum of the one before it; a reader who follows them has read what the writer knew.
 //! - The state here may lag behind the bucket, never run ahead of it.
 //!
@@ -40,7 +39,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::TierError;
 use super::keys::{number_of, numbered};
-use super::ledger_entry::{EntryDamage, Form, LedgerEntry, LedgerKind, MAX_LEN, WriterId};
+use super::ledger_entry::{EntryDamage, Form, LedgerEntry, MAX_LEN, WriterId};
+use super::state::{Contradiction, State};
 use super::store::{Published, TierStore};
 use crate::types::{LeaderEpoch, Timestamp};
 
@@ -54,37 +54,6 @@ const _: () = assert!(ANCHOR_EVERY.is_multiple_of(SNAPSHOT_EVERY));
 const FETCHES: usize = 16;
 /// Times that an append goes on behind somebody else's entry before it gives up.
 const MAX_OVERTAKEN: u32 = 64;
-
-/// What the entries of a ledger come to.
-pub trait State: Clone + Send + Sync {
-    /// A change.
-    type Edit: Send;
-    /// What the ledger is about.
-    const KIND: LedgerKind;
-
-    /// Takes in a change that was written at `at`.
-    ///
-    /// # Errors
-    /// [`Contradiction`] when it does not fit; nothing is then changed.
-    fn apply(&mut self, edit: Self::Edit, at: Timestamp) -> Result<(), Contradiction>;
-
-    /// Returns the body of a delta.
-    fn encode_edits(&self, edits: &[Self::Edit]) -> Vec<u8>;
-
-    /// Reads the body of a delta; `None` when it is none of this ledger.
-    fn decode_edits(&self, body: &[u8]) -> Option<Vec<Self::Edit>>;
-
-    /// Returns the body of a snapshot.
-    fn encode_snapshot(&self) -> Vec<u8>;
-
-    /// Reads the body of a snapshot; `None` when it is none of this ledger.
-    fn decode_snapshot(&self, body: &[u8]) -> Option<Self>;
-}
-
-/// A change that does not fit the state.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Contradiction(pub String);
 
 /// Who writes, and under which epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
