@@ -30,7 +30,7 @@ use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, 
 
 /// File of leader epochs.
 const EPOCHS: &str = "leader-epoch-checkpoint";
-pub(super) const SITE_METADATA: SyncSite = SyncSite("partition metadata");
+const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
 
 /// Returns where the topic's id lies.
