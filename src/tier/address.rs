@@ -146,17 +146,18 @@ mod cloud {
     ];
 }
 
+/// Adds our settings of the client to those that the builder has.
+#[cfg(feature = "tier-s3")]
+fn s3(builder: object_store::aws::AmazonS3Builder) -> object_store::aws::AmazonS3Builder {
+    cloud::CLIENT.into_iter().fold(builder, |builder, (key, value)| {
+        builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
+    })
+}
+
 fn bucket_of(scheme: &str, bucket: &str, url: &str) -> Result<Arc<dyn ObjectStore>, TierError> {
     match scheme {
         #[cfg(feature = "tier-s3")]
-        "s3" => cloud::CLIENT
-            .into_iter()
-            .fold(
-                object_store::aws::AmazonS3Builder::from_env(),
-                |builder, (key, value)| {
-                    builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
-                },
-            )
+        "s3" => s3(object_store::aws::AmazonS3Builder::from_env())
             .with_bucket_name(bucket)
             .with_retry(cloud::retries())
             .build()
@@ -226,6 +227,16 @@ mod tests {
             "\"s3:///prefix\" is not the address of an archive: it names no bucket"
         );
         assert!(refusal("ftp://host/folder").contains("it must be s3://"));
+    }
+
+    #[cfg(feature = "tier-s3")]
+    #[test]
+    fn plain_http_that_the_environment_allows_stays_allowed() {
+        use object_store::ClientConfigKey;
+        use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+        let allow_http = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
+        let builder = s3(AmazonS3Builder::new().with_config(allow_http, "true"));
+        assert_eq!(builder.get_config_value(&allow_http).as_deref(), Some("true"));
     }
 
     #[cfg(feature = "tier-https")]
