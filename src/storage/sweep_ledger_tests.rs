@@ -7,7 +7,6 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::transactions;
-use crate::env::Fs as _;
 use crate::record::Accepted;
 use crate::storage::testing::{NOW, Stored, body_of, read_all};
 use crate::storage::{Origin, Partition, PartitionSpec, Written};

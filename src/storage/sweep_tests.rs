@@ -446,7 +446,6 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.fill("b", 9)?;
     world.sync()?;
     world.raise("b", 5)?;
-    transactions::transact(world)?;
     world.checkpoint()?;
     world.number("a", 7)?;
     world.sync()?;
@@ -455,7 +454,6 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.start()?;
     world.fill("a", 2)?;
     world.number("a", 1)?;
-    transactions::decide(world)?;
     world.adopt("c", 4)?;
     world.fill("c", 1)?;
     world.raise("a", 4)?;
@@ -504,8 +502,11 @@ fn live_on(world: &mut World) -> Result<(), Stop> {
     world.sync()?;
     world.append("a", &sized(700))?;
     world.retain("a", 1)?;
+    transactions::transact(world)?;
+    world.checkpoint()?;
     world.kill();
     world.start()?;
+    transactions::decide(world)?;
     world.close()?;
     world.start()?;
     world.retain("a", 0)?;
