@@ -58,6 +58,8 @@ mod partition_dir;
 mod paths;
 mod producers;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
@@ -77,6 +79,8 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod turnover;
+#[cfg(test)]
+mod vanished_tests;
 mod walk;
 mod watermarks;
 mod writer;
