@@ -1,0 +1,273 @@
+//! What answers to reads hold in memory until their clients take them: one budget, over all clients.
+//!
+//! ```text
+//!  step of the broker (slices of mappings, not counted) --> share --> answer --> frame --> socket
+//!                                                             '-- counted until the frame is written or dropped --'
+//! ```
+//!
+//! Invariants
+//! - No answer to `Read` or `Fetch` is built without a [`Share`]. It is given back when the transport has let go of the frame
+//!   that carries the answer, and of a stream not before its next answer: the encoder keeps its buffer that long.
+//! - Nobody waits for a share: while others hold the budget, an answer is made of [`LEAST_BYTES`], or of one record or batch that
+//!   is larger. So clients that do not read slow the others down, and do not stop them.
+//! - A stream has one answer on its way. What it decoded beyond that answer is counted too, or forgotten and decoded again.
+//! - So a server holds `max_buffered_bytes` of answers, [`LEAST_BYTES`] twice for each stream beyond it, and for each core at
+//!   work the one batch that is being decoded: more are not decoded at once.
+//!
+//! What it does not do: bound what the system's socket buffers hold.
+
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http;
+
+use crate::broker::Error;
+use crate::telemetry::Metrics;
+
+use super::{GrpcConfig, Work, off_network_threads};
+
+/// What the records of an answer may take, in bytes as they are sent, however many hold the budget.
+const LEAST_BYTES: usize = 64 << 10;
+/// How much memory an answer takes for each of its bytes, at most: the buffer that it is encoded into doubles as it grows.
+const GROWTH: usize = 2;
+
+/// The budget.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    limit_bytes: usize,
+    held_bytes: AtomicUsize,
+    /// One for each answer that may be decoded at once.
+    decoders: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Outgoing {
+    /// Limits all answers to what `config` says of requests; what they hold is told in `metrics`.
+    pub(super) fn new(config: &GrpcConfig, metrics: &Arc<Metrics>) -> Arc<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Arc::new(Self {
+            limit_bytes: config.max_buffered_bytes,
+            held_bytes: AtomicUsize::new(0),
+            decoders: Arc::new(Semaphore::new(cores)),
+            metrics: Arc::clone(metrics),
+        })
+    }
+
+    /// Takes a share for an answer with `wanted` bytes of records and `overhead` bytes beside them, or for one with few records
+    /// while others hold the budget.
+    pub(super) fn share(self: &Arc<Self>, wanted: usize, overhead: usize) -> Share {
+        let memory = |records: usize| records.saturating_add(overhead).saturating_mul(GROWTH);
+        if let Some(share) = self.try_share(memory(wanted)) {
+            return share;
+        }
+        self.metrics.reduced_answers.inc();
+        let mut share = Share {
+            outgoing: Arc::clone(self),
+            bytes: 0,
+        };
+        share.hold(memory(wanted.min(LEAST_BYTES)));
+        share
+    }
+
+    /// Takes `bytes` of memory if the budget has them.
+    pub(super) fn try_share(self: &Arc<Self>, bytes: usize) -> Option<Share> {
+        let with = |held: usize| held.checked_add(bytes).filter(|all| *all <= self.limit_bytes);
+        let (all, now) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.held_bytes.fetch_update(all, now, with).ok()?;
+        self.metrics.sending_bytes.inc_by(gauge(bytes));
+        Some(Share {
+            outgoing: Arc::clone(self),
+            bytes,
+        })
+    }
+
+    /// Decodes where it may take long, as many at once as there are cores. None of them waits for a client, so each comes to
+    /// its turn.
+    pub(super) async fn decode<T: Send + 'static>(
+        &self,
+        work: Work,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if work == Work::Short {
+            return Ok(compute());
+        }
+        let place = Arc::clone(&self.decoders)
+            .acquire_owned()
+            .await
+            .expect("the semaphore is never closed");
+        // The place comes back with the result: it is given up when the caller goes on to send it, not before.
+        let (decoded, place) = off_network_threads(work, move || (compute(), place)).await?;
+        drop(place);
+        Ok(decoded)
+    }
+}
+
+/// What an answer holds of the budget; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Share {
+    outgoing: Arc<Outgoing>,
+    bytes: usize,
+}
+
+impl Share {
+    /// Returns how large an answer it is for, in bytes as it is sent.
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.bytes / GROWTH
+    }
+
+    /// Makes it what an answer of `answer_bytes` takes, be it more than was asked for: it is there.
+    pub(super) fn settle(&mut self, answer_bytes: usize) {
+        self.hold(answer_bytes.saturating_mul(GROWTH));
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        let before = mem::replace(&mut self.bytes, bytes);
+        let (held, told) = (&self.outgoing.held_bytes, &self.outgoing.metrics.sending_bytes);
+        held.fetch_add(bytes, Ordering::Relaxed);
+        held.fetch_sub(before, Ordering::Relaxed);
+        told.inc_by(gauge(bytes) - gauge(before));
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.hold(0);
+    }
+}
+
+fn gauge(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// Carries the shares of a call's answers to the frames that they are sent in; clones are the same one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shares(Arc<Mutex<Vec<Arc<Share>>>>);
+
+impl Shares {
+    /// Adds the share of an answer that is about to be encoded.
+    pub(super) fn push(&self, share: Arc<Share>) {
+        self.0.lock().push(share);
+    }
+
+    fn take(&self) -> Vec<Arc<Share>> {
+        mem::take(&mut self.0.lock())
+    }
+}
+
+/// Ties the frames of an answer to the shares that its call left in the response.
+pub(super) fn tied(mut response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions_mut().remove::<Shares>() {
+        Some(shares) => response.map(|body| Body::new(Tied { body, shares })),
+        None => response,
+    }
+}
+
+/// A body whose frames hold their shares.
+#[derive(Debug)]
+struct Tied {
+    body: Body,
+    shares: Shares,
+}
+
+impl HttpBody for Tied {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        polled.map_ok(|frame| {
+            // A frame holds all answers that were encoded since the last one.
+            frame.map_data(|bytes| match self.shares.take() {
+                shares if shares.is_empty() => bytes,
+                shares => Bytes::from_owner(Sent {
+                    bytes,
+                    _shares: shares,
+                }),
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The bytes of a frame, and what they hold of the budget for as long as they are there.
+struct Sent {
+    bytes: Bytes,
+    _shares: Vec<Arc<Share>>,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn outgoing(limit_bytes: usize) -> Arc<Outgoing> {
+        let config = GrpcConfig {
+            max_buffered_bytes: limit_bytes,
+            ..Config::default().grpc
+        };
+        Outgoing::new(&config, &Arc::default())
+    }
+
+    #[test]
+    fn beyond_the_budget_answers_are_small_and_what_is_given_back_is_there_again() {
+        let outgoing = outgoing(3 << 20);
+        let first = outgoing.share(1 << 20, 0);
+        assert_eq!(first.answer_bytes(), 1 << 20);
+        let mut second = outgoing.share(1 << 20, 0);
+        assert_eq!(second.answer_bytes(), LEAST_BYTES);
+        assert!(outgoing.try_share(1 << 20).is_none());
+        second.settle(5 << 20);
+        assert_eq!(
+            outgoing.metrics.sending_bytes.get(),
+            12 << 20,
+            "one batch may be larger"
+        );
+        drop((first, second));
+        assert_eq!(outgoing.metrics.sending_bytes.get(), 0);
+        assert_eq!(outgoing.metrics.reduced_answers.get(), 1);
+        assert_eq!(outgoing.share(1 << 20, 0).answer_bytes(), 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_share_is_held_until_the_transport_lets_go_of_the_last_of_its_frame() {
+        let outgoing = outgoing(1 << 20);
+        let shares = Shares::default();
+        let mut response = http::Response::new(Body::new("the answer".to_owned()));
+        response.extensions_mut().insert(shares.clone());
+        shares.push(Arc::new(outgoing.share(100, 0)));
+        let mut body = tied(response).into_body();
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let mut bytes = frame.unwrap().unwrap().into_data().unwrap();
+        drop(body);
+        let rest = bytes.split_off(4);
+        drop(bytes);
+        assert_eq!(outgoing.metrics.sending_bytes.get(), 200);
+        drop(rest);
+        assert_eq!(outgoing.metrics.sending_bytes.get(), 0);
+    }
+}
