@@ -223,14 +223,14 @@ impl AsRef<[u8]> for Sent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     fn outgoing(limit_bytes: usize) -> Arc<Outgoing> {
-        let config = GrpcConfig {
-            max_buffered_bytes: limit_bytes,
-            ..Config::default().grpc
-        };
-        Outgoing::new(&config, &Arc::default())
+        Arc::new(Outgoing {
+            limit_bytes,
+            held_bytes: AtomicUsize::new(0),
+            decoders: Arc::new(Semaphore::new(1)),
+            metrics: Arc::default(),
+        })
     }
 
     #[test]
