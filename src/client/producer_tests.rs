@@ -285,7 +285,11 @@ async fn a_timeout_says_whether_what_was_refused_may_be_written_all_the_same() {
 #[tokio::test]
 async fn a_refused_record_is_told_by_its_number_when_all_before_it_is_written() {
     let server = Scripted::start(2, []).await;
-    let producer = producer(&server, small_batches()).await;
+    let options = ProducerOptions {
+        linger: LONG,
+        ..small_batches()
+    };
+    let producer = producer(&server, options).await;
     producer.send(to(0, "warm")).await.expect("sent");
     producer.flush().await.expect("acknowledged");
     server.state.lock().script = [Fate::Answered, Fate::RejectedRecord(2)].into();

@@ -384,10 +384,7 @@ mod tests {
             if portion.rest == Rest::Done {
                 break;
             }
-            assert!(
-                portions.decoded_bytes() > 50 * 100,
-                "all of the batch stays in memory"
-            );
+            assert!(portions.decoded_bytes() > 0, "more of the batch is in memory");
             portions.forget_decoded();
             assert_eq!(portions.decoded_bytes(), 0);
             forgotten += 1;
