@@ -702,9 +702,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 41);
+        assert_eq!(types.len(), 43);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 43);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::types::PartitionId;
 
 use super::MAX_RESPONSE_BYTES;
 use super::convert::{self, Format};
+use super::outgoing::Wanted;
 use super::portions::{self, Portions};
 use super::read::Sending;
 use super::status::{invalid, message};
@@ -39,11 +40,17 @@ pub(super) async fn fetch(
     let chunks = broker.fetch(fetch).await;
     let len = chunks.iter().flatten().map(|chunk| chunk.batches.len()).sum();
     // Taken when there is something to send: a fetch that waits for data holds nothing.
-    let wanted = match format {
-        Format::Batches => most.min(len),
-        Format::Records => most,
+    let wanted = Wanted {
+        records_bytes: match format {
+            Format::Batches => most.min(len),
+            Format::Records => most,
+        },
+        overhead_bytes: 0,
     };
-    let mut share = sending.outgoing.share(wanted, 0);
+    let outgoing = &sending.outgoing;
+    let mut share = outgoing
+        .try_answer(wanted)
+        .unwrap_or_else(|| outgoing.small_answer(wanted));
     let budget = share.answer_bytes().min(most);
     let partitions = match format {
         Format::Batches => as_batches(targets, chunks, budget),

@@ -8,10 +8,10 @@
 //! Invariants
 //! - No answer to `Read` or `Fetch` is built without a [`Share`]. It is given back when the transport has let go of the frame
 //!   that carries the answer, and of a stream not before its next answer: the encoder keeps its buffer that long.
-//! - Nobody waits for a share: while others hold the budget, an answer is made of [`LEAST_BYTES`], or of one record or batch that
-//!   is larger. So clients that do not read slow the others down, and do not stop them.
-//! - A stream has one answer on its way. What it decoded beyond that answer is counted too, or forgotten and decoded again.
-//! - So a server holds `max_buffered_bytes` of answers, [`LEAST_BYTES`] twice for each stream beyond it, and for each core at
+//! - Nobody waits for others: while they hold the budget, an answer is made of [`LEAST_BYTES`], or of one record or batch that
+//!   is larger, when the stream's last one is sent. So clients that do not read slow the others down, and do not stop them.
+//! - What a stream decoded beyond its answer is counted too, or forgotten and decoded again.
+//! - So a server holds `max_buffered_bytes` of answers, [`LEAST_BYTES`] twice for each call beyond it, and for each core at
 //!   work the one batch that is being decoded: more are not decoded at once.
 //!
 //! What it does not do: bound what the system's socket buffers hold.
@@ -25,7 +25,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http;
@@ -62,27 +62,29 @@ impl Outgoing {
         })
     }
 
-    /// Takes a share for an answer with `wanted` bytes of records and `overhead` bytes beside them, or for one with few records
-    /// while others hold the budget.
-    pub(super) fn share(self: &Arc<Self>, wanted: usize, overhead: usize) -> Share {
-        let memory = |records: usize| records.saturating_add(overhead).saturating_mul(GROWTH);
-        if let Some(share) = self.try_share(memory(wanted)) {
-            return share;
-        }
+    /// Takes a share for an answer of `wanted`, if the budget has it.
+    pub(super) fn try_answer(self: &Arc<Self>, wanted: Wanted) -> Option<Share> {
+        self.try_share(wanted.memory(wanted.records_bytes))
+    }
+
+    /// Takes a share for an answer of `wanted` with few records, whatever others hold.
+    pub(super) fn small_answer(self: &Arc<Self>, wanted: Wanted) -> Share {
         self.metrics.reduced_answers.inc();
         let mut share = Share {
             outgoing: Arc::clone(self),
             bytes: 0,
         };
-        share.hold(memory(wanted.min(LEAST_BYTES)));
+        share.hold(wanted.memory(wanted.records_bytes.min(LEAST_BYTES)));
         share
     }
 
     /// Takes `bytes` of memory if the budget has them.
     pub(super) fn try_share(self: &Arc<Self>, bytes: usize) -> Option<Share> {
         let with = |held: usize| held.checked_add(bytes).filter(|all| *all <= self.limit_bytes);
-        let (all, now) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.held_bytes.fetch_update(all, now, with).ok()?;
+        let held_bytes = &self.held_bytes;
+        held_bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, with)
+            .ok()?;
         self.metrics.sending_bytes.inc_by(gauge(bytes));
         Some(Share {
             outgoing: Arc::clone(self),
@@ -108,6 +110,22 @@ impl Outgoing {
         let (decoded, place) = off_network_threads(work, move || (compute(), place)).await?;
         drop(place);
         Ok(decoded)
+    }
+}
+
+/// The size of an answer, as it is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Wanted {
+    pub(super) records_bytes: usize,
+    /// Its other fields, at most.
+    pub(super) overhead_bytes: usize,
+}
+
+impl Wanted {
+    fn memory(self, records_bytes: usize) -> usize {
+        records_bytes
+            .saturating_add(self.overhead_bytes)
+            .saturating_mul(GROWTH)
     }
 }
 
@@ -150,16 +168,49 @@ fn gauge(bytes: usize) -> i64 {
 
 /// Carries the shares of a call's answers to the frames that they are sent in; clones are the same one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Shares(Arc<Mutex<Vec<Arc<Share>>>>);
+pub(super) struct Shares(Arc<Way>);
+
+#[derive(Debug, Default)]
+struct Way {
+    /// Of answers that are in no frame yet.
+    waiting: Mutex<Vec<Arc<Share>>>,
+    /// Frames that the transport has.
+    frames: AtomicUsize,
+    /// Rung when it let go of one.
+    sent: Notify,
+}
 
 impl Shares {
     /// Adds the share of an answer that is about to be encoded.
     pub(super) fn push(&self, share: Arc<Share>) {
-        self.0.lock().push(share);
+        self.0.waiting.lock().push(share);
     }
 
-    fn take(&self) -> Vec<Arc<Share>> {
-        mem::take(&mut self.0.lock())
+    /// Completes when the transport has let go of all frames of the call. It does so by itself.
+    pub(super) async fn all_sent(&self) {
+        loop {
+            let sent = self.0.sent.notified();
+            tokio::pin!(sent);
+            sent.as_mut().enable();
+            if self.0.frames.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            sent.await;
+        }
+    }
+
+    /// Ties `bytes` to the shares of all answers that were encoded since the last frame.
+    fn tie(&self, bytes: Bytes) -> Bytes {
+        let shares = mem::take(&mut *self.0.waiting.lock());
+        if shares.is_empty() {
+            return bytes;
+        }
+        self.0.frames.fetch_add(1, Ordering::Release);
+        Bytes::from_owner(Sent {
+            bytes,
+            shares,
+            way: Arc::clone(&self.0),
+        })
     }
 }
 
@@ -187,16 +238,7 @@ impl HttpBody for Tied {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        polled.map_ok(|frame| {
-            // A frame holds all answers that were encoded since the last one.
-            frame.map_data(|bytes| match self.shares.take() {
-                shares if shares.is_empty() => bytes,
-                shares => Bytes::from_owner(Sent {
-                    bytes,
-                    _shares: shares,
-                }),
-            })
-        })
+        polled.map_ok(|frame| frame.map_data(|bytes| self.shares.tie(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -211,7 +253,17 @@ impl HttpBody for Tied {
 /// The bytes of a frame, and what they hold of the budget for as long as they are there.
 struct Sent {
     bytes: Bytes,
-    _shares: Vec<Arc<Share>>,
+    shares: Vec<Arc<Share>>,
+    way: Arc<Way>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.bytes = Bytes::new();
+        self.shares.clear();
+        self.way.frames.fetch_sub(1, Ordering::AcqRel);
+        self.way.sent.notify_waiters();
+    }
 }
 
 impl AsRef<[u8]> for Sent {
@@ -233,12 +285,20 @@ mod tests {
         })
     }
 
+    const fn records(records_bytes: usize) -> Wanted {
+        Wanted {
+            records_bytes,
+            overhead_bytes: 0,
+        }
+    }
+
     #[test]
     fn beyond_the_budget_answers_are_small_and_what_is_given_back_is_there_again() {
         let outgoing = outgoing(3 << 20);
-        let first = outgoing.share(1 << 20, 0);
+        let first = outgoing.try_answer(records(1 << 20)).unwrap();
         assert_eq!(first.answer_bytes(), 1 << 20);
-        let mut second = outgoing.share(1 << 20, 0);
+        assert!(outgoing.try_answer(records(1 << 20)).is_none());
+        let mut second = outgoing.small_answer(records(1 << 20));
         assert_eq!(second.answer_bytes(), LEAST_BYTES);
         assert!(outgoing.try_share(1 << 20).is_none());
         second.settle(5 << 20);
@@ -250,7 +310,7 @@ mod tests {
         drop((first, second));
         assert_eq!(outgoing.metrics.sending_bytes.get(), 0);
         assert_eq!(outgoing.metrics.reduced_answers.get(), 1);
-        assert_eq!(outgoing.share(1 << 20, 0).answer_bytes(), 1 << 20);
+        assert!(outgoing.try_answer(records(1 << 20)).is_some());
     }
 
     #[tokio::test]
@@ -259,7 +319,7 @@ mod tests {
         let shares = Shares::default();
         let mut response = http::Response::new(Body::new("the answer".to_owned()));
         response.extensions_mut().insert(shares.clone());
-        shares.push(Arc::new(outgoing.share(100, 0)));
+        shares.push(Arc::new(outgoing.try_answer(records(100)).unwrap()));
         let mut body = tied(response).into_body();
         let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
         let mut bytes = frame.unwrap().unwrap().into_data().unwrap();
@@ -267,7 +327,10 @@ mod tests {
         let rest = bytes.split_off(4);
         drop(bytes);
         assert_eq!(outgoing.metrics.sending_bytes.get(), 200);
+        let mut all_sent = Box::pin(shares.all_sent());
+        assert!(futures_util::FutureExt::now_or_never(all_sent.as_mut()).is_none());
         drop(rest);
+        all_sent.await;
         assert_eq!(outgoing.metrics.sending_bytes.get(), 0);
     }
 }

@@ -21,7 +21,7 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId};
 
 use super::convert::{self, Format};
-use super::outgoing::{Outgoing, Share, Shares};
+use super::outgoing::{Outgoing, Share, Shares, Wanted};
 use super::portions::{self, Portions, Rest};
 use super::status::{invalid, status};
 use super::{MAX_RESPONSE_BYTES, Stopping};
@@ -173,7 +173,18 @@ impl Responses {
             Format::Records => self.budget,
             Format::Batches => self.budget.min(step.portions.undecoded_bytes()),
         };
-        let mut share = outgoing.share(wanted, self.overhead);
+        let wanted = Wanted {
+            records_bytes: wanted,
+            overhead_bytes: self.overhead,
+        };
+        let mut share = match outgoing.try_answer(wanted) {
+            Some(share) => share,
+            None => {
+                self.sending.shares.all_sent().await;
+                self.last = None;
+                outgoing.small_answer(wanted)
+            }
+        };
         let budget = share.answer_bytes().saturating_sub(self.overhead).max(1);
         let made = match self.format {
             Format::Batches => Ok(Ok(step.as_batches(budget))),
