@@ -287,6 +287,10 @@ async fn readers_that_never_read_share_one_budget_and_stop_nobody() {
     assert_eq!(values(&responses).len(), 128, "who reads is served");
     assert!(responses.len() >= 32, "in small answers: {}", responses.len());
 
+    let fetched = log.fetch(fetch(&[("flights", 0)])).await.unwrap().into_inner();
+    let first = &fetched.partitions[0];
+    assert_eq!((first.records.len(), first.next_offset), (3, 3), "as little as one read");
+
     drop((streams, idle));
     while held(&server).await > 0.0 {
         tokio::task::yield_now().await;
