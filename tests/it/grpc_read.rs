@@ -289,7 +289,11 @@ async fn readers_that_never_read_share_one_budget_and_stop_nobody() {
 
     let fetched = log.fetch(fetch(&[("flights", 0)])).await.unwrap().into_inner();
     let first = &fetched.partitions[0];
-    assert_eq!((first.records.len(), first.next_offset), (3, 3), "as little as one read");
+    assert_eq!(
+        (first.records.len(), first.next_offset),
+        (3, 3),
+        "as little as one read"
+    );
 
     drop((streams, idle));
     while held(&server).await > 0.0 {
