@@ -206,8 +206,7 @@ async fn drawn(since: Duration, len: Option<u64>) -> String {
     );
     assert_eq!(load_text(&mut load, b"ab\ncd\n").await, "done");
     load.progress.clear();
-    let text = paper.0.lock().clone();
-    text
+    paper.0.lock().clone()
 }
 
 #[tokio::test]
