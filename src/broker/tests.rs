@@ -17,6 +17,7 @@ mod adopt;
 mod background;
 mod cleaner;
 mod produce;
+mod promises;
 mod reads;
 mod retention;
 mod topics;
