@@ -385,6 +385,7 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
+        metrics.register_cleaner_state();
         metrics.register_retention();
         metrics
     }
@@ -612,6 +613,10 @@ impl Metrics {
             "Time of a pass. Rises: logs grow, or clients and the budget leave it little room",
             self.cleaner_latency.clone(),
         );
+    }
+
+    fn register_cleaner_state(&mut self) {
+        let r = &mut self.registry;
         for (name, help, gauge) in [
             (
                 "cleaner_running_partitions",
@@ -738,9 +743,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 41);
+        assert_eq!(types.len(), 47);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 47);
     }
 
     #[test]

@@ -393,7 +393,7 @@ impl Core {
 
 /// Says why a command left something; `None` if it left nothing.
 fn left_text(bound: Option<Bound>, held: u64) -> Option<String> {
-    let held = (held > 0).then(|| format!("{held} records stay because a hold keeps them"));
+    let held = (held > 0).then(|| format!("records that a hold keeps, shadowed or not: {held}"));
     let texts: Vec<String> = bound.map(bound_text).into_iter().chain(held).collect();
     (!texts.is_empty()).then(|| texts.join("; "))
 }

@@ -22,7 +22,7 @@ fn filled() -> Scene {
     scene
 }
 
-fn one_more(log: &Partition) {
+fn one_more(log: &Arc<Partition>, store: &Store) {
     let mut builder = BatchBuilder::new(BatchOptions::default());
     let added = builder.append(Some(Timestamp(0)), Some(b"late"), Some(b"1"), &[]);
     added.expect("small");
@@ -31,6 +31,8 @@ fn one_more(log: &Partition) {
         .expect("appended");
     log.roll_for_compaction(Timestamp(0), RollFor::Command)
         .expect("rolled");
+    let synced = store.sync(&[Arc::clone(log)]).remove(0);
+    synced.expect("synced");
 }
 
 /// Cleans; before the chunks that `deletes` chooses so many segments are handed to retention. Each time something is appended
@@ -56,7 +58,7 @@ fn clean_beside(
                 let many = deletes(calls).min(views.len().saturating_sub(2));
                 calls += 1;
                 if many > 0 {
-                    one_more(log);
+                    one_more(log, store);
                     log.raise_log_start(views[many].base).expect("nothing is held");
                     let deletion =
                         scope.spawn(|| drop(store.retain(std::slice::from_ref(log), Timestamp(0))));

@@ -111,7 +111,13 @@ impl<'a> Gate<'a> {
             return Err(CompactError::Interrupted);
         }
         if self.maintenance.is_wanted_to_delete() {
-            let log_start = (self.lend)(&mut || {})?;
+            let maintenance = self.maintenance;
+            // Until it has the turn, which is a moment.
+            let log_start = (self.lend)(&mut || {
+                while maintenance.is_wanted_to_delete() {
+                    std::thread::yield_now();
+                }
+            })?;
             self.begins_at(log_start)?;
         }
         let mut pace = (self.budget)(bytes);
