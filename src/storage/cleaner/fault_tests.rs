@@ -280,3 +280,18 @@ fn without_its_index_a_damaged_log_with_aborted_transactions_is_left_as_it_is() 
     assert!(refused.to_string().contains("crc"), "{refused}");
     assert_eq!((content(&scene, FIRST), content(&scene, log)), before);
 }
+
+#[test]
+fn a_new_segment_that_readers_have_open_stays_open_when_it_gets_its_final_name() {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 roll a=2 roll");
+    let log = std::sync::Arc::clone(&scene.log);
+    scene.fs.watch_syncs(move |site| {
+        if site.0 == "directory without cleaned logs' originals" {
+            super::testing::records(&log).expect("read under its temporary name");
+        }
+    });
+    scene.clean().expect("cleaned");
+    scene.fs.inject(fault(Call::Open, FIRST, 1, failure()));
+    assert_eq!(scene.records().expect("nothing is opened again").len(), 2);
+}
