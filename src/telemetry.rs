@@ -278,7 +278,7 @@ pub struct Metrics {
     pub cleaner_dropped_records: Counter,
     /// Places met that are no sound batches, and were kept.
     pub cleaner_damaged_places: Counter,
-    /// Passes that went beyond the budget for the sake of a promise.
+    /// Deadlines of promises that were broken, or kept only by going beyond the budget.
     pub cleaner_promise_alarms: Counter,
     /// Time of a pass.
     pub cleaner_latency: Latency,
@@ -286,6 +286,18 @@ pub struct Metrics {
     pub cleaner_running: Gauge,
     /// Partitions whose last pass failed.
     pub cleaner_failing: Gauge,
+    /// Partitions whose promise is broken.
+    pub cleaner_overdue: Gauge,
+    /// Dirty bytes of all compacted partitions.
+    pub cleaner_dirty_bytes: Gauge,
+    /// Offsets between cleaner point and log end, of all compacted partitions.
+    pub cleaner_dirty_offsets: Gauge,
+    /// The greatest dirty ratio of a partition.
+    pub cleaner_dirty_ratio: Gauge<f64, AtomicU64>,
+    /// Age of the oldest dirty record, in seconds.
+    pub cleaner_oldest_dirty_seconds: Gauge,
+    /// The most rounds that a partition still needs.
+    pub cleaner_rounds_left: Gauge,
     /// Segments that retention deleted, by reason.
     pub retention_segments: Family<RetentionLabels, Counter>,
     /// Bytes of those segments.
@@ -355,6 +367,12 @@ impl Metrics {
             cleaner_latency: Latency::default(),
             cleaner_running: Gauge::default(),
             cleaner_failing: Gauge::default(),
+            cleaner_overdue: Gauge::default(),
+            cleaner_dirty_bytes: Gauge::default(),
+            cleaner_dirty_offsets: Gauge::default(),
+            cleaner_dirty_ratio: Gauge::default(),
+            cleaner_oldest_dirty_seconds: Gauge::default(),
+            cleaner_rounds_left: Gauge::default(),
             retention_segments: Family::default(),
             retention_bytes: Family::default(),
             retention_failures: Counter::default(),
@@ -373,6 +391,7 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
+        metrics.register_cleaner_state();
         metrics.register_retention();
         metrics
     }
@@ -599,7 +618,7 @@ impl Metrics {
             ),
             (
                 "cleaner_promise_alarms",
-                "Passes beyond their budget for a promise. Any: raise cleaner.io_max_bytes_per_second or max.compaction.lag.ms",
+                "Promises broken, or kept only beyond the budget. Any: siltstone topic explain says what is in the way; raise cleaner.io_max_bytes_per_second, cleaner.threads or max.compaction.lag.ms",
                 &self.cleaner_promise_alarms,
             ),
         ] {
@@ -610,15 +629,53 @@ impl Metrics {
             "Time of a pass. Rises: logs grow, or clients and the budget leave it little room",
             self.cleaner_latency.clone(),
         );
+    }
+
+    fn register_cleaner_state(&mut self) {
+        let r = &mut self.registry;
+        for (name, help, gauge) in [
+            (
+                "cleaner_running_partitions",
+                "Partitions being cleaned. At cleaner.threads all the time: add threads",
+                &self.cleaner_running,
+            ),
+            (
+                "cleaner_failing_partitions",
+                "Partitions whose last pass failed. Stays above 0: siltstone topic explain says why",
+                &self.cleaner_failing,
+            ),
+            (
+                "cleaner_overdue_partitions",
+                "Partitions whose promise of max.compaction.lag.ms is broken now. Above 0: siltstone topic explain says why",
+                &self.cleaner_overdue,
+            ),
+            (
+                "cleaner_dirty_bytes",
+                "Bytes that no pass has cleaned, of all partitions. Grows without end: add threads or raise the budget",
+                &self.cleaner_dirty_bytes,
+            ),
+            (
+                "cleaner_dirty_offsets",
+                "Offsets from the cleaner points to the log ends, of all partitions",
+                &self.cleaner_dirty_offsets,
+            ),
+            (
+                "cleaner_oldest_dirty_seconds",
+                "Age of the oldest record that no pass has cleaned, of all partitions. Above max.compaction.lag.ms: see the alarms",
+                &self.cleaner_oldest_dirty_seconds,
+            ),
+            (
+                "cleaner_rounds_left",
+                "The most rounds that a partition still needs. Above 0 for long: raise cleaner.dedupe_buffer_bytes",
+                &self.cleaner_rounds_left,
+            ),
+        ] {
+            r.register(name, help, gauge.clone());
+        }
         r.register(
-            "cleaner_running_partitions",
-            "Partitions being cleaned. At cleaner.threads all the time: add threads",
-            self.cleaner_running.clone(),
-        );
-        r.register(
-            "cleaner_failing_partitions",
-            "Partitions whose last pass failed. Stays above 0: siltstone topic explain says why",
-            self.cleaner_failing.clone(),
+            "cleaner_dirty_ratio",
+            "The greatest dirty ratio of a partition. Stays above min.cleanable.dirty.ratio: the cleaner does not keep up",
+            self.cleaner_dirty_ratio.clone(),
         );
     }
 }
@@ -702,9 +759,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 43);
+        assert_eq!(types.len(), 49);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 43);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 49);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod background;
 mod cleaner;
 mod golden;
 mod produce;
+mod promises;
 mod reads;
 mod retention;
 mod sweep;

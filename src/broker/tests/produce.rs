@@ -438,7 +438,7 @@ async fn one_request_opens_its_partitions_side_by_side() {
     let served = served.partitions.clone();
     let keys: Vec<String> = (0..1000).map(|key| format!("key {key}")).collect();
     let records = keys.iter().map(|key| keyed(key, "value")).collect();
-    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
     let (begun, beginning) = tokio::sync::oneshot::channel();
     let slow = Arc::clone(&served[0]);
     let holder = std::thread::spawn(move || {
