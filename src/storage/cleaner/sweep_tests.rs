@@ -214,7 +214,7 @@ fn sweep_starts(disabled: Option<SyncSite>) -> Result<(), String> {
     for call in 0..whole.mutations() {
         for death in [Death::PowerCut, Death::Kill] {
             // The calls of a start that finds a pass cut off.
-            for again in [3, 4, 5, 6, 7, 9] {
+            for again in [3, 4, 5, 6, 7, 9, 10] {
                 let mut promise = Promise::default();
                 let fs = disk_after(call, death, disk(), &mut promise);
                 fs.fail_after(again);
