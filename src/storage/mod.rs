@@ -76,6 +76,9 @@ mod store;
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
+mod torn;
+#[cfg(test)]
+mod torn_tests;
 mod turnover;
 mod walk;
 mod watermarks;
