@@ -290,16 +290,12 @@ fn offsets_that_no_batch_spans_are_told_from_the_log_start_on() {
 #[test]
 fn logs_that_overlap_are_refused_wherever_they_do() {
     let bases = bases(&foreign());
-    for index in 1..bases.len() {
+    for base in bases.into_iter().skip(1) {
         let fs = foreign();
         // Its name moves back, into the log before it.
-        fs.rename(&log(bases[index]), &log(bases[index] - 1))
-            .expect("renamed");
+        fs.rename(&log(base), &log(base - 1)).expect("renamed");
         let said = refused(&fs);
-        let end = format!(
-            "it begins before offset {}, where the log before it ends",
-            bases[index]
-        );
+        let end = format!("it begins before offset {}, where the log before it ends", base);
         assert!(said.contains(&end), "{said}");
     }
 }
