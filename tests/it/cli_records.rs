@@ -193,7 +193,7 @@ fn of_an_adopted_log_that_was_torn_the_bytes_left_out_are_told_and_a_damaged_one
         stderr.contains(&says) && stderr.contains("segment dump"),
         "{stderr}"
     );
-    assert_eq!(server.done(&["topic", "list"]), "");
+    assert_eq!(server.done(&["topic", "list", "--json"]), "");
 
     let left = batch_len(third) / 2;
     std::fs::write(&log, &bytes[..third + left]).unwrap();
