@@ -240,6 +240,10 @@ pub struct Metrics {
     pub calls: Family<CallLabels, Counter>,
     /// Time of calls at the doors that have one answer.
     pub call_latency: Family<MethodLabels, Latency>,
+    /// Memory that answers to reads take until their clients have them.
+    pub sending_bytes: Gauge,
+    /// Answers made small for want of it.
+    pub reduced_answers: Counter,
     /// Time of an append, validation included.
     pub append_latency: Latency,
     /// Time from append to acknowledgement.
@@ -328,6 +332,8 @@ impl Metrics {
             refused: Family::default(),
             calls: Family::default(),
             call_latency: Family::default(),
+            sending_bytes: Gauge::default(),
+            reduced_answers: Counter::default(),
             append_latency: Latency::default(),
             ack_latency: Latency::default(),
             fetch_bytes: Counter::default(),
@@ -385,7 +391,7 @@ impl Metrics {
         let r = &mut self.registry;
         r.register(
             "produce_bytes",
-            "Bytes of batches appended. Falls to 0 while clients send: look at siltstone_produce_refused_requests",
+            "Bytes of batches appended. Falls to 0 while clients send: look at siltstone_door_refused_requests",
             self.produce_bytes.clone(),
         );
         r.register(
@@ -404,8 +410,8 @@ impl Metrics {
             self.produce_duplicates.clone(),
         );
         r.register(
-            "produce_refused_requests",
-            "Requests refused or failed, by reason. disk_full, writes_refused or storage: look at the disk now",
+            "door_refused_requests",
+            "Requests of any kind refused or failed, by reason. disk_full, writes_refused or storage: look at the disk now",
             self.refused.clone(),
         );
         r.register(
@@ -417,6 +423,16 @@ impl Metrics {
             "door_call_seconds",
             "Time of calls that have one answer, waits for data of Fetch included. Rises for one method: look at its subsystem",
             self.call_latency.clone(),
+        );
+        r.register(
+            "door_sending_bytes",
+            "Memory that answers to reads take until their clients have them. Near grpc.max_buffered_bytes: clients read slowly",
+            self.sending_bytes.clone(),
+        );
+        r.register(
+            "door_reduced_answers",
+            "Answers to reads made small because others hold the memory for them. Rises: clients read slowly, or raise grpc.max_buffered_bytes",
+            self.reduced_answers.clone(),
         );
         r.register(
             "produce_append_seconds",
@@ -659,7 +675,7 @@ mod tests {
             reason: Refusal::DiskFull,
         };
         metrics.refused.get_or_create(&labels).inc();
-        let line = "siltstone_produce_refused_requests_total{reason=\"disk_full\"} 1";
+        let line = "siltstone_door_refused_requests_total{reason=\"disk_full\"} 1";
         assert!(metrics.text(Exposition::Prometheus).contains(line));
     }
 
@@ -686,9 +702,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 41);
+        assert_eq!(types.len(), 43);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 43);
     }
 
     #[test]

@@ -16,9 +16,11 @@ use crate::types::{Sequence, Timestamp};
 mod adopt;
 mod background;
 mod cleaner;
+mod golden;
 mod produce;
 mod reads;
 mod retention;
+mod sweep;
 mod topics;
 
 /// The broker's own clock in these tests.

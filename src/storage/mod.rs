@@ -58,6 +58,8 @@ mod partition_dir;
 mod paths;
 mod producers;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
@@ -80,6 +82,8 @@ mod torn;
 #[cfg(test)]
 mod torn_tests;
 mod turnover;
+#[cfg(test)]
+mod vanished_tests;
 mod walk;
 mod watermarks;
 mod writer;

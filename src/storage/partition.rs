@@ -284,6 +284,11 @@ impl Partition {
         Ok(writer)
     }
 
+    /// Tells whether it had records once, and its directory was not there at the start and is not made yet.
+    pub(super) fn is_gone(&self) -> bool {
+        self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0
+    }
+
     /// Returns all offsets.
     pub fn watermarks(&self) -> WatermarkView {
         self.marks.view()

@@ -5,13 +5,13 @@ use super::*;
 use crate::broker::cleaner::Turn;
 
 /// A broker whose clock and cleaner move when told.
-struct Workshop {
-    house: House,
+pub(super) struct Workshop {
+    pub(super) house: House,
     clock: Arc<ManualClock>,
 }
 
 impl Workshop {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         Self::on(SimFs::new(), |_| {}).await
     }
 
@@ -42,14 +42,14 @@ impl Workshop {
         explained.expect("known").pop().expect("one partition")
     }
 
-    async fn write(&self, topic: &TopicName, records: &[(&str, &str)]) {
+    pub(super) async fn write(&self, topic: &TopicName, records: &[(&str, &str)]) {
         for (key, value) in records {
             let written = self.house.append(topic, 0, vec![keyed(key, value)]).await;
             written.expect("written");
         }
     }
 
-    async fn compact(&self, topic: &TopicName) -> CompactionJob {
+    pub(super) async fn compact(&self, topic: &TopicName) -> CompactionJob {
         let wish = command(topic);
         let job = self
             .house

@@ -276,7 +276,7 @@ async fn bytes_that_are_no_batch_are_refused_and_counted() {
     assert!(matches!(corrupt, Err(Error::CorruptBatch { .. })), "{corrupt:?}");
     let metrics = house.broker.metrics_text(Exposition::Prometheus);
     assert!(
-        metrics.contains("siltstone_produce_refused_requests_total{reason=\"corrupt_batch\"} 1"),
+        metrics.contains("siltstone_door_refused_requests_total{reason=\"corrupt_batch\"} 1"),
         "{metrics}"
     );
 }

@@ -167,8 +167,8 @@ impl Output {
             return Ok(None);
         };
         draft.flush(gate)?;
+        draft.begin_sync()?;
         draft.settle()?;
-        draft.file.sync_data(SITE).tried("sync", &draft.path)?;
         assert_eq!(
             draft.written,
             u64::from(self.end),
@@ -212,10 +212,16 @@ impl Draft {
         self.written += u64::from(len_32(bytes.len()));
         self.unsynced += bytes.len();
         if self.unsynced >= SYNC_STEP {
-            self.settle()?;
-            self.under_way = Some(self.fs.begin_sync(&self.file, SITE));
-            self.unsynced = 0;
+            self.begin_sync()?;
         }
+        Ok(())
+    }
+
+    /// Begins to sync what is written, once the sync of the step before has ended.
+    fn begin_sync(&mut self) -> Result<(), CompactError> {
+        self.settle()?;
+        self.under_way = Some(self.fs.begin_sync(&self.file, SITE));
+        self.unsynced = 0;
         Ok(())
     }
 
