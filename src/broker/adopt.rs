@@ -107,6 +107,7 @@ impl Core {
             records: report.records,
             size_bytes: report.size_bytes,
             dropped_tail_bytes: report.dropped_tail_bytes,
+            missing_offsets: report.missing_offsets,
         })
     }
 

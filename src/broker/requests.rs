@@ -358,6 +358,8 @@ pub struct Adopted {
     pub size_bytes: u64,
     /// Bytes at the end that were no whole, sound batch and were left out.
     pub dropped_tail_bytes: u64,
+    /// Offsets from the log start on that no batch spans: compaction took them, or a segment is missing.
+    pub missing_offsets: u64,
 }
 
 /// One partition's share of a request of plain records.

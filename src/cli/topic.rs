@@ -295,6 +295,7 @@ impl Adopting {
             "records": adopted.records,
             "size_bytes": adopted.size_bytes,
             "dropped_tail_bytes": adopted.dropped_tail_bytes,
+            "missing_offsets": adopted.missing_offsets,
         })
     }
 
@@ -303,8 +304,14 @@ impl Adopting {
             0 => String::new(),
             bytes => format!("; {bytes} bytes at its end were no sound batch and were left out"),
         };
+        let missing = match adopted.missing_offsets {
+            0 => String::new(),
+            count => {
+                format!("; {count} offsets are in no batch: compaction took them, or a segment is missing")
+            }
+        };
         format!(
-            "{} adopted as {}-{}: {} records in {} batches and {} segments, offsets {} to {}{dropped}\n",
+            "{} adopted as {}-{}: {} records in {} batches and {} segments, offsets {} to {}{missing}{dropped}\n",
             directory.display(),
             self.topic,
             self.partition,

@@ -123,6 +123,8 @@ pub struct Adopted {
     pub size_bytes: i64,
     /// Bytes at the end that were no whole, sound batch, and were left out.
     pub dropped_tail_bytes: i64,
+    /// Offsets from the first on that no batch spans: compaction took them, or a segment is missing.
+    pub missing_offsets: i64,
 }
 
 impl Client {
@@ -269,6 +271,7 @@ impl Client {
             records: adopted.records,
             size_bytes: adopted.size_bytes,
             dropped_tail_bytes: adopted.dropped_tail_bytes,
+            missing_offsets: adopted.missing_offsets,
         })
     }
 

@@ -91,6 +91,7 @@ impl AdminDoor {
             records: convert::count(adopted.records),
             size_bytes: convert::count(adopted.size_bytes),
             dropped_tail_bytes: convert::count(adopted.dropped_tail_bytes),
+            missing_offsets: convert::count(adopted.missing_offsets),
         })
     }
 }

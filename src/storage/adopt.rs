@@ -1,8 +1,9 @@
 //! Bringing in a partition directory that a Kafka broker, or another Siltstone, wrote.
 //!
 //! 1. Every log of the foreign directory is read and verified to the last record, into a directory beside the others whose
-//!    name ends in `-future`: sealed segments as second names of the same files, the last one as a copy up to its last sound
-//!    batch. If it dies here: the next start removes the directory.
+//!    name ends in `-future`: sealed segments as second names of the same files, or copies where the system allows none; the
+//!    last one as a copy up to its last sound batch, if what follows is a torn tail ([`super::torn`]). If it dies here: the
+//!    next start removes the directory.
 //! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
 //! 3. The epoch of this server is raised above the foreign ones.
 //! 4. The directory gets its name. If it dies here: it is found under either name; as in 1, or a partition like any other,
@@ -11,6 +12,7 @@
 //!    4 fails, the directory is removed: what was not brought in is not there.
 //!
 //! Nothing in the foreign directory is ever written: files that are shared are sealed here, and sealed files are only read.
+//! Of it only the logs are read: what its indexes, snapshots and epochs say makes no difference.
 
 use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
@@ -22,10 +24,9 @@ use bytes::BytesMut;
 use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
-use super::checkpoints::LOG_STARTS;
 use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
-use super::files::{Replacements, read_whole};
+use super::files::{Replacements, remove_if_there};
 use super::journal::{Complete, JournalOf, closed_manifest};
 use super::load::replay_batch;
 use super::open::{PartitionSpec, open_closed};
@@ -36,13 +37,17 @@ use super::scan::{ScanSpec, Scanned, scan};
 use super::segment::{Sealed, add_pending_indexes, log_path};
 use super::spacing::Holes;
 use super::store::Store;
-use super::{Closed, LeaderEpochs, Producers, decode_offsets, encode_snapshot, partition_dir};
+use super::torn::{Beside, LastLog};
+use super::{Closed, LeaderEpochs, Producers, encode_snapshot, partition_dir};
 
 const SITE_SHARED: SyncSite = SyncSite("adopted log, shared with its original");
 const SITE_COPY: SyncSite = SyncSite("adopted log, copied");
 /// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
 const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
 const COPY_CHUNK: usize = 1 << 20;
+/// What is told with damage: nothing of it is brought in, so something has to be done.
+pub(super) const ADVICE: &str =
+    "`siltstone segment dump` shows it; adopt another replica, or a copy that a Kafka broker has recovered";
 
 /// What was brought in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -61,6 +66,8 @@ pub struct AdoptReport {
     pub size_bytes: u64,
     /// Bytes at the end of the last log that were no whole, sound batch, and were left out.
     pub dropped_tail_bytes: u64,
+    /// Offsets from the log start on that no batch spans: compaction took them, or a segment is missing.
+    pub missing_offsets: u64,
 }
 
 /// A foreign directory that was verified, and filled into one of this store that nobody looks for yet. Dropped without
@@ -216,13 +223,18 @@ struct Progress {
 impl Adoption<'_> {
     fn fill(&self) -> Result<(AdoptReport, Option<LeaderEpoch>), StoreError> {
         let logs = self.logs()?;
+        let beside = Beside::read(&self.dir.files, self.from)?;
         let fs = self.dir.files.fs();
         fs.create_dir(self.to).context("create", self.to)?;
         partition_dir::write_metadata(&self.dir.files, self.to, self.spec.topic_id)?;
-        let mut progress = Progress::default();
+        let mut progress = Progress::beginning(logs[0].0, beside.log_start);
         let last = logs.len() - 1;
         for (index, (base, path)) in logs.iter().enumerate() {
-            let place = if index == last { Place::Last } else { Place::Before };
+            let place = if index == last {
+                Place::Last(&beside)
+            } else {
+                Place::Before
+            };
             self.segment(*base, path, place, &mut progress)?;
         }
         let Progress {
@@ -232,10 +244,7 @@ impl Adoption<'_> {
             mut replacements,
             segments,
         } = progress;
-        report.log_start = self
-            .log_start()?
-            .unwrap_or(logs[0].0)
-            .clamp(logs[0].0, report.log_end);
+        report.log_start = report.log_start.min(report.log_end);
         producers.release_completed(report.log_end);
         let (path, bytes) = partition_dir::epochs_file(self.to, &epochs);
         replacements.add(path, bytes);
@@ -274,7 +283,7 @@ impl Adoption<'_> {
             path: self.from.to_path_buf(),
             reason: reason.to_owned(),
         };
-        let entries = self.dir.files.fs().list(self.from).context("list", self.from)?;
+        let entries = readable(self.dir.files.fs().list(self.from), "list", self.from)?;
         let mut logs = Vec::new();
         for entry in entries.iter().filter(|entry| entry.kind == FileKind::File) {
             let in_transit = [super::paths::SWAP, super::paths::CLEANED];
@@ -299,24 +308,23 @@ impl Adoption<'_> {
         &self,
         base: Offset,
         path: &Path,
-        place: Place,
+        place: Place<'_>,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
         let files = &self.dir.files;
-        let file = files.fs().open(path, OpenMode::Read).context("open", path)?;
+        let file = readable(files.fs().open(path, OpenMode::Read), "open", path)?;
         let len = file.len_bytes().context("read", path)?;
         let scanned = self.verify(file.as_ref(), base, path, progress)?;
-        if scanned.stop.is_some() && place == Place::Before {
-            let reason = format!(
-                "position {}: {}; only the last log may end in a torn tail",
-                scanned.end,
-                scanned.stop.unwrap_or_default()
-            );
+        if let Some(damage) = self
+            .damage(file.as_ref(), base, &scanned, place)
+            .context("read", path)?
+        {
             return Err(StoreError::Unusable {
                 path: path.to_path_buf(),
-                reason,
+                reason: format!("{damage}; {ADVICE}"),
             });
         }
+        self.still_wanted()?;
         let report = &mut progress.report;
         report.segments += 1;
         report.batches += scanned.batches;
@@ -326,14 +334,49 @@ impl Adoption<'_> {
         report.log_end = scanned.next;
         let to = log_path(self.to, base);
         match place {
-            Place::Before => self.share(path, &to, len)?,
-            Place::Last => self.copy(file.as_ref(), &to, u64::from(scanned.end))?,
+            Place::Before => self.share(path, file.as_ref(), &to, len)?,
+            Place::Last(_) => self.copy(file.as_ref(), &to, u64::from(scanned.end))?,
         }
         let modified = files.fs().stat(path).context("read", path)?.modified;
         let sealed = sealed_of(to, scanned, modified);
         add_pending_indexes(&sealed, &mut progress.replacements);
         progress.segments.push(Arc::new(sealed));
         progress.replacements.commit_if_many(files)
+    }
+
+    /// Says what keeps a log from being brought in.
+    fn damage(
+        &self,
+        file: &dyn File,
+        base: Offset,
+        scanned: &Scanned,
+        place: Place<'_>,
+    ) -> io::Result<Option<String>> {
+        match place {
+            Place::Before => Ok(scanned.stop.as_ref().map(|stop| {
+                let end = scanned.end;
+                format!("position {end}: {stop}; only the last log may end in a torn tail")
+            })),
+            Place::Last(beside) => {
+                let last = LastLog {
+                    file,
+                    len: u32::try_from(file.len_bytes()?).expect("it was scanned"),
+                    base,
+                    scanned,
+                };
+                beside.damage_of(&last, self.go_on)
+            }
+        }
+    }
+
+    fn still_wanted(&self) -> Result<(), StoreError> {
+        if (self.go_on)() {
+            return Ok(());
+        }
+        Err(StoreError::Unusable {
+            path: self.from.to_path_buf(),
+            reason: "its verification was given up".to_owned(),
+        })
     }
 
     fn verify(
@@ -366,8 +409,16 @@ impl Adoption<'_> {
             index_interval_bytes: config.index_interval_bytes,
             max_decompressed_bytes: config.max_decompressed_bytes,
         };
-        let (epochs, producers) = (&mut progress.epochs, &mut progress.producers);
+        progress.report.skip_to(base);
+        let Progress {
+            report,
+            epochs,
+            producers,
+            ..
+        } = progress;
         let mut scanned = scan(file, spec, |batch, indexes| {
+            report.skip_to(batch.header().base_offset);
+            report.log_end = batch.header().next_offset();
             if let Some(epoch) = batch.header().leader_epoch {
                 let _ = epochs.assign(epoch, batch.header().base_offset);
             }
@@ -381,31 +432,21 @@ impl Adoption<'_> {
             }
         })
         .context("read", path)?;
-        if !(self.go_on)() {
-            return Err(StoreError::Unusable {
-                path: self.from.to_path_buf(),
-                reason: "its verification was given up".to_owned(),
-            });
-        }
+        self.still_wanted()?;
         scanned.indexes.seal();
         Ok(scanned)
     }
 
-    /// Gives a sealed log a second name here, or copies it where the disk is another one.
-    fn share(&self, path: &Path, to: &Path, len: u64) -> Result<(), StoreError> {
-        match self.dir.files.fs().link(path, to) {
-            Ok(()) => {
-                let file = self.dir.files.fs().open(to, OpenMode::Read).context("open", to)?;
-                file.sync_data(SITE_SHARED).context("sync", to)
-            }
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let file = self
-                    .dir
-                    .files
-                    .fs()
-                    .open(path, OpenMode::Read)
-                    .context("open", path)?;
-                self.copy(file.as_ref(), to, len)
+    /// Gives a sealed log a second name here. It is copied where the system allows none: on another disk, or of a file that
+    /// belongs to somebody else. So is one that we may not write: a start opens what it verifies to be able to cut it.
+    fn share(&self, path: &Path, original: &dyn File, to: &Path, len: u64) -> Result<(), StoreError> {
+        let files = &self.dir.files;
+        let linked = files.fs().link(path, to);
+        match linked.and_then(|()| files.fs().open(to, OpenMode::ReadWrite)) {
+            Ok(file) => file.sync_data(SITE_SHARED).context("sync", to),
+            Err(error) if calls_for_a_copy(error.kind()) => {
+                remove_if_there(files, to).context("remove", to)?;
+                self.copy(original, to, len)
             }
             Err(error) => Err(error).context("link", to),
         }
@@ -430,29 +471,56 @@ impl Adoption<'_> {
         }
         file.sync_data(SITE_COPY).context("sync", to)
     }
+}
 
-    /// The foreign broker's log start, if its checkpoint lies beside the directory.
-    fn log_start(&self) -> Result<Option<Offset>, StoreError> {
-        let id = self
-            .from
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(TopicPartition::parse_dir_name);
-        let (Some(id), Some(parent)) = (id, self.from.parent()) else {
-            return Ok(None);
-        };
-        let Some(bytes) = read_whole(&self.dir.files, &parent.join(LOG_STARTS))? else {
-            return Ok(None);
-        };
-        Ok(decode_offsets(&bytes)
-            .ok()
-            .and_then(|offsets| offsets.get(&id).copied()))
+impl Progress {
+    /// Nothing is read yet of logs that begin at `base`.
+    fn beginning(base: Offset, log_start: Option<Offset>) -> Self {
+        let mut progress = Self::default();
+        progress.report.log_start = log_start.map_or(base, |start| start.max(base));
+        progress.report.log_end = base;
+        progress
     }
 }
 
+impl AdoptReport {
+    /// Goes on at `offset`, which no batch before it reaches.
+    fn skip_to(&mut self, offset: Offset) {
+        let missing = offset.0 - self.log_end.max(self.log_start).0;
+        self.missing_offsets += u64::try_from(missing).unwrap_or(0);
+        self.log_end = offset;
+    }
+}
+
+/// Tells what to do about a file or directory of somebody else that cannot be read.
+fn readable<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Result<T, StoreError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(StoreError::Unusable {
+            path: path.to_path_buf(),
+            reason: format!(
+                "{error}; let the user that the server runs as read it, or adopt a copy that it may read"
+            ),
+        }),
+        result => result.context(action, path),
+    }
+}
+
+/// Tells whether a link failed for a reason that keeps nobody from copying.
+fn calls_for_a_copy(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::CrossesDevices
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::TooManyLinks
+            | io::ErrorKind::Unsupported
+    )
+}
+
 /// Where a log stands in its directory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
     Before,
-    Last,
+    /// The last one, and what tells of it.
+    Last(&'a Beside),
 }

@@ -27,7 +27,7 @@ use super::files::read_whole;
 use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
 
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
-const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
 const COMPACTED: &str = "compacted-offset-checkpoint";

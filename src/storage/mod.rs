@@ -78,6 +78,9 @@ mod store;
 mod sweep_tests;
 #[cfg(test)]
 mod testing;
+mod torn;
+#[cfg(test)]
+mod torn_tests;
 mod turnover;
 #[cfg(test)]
 mod vanished_tests;

@@ -253,7 +253,7 @@ fn out_of_place(
 }
 
 /// Reads the batch at `position`; `Err` says why there is none.
-fn next_batch(
+pub(super) fn next_batch(
     ahead: &mut ReadAhead<'_>,
     position: u32,
     least_base: Offset,
@@ -290,7 +290,7 @@ fn next_batch(
 }
 
 /// A window over the file that moves forward.
-struct ReadAhead<'a> {
+pub(super) struct ReadAhead<'a> {
     file: &'a dyn File,
     len: u32,
     bytes: Bytes,
@@ -298,7 +298,7 @@ struct ReadAhead<'a> {
 }
 
 impl<'a> ReadAhead<'a> {
-    fn over(file: &'a dyn File, len: u32) -> Self {
+    pub(super) fn over(file: &'a dyn File, len: u32) -> Self {
         Self {
             file,
             len,
@@ -308,7 +308,7 @@ impl<'a> ReadAhead<'a> {
     }
 
     /// Returns `len` bytes from `position`; the caller has checked that the file holds them.
-    fn take(&mut self, position: u32, len: u32) -> std::io::Result<Bytes> {
+    pub(super) fn take(&mut self, position: u32, len: u32) -> std::io::Result<Bytes> {
         let size = |bytes: u32| usize::try_from(bytes).expect("32 bits fit");
         let held = position >= self.at && size(position - self.at) + size(len) <= self.bytes.len();
         if !held {

@@ -40,7 +40,7 @@ use super::retain::Retained;
 use super::{close, commit, retain};
 
 const LOCK: &str = ".lock";
-const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
+pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
 const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with the clean marker");
 

@@ -136,6 +136,7 @@ fn an_adopted_directory_is_told_in_full_and_read_like_the_original() {
         ("segments", 1),
         ("records", 2),
         ("dropped_tail_bytes", 0),
+        ("missing_offsets", 0),
     ] {
         assert_eq!(json[member], value, "{member} of {json}");
     }
@@ -157,6 +158,51 @@ fn an_adopted_directory_is_told_in_full_and_read_like_the_original() {
         stderr.starts_with("siltstone: cannot adopt /nowhere: "),
         "{stderr}"
     );
+}
+
+#[test]
+fn of_an_adopted_log_that_was_torn_the_bytes_left_out_are_told_and_a_damaged_one_is_refused() {
+    let (original, dir) = with_topic();
+    for line in [&b"first\n"[..], b"second\n", b"third\n"] {
+        load(&original, &[], line);
+    }
+    let values = |server: &Server| server.done(&["read", "t", "--json"]);
+    let before: Vec<String> = values(&original).lines().map(str::to_owned).collect();
+    drop(original);
+    let source = dir.path().join("siltstone-data/t-0/00000000000000000000.log");
+    let bytes = std::fs::read(source).unwrap();
+    // Its length field counts what follows it.
+    let batch_len = |at: usize| 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    let second = batch_len(0);
+    let third = second + batch_len(second);
+    assert_eq!(bytes.len(), third + batch_len(third), "three batches");
+
+    let killed = dir.path().join("killed/t-0");
+    std::fs::create_dir_all(&killed).unwrap();
+    let log = killed.join("00000000000000000000.log");
+    let directory = killed.display().to_string();
+    let adopt = ["topic", "adopt", &directory, "--topic", "t", "--partition", "0"];
+    let (server, _dir) = server();
+    let mut damaged = bytes.clone();
+    damaged[second + 17] ^= 1;
+    std::fs::write(&log, &damaged).unwrap();
+    let (code, stdout, stderr) = run(server.command(&adopt));
+    assert_eq!((code, stdout.as_str()), (Some(1), ""));
+    let says = format!("a sound batch follows at position {third}, so this is damage and no torn tail");
+    assert!(
+        stderr.contains(&says) && stderr.contains("segment dump"),
+        "{stderr}"
+    );
+    assert_eq!(server.done(&["topic", "list", "--json"]), "");
+
+    let left = batch_len(third) / 2;
+    std::fs::write(&log, &bytes[..third + left]).unwrap();
+    let told = server.done(&adopt);
+    let end = format!(
+        ": 2 records in 2 batches and 1 segments, offsets 0 to 2; {left} bytes at its end were no sound batch and were left out\n"
+    );
+    assert!(told.ends_with(&end), "{told}");
+    assert_eq!(values(&server).lines().collect::<Vec<_>>(), before[..2]);
 }
 
 #[test]

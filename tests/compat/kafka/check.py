@@ -32,6 +32,7 @@ KAFKA_TOPICS = ("shapes", "codecs", "keyed", "late", "transactions", "open-trans
 ADOPTED_AND_COMPACTED = ("transactions", "compacted")
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_ROUNDS = 4
+FIRST_CRC = 17
 A_MOMENT = "2013-01-03T12:00:00Z"
 KAFKAS_OWN = "__cluster_metadata-0"  # recovered at each start of a broker, whatever the marker says
 CLEAN_MARKER = ".kafka_cleanshutdown"
@@ -185,21 +186,25 @@ def check_went_on(server: Server, printed: Path) -> None:
 
 
 def check_damage_is_refused(server: Server, logs: Path, work: Path) -> None:
-    """One flipped bit in a sealed segment: nothing is brought in."""
-    damaged = work / "damaged-0"
-    shutil.copytree(logs / "late-0", damaged)
-    first = min(damaged.glob("*.log"))
-    content = bytearray(first.read_bytes())
-    content[len(content) // 2] ^= 1
-    first.write_bytes(content)
-    try:
-        server.cli("topic", "adopt", damaged, "--topic", "damaged", "--partition", "0")
-    except AssertionError as refused:
-        print(f"       {str(refused).strip()[-300:]}")
-    else:
-        raise AssertionError("a damaged partition was adopted")
-    if "damaged" in server.cli("topic", "list"):
-        raise AssertionError("the refused topic is there")
+    """One flipped bit, in the middle of a sealed segment or near the start of the last one: nothing is brought in."""
+    for which, place in (("sealed", lambda content: len(content) // 2), ("last", lambda _: FIRST_CRC)):
+        damaged = work / f"damaged-{which}" / "late-0"
+        shutil.copytree(logs / "late-0", damaged)
+        written = sorted(log for log in damaged.glob("*.log") if log.stat().st_size > 0)
+        if len(written) < 2:
+            raise AssertionError("there is no sealed segment")
+        log = written[0] if which == "sealed" else written[-1]
+        content = bytearray(log.read_bytes())
+        content[place(content)] ^= 1
+        log.write_bytes(content)
+        try:
+            server.cli("topic", "adopt", damaged, "--topic", "damaged", "--partition", "0")
+        except AssertionError as refused:
+            print(f"       {str(refused).strip()[-300:]}")
+        else:
+            raise AssertionError(f"a partition was adopted whose {which} segment is damaged")
+        if "damaged" in server.cli("topic", "list"):
+            raise AssertionError("the refused topic is there")
 
 
 def siltstone_adopts(suite: Suite, work: Path, read: dict[str, dict[int, list[dict]]]) -> None:
