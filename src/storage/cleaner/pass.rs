@@ -12,7 +12,8 @@
 //!
 //! What is not here: which log is next, when, and how fast (`broker`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::super::cleaner_state::{PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
+use super::super::scan::MAX_BATCH_BYTES;
 use super::super::segment::Segment;
 use super::choose::{CompactionView, Shape, Span, Wishes, choose, promise_begins};
 use super::copy::{Copied, Copying, Found};
@@ -32,6 +34,7 @@ use super::grouping::{Limits, Soundness, group};
 use super::learn::{Learning, Reached};
 use super::offset_map::OffsetMap;
 use super::output::OutputLimits;
+use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
@@ -248,7 +251,7 @@ impl Round<'_> {
         let aborted = |source: &Source| self.aborted(source);
         // No more keys than there are offsets.
         let dirty_offsets = until.0.saturating_sub(from.0).max(1).cast_unsigned();
-        pass.map.reset(pass.seed, dirty_offsets);
+        pass.map.reset(pass.seed, from, dirty_offsets);
         let reached = Learning {
             fs: self.partition.files.fs().as_ref(),
             map: &mut *pass.map,
@@ -270,7 +273,10 @@ impl Round<'_> {
             delete_horizon: pass
                 .now
                 .saturating_add_ms(self.config.compaction.delete_retention_ms),
-            limit,
+            limits: BatchLimits {
+                decompressed: limit,
+                bytes: MAX_BATCH_BYTES,
+            },
         };
         let mut survivors = Survivors::new(rules, &self.producers);
         let sources: Vec<Source> = all
@@ -313,16 +319,12 @@ impl Round<'_> {
             aborted: &aborted,
         };
         let mut done = Done::default();
-        let mut at = 0;
-        while at < sources.len() {
-            let members: Vec<_> = sources[at..].iter().map(Source::member).collect();
-            let Some(first) = group(&members, limits).into_iter().next() else {
-                break;
-            };
-            let next = &sources[at..at + first.end];
+        let mut groups = VecDeque::from(grouped(&sources, limits));
+        while let Some(range) = groups.pop_front() {
+            let next = &sources[range.clone()];
             let (met, found) = (survivors.met().clone(), done.found.clone());
             match copying.run(next, survivors, &mut done.found, gate)? {
-                Copied::Unchanged => at += first.end,
+                Copied::Unchanged => {}
                 Copied::Changed(outputs) => {
                     let size = |source: &Source| u64::from(source.sealed.extent.end);
                     done.replaced += next.len() as u64;
@@ -336,12 +338,15 @@ impl Round<'_> {
                         .cleaner
                         .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
                     swap::swap(self.partition, next, outputs)?;
-                    at += first.end;
                 }
                 Copied::Damaged(index) => {
                     survivors.go_back(met);
                     done.found = found;
-                    sources[at + index].soundness = Soundness::Damaged;
+                    sources[range.start + index].soundness = Soundness::Damaged;
+                    // Nothing before it changes for that, and what follows can do without the rest of this group.
+                    for part in grouped(&sources[range.clone()], limits).into_iter().rev() {
+                        groups.push_front(range.start + part.start..range.start + part.end);
+                    }
                 }
             }
         }
@@ -399,4 +404,9 @@ impl Round<'_> {
             map_keys: map.capacity() as u64,
         }
     }
+}
+
+fn grouped(sources: &[Source], limits: Limits) -> Vec<Range<usize>> {
+    let members: Vec<_> = sources.iter().map(Source::member).collect();
+    group(&members, limits)
 }
