@@ -395,8 +395,14 @@ mod tests {
         };
         let text = job_text("f", &job);
         let first = text.lines().next();
-        assert_eq!(first, Some("compaction of topic f failed for 1 of 2 partitions; this was done"));
-        assert!(text.ends_with("\npartition 1 failed: the disk is full\n"), "{text}");
+        assert_eq!(
+            first,
+            Some("compaction of topic f failed for 1 of 2 partitions; this was done")
+        );
+        assert!(
+            text.ends_with("\npartition 1 failed: the disk is full\n"),
+            "{text}"
+        );
         let done = Compaction {
             partitions: vec![one(0, CompactionState::Done(None))],
             ..job

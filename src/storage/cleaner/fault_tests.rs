@@ -320,7 +320,11 @@ fn behind_a_damaged_abort_marker_what_its_producer_committed_stays() {
     let found = behind_a_damaged_marker("t7:a=1 abort7 t7:b=1 t7:c=1 commit7 d=1 roll");
     assert_eq!(found, kept(&[(2, "b"), (3, "c"), (5, "d")]));
     let found = behind_a_damaged_marker("t7:a=1 abort7 t7:b=1 abort7 t7:c=1 commit7 p8:d=1 roll");
-    assert_eq!(found, kept(&[(4, "c"), (6, "d")]), "the second one is aborted, too");
+    assert_eq!(
+        found,
+        kept(&[(4, "c"), (6, "d")]),
+        "the second one is aborted, too"
+    );
 }
 
 #[test]
@@ -337,14 +341,19 @@ fn retention_takes_a_replacement_that_is_not_finished_under_the_name_it_has() {
     assert!(scene.clean().is_err());
     let of_first = |scene: &Scene| -> Vec<String> {
         let names = scene.files().into_iter();
-        names.filter(|name| name.starts_with("00000000000000000000.log")).collect()
+        names
+            .filter(|name| name.starts_with("00000000000000000000.log"))
+            .collect()
     };
     assert_eq!(of_first(&scene), ["00000000000000000000.log.swap"]);
     scene.log.raise_log_start(Offset(6)).expect("raised");
     let retained = scene
         .store
         .retain(std::slice::from_ref(&scene.log), Timestamp(scene.now));
-    assert!(retained.iter().all(|retained| retained.failure.is_none()), "{retained:?}");
+    assert!(
+        retained.iter().all(|retained| retained.failure.is_none()),
+        "{retained:?}"
+    );
     assert!(of_first(&scene).is_empty(), "{:?}", of_first(&scene));
     scene.run("e=1 e=2 roll clean");
     assert!(of_first(&scene).is_empty(), "{:?}", of_first(&scene));

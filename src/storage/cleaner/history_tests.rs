@@ -280,14 +280,26 @@ fn after_a_crash_the_lag_promise_counts_from_no_later_than_the_first_append_and_
     for with_manifest in [true, false] {
         let mut scene = died_at_900(with_manifest);
         let promised = |scene: &Scene| {
-            let at = if with_manifest { Timestamp(100) } else { Timestamp(50) };
+            let at = if with_manifest {
+                Timestamp(100)
+            } else {
+                Timestamp(50)
+            };
             let views = scene.log.segment_views();
-            let second = views.iter().find(|view| view.base == Offset(2)).expect("it is there");
-            assert_eq!((second.first_append, second.last_append), (None, Some(Timestamp(900))));
+            let second = views
+                .iter()
+                .find(|view| view.base == Offset(2))
+                .expect("it is there");
+            assert_eq!(
+                (second.first_append, second.last_append),
+                (None, Some(Timestamp(900)))
+            );
             let known = super::super::read::snapshot(&scene.log.segments);
             let times = known.iter().map(|segment| segment.extent().append_times.clone());
             let second = times.filter(|times| times.last().is_some_and(|last| last.offset > Offset(2)));
-            let bounds: Vec<_> = second.map(|times| times.first().map(|first| first.time)).collect();
+            let bounds: Vec<_> = second
+                .map(|times| times.first().map(|first| first.time))
+                .collect();
             assert_eq!(bounds, [Some(at)]);
         };
         promised(&scene);

@@ -729,7 +729,8 @@ fn whoever_reads_during_swaps_finds_the_newest_of_each_key_or_a_newer_and_nothin
                 }
                 for (key, at) in before {
                     let last = found.iter().rfind(|(_, found, _)| found == key);
-                    if last.is_none_or(|(offset, ..)| usize::try_from(*offset).is_ok_and(|found| found < at)) {
+                    if last.is_none_or(|(offset, ..)| usize::try_from(*offset).is_ok_and(|found| found < at))
+                    {
                         return Err(format!("{key} of offset {at} is missed: {found:?}"));
                     }
                 }

@@ -110,7 +110,7 @@ impl Original<'_> {
 mod tests {
     use super::*;
     use crate::record::{BatchBuilder, BatchOptions, ProducerStamp};
-    use crate::types::{ProducerEpoch, ProducerId, Sequence};
+    use crate::types::{LeaderEpoch, ProducerEpoch, ProducerId, Sequence};
 
     const NO_LIMIT: DecompressLimit = DecompressLimit(u32::MAX);
     const HORIZON: Option<Timestamp> = Some(Timestamp(1_700_000_000_000));
@@ -130,7 +130,7 @@ mod tests {
             added.expect("small");
         }
         let accepted = builder.build().expect("it has records");
-        accepted.batch().clone()
+        accepted.stamped(Offset(0), LeaderEpoch(0))
     }
 
     fn rebuilt(

@@ -4,6 +4,7 @@ use super::super::super::{LogConfig, OffsetMap};
 use super::super::testing::{Scene, compacted};
 use super::*;
 use crate::record::{BatchBuilder, BatchOptions, DecompressLimit};
+use crate::types::LeaderEpoch;
 
 const LIMIT: DecompressLimit = DecompressLimit(1_000);
 
@@ -12,17 +13,16 @@ fn batch(base: i64, records: &[(&str, Option<&str>)], horizon: Option<Timestamp>
     let mut builder = BatchBuilder::new(BatchOptions::default());
     for (key, value) in records {
         let value = value.map(str::as_bytes);
-        builder.append(None, Some(key.as_bytes()), value, &[]).expect("small");
+        builder
+            .append(None, Some(key.as_bytes()), value, &[])
+            .expect("small");
     }
     let accepted = builder.build().expect("it has records");
-    let mut header = *accepted.batch().header();
-    header.base_offset = Offset(base);
-    let mut rebuild = BatchRebuild::of(&header, horizon);
-    let payload = accepted.batch().open(LIMIT).expect("sound");
-    for (at, record) in (base..).zip(payload.glances()) {
-        let mut record = record.expect("sound");
-        record.offset = Offset(at);
-        rebuild.keep(&record).expect("small");
+    let stored = accepted.stamped(Offset(base), LeaderEpoch(0));
+    let Some(horizon) = horizon else { return stored };
+    let mut rebuild = BatchRebuild::of(stored.header(), Some(horizon));
+    for record in stored.open(LIMIT).expect("sound").glances() {
+        rebuild.keep(&record.expect("sound")).expect("small");
     }
     rebuild.build().expect("small")
 }
@@ -57,10 +57,16 @@ fn a_batch_that_cannot_be_built_anew_stays_whole_is_counted_so_and_keeps_the_tom
     let (first, second, counts) = judged(u32::MAX);
     assert!(matches!(first, Fate::Rebuilt(_)), "{first:?}");
     assert_eq!(second, Fate::Gone);
-    assert_eq!((counts.values_kept, counts.superseded, counts.tombstones_dropped), (1, 1, 1));
+    assert_eq!(
+        (counts.values_kept, counts.superseded, counts.tombstones_dropped),
+        (1, 1, 1)
+    );
     let (first, second, counts) = judged(10);
     assert_eq!((first, second), (Fate::AsItIs, Fate::AsItIs));
-    assert_eq!((counts.values_kept, counts.superseded, counts.tombstones_dropped), (2, 0, 0));
+    assert_eq!(
+        (counts.values_kept, counts.superseded, counts.tombstones_dropped),
+        (2, 0, 0)
+    );
     assert_eq!(counts.tombstones_kept, 1);
 }
 
@@ -79,13 +85,19 @@ fn tombstones_whose_horizon_makes_their_batch_too_large_stay_readable_and_go_in_
     let readable = |scene: &Scene| -> usize {
         let batches = scene.batches().into_iter().flatten();
         let records = batches.map(|batch| {
-            let payload = batch.open(DecompressLimit(LIMIT_BYTES)).expect("within the limit");
+            let payload = batch
+                .open(DecompressLimit(LIMIT_BYTES))
+                .expect("within the limit");
             payload.glances().count()
         });
         records.sum()
     };
     assert_eq!(readable(&scene), 101);
-    let of_tombstones = scene.batches().into_iter().flatten().filter(|batch| batch.header().delete_horizon().is_some());
+    let of_tombstones = scene
+        .batches()
+        .into_iter()
+        .flatten()
+        .filter(|batch| batch.header().delete_horizon().is_some());
     assert!(of_tombstones.count() > 1, "it took more than one batch");
     scene.run("restart clean");
     assert_eq!(readable(&scene), 101);
@@ -105,7 +117,9 @@ fn the_last_batch_of_a_producer_is_not_parted_and_its_tombstones_go_once_it_is_n
     scene.run("roll +100000000000 clean");
     let horizons = |scene: &Scene| -> Vec<bool> {
         let batches = scene.batches().into_iter().flatten();
-        batches.map(|batch| batch.header().delete_horizon().is_some()).collect()
+        batches
+            .map(|batch| batch.header().delete_horizon().is_some())
+            .collect()
     };
     assert_eq!(horizons(&scene), [false]);
     scene.run("p7:z=1 roll clean");
