@@ -96,23 +96,23 @@ def take_segment(body):
 
 
 def manifest(folder):
-    """Segments of a partition, by base offset."""
-    segments = {}
+    """Segments of a partition, by base offset; each tells where the log starts."""
+    segments, start = {}, 0
     for is_snapshot, body in ledger(folder / "manifest", 3):
         body.take("16s"), body.take(">i")
         if is_snapshot:
-            body.take(">q")
+            start = body.take(">q")
             segments = dict(take_segment(body) for _ in range(body.take(">I")))
             continue
         for _ in range(body.take(">I")):
             edit = body.take(">B")
-            body.take(">q") if edit == 4 else None
+            start = body.take(">q") if edit == 4 else start
             gone = [body.take(OBJECT)[0] for _ in range(body.take(">I"))] if edit in (2, 3, 5) else []
             for base in gone if edit != 5 else []:
                 del segments[base]
             if edit in (1, 2):
                 segments.update(take_segment(body) for _ in range(1 if edit == 1 else body.take(">I")))
-    return dict(sorted(segments.items()))
+    return [(base, segments[base] | {"start": start}) for base in sorted(segments)]
 
 
 def segment_log(file, expected=None):
@@ -162,8 +162,8 @@ def text(data):
         return {"base64": base64.b64encode(data).decode()}
 
 
-def records(log):
-    """The records of a log: offset, time, key, value, headers."""
+def records(log, start=0):
+    """The records of a log from an offset on: offset, time, key, value, headers."""
     at = 0
     while at < len(log):
         base, length, _epoch, _magic, _crc, attributes, _last, first_time, last_time, *_, count = struct.unpack_from(">qiibIhiqqqhii", log, at)
@@ -174,8 +174,8 @@ def records(log):
                 time, offset = first_time + body.varint(), base + body.varint()
                 key, value = body.long(), body.long()
                 headers = [[body.long(), body.long()] for _ in range(body.varint())]
-                time = last_time if attributes & 8 else time
-                yield {"offset": offset, "timestamp": time, "key": key, "value": value, "headers": headers}
+                record = {"offset": offset, "timestamp": last_time if attributes & 8 else time, "key": key, "value": value}
+                yield from [record | {"headers": headers}] if offset >= start else []
         at += 12 + length
 
 
@@ -189,11 +189,11 @@ def main(arguments):
             if arguments[1:] not in ([], [name], [name, str(partition)]):
                 continue
             place = folder / "topics" / name / topic / str(partition)
-            for base, segment in manifest(place).items():
+            for base, segment in manifest(place):
                 log = segment_log(place / "segments" / segment["key"], segment["footer"])
                 if len(arguments) == 1:
                     print(f"{name}-{partition} {base} to {segment['next'] - 1}: {segment['records']} records, {len(log)} bytes")
-                for record in records(log) if len(arguments) > 1 else []:
+                for record in records(log, segment["start"]) if len(arguments) > 1 else []:
                     print(json.dumps({"topic": name, "partition": partition} | record, default=text))
 
 

@@ -90,8 +90,11 @@ fn name_partition(catalog: &Catalog, partition: &PartitionKey) -> Option<Archive
     })
 }
 
-/// The partitions of a data directory, and the sealed segments of each.
-fn partitions(fs: &dyn Fs, dir: &Path) -> Result<Vec<(PartitionKey, Vec<SealedSegment>)>, Box<dyn Error>> {
+/// A partition and its sealed segments, by offset.
+type Sealed = (PartitionKey, Vec<SealedSegment>);
+
+/// The partitions of a data directory.
+fn partitions(fs: &dyn Fs, dir: &Path) -> Result<Vec<Sealed>, Box<dyn Error>> {
     let mut found = Vec::new();
     for entry in fs.list(dir)? {
         let Some(TopicPartition { topic, partition }) = TopicPartition::parse_dir_name(&entry.name) else {

@@ -9,8 +9,8 @@
 //!   swap for every segment among them.
 //! - A pass takes about a second or more, so that what a hundredth of the operations meets is no single stall. How long it took
 //!   is part of the figures.
-//! - Both phases get memory that was touched shortly before: a virtual machine's host may take free memory back, and
-//!   then takes up to a millisecond for the first touch of every 2 MiB, whoever it is that touches it.
+//! - Both phases get memory that was touched shortly before: the host of a virtual machine may take free memory back, and then
+//!   needs up to 0.6 ms for the first touch of 2 MiB, whoever it is that touches it.
 //!
 //! With `synced` each append waits for its sync, and the limit is what the issue of such a promise allows: twice the time
 //! without a pass and one sync of 4 MiB.

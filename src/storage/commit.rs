@@ -14,9 +14,10 @@ use crate::env::{File, FileCache, OpenMode, SyncSite};
 
 use super::error::{IoContext, StoreError};
 use super::partition::{Partition, SyncTicket, Synced};
-use super::partition_dir::{SITE_METADATA, metadata_path};
+use super::partition_dir::metadata_path;
 use super::writer::Names;
 
+const SITE_TOPIC_IDS: SyncSite = SyncSite("topic ids of new partitions");
 const SITE_LOG: SyncSite = SyncSite("log");
 const SITE_NAMES: SyncSite = SyncSite("partition directory");
 const SITE_PARTITIONS: SyncSite = SyncSite("data directory with a new partition");
@@ -73,7 +74,7 @@ fn sync_metadata(
                 Err(error) => results[*index] = Err(error),
             }
         }
-        for ((index, path), result) in of.into_iter().zip(files.fs().sync_many(&open, SITE_METADATA)) {
+        for ((index, path), result) in of.into_iter().zip(files.fs().sync_many(&open, SITE_TOPIC_IDS)) {
             if let Err(error) = result.context("sync", &path) {
                 results[index] = Err(error);
             }

@@ -24,6 +24,7 @@ use crate::types::{LeaderEpoch, TopicPartition};
 use super::checkpoints::Checkpoints;
 use super::error::{IoContext, StoreError};
 use super::files::remove_if_there;
+use super::identity::Identity;
 use super::journal::Journal;
 use super::recovery::Stop;
 use super::{epoch_file, partition_dir};
@@ -212,24 +213,34 @@ enum Renamed {
     NothingThere,
 }
 
-/// Makes the directory if there is none.
+/// Makes the directory if there is none. Its name is safe before it has ids: one without may be of a process that was killed
+/// before it could see to that.
 pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
     match files.fs().stat(dir) {
-        Ok(stat) if stat.kind == FileKind::Dir => Ok(()),
+        Ok(stat) if stat.kind == FileKind::Dir && Identity::is_made(files, dir) => Ok(()),
+        Ok(stat) if stat.kind == FileKind::Dir => match sync_parent(files, dir) {
+            // Then it is somebody else's work, and was done as root.
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        },
         Ok(_) => Err(StoreError::Unusable {
             path: dir.to_path_buf(),
             reason: "it is not a directory; choose another data directory".to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             files.fs().create_dir(dir).map_err(|error| refused(dir, error))?;
-            let parent = dir
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            files.fs().sync_dir(parent, SITE_CREATED).context("sync", parent)
+            sync_parent(files, dir)
         }
         Err(error) => Err(refused(dir, error)),
     }
+}
+
+fn sync_parent(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
+    let parent = dir
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    files.fs().sync_dir(parent, SITE_CREATED).context("sync", parent)
 }
 
 /// Says what to do about a directory that the system does not let us have; a failing or full disk is told as it is.

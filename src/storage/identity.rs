@@ -47,6 +47,11 @@ impl Identity {
         Ok(Self(properties))
     }
 
+    /// Tells whether a directory has ids.
+    pub(super) fn is_made(files: &FileCache, dir: &Path) -> bool {
+        files.fs().stat(&dir.join(NAME)).is_ok()
+    }
+
     pub(super) fn cluster_id(&self) -> &str {
         self.0.cluster_id.as_deref().unwrap_or_default()
     }

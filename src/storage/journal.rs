@@ -84,6 +84,14 @@ impl Known {
         if believed { segment_of(dir, summary) } else { None }
     }
 
+    /// What stays true when logs took the place of those that the manifest tells of.
+    pub(super) fn without_segments(self) -> Self {
+        Self {
+            last_closed: self.last_closed,
+            ..Self::default()
+        }
+    }
+
     /// Tells whether a log of `len` bytes leaves offsets out, if that is known.
     pub(super) fn holes(&self, base: Offset, len: u64) -> Holes {
         let segments = self.manifest.as_ref().map(Manifest::segments);

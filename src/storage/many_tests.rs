@@ -73,7 +73,7 @@ fn new_partitions_are_opened_without_a_sync_and_their_first_round_shares_the_dat
         ("data directory with a new partition", 1),
         ("log", COUNT),
         ("partition directory", COUNT),
-        ("partition metadata", COUNT),
+        ("topic ids of new partitions", COUNT),
     ];
     assert_eq!(syncs.take(), BTreeMap::from(expected));
 }

@@ -4,9 +4,9 @@
 //! rules for every state a crash can leave):
 //! 1. `.deleted`, `.tmp`: removed.
 //! 2. `.cleaned` of any base: the replacement was not complete. Removed, and with them every `.swap` of a base at or beyond
-//!    the least `.cleaned`.
-//! 3. The remaining `.swap` files are complete: every segment file whose base lies in the range they cover is removed, then
-//!    they get their final names.
+//!    the least `.cleaned`. Those take its name first: no crash finds one of them without a `.cleaned`.
+//! 3. The remaining `.swap` files are complete. The manifest goes, and both are made safe: the process that did so may have been
+//!    killed before it could. Every segment file whose base lies in the range they cover is removed, then they get their final names.
 //! 4. An index without its log is removed.
 //!
 //! Each rule may be cut off at any point and starts again at the next start with the same result.
@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::env::{FileCache, FileKind, OpenMode, SyncSite};
+use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
 use crate::record::RecordBatch;
 use crate::types::{LeaderEpoch, Offset, TopicId};
 
@@ -25,12 +26,12 @@ use super::files::{read_whole, remove_if_there};
 use super::paths::{CLEANED, DELETED, SWAP, SegmentFile, TMP};
 use super::scan::{ScanSpec, Scanned, scan};
 use super::spacing::Holes;
-use super::{LeaderEpochs, PartitionMetadata, decode_epochs, encode_epochs, write_atomic};
+use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, encode_epochs};
 
 /// File of leader epochs.
 const EPOCHS: &str = "leader-epoch-checkpoint";
-pub(super) const SITE_METADATA: SyncSite = SyncSite("partition metadata");
-const SITE_METADATA_DIR: SyncSite = SyncSite("directory of partition metadata");
+const SITE_METADATA: SyncSite = SyncSite("partition metadata");
+const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
 
 /// Returns where the topic's id lies.
 pub(super) fn metadata_path(dir: &Path) -> PathBuf {
@@ -40,29 +41,28 @@ pub(super) fn metadata_path(dir: &Path) -> PathBuf {
 /// Writes the topic's id into a new directory, without a sync: group commit makes it safe together with the first record, of
 /// many new partitions at once.
 pub(super) fn begin_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
-    let path = metadata_path(dir);
-    let bytes = PartitionMetadata { topic_id }.encode();
-    remove_if_there(files, &path).context("remove", &path)?;
-    let file = files
-        .fs()
-        .open(&path, OpenMode::CreateNew)
-        .context("create", &path)?;
-    file.write_all_at(&[IoSlice::new(&bytes)], 0)
-        .context("write", &path)
+    put_metadata(files, dir, topic_id).map(drop)
 }
 
-/// Writes the topic's id, durably.
+/// Writes the topic's id and syncs it; the name of a file that was not there is the caller's to sync. If it dies here: what is
+/// there is as damaged as what it replaces, and judged alike.
 pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<(), StoreError> {
+    let file = put_metadata(files, dir, topic_id)?;
+    file.sync_data(SITE_METADATA).context("sync", &metadata_path(dir))
+}
+
+fn put_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<Arc<dyn File>, StoreError> {
     let path = metadata_path(dir);
     let bytes = PartitionMetadata { topic_id }.encode();
-    write_atomic(
-        files.fs().as_ref(),
-        &path,
-        &bytes,
-        SITE_METADATA,
-        SITE_METADATA_DIR,
-    )
-    .context("write", &path)
+    let file = files
+        .fs()
+        .open(&path, OpenMode::ReadWrite)
+        .context("open", &path)?;
+    let len = u64::try_from(bytes.len()).expect("a small file");
+    file.set_len(len).context("cut", &path)?;
+    file.write_all_at(&[IoSlice::new(&bytes)], 0)
+        .context("write", &path)?;
+    Ok(file)
 }
 
 /// Reads the topic's id; `None` when the file is missing or damaged.
@@ -122,37 +122,58 @@ pub(super) fn epochs_file(dir: &Path, epochs: &LeaderEpochs) -> (std::path::Path
 /// The segment files of a directory: base offset to the length of its `.log` in bytes.
 pub(super) type Logs = BTreeMap<Offset, u64>;
 
+/// What [`tidy`] found and did.
+#[derive(Debug)]
+pub(super) struct Tidied {
+    pub(super) logs: Logs,
+    pub(super) swaps: Swaps,
+}
+
+/// Whether logs were put in the place of others. What a manifest said of the directory before is then not true of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Swaps {
+    None,
+    Finished,
+}
+
 /// Brings a directory into one of the states that a finished operation leaves, and lists its logs.
-pub(super) fn tidy(files: &FileCache, dir: &Path) -> Result<Logs, StoreError> {
+pub(super) fn tidy(files: &FileCache, dir: &Path) -> Result<Tidied, StoreError> {
     let names = names(files, dir)?;
-    let (mut swaps, mut least_cleaned) = (Vec::new(), None::<Offset>);
+    let (mut swaps, mut least_cleaned) = (Vec::new(), None::<(Offset, &str)>);
     for name in &names {
         if name.ends_with(DELETED) || name.ends_with(TMP) {
             remove(files, dir, name)?;
         } else if let Some(inner) = name.strip_suffix(CLEANED) {
             if let Some((base, _)) = SegmentFile::parse(inner) {
-                least_cleaned = Some(least_cleaned.map_or(base, |least| least.min(base)));
+                let cleaned = (base, name.as_str());
+                least_cleaned = Some(least_cleaned.map_or(cleaned, |least| least.min(cleaned)));
             }
         } else if let Some((base, kind)) = name.strip_suffix(SWAP).and_then(SegmentFile::parse) {
             swaps.push((base, kind, name.clone()));
         }
     }
-    // The swaps first: while a `.cleaned` is there, the next start decides the same.
-    for (_, _, name) in swaps.extract_if(.., |(base, ..)| least_cleaned.is_some_and(|least| *base >= least)) {
-        remove(files, dir, &name)?;
+    if let Some((least, cleaned)) = least_cleaned {
+        for (_, _, name) in swaps.extract_if(.., |(base, ..)| *base >= least) {
+            files.forget(&dir.join(&name));
+            let renamed = files.fs().rename(&dir.join(&name), &dir.join(cleaned));
+            renamed.context("rename", &dir.join(&name))?;
+        }
     }
     for name in names.iter().filter(|name| name.ends_with(CLEANED)) {
         remove(files, dir, name)?;
     }
-    finish_swaps(files, dir, &swaps)?;
-    logs(files, dir)
+    let finished = finish_swaps(files, dir, &swaps)?;
+    Ok(Tidied {
+        logs: logs(files, dir)?,
+        swaps: finished,
+    })
 }
 
 fn finish_swaps(
     files: &FileCache,
     dir: &Path,
     swaps: &[(Offset, SegmentFile, String)],
-) -> Result<(), StoreError> {
+) -> Result<Swaps, StoreError> {
     let bases: Vec<Offset> = swaps
         .iter()
         .filter(|(_, kind, _)| *kind == SegmentFile::Log)
@@ -160,10 +181,14 @@ fn finish_swaps(
         .collect();
     let (Some(least), Some(greatest)) = (bases.iter().min(), bases.iter().max()) else {
         // Index files alone: their log has its name already, or never came. Logs decide.
-        return swaps
+        swaps
             .iter()
-            .try_for_each(|(_, _, name)| finish_swap(files, dir, name));
+            .try_for_each(|(_, _, name)| finish_swap(files, dir, name))?;
+        return Ok(Swaps::None);
     };
+    // It tells of the files that go. Gone with the same sync, it cannot be found beside those that come.
+    remove(files, dir, MANIFEST_FILE_NAME)?;
+    files.fs().sync_dir(dir, SITE_SWAPS).context("sync", dir)?;
     let covered_to = swap_end(files, dir, *greatest)?;
     for name in names(files, dir)? {
         // The first one is replaced whatever it covers: it may begin with damage.
@@ -176,7 +201,8 @@ fn finish_swaps(
     }
     swaps
         .iter()
-        .try_for_each(|(_, _, name)| finish_swap(files, dir, name))
+        .try_for_each(|(_, _, name)| finish_swap(files, dir, name))?;
+    Ok(Swaps::Finished)
 }
 
 /// Returns the first offset after the batches of a finished replacement.

@@ -28,7 +28,7 @@ use super::examine::index_bytes;
 use super::files::{copy_over, remove_if_there};
 use super::journal::{Journal, Known};
 use super::load::{StateFiles, epochs_of, rebuild_producers, replay_batch};
-use super::partition_dir::{self, Logs};
+use super::partition_dir::{self, Logs, Swaps, Tidied};
 use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Scanned, Vouched, scan_through};
 use super::segment::{Extent, Sealed, Segment, log_path};
@@ -107,7 +107,11 @@ impl Recovery<'_> {
     }
 
     fn verify(&self, known: Known) -> Result<Recovered, StoreError> {
-        let logs = partition_dir::tidy(self.files, self.dir)?;
+        let Tidied { logs, swaps } = partition_dir::tidy(self.files, self.dir)?;
+        let known = match swaps {
+            Swaps::None => known,
+            Swaps::Finished => known.without_segments(),
+        };
         // A snapshot may have reached the disk before the batches it tells of. Of those before the log start it may be all that
         // is left.
         let told = self.recovery_point.max(self.log_start.unwrap_or(Offset::ZERO));

@@ -4,8 +4,8 @@
 use std::io::IoSlice;
 
 use super::testing::{
-    House, NOW, closed, cut, damage, ended, killed, names, offsets, path, plain, records, small,
-    transactional, vouched,
+    House, NOW, closed, cut, damage, ended, killed, names, offsets, open_one, open_store, path, plain,
+    records, small, spec, transactional, vouched,
 };
 use super::{
     AbortedTransaction, LogConfig, MANIFEST_FILE_NAME, OffsetEntry, OffsetIndex, Origin, Position,
@@ -468,4 +468,25 @@ fn epochs_that_the_file_does_not_tell_yet_are_taken_from_the_batches() {
         [house.log.epoch_at(Offset(2)), house.log.epoch_at(Offset(3))],
         epochs
     );
+}
+
+#[test]
+fn of_a_replacement_by_two_files_a_crash_in_the_start_leaves_no_half() {
+    let (fs, _) = vouched(20);
+    let second = logs(&fs).swap_remove(1);
+    // The later of two has its next name; the earlier one never got it.
+    create(&fs, &format!("{FIRST}.cleaned"), b"");
+    create(&fs, &format!("{second}.swap"), &content(&fs, &second)[..95]);
+    for again in 0..12 {
+        for seed in 0..12 {
+            let found = fs.crash(CrashChoice::KeepAll);
+            found.fail_after(again);
+            if let Ok(store) = open_store(&found) {
+                let _ = open_one(&store, spec("t", 1, small()));
+            }
+            let house = House::on(found.crash(CrashChoice::Random(seed)));
+            let left = offsets(&house.log);
+            assert_eq!(left, (0..20).collect::<Vec<_>>(), "death at {again}, seed {seed}");
+        }
+    }
 }

@@ -184,6 +184,17 @@ fn a_hold_ends_the_plan_before_the_segment_it_reaches_into() {
 }
 
 #[test]
+fn a_hold_that_ends_where_the_log_begins_holds_nothing_of_it() {
+    let mut log = log(&[(10, Some(5), 5), (10, Some(6), 6)]);
+    log.segments.remove(0);
+    let config = LogConfig {
+        holds: Arc::new([Hold::Offsets(Offset(0)..Offset(10))]),
+        ..by_time(1)
+    };
+    assert_eq!(gone(&plan(&log, &config, NOW)).0, [10]);
+}
+
+#[test]
 fn an_empty_active_segment_stays() {
     let plan = plan(&log(&[(10, None, 5), (0, None, 5)]), &by_time(1), NOW);
     assert_eq!((gone(&plan), plan.stay), ((vec![0], 10), Stay::NothingLeft));

@@ -1,10 +1,11 @@
-//! That no sync of the sources is forgotten by the sweeps, and that each has a name of its own: what a sweep switches off is one
-//! call.
+//! Every sync is needed: with any one switched off a promise is broken. None of the sources is forgotten by the sweeps, and each
+//! has a name of its own: what is switched off is one call.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Ledger, World, disk, live};
+use super::{Ledger, Probe, SEEDS, Stop, World, disk, live};
+use crate::env::SyncSite;
 
 /// Where bytes are synced that are nobody's data: the file systems themselves, and what measures a disk.
 const NO_DATA: [&str; 2] = ["env", "bench"];
@@ -76,4 +77,35 @@ fn every_sync_of_the_sources_has_a_name_that_no_other_call_has() {
         }
     });
     assert!(names.len() > 20, "{names:?}");
+}
+
+/// Runs the life with one sync switched off; the broken promise, if one shows.
+fn violation_without(site: SyncSite, seeds: u64) -> Option<String> {
+    let fs = disk();
+    fs.disable_sync(site);
+    let mut world = World::new(fs, Ledger::default());
+    world.probe = Probe::Steps { seeds };
+    match live(&mut world) {
+        Ok(()) => None,
+        Err(Stop::Died) => panic!("nobody ordered this death"),
+        Err(Stop::Violated(why)) => Some(why),
+    }
+}
+
+#[test]
+fn without_any_one_sync_a_promise_is_broken() {
+    let mut world = World::new(disk(), Ledger::default());
+    if let Err(stop) = live(&mut world) {
+        panic!("with all syncs: {stop:?}");
+    }
+    let mut wrong = Vec::new();
+    for site in world.fs.sync_sites() {
+        let violation = [2, SEEDS]
+            .into_iter()
+            .find_map(|seeds| violation_without(site, seeds));
+        if violation.is_none() {
+            wrong.push(site.0);
+        }
+    }
+    assert!(wrong.is_empty(), "their absence does not show: {wrong:?}");
 }

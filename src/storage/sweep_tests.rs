@@ -26,7 +26,7 @@ use super::testing::{
     open_one, open_store, open_store_in, path, plain, read_all, sized, small, spec,
 };
 use super::{LogConfig, Origin, Partition, PartitionSpec, Retention, Store, Written};
-use crate::env::{Call, CrashChoice, Failure, Fault, Fs as _, OpenMode, SimFs, SyncSite};
+use crate::env::{Call, CrashChoice, Failure, Fault, Fs as _, OpenMode, SimFs};
 use crate::record::Accepted;
 use crate::types::{LeaderEpoch, Offset};
 
@@ -646,6 +646,10 @@ fn live(world: &mut World) -> Result<(), Stop> {
     world.kill();
     world.damage_metadata("c")?;
     world.start()?;
+    live_on(world)
+}
+
+fn live_on(world: &mut World) -> Result<(), Stop> {
     world.append("a", &sized(700))?;
     world.sync()?;
     world.fill("a", 2)?;
@@ -794,37 +798,6 @@ fn a_second_death_during_recovery_breaks_no_promise() {
 /// Random crashes after each step: with fewer, most broken promises show.
 const SEEDS: u64 = 12;
 
-/// Runs the life with one sync switched off; the broken promise, if one shows.
-fn violation_without(site: SyncSite, seeds: u64) -> Option<String> {
-    let fs = disk();
-    fs.disable_sync(site);
-    let mut world = World::new(fs, Ledger::default());
-    world.probe = Probe::Steps { seeds };
-    match live(&mut world) {
-        Ok(()) => None,
-        Err(Stop::Died) => panic!("nobody ordered this death"),
-        Err(Stop::Violated(why)) => Some(why),
-    }
-}
-
-#[test]
-fn without_any_one_sync_a_promise_is_broken() {
-    let mut world = World::new(disk(), Ledger::default());
-    if let Err(stop) = live(&mut world) {
-        panic!("with all syncs: {stop:?}");
-    }
-    let mut wrong = Vec::new();
-    for site in world.fs.sync_sites() {
-        let violation = [2, SEEDS]
-            .into_iter()
-            .find_map(|seeds| violation_without(site, seeds));
-        if violation.is_none() {
-            wrong.push(site.0);
-        }
-    }
-    assert!(wrong.is_empty(), "their absence does not show: {wrong:?}");
-}
-
 #[test]
 fn a_crash_after_any_step_breaks_no_promise() {
     let mut world = World::new(disk(), Ledger::default());
@@ -834,5 +807,7 @@ fn a_crash_after_any_step_breaks_no_promise() {
     }
 }
 
+#[path = "sweep_kill_tests.rs"]
+mod kills;
 #[path = "sweep_sites_tests.rs"]
 mod sites;

@@ -22,8 +22,8 @@
 
 use std::collections::BTreeMap;
 
-use super::ledger::{Contradiction, State};
 use super::ledger_entry::LedgerKind;
+use super::state::{Contradiction, State};
 use crate::storage::Fields;
 use crate::types::{Timestamp, TopicId, TopicName};
 

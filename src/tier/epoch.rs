@@ -20,8 +20,9 @@
 
 use super::error::TierError;
 use super::keys::EPOCHS;
-use super::ledger::{Appended, Author, Contradiction, Ledger, State};
+use super::ledger::{Appended, Author, Ledger};
 use super::ledger_entry::{LedgerKind, WriterId};
+use super::state::{Contradiction, State};
 use super::store::TierStore;
 use crate::storage::Fields;
 use crate::types::{LeaderEpoch, Timestamp};

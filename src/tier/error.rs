@@ -6,10 +6,10 @@
 //!
 //! What is not here: trying again. A call has made its few tries when it fails; who schedules uploads waits and comes back.
 
-use super::ledger::Contradiction;
 use super::ledger_entry::EntryDamage;
 use super::object::ObjectDamage;
 use super::object_writer::WriteError;
+use super::state::Contradiction;
 use crate::types::LeaderEpoch;
 
 /// What kind of trouble a store told of.

@@ -14,7 +14,8 @@
 //! one if need be, before it relies on what it has read: from then on the old one meets it.
 //!
 //! **The newest** is found without listing: is there a number 4096, 8192, 16384 ...? Doubling, then halving, first in steps of 4096, then of
-//! one. About twenty look-ups for a ledger of a million entries, one for who knows where it ended before.
+//! one. About twenty look-ups for a ledger of a million entries, one for who knows where it ended before. Then one listing of what lies
+//! behind it: an entry there means that one was removed by hand, and is an error. A listing that lags does not tell, and does no harm.
 //!
 //! **What may be removed** one day: numbers below the newest multiple of 4096, but never a multiple itself; so that the newest is still
 //! found, and a snapshot stands where reading begins. Nothing removes them yet.
@@ -26,8 +27,7 @@
 //! 3. The copy becomes the state.
 //!
 //! Invariants
-//! - Epochs do not fall from entry to entry... of those that were written in time: a late word may have a smaller one, and never
-//!   stands behind its own fence, since its writer would have had to read that first.
+//! - No entry stands behind one of a greater epoch that its writer has read. So a late word never stands behind its own fence.
 //! - Each entry has the checksum of the one before it; a reader who follows them has read what the writer knew.
 //! - The state here may lag behind the bucket, never run ahead of it.
 //!
@@ -38,8 +38,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::error::TierError;
-use super::keys::numbered;
-use super::ledger_entry::{EntryDamage, Form, LedgerEntry, LedgerKind, MAX_LEN, WriterId};
+use super::keys::{number_of, numbered};
+use super::ledger_entry::{EntryDamage, Form, LedgerEntry, MAX_LEN, WriterId};
+use super::state::{Contradiction, State};
 use super::store::{Published, TierStore};
 use crate::types::{LeaderEpoch, Timestamp};
 
@@ -53,37 +54,6 @@ const _: () = assert!(ANCHOR_EVERY.is_multiple_of(SNAPSHOT_EVERY));
 const FETCHES: usize = 16;
 /// Times that an append goes on behind somebody else's entry before it gives up.
 const MAX_OVERTAKEN: u32 = 64;
-
-/// What the entries of a ledger come to.
-pub trait State: Clone + Send + Sync {
-    /// A change.
-    type Edit: Send;
-    /// What the ledger is about.
-    const KIND: LedgerKind;
-
-    /// Takes in a change that was written at `at`.
-    ///
-    /// # Errors
-    /// [`Contradiction`] when it does not fit; nothing is then changed.
-    fn apply(&mut self, edit: Self::Edit, at: Timestamp) -> Result<(), Contradiction>;
-
-    /// Returns the body of a delta.
-    fn encode_edits(&self, edits: &[Self::Edit]) -> Vec<u8>;
-
-    /// Reads the body of a delta; `None` when it is none of this ledger.
-    fn decode_edits(&self, body: &[u8]) -> Option<Vec<Self::Edit>>;
-
-    /// Returns the body of a snapshot.
-    fn encode_snapshot(&self) -> Vec<u8>;
-
-    /// Reads the body of a snapshot; `None` when it is none of this ledger.
-    fn decode_snapshot(&self, body: &[u8]) -> Option<Self>;
-}
-
-/// A change that does not fit the state.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Contradiction(pub String);
 
 /// Who writes, and under which epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +105,7 @@ impl<S: State> Ledger<S> {
     /// [`TierError::Call`], [`TierError::Damaged`].
     pub async fn open(store: TierStore, path: String, empty: S) -> Result<Self, TierError> {
         let newest = newest(&store, &path).await?;
+        check_for_hole(&store, &path, newest).await?;
         let mut ledger = Self {
             store,
             path,
@@ -385,6 +356,29 @@ pub async fn newest(store: &TierStore, path: &str) -> Result<Option<u64>, TierEr
     let anchor = ANCHOR_EVERY * last_true(|step| is_there(store, path, step * ANCHOR_EVERY)).await?;
     let beyond = last_true(|step| is_there(store, path, anchor + step)).await?;
     Ok(Some(anchor + beyond))
+}
+
+/// Looks for entries behind the newest that is followed by none.
+async fn check_for_hole(store: &TierStore, path: &str, newest: Option<u64>) -> Result<(), TierError> {
+    let mut listing = match newest {
+        Some(newest) => store.list_behind(path, &numbered(path, newest)),
+        None => store.list(path),
+    };
+    let next = newest.map_or(0, |newest| newest + 1);
+    while let Some(found) = listing.next().await? {
+        let Some(number) = number_of(&found.key).filter(|number| *number >= next) else {
+            continue;
+        };
+        // Somebody may have appended since we looked.
+        if is_there(store, path, next).await? {
+            return Ok(());
+        }
+        return Err(TierError::Damaged {
+            key: store.name(&numbered(path, next)),
+            reason: format!("it is not there, and entry {number} is"),
+        });
+    }
+    Ok(())
 }
 
 async fn is_there(store: &TierStore, path: &str, number: u64) -> Result<bool, TierError> {

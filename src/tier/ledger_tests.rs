@@ -195,31 +195,43 @@ async fn the_newest_is_found_when_all_but_the_anchors_below_were_removed() {
 
 #[tokio::test]
 async fn a_damaged_or_missing_entry_is_named() {
-    let inner = memory();
-    let store = bucket(Arc::clone(&inner));
-    let mut ledger = manifest_of(&store).await;
-    for _ in 0..5 {
-        add(&mut ledger, author(1, 1)).await.expect("added");
-    }
-    let key = numbered(ledger.path(), 2);
-    let sound = store.get(&key, 1000).await.expect("read").expect("there");
-    let mut damaged = sound.to_vec();
-    damaged[70] ^= 1;
-    store.delete(&key).await.expect("removed");
-    let open = || {
-        Ledger::open(
-            store.clone(),
-            ledger.path().to_owned(),
-            Manifest::empty(&partition()),
-        )
-    };
-    let missing = open().await.expect_err("an entry is missing");
-    store.publish(&key, damaged.into()).await.expect("put");
-    let damaged = open().await.expect_err("an entry is damaged");
-    for error in [missing, damaged] {
-        assert!(matches!(error, TierError::Damaged { .. }), "{error}");
+    for removed in [0, 2, 4] {
+        let faulty = FaultyStore::over(memory());
+        let store = bucket(Arc::new(faulty.clone()));
+        let mut ledger = manifest_of(&store).await;
+        for _ in 0..5 {
+            add(&mut ledger, author(1, 1)).await.expect("added");
+        }
+        let key = numbered(ledger.path(), removed);
+        let sound = store.get(&key, 1000).await.expect("read").expect("there");
+        let mut damaged = sound.to_vec();
+        damaged[70] ^= 1;
+        store.delete(&key).await.expect("removed");
+        let open = || {
+            let empty = Manifest::empty(&partition());
+            Ledger::open(store.clone(), ledger.path().to_owned(), empty)
+        };
+        match open().await {
+            Ok(read) => assert_eq!(
+                (removed, covered(read.state()).len()),
+                (4, 4),
+                "the end looks like an older end"
+            ),
+            Err(error) => assert_eq!(
+                error.to_string(),
+                format!(
+                    "test://bucket/{key} is damaged: it is not there, and entry {} is",
+                    removed + 1
+                )
+            ),
+        }
+        faulty.next(Kind::List, "manifest", Fault::ListNothing);
+        let lagging = open().await.expect("a listing that lags tells nothing");
+        assert_eq!(lagging.head().map_or(0, |head| head.number + 1), removed);
+        store.publish(&key, damaged.into()).await.expect("put");
+        let error = open().await.expect_err("an entry is damaged").to_string();
         assert!(
-            error.to_string().contains("manifest/0000000000000000000"),
+            error.starts_with(&format!("test://bucket/{key} is damaged: it has crc")),
             "{error}"
         );
     }

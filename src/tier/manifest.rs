@@ -35,8 +35,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keys::{ObjectId, PartitionKey};
-use super::ledger::{Contradiction, State};
 use super::ledger_entry::LedgerKind;
+use super::state::{Contradiction, State};
 use crate::storage::{Fields, SegmentSummary};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp, TopicId};
 

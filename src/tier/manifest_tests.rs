@@ -31,7 +31,7 @@ fn id(base: i64, attempt: u64) -> ObjectId {
 fn apply(manifest: &mut Manifest, edit: ManifestEdit) -> Result<(), Contradiction> {
     let body = manifest.encode_edits(std::slice::from_ref(&edit));
     let edits = manifest.decode_edits(&body).expect("just written");
-    assert_eq!(edits, [edit.clone()]);
+    assert!(matches!(edits.as_slice(), [read] if *read == edit), "{edits:?}");
     let before = manifest.clone();
     let applied = manifest.apply(edit, Timestamp(77));
     if applied.is_err() {
@@ -87,7 +87,8 @@ fn what_is_replaced_or_dropped_waits_until_it_is_swept() {
     apply(&mut manifest, ManifestEdit::Swept(vec![id(0, 1), id(0, 2)])).expect("they wait");
     apply(&mut manifest, ManifestEdit::Swept(vec![id(0, 1)])).expect_err("swept already");
     assert_eq!(manifest.waiting().count(), 1);
-    assert_eq!(covered(&manifest), [25..30]);
+    let left: Vec<i64> = covered(&manifest).iter().map(|range| range.start).collect();
+    assert_eq!(left, [25]);
 }
 
 #[test]

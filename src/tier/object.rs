@@ -33,8 +33,8 @@
 //! reading: a batch has a checksum of its own, so who looks for one batch may fetch less than a chunk.
 //!
 //! **Pages** are 8,192 entries of an index. The first entry of each stands in the footer: a lookup fetches one page of 64 or
-//! 96 KiB, however large the index. With a footer below 32 KiB and a window of a quarter chunk, a point lookup stays far below
-//! two chunks beyond its batch.
+//! 96 KiB, however large the index. With a footer below 32 KiB and a first window of 64 KiB, a point lookup stays far below two
+//! chunks beyond its batch.
 //!
 //! Versions
 //! - 1: the first. A section of an unknown kind is passed over. A new transform needs a new number there, which readers that

@@ -129,8 +129,7 @@ impl ColdLog {
     pub async fn find_time(&self, find: &FindTime) -> Result<Option<Found>, TierError> {
         let mut from = find.from;
         loop {
-            let times = find.at..Timestamp::MAX;
-            let Some(segment) = self.segment_for_start(from, times.start) else {
+            let Some(segment) = self.segment_reaching(from, find.at) else {
                 return Ok(None);
             };
             if segment.id.base >= find.bound {
@@ -191,7 +190,7 @@ impl ColdLog {
         range.into_iter().flatten().map(|(_, segment)| &**segment)
     }
 
-    fn segment_for_start(&self, from: Offset, at: Timestamp) -> Option<&TieredSegment> {
+    fn segment_reaching(&self, from: Offset, at: Timestamp) -> Option<&TieredSegment> {
         let late = |segment: &&TieredSegment| {
             segment
                 .summary

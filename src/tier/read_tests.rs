@@ -118,7 +118,7 @@ proptest! {
 /// One sealed segment of some 12 MB with a batch every 20 KB, and its reader.
 async fn twelve_megabytes() -> (Local, CountingStore, ColdLog) {
     let config = LogConfig {
-        segment_bytes: 12 << 20,
+        segment_bytes: 16 << 20,
         ..LogConfig::default()
     };
     let times: Vec<i64> = (0..700).map(|number| NOW.0 + 10 * number).collect();

@@ -318,6 +318,17 @@ impl TierStore {
         }
     }
 
+    /// Lists what lies below `folder` behind the key `after`, in any order.
+    pub fn list_behind(&self, folder: &str, after: &str) -> Listing {
+        Listing {
+            found: self
+                .inner
+                .list_with_offset(Some(&self.path(folder)), &self.path(after)),
+            store: self.clone(),
+            folder: folder.to_owned(),
+        }
+    }
+
     /// Makes sure that the store can be written to, and that it creates only where it is told to: `attempt` is drawn at random.
     ///
     /// 1. An object is created. If it dies here: a few bytes stay below `probe/`.

@@ -32,10 +32,11 @@ use futures_util::stream::FuturesUnordered;
 
 use super::error::TierError;
 use super::keys::{ObjectId, PartitionKey};
-use super::ledger::{Appended, Author, Contradiction, Ledger};
+use super::ledger::{Appended, Author, Ledger};
 use super::manifest::{Manifest, ManifestEdit, TieredSegment};
 use super::object::SectionKind;
 use super::object_writer::{ObjectFacts, ObjectWriter, Tail};
+use super::state::Contradiction;
 use super::store::{LargePut, Published, TierStore};
 use crate::env::{File, Fs, OpenMode};
 use crate::storage::SegmentSummary;

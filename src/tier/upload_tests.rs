@@ -267,6 +267,54 @@ async fn upload_until_done_or_damaged(local: &Local, faulty: &TierStore) -> Opti
     Some(attempt)
 }
 
+/// Uploads everything as a server of `epoch` and claims the manifest first, as a start does.
+async fn take_over(local: &Local, store: &TierStore, epoch: i32) {
+    let author = author(epoch, u8::try_from(epoch).expect("small"));
+    let mut manifest = manifest_of(store).await;
+    manifest
+        .append(author, NOW, |_| Some(Vec::new()))
+        .await
+        .expect("a fence");
+    for (attempt, segment) in (1..).zip(local.sealed()) {
+        let ticket = Ticket {
+            author,
+            ..ticket(attempt)
+        };
+        let uploader = local.uploader(store);
+        uploader
+            .upload(&partition(), &mut manifest, &segment, ticket)
+            .await
+            .expect("uploaded");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_at_any_call_leaves_what_the_next_one_completes() {
+    let local = small();
+    let mut died = 0;
+    for kind in [Kind::Put, Kind::Get] {
+        for fault in [Fault::Hang, Fault::HangAfter] {
+            for skip in 0..12 {
+                let inner = memory();
+                let faulty = FaultyStore::over(Arc::clone(&inner));
+                faulty.after(kind, "topics/", skip, fault);
+                let store = bucket(Arc::new(faulty));
+                // It dies before the call's deadline of a second: nothing after that call happens.
+                let life = take_over(&local, &store, 1);
+                died += u32::from(
+                    tokio::time::timeout(std::time::Duration::from_millis(500), life)
+                        .await
+                        .is_err(),
+                );
+                let healthy = bucket(inner);
+                take_over(&local, &healthy, 2).await;
+                check_all(&local, &healthy).await;
+            }
+        }
+    }
+    assert!(died >= 24, "it died {died} times");
+}
+
 #[tokio::test]
 async fn what_a_fenced_server_uploads_is_named_by_nobody() {
     let local = small();

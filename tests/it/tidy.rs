@@ -41,9 +41,11 @@ fn the_house_rules_hold() {
             breaches.extend(layers::breaches(path, text));
         }
     }
-    breaches.extend(
-        layers::cycle("storage", &files).map(|cycle| format!("src/storage: a cycle of imports: {cycle}")),
-    );
+    for layer in ["storage", "tier"] {
+        breaches.extend(
+            layers::cycle(layer, &files).map(|cycle| format!("src/{layer}: a cycle of imports: {cycle}")),
+        );
+    }
     breaches.extend(is_a_map_of(
         "ARCHITECTURE.md",
         text_of(&files, "ARCHITECTURE.md"),

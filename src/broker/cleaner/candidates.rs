@@ -136,6 +136,12 @@ mod tests {
             ..waiting.clone()
         };
         assert_eq!(urgency(&unsynced, NOW), Some(Urgency::Promise(Timestamp(1_400))));
+        assert_eq!(wakes_at(&unsynced, NOW), Some(Timestamp(2_000)));
+        let over = CompactionView {
+            bound: Some(Bound::MinLag(NOW)),
+            ..waiting.clone()
+        };
+        assert_eq!(wakes_at(&over, NOW), None, "what is over wakes nobody");
         let held = CompactionView {
             due: Due::No(NotDue::Held),
             ..waiting

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::storage::{
-    AppendError, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rounds,
+    AppendError, Bound, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rolled,
+    Rounds,
 };
 use crate::types::{Offset, Timestamp};
 
@@ -283,10 +284,12 @@ impl Core {
         }
     }
 
-    /// Seals the active segment, if it should be, and has everything before its end synced.
+    /// Seals the active segment, if it should be, and then has everything before its end synced. A pass by ratio goes over what
+    /// is on disk already and waits for no sync.
     fn seal(&self, served: &Arc<Served>, wish: RollFor) -> Result<(), Trouble> {
         let end = served.log.watermarks().log_end;
         match served.log.roll_for_compaction(self.now(), wish) {
+            Ok(Rolled::No) if wish == RollFor::Promise && !self.waits_for_sync(served) => Ok(()),
             // Also what was sealed before may not be synced yet.
             Ok(_) => self.settle(served, end),
             Err(AppendError::Refused { reason }) => Err(Trouble::Later(reason)),
@@ -297,6 +300,14 @@ impl Core {
                 Err(Trouble::Failed(error.to_string()))
             }
         }
+    }
+
+    /// Tells whether a promise wants something that is sealed, and not yet on disk.
+    fn waits_for_sync(&self, served: &Served) -> bool {
+        let now = self.now();
+        let view = served.log.compaction(now);
+        let promised = matches!(urgency(&view, now), Some(Urgency::Promise(_)));
+        promised && matches!(view.bound, Some(Bound::NotSafe(_)))
     }
 
     /// Waits until everything before `end` is on disk.

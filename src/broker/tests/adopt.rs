@@ -135,7 +135,7 @@ async fn nobody_waits_for_the_directory_that_is_being_verified() {
     let (begun, mut beginning) = tokio::sync::mpsc::unbounded_channel();
     let held = parking_lot::Mutex::new(held);
     house.fs.watch_syncs(move |site| {
-        if site.0 == "adopted log" {
+        if site.0 == "adopted log, copied" {
             begun.send(()).expect("somebody waits");
             held.lock().recv().expect("told");
         }

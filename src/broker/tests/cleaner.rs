@@ -228,6 +228,28 @@ async fn the_ratio_decides_for_sealed_segments_and_what_explain_predicts_happens
 }
 
 #[tokio::test]
+async fn a_pass_by_ratio_waits_for_no_sync_of_what_it_does_not_clean() {
+    let shop = Workshop::open().await;
+    let settings = [COMPACT, ("segment.bytes", "16384"), ("durability", "written")];
+    let topic = shop.house.create("t", 1, &settings).await;
+    let value = "x".repeat(5_000);
+    shop.write(
+        &topic,
+        &[("a", &value), ("a", &value), ("a", &value), ("a", &value)],
+    )
+    .await;
+    let core = &shop.house.broker.core;
+    let served = Arc::clone(&core.topics.find(&topic).expect("it is there").partitions[0]);
+    drop(core.syncer.round(vec![Arc::clone(&served)]));
+    shop.write(&topic, &[("b", "1")]).await;
+    assert_eq!(shop.turn(), Turn::Worked);
+    let view = served.log.compaction(NOW);
+    assert_eq!((view.dirty_bytes, view.cleaner_point), (0, Offset(3)));
+    let marks = served.log.watermarks();
+    assert_eq!((marks.recovery_point, marks.log_end), (Offset(4), Offset(5)));
+}
+
+#[tokio::test]
 async fn a_roll_wakes_an_idle_thread() {
     let shop = Workshop::open().await;
     let small = ("segment.bytes", "16384");

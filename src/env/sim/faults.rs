@@ -204,6 +204,13 @@ impl Faults {
         self.sites.iter().copied().map(SyncSite).collect()
     }
 
+    /// Another process begins on the machine: no death and no fault is ordered any more.
+    pub(super) fn revive(&mut self) {
+        self.life = Life::Alive;
+        self.dies_at = None;
+        self.faults.clear();
+    }
+
     /// Returns those of the machine that starts again: only the disabled syncs are a property of the code and stay.
     pub(super) fn after_crash(&self) -> Self {
         Self {

@@ -131,6 +131,12 @@ impl SimFs {
         self.disk.lock().faults.die_after(calls);
     }
 
+    /// Takes the death for one of the process alone: the machine goes on with all that was written, synced or not. No fault is
+    /// ordered any more; the dead process has dropped its handles.
+    pub fn revive(&self) {
+        self.disk.lock().faults.revive();
+    }
+
     /// Returns how many mutating calls there were: writes, `set_len`, syncs, creating, renaming, linking, removing,
     /// whether or not they succeeded.
     pub fn mutations(&self) -> u64 {

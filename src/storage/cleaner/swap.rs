@@ -5,7 +5,8 @@
 //! 3. `.cleaned` becomes `.swap`; the directory is synced. Of two files the later goes first, each with its own sync. If it
 //!    dies before the last sync: while a `.cleaned` is there, a start removes its `.swap` too; else as after step 4.
 //! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
-//!    removes every old file in the range and gives `.swap` its final name.
+//!    syncs the directory (it may be the process alone that died, in step 3), removes every old file in the range and gives
+//!    `.swap` its final name.
 //! 5. The old files are removed; the directory is synced. What was open and mapped of them is kept until the end of the swap.
 //!    If it dies here: as above.
 //! 6. `.swap` becomes `<base>.log`; readers are given that name, with what was open and mapped of it. If it dies here: as

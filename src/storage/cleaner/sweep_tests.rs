@@ -11,10 +11,11 @@ use crate::env::{CrashChoice, SimFs, SyncSite};
 use crate::types::Offset;
 
 /// The syncs of a pass.
-pub(in crate::storage) const SWEPT: [&str; 3] = [
+pub(in crate::storage) const SWEPT: [&str; 4] = [
     "cleaned log",
     "directory of finished cleaned logs",
     "directory without cleaned logs' originals",
+    "directory of cleaned logs that a start swaps",
 ];
 /// Steps of a life; what they append is synced when they are done.
 const LIFE: [&str; 14] = [
@@ -178,11 +179,66 @@ fn a_death_at_any_call_of_a_pass_breaks_no_promise() {
     sweep(None, 1).expect("no promise is broken");
 }
 
+/// How a life ends before the next start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Death {
+    /// What was not synced may be lost.
+    PowerCut,
+    /// The machine goes on, with all that was written.
+    Kill,
+}
+
+/// Returns the disk that the next start finds.
+fn disk_after(call: u64, death: Death, disk: SimFs, promise: &mut Promise) -> SimFs {
+    disk.fail_after(call);
+    live(&disk, promise, &mut |_| {}).expect_err("it dies");
+    match death {
+        Death::PowerCut => disk.crash(CrashChoice::Random(call)),
+        Death::Kill => {
+            disk.revive();
+            disk
+        }
+    }
+}
+
+/// Dies at every call, then again, of a power cut, in the start that follows.
+fn sweep_starts(disabled: Option<SyncSite>) -> Result<(), String> {
+    let disk = || {
+        let fs = SimFs::new();
+        disabled.inspect(|site| fs.disable_sync(*site));
+        fs
+    };
+    let whole = disk();
+    live(&whole, &mut Promise::default(), &mut |_| {})?;
+    for call in 0..whole.mutations() {
+        for death in [Death::PowerCut, Death::Kill] {
+            // The calls of a start that finds a pass cut off.
+            for again in [3, 4, 5, 6, 7, 9] {
+                let mut promise = Promise::default();
+                let fs = disk_after(call, death, disk(), &mut promise);
+                fs.fail_after(again);
+                drop(Scene::try_on(fs.clone(), compacted(), 1000));
+                let choice = CrashChoice::Random(call + again);
+                verify(fs.crash(choice), &promise)
+                    .map_err(|why| format!("{death:?} at {call}, again at {again}, {choice:?}: {why}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_power_cut_in_the_start_after_a_death_of_a_pass_breaks_no_promise() {
+    sweep_starts(None).expect("no promise is broken");
+}
+
 #[test]
 fn without_any_one_sync_of_a_pass_a_promise_is_broken() {
     for site in SWEPT {
         assert!(
-            sweep(Some(SyncSite(site)), 1).is_err(),
+            sweep(Some(SyncSite(site)), 1)
+                .and_then(|()| sweep_starts(Some(SyncSite(site))))
+                .is_err(),
             "{site}: its absence does not show"
         );
     }

@@ -181,9 +181,10 @@ impl SegmentSummary {
         into.push(present);
         into.push(u8::try_from(samples.len()).expect("at most 16 samples"));
         into.push(u8::try_from(self.extensions.0.len()).expect("at most 255 extensions"));
+        let bound = SegmentFlags::FIRST_APPEND_NOT_BEFORE;
         let flags = match self.append_times.first_is() {
-            FirstAppend::Known => self.flags,
-            FirstAppend::NotBefore => self.flags.with(SegmentFlags::FIRST_APPEND_NOT_BEFORE),
+            FirstAppend::Known => SegmentFlags(self.flags.0 & !bound.0),
+            FirstAppend::NotBefore => self.flags.with(bound),
         };
         into.extend_from_slice(&flags.0.to_be_bytes());
         into.extend_from_slice(&self.base_offset.0.to_be_bytes());
@@ -235,10 +236,13 @@ impl SegmentSummary {
         let least_timestamp = Some(Timestamp(fields.i64()?)).filter(|_| present & HAS_LEAST != 0);
         let greatest_timestamp = Some(Timestamp(fields.i64()?)).filter(|_| present & HAS_GREATEST != 0);
         let append_times = AppendTimes::resume(decode_samples(&mut fields, sample_count)?, stride)?;
-        let append_times = match flags.contains(SegmentFlags::FIRST_APPEND_NOT_BEFORE) {
+        let bound = SegmentFlags::FIRST_APPEND_NOT_BEFORE;
+        let append_times = match flags.contains(bound) {
             true => append_times.with_first(FirstAppend::NotBefore),
             false => append_times,
         };
+        // The append times say it.
+        let flags = SegmentFlags(flags.0 & !bound.0);
         let extensions = decode_extensions(&mut fields, extension_count)?;
         let known = HAS_TXN_INDEX | HAS_LEAST | HAS_GREATEST;
         let sound = base_offset >= Offset::ZERO && base_offset <= next_offset && present & !known == 0;

@@ -1,6 +1,6 @@
 //! The layers: which module may import which, and which may know which foreign crate.
 //!
-//! Arrows only go down, siblings never meet, and the files of `storage` form no cycle.
+//! Arrows only go down, siblings never meet, and neither the files of `storage` nor those of `tier` form a cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
