@@ -362,6 +362,7 @@ fn retention_takes_a_replacement_that_is_not_finished_under_the_name_it_has() {
         6: 7 e=2
     "#]]
     .assert_eq(&scene.picture());
+}
 
 #[test]
 fn a_new_segment_that_readers_have_open_stays_open_when_it_gets_its_final_name() {
