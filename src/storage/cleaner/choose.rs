@@ -240,7 +240,8 @@ fn is_held(holds: &[Hold], range: Range<Offset>) -> bool {
             next = held.end.max(next);
         }
     }
-    next >= range.end
+    // Of nothing no hold keeps anything.
+    !range.is_empty() && next >= range.end
 }
 
 fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
@@ -267,5 +268,20 @@ fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
         Due::Ratio
     } else {
         Due::No(NotDue::BelowRatio)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_nothing_nothing_is_held() {
+        assert!(!is_held(&[], Offset(3)..Offset(3)));
+        assert!(!is_held(&[], Offset(3)..Offset(4)));
+        assert!(is_held(
+            &[Hold::Offsets(Offset(3)..Offset(4))],
+            Offset(3)..Offset(4)
+        ));
     }
 }

@@ -8,7 +8,9 @@
 //! - One pass at a time, and none while retention or a repair works on the segments (`maintenance`).
 //! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
-//! - Memory: the map, a few chunks, and twice the largest decompressed batch.
+//! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
+//!   remembers, at most `MAX_PRODUCERS` (beyond that the log has forgotten the one that was idle longest, and its last batch is
+//!   one as any other), and for each aborted transaction of the segment that is read.
 //!
 //! What is not here: which log is next, when, and how fast (`broker`).
 
