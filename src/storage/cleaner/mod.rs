@@ -38,6 +38,8 @@ mod pass;
 #[cfg(test)]
 mod pass_tests;
 mod pieces;
+#[cfg(test)]
+mod readers_tests;
 mod rebuild;
 #[cfg(test)]
 mod second_output_tests;
