@@ -164,9 +164,9 @@ impl OffsetMap {
 
 /// The same 128 bits, as a slot has them.
 fn halves(h1: u64, h2: u64) -> [u32; 4] {
-    let (h1, h2) = (h1.to_ne_bytes(), h2.to_ne_bytes());
+    let (h1, h2) = (h1.to_be_bytes(), h2.to_be_bytes());
     let half = |bytes: [u8; 8], from: usize| {
-        u32::from_ne_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]])
+        u32::from_be_bytes([bytes[from], bytes[from + 1], bytes[from + 2], bytes[from + 3]])
     };
     [half(h1, 0), half(h1, 4), half(h2, 0), half(h2, 4)]
 }
