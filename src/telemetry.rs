@@ -240,6 +240,10 @@ pub struct Metrics {
     pub calls: Family<CallLabels, Counter>,
     /// Time of calls at the doors that have one answer.
     pub call_latency: Family<MethodLabels, Latency>,
+    /// Memory that answers to reads take until their clients have them.
+    pub sending_bytes: Gauge,
+    /// Answers made small for want of it.
+    pub reduced_answers: Counter,
     /// Time of an append, validation included.
     pub append_latency: Latency,
     /// Time from append to acknowledgement.
@@ -274,7 +278,7 @@ pub struct Metrics {
     pub cleaner_dropped_records: Counter,
     /// Places met that are no sound batches, and were kept.
     pub cleaner_damaged_places: Counter,
-    /// Passes that went beyond the budget for the sake of a promise.
+    /// Deadlines of promises that were broken, or kept only by going beyond the budget.
     pub cleaner_promise_alarms: Counter,
     /// Time of a pass.
     pub cleaner_latency: Latency,
@@ -282,6 +286,18 @@ pub struct Metrics {
     pub cleaner_running: Gauge,
     /// Partitions whose last pass failed.
     pub cleaner_failing: Gauge,
+    /// Partitions whose promise is broken.
+    pub cleaner_overdue: Gauge,
+    /// Dirty bytes of all compacted partitions.
+    pub cleaner_dirty_bytes: Gauge,
+    /// Offsets between cleaner point and log end, of all compacted partitions.
+    pub cleaner_dirty_offsets: Gauge,
+    /// The greatest dirty ratio of a partition.
+    pub cleaner_dirty_ratio: Gauge<f64, AtomicU64>,
+    /// Age of the oldest dirty record, in seconds.
+    pub cleaner_oldest_dirty_seconds: Gauge,
+    /// The most rounds that a partition still needs.
+    pub cleaner_rounds_left: Gauge,
     /// Segments that retention deleted, by reason.
     pub retention_segments: Family<RetentionLabels, Counter>,
     /// Bytes of those segments.
@@ -328,6 +344,8 @@ impl Metrics {
             refused: Family::default(),
             calls: Family::default(),
             call_latency: Family::default(),
+            sending_bytes: Gauge::default(),
+            reduced_answers: Counter::default(),
             append_latency: Latency::default(),
             ack_latency: Latency::default(),
             fetch_bytes: Counter::default(),
@@ -349,6 +367,12 @@ impl Metrics {
             cleaner_latency: Latency::default(),
             cleaner_running: Gauge::default(),
             cleaner_failing: Gauge::default(),
+            cleaner_overdue: Gauge::default(),
+            cleaner_dirty_bytes: Gauge::default(),
+            cleaner_dirty_offsets: Gauge::default(),
+            cleaner_dirty_ratio: Gauge::default(),
+            cleaner_oldest_dirty_seconds: Gauge::default(),
+            cleaner_rounds_left: Gauge::default(),
             retention_segments: Family::default(),
             retention_bytes: Family::default(),
             retention_failures: Counter::default(),
@@ -367,6 +391,7 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
+        metrics.register_cleaner_state();
         metrics.register_retention();
         metrics
     }
@@ -385,7 +410,7 @@ impl Metrics {
         let r = &mut self.registry;
         r.register(
             "produce_bytes",
-            "Bytes of batches appended. Falls to 0 while clients send: look at siltstone_produce_refused_requests",
+            "Bytes of batches appended. Falls to 0 while clients send: look at siltstone_door_refused_requests",
             self.produce_bytes.clone(),
         );
         r.register(
@@ -404,8 +429,8 @@ impl Metrics {
             self.produce_duplicates.clone(),
         );
         r.register(
-            "produce_refused_requests",
-            "Requests refused or failed, by reason. disk_full, writes_refused or storage: look at the disk now",
+            "door_refused_requests",
+            "Requests of any kind refused or failed, by reason. disk_full, writes_refused or storage: look at the disk now",
             self.refused.clone(),
         );
         r.register(
@@ -417,6 +442,16 @@ impl Metrics {
             "door_call_seconds",
             "Time of calls that have one answer, waits for data of Fetch included. Rises for one method: look at its subsystem",
             self.call_latency.clone(),
+        );
+        r.register(
+            "door_sending_bytes",
+            "Memory that answers to reads take until their clients have them. Near grpc.max_buffered_bytes: clients read slowly",
+            self.sending_bytes.clone(),
+        );
+        r.register(
+            "door_reduced_answers",
+            "Answers to reads made small because others hold the memory for them. Rises: clients read slowly, or raise grpc.max_buffered_bytes",
+            self.reduced_answers.clone(),
         );
         r.register(
             "produce_append_seconds",
@@ -583,7 +618,7 @@ impl Metrics {
             ),
             (
                 "cleaner_promise_alarms",
-                "Passes beyond their budget for a promise. Any: raise cleaner.io_max_bytes_per_second or max.compaction.lag.ms",
+                "Promises broken, or kept only beyond the budget. Any: siltstone topic explain says what is in the way; raise cleaner.io_max_bytes_per_second, cleaner.threads or max.compaction.lag.ms",
                 &self.cleaner_promise_alarms,
             ),
         ] {
@@ -594,15 +629,53 @@ impl Metrics {
             "Time of a pass. Rises: logs grow, or clients and the budget leave it little room",
             self.cleaner_latency.clone(),
         );
+    }
+
+    fn register_cleaner_state(&mut self) {
+        let r = &mut self.registry;
+        for (name, help, gauge) in [
+            (
+                "cleaner_running_partitions",
+                "Partitions being cleaned. At cleaner.threads all the time: add threads",
+                &self.cleaner_running,
+            ),
+            (
+                "cleaner_failing_partitions",
+                "Partitions whose last pass failed. Stays above 0: siltstone topic explain says why",
+                &self.cleaner_failing,
+            ),
+            (
+                "cleaner_overdue_partitions",
+                "Partitions whose promise of max.compaction.lag.ms is broken now. Above 0: siltstone topic explain says why",
+                &self.cleaner_overdue,
+            ),
+            (
+                "cleaner_dirty_bytes",
+                "Bytes that no pass has cleaned, of all partitions. Grows without end: add threads or raise the budget",
+                &self.cleaner_dirty_bytes,
+            ),
+            (
+                "cleaner_dirty_offsets",
+                "Offsets from the cleaner points to the log ends, of all partitions",
+                &self.cleaner_dirty_offsets,
+            ),
+            (
+                "cleaner_oldest_dirty_seconds",
+                "Age of the oldest record that no pass has cleaned, of all partitions. Above max.compaction.lag.ms: see the alarms",
+                &self.cleaner_oldest_dirty_seconds,
+            ),
+            (
+                "cleaner_rounds_left",
+                "The most rounds that a partition still needs. Above 0 for long: raise cleaner.dedupe_buffer_bytes",
+                &self.cleaner_rounds_left,
+            ),
+        ] {
+            r.register(name, help, gauge.clone());
+        }
         r.register(
-            "cleaner_running_partitions",
-            "Partitions being cleaned. At cleaner.threads all the time: add threads",
-            self.cleaner_running.clone(),
-        );
-        r.register(
-            "cleaner_failing_partitions",
-            "Partitions whose last pass failed. Stays above 0: siltstone topic explain says why",
-            self.cleaner_failing.clone(),
+            "cleaner_dirty_ratio",
+            "The greatest dirty ratio of a partition. Stays above min.cleanable.dirty.ratio: the cleaner does not keep up",
+            self.cleaner_dirty_ratio.clone(),
         );
     }
 }
@@ -659,7 +732,7 @@ mod tests {
             reason: Refusal::DiskFull,
         };
         metrics.refused.get_or_create(&labels).inc();
-        let line = "siltstone_produce_refused_requests_total{reason=\"disk_full\"} 1";
+        let line = "siltstone_door_refused_requests_total{reason=\"disk_full\"} 1";
         assert!(metrics.text(Exposition::Prometheus).contains(line));
     }
 
@@ -686,9 +759,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 41);
+        assert_eq!(types.len(), 49);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 41);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 49);
     }
 
     #[test]

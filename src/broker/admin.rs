@@ -158,7 +158,7 @@ impl Core {
         let specs: Vec<PartitionSpec> = numbers
             .map(|number| self.spec(name, number, id, config))
             .collect();
-        let opened = self.store.open_partitions(specs, self.now());
+        let opened = self.store.make_partitions(specs, self.now());
         let serve = |log| Ok(Served::new(log?));
         let served: Result<_, _> = opened.into_iter().map(serve).collect();
         served

@@ -284,7 +284,7 @@ impl Broker {
     /// # Errors
     /// An unknown topic.
     pub fn describe_topic(&self, topic: &TopicName) -> Result<TopicDescription, Error> {
-        let topic = self.core.topics.find(topic)?;
+        let topic = self.core.counted(self.core.topics.find(topic))?;
         Ok(self.core.describe(&topic))
     }
 
@@ -402,7 +402,8 @@ impl Broker {
     /// # Errors
     /// An unknown topic.
     pub fn holds(&self, topic: &TopicName) -> Result<Vec<TopicHold>, Error> {
-        Ok(self.core.topics.find(topic)?.config.holds.clone())
+        let topic = self.core.counted(self.core.topics.find(topic))?;
+        Ok(topic.config.holds.clone())
     }
 
     /// Says what the next look of retention would delete of a topic, and why the rest stays; ascending by partition.
@@ -410,7 +411,7 @@ impl Broker {
     /// # Errors
     /// An unknown topic.
     pub fn preview_retention(&self, topic: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
-        self.core.preview_retention(topic)
+        self.core.counted(self.core.preview_retention(topic))
     }
 
     /// Renders the broker's metrics.

@@ -366,6 +366,12 @@ impl Core {
                 self.cleaner.look();
             }
         }
+        let config = target.config;
+        let promised = config.cleanup.compacts() && config.max_compaction_lag_ms < i64::MAX;
+        if promised && served.cleaning.is_first_promise() {
+            self.cleaner
+                .expect_promise(served.log.promise_of_an_append(target.now).unwrap_or(target.now));
+        }
         served.advance(served.log.watermarks().high_watermark, &self.metrics.ack_latency);
     }
 }

@@ -85,6 +85,16 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
+    /// Returns what the cleaner goes by.
+    pub fn compaction(&self) -> Compaction {
+        Compaction {
+            min_dirty_ratio: self.min_cleanable_dirty_ratio,
+            min_lag_ms: self.min_compaction_lag_ms,
+            max_lag_ms: self.max_compaction_lag_ms,
+            delete_retention_ms: self.delete_retention_ms,
+        }
+    }
+
     /// Returns what storage is told of `partition`; `max_decompressed_bytes` is the server's bound.
     pub fn log_config(&self, max_decompressed_bytes: u32, partition: PartitionId) -> LogConfig {
         LogConfig {
@@ -103,12 +113,7 @@ impl TopicConfig {
                 ms: self.retention_ms,
                 bytes: self.retention_bytes,
             },
-            compaction: Compaction {
-                min_dirty_ratio: self.min_cleanable_dirty_ratio,
-                min_lag_ms: self.min_compaction_lag_ms,
-                max_lag_ms: self.max_compaction_lag_ms,
-                delete_retention_ms: self.delete_retention_ms,
-            },
+            compaction: self.compaction(),
             holds: self
                 .holds
                 .iter()

@@ -16,9 +16,12 @@ use crate::types::{Sequence, Timestamp};
 mod adopt;
 mod background;
 mod cleaner;
+mod golden;
 mod produce;
+mod promises;
 mod reads;
 mod retention;
+mod sweep;
 mod topics;
 
 /// The broker's own clock in these tests.

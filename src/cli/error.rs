@@ -49,6 +49,12 @@ pub enum CliError {
         /// What was waited for.
         error: client::Error,
     },
+    /// The server would not take records, and said so.
+    #[error("{error}; what is not acknowledged is not written")]
+    NotWritten {
+        /// What was waited for.
+        error: client::Error,
+    },
     /// The server or the connection failed.
     #[error("{0}")]
     Client(#[source] client::Error),
@@ -78,7 +84,10 @@ impl From<client::Error> for CliError {
             }
             client::Error::ConnectionLost { .. } | client::Error::BeginTimeout { .. } => Self::Lost { error },
             client::Error::NoAnswer { .. } => Self::Unanswered { error },
-            client::Error::DeliveryTimeout { .. } => Self::Unsettled { error },
+            client::Error::DeliveryTimeout { written, .. } => match written {
+                client::Written::Perhaps => Self::Unsettled { error },
+                client::Written::No => Self::NotWritten { error },
+            },
             client::Error::Address { .. } | client::Error::TopicName { .. } => Self::Usage(error.to_string()),
             error => Self::Client(error),
         }

@@ -27,6 +27,7 @@ pub mod serve;
 mod time;
 mod topic;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -89,25 +90,27 @@ pub fn command() -> clap::Command {
 pub fn run() -> ExitCode {
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
-        Err(error) => {
-            complain(&error);
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return complain(&error),
     };
     match parse(&matches).and_then(dispatch) {
         Ok(code) => code,
         Err(error) => {
-            let (code, said) = error.exit();
             let help = match error {
                 CliError::Usage(_) => format!("; see {} --help", named(&matches)),
                 _ => String::new(),
             };
-            if said == Said::Error {
-                output::say(&format!("siltstone: {error}{help}"));
-            }
-            code
+            end(&error, &help)
         }
     }
+}
+
+/// Says why a command ended, where there is something to say, and returns its code.
+fn end(error: &CliError, help: &str) -> ExitCode {
+    let (code, said) = error.exit();
+    if said == Said::Error {
+        output::say(&format!("siltstone: {error}{help}"));
+    }
+    code
 }
 
 /// Returns the command that was called, as it is typed: `siltstone topic create`.
@@ -120,12 +123,16 @@ fn named(matches: &ArgMatches) -> String {
     name
 }
 
-/// Says what is wrong with the command line, in one line; help and version come here too, and are told whole.
-fn complain(error: &clap::Error) {
+/// Says what is wrong with the command line, in one line, and returns the code to end with; help and version come here too,
+/// and are told whole.
+fn complain(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        // Nobody is left to hear that printing failed.
-        let _ = error.print();
-        return;
+        // Through clap, which knows whether the terminal takes colours.
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        return match printed {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => end(&CliError::Output(error), ""),
+        };
     }
     let text = error.render().to_string();
     let command = called(&text);
@@ -134,6 +141,7 @@ fn complain(error: &clap::Error) {
         _ => wrong(&text),
     };
     output::say(&format!("siltstone: {told}; see {command} --help"));
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 /// Joins what clap says of a mistake into one line, without what it says of usage.

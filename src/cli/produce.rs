@@ -1,7 +1,8 @@
 //! `siltstone produce`: lines of a file or of standard input, written to a topic.
 //!
 //! Invariants
-//! - Lines before one that stops the load are sent, acknowledged and counted.
+//! - Lines before one that stops the load are sent, acknowledged and counted, also where it is the server that refuses it. Of
+//!   the lines after it, only other partitions' that were sent already are written.
 //! - The command always ends with a summary of what was acknowledged; on Ctrl-C within [`INTERRUPT_GRACE`], even when the
 //!   server is gone, and on a second Ctrl-C at once.
 //! - Once a server answered, its loss is waited out for the delivery timeout, at the beginning as later.
@@ -26,6 +27,7 @@ use crate::types::PartitionId;
 
 /// How long acknowledgements are waited for after Ctrl-C.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(3);
+const _: () = assert!(INTERRUPT_GRACE.as_secs() < 5, "it is promised to end within 5 s");
 /// An input that takes longer gets a progress bar.
 const LONG: Duration = Duration::from_secs(1);
 
@@ -156,7 +158,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
                 headers: args.headers,
                 input_name: input.name.clone(),
                 skipped: 0,
-                progress: Progress::new(input.len),
+                progress: Progress::new(input.len, Box::new(standard_error)),
                 started: Instant::now(),
             };
             let ended = load.until_end(input, &mut interrupts).await;
@@ -223,6 +225,17 @@ impl Load {
             closed = self.producer.close() => closed,
         };
         match (sent, closed) {
+            // It is of a line before the one that sending stopped at.
+            (
+                _,
+                Err(client::Error::RecordRefused {
+                    refusal,
+                    place: Some(line),
+                }),
+            ) => {
+                let (name, reason) = (&self.input_name, &refusal.message);
+                Ended::Failed(CliError::Failed(format!("{name}:{line}: {reason}")))
+            }
             (Ok(()), Ok(())) => Ended::AtTheEnd,
             (Err(error), _) => Ended::Failed(error),
             (Ok(()), Err(error)) => Ended::Failed(error.into()),
@@ -265,6 +278,7 @@ impl Load {
                 timestamp: record.timestamp,
                 partition: self.partition,
                 headers: &self.headers,
+                place: Some(number),
             };
             self.producer.send(record).await.map_err(|error| match error {
                 client::Error::RecordTooLarge { size_bytes, .. } => {
@@ -280,39 +294,52 @@ impl Load {
     }
 }
 
-/// A bar on standard error, if that is a terminal and the input is long.
+/// Says where a bar is drawn, if anywhere.
+type Terminal = Box<dyn Fn() -> Option<ProgressDrawTarget>>;
+
+/// Standard error, if that is a terminal.
+fn standard_error() -> Option<ProgressDrawTarget> {
+    std::io::stderr().is_terminal().then(ProgressDrawTarget::stderr)
+}
+
+/// A bar on the terminal, if there is one and the input is long.
 struct Progress {
     bar: ProgressBar,
     read_bytes: u64,
     len: Option<u64>,
+    terminal: Terminal,
 }
 
 impl Progress {
-    fn new(len: Option<u64>) -> Self {
+    fn new(len: Option<u64>, terminal: Terminal) -> Self {
         Self {
             bar: ProgressBar::hidden(),
             read_bytes: 0,
             len,
+            terminal,
         }
     }
 
     fn advance(&mut self, bytes: u64, elapsed: Duration, summary: &ProducerSummary) {
         self.read_bytes += bytes;
-        if self.bar.is_hidden() && elapsed > LONG && std::io::stderr().is_terminal() {
-            self.bar = Self::visible(self.len);
+        if self.bar.is_hidden()
+            && elapsed > LONG
+            && let Some(target) = (self.terminal)()
+        {
+            self.bar = Self::visible(self.len, target);
         }
         self.bar.set_position(self.read_bytes);
         self.bar
             .set_message(format!("{} records acknowledged", summary.acknowledged_records));
     }
 
-    fn visible(len: Option<u64>) -> ProgressBar {
+    fn visible(len: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
         let template = match len {
             Some(_) => "{bar:30} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} {msg}",
             None => "{spinner} {binary_bytes} {binary_bytes_per_sec} {msg}",
         };
         let style = ProgressStyle::with_template(template).expect("the templates are well formed");
-        ProgressBar::with_draw_target(len, ProgressDrawTarget::stderr()).with_style(style)
+        ProgressBar::with_draw_target(len, target).with_style(style)
     }
 
     fn clear(&self) {
@@ -352,10 +379,16 @@ impl Report {
 
     fn json(&self) -> String {
         let (records, bytes) = (self.summary.acknowledged_records, self.summary.acknowledged_bytes);
+        // Without acks, what the producer counts was handed to the connection, and nobody has acknowledged it.
+        let (sent, acknowledged) = match self.acks {
+            AcksArg::None => (records, (0, 0)),
+            AcksArg::All | AcksArg::Leader => (self.summary.sent_records, (records, bytes)),
+        };
         let report = json!({
             "topic": self.topic,
-            "acknowledged_records": records,
-            "acknowledged_bytes": bytes,
+            "sent_records": sent,
+            "acknowledged_records": acknowledged.0,
+            "acknowledged_bytes": acknowledged.1,
             "skipped_records": self.skipped,
             "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
             "records_per_second": self.per_second(records),

@@ -175,15 +175,16 @@ impl RecordRules {
 }
 
 fn timestamp(field: &str, value: Option<Scalar<'_>>) -> Result<Timestamp, String> {
-    const RIGHT: &str = "a time is like \"2013-01-03T12:00:00Z\" or milliseconds since the epoch";
+    const RIGHT: &str =
+        "a time is like \"2013-01-03T12:00:00Z\" or milliseconds since the epoch, from 1970 on";
     let wrong = |what: &str| Err(format!("field {field:?} {what}; {RIGHT}"));
     match value {
         None => wrong("is missing"),
         Some(Scalar::Null) => wrong("is null"),
         Some(Scalar::Other(what)) => wrong(&format!("is {what}")),
         Some(Scalar::Text(text)) => match time::parse(&text) {
-            Some(time) => Ok(time),
-            None => wrong(&format!("is {text:?}")),
+            Some(time) if time.0 >= 0 => Ok(time),
+            _ => wrong(&format!("is {text:?}")),
         },
         Some(Scalar::Number(text)) => match text.parse() {
             Ok(ms) if ms >= 0 => Ok(Timestamp(ms)),
@@ -325,9 +326,10 @@ mod tests {
             (r#""t":"yesterday""#, "is \"yesterday\""),
             (r#""t":1.5"#, "is 1.5"),
             (r#""t":-1"#, "is -1"),
+            (r#""t":"1969-12-31T23:59:59Z""#, "is \"1969-12-31T23:59:59Z\""),
         ] {
             let expected = format!(
-                "error: field \"t\" {what}; a time is like \"2013-01-03T12:00:00Z\" or milliseconds since the epoch"
+                "error: field \"t\" {what}; a time is like \"2013-01-03T12:00:00Z\" or milliseconds since the epoch, from 1970 on"
             );
             check(&rules, &format!("{{{value}}}"), &expected);
         }

@@ -24,6 +24,13 @@ fn rules(flags: &[&str]) -> RecordRules {
 
 /// Loads `text`, named `in.txt`, and returns how it ended: `done`, `interrupted`, or the error; and what was acknowledged.
 async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
+    let mut load = begun_load(server, flags).await;
+    let ended = load_text(&mut load, text).await;
+    (ended, load.producer.summary().acknowledged_records)
+}
+
+/// Loads `text` to its end.
+async fn load_text(load: &mut Load, text: &[u8]) -> String {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("in.txt");
     std::fs::File::options()
@@ -32,6 +39,17 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
         .open(&path)
         .and_then(|mut file| file.write_all(text))
         .expect("written");
+    let input = Input::open(Some(&path)).expect("the file is there");
+    let mut interrupts = Interrupts::listen().expect("signals can be watched");
+    match load.until_end(input, &mut interrupts).await {
+        Ended::AtTheEnd => "done".to_owned(),
+        Ended::Interrupted(_) => "interrupted".to_owned(),
+        Ended::Failed(error) => error.to_string(),
+    }
+}
+
+/// A load that has not begun to read.
+async fn begun_load(server: &Scripted, flags: &[&str]) -> Load {
     let client = Client::connect(&server.address.to_string())
         .await
         .expect("the server listens");
@@ -40,7 +58,7 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
         ..ProducerOptions::default()
     };
     let producer = client.producer("t", options).await.expect("the topic is there");
-    let mut load = Load {
+    Load {
         producer,
         topic: "t".to_owned(),
         headers: Vec::new(),
@@ -48,17 +66,9 @@ async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
         partition: None,
         input_name: "in.txt".to_owned(),
         skipped: 0,
-        progress: Progress::new(None),
+        progress: Progress::new(None, Box::new(|| None)),
         started: Instant::now(),
-    };
-    let input = Input::open(Some(&path)).expect("the file is there");
-    let mut interrupts = Interrupts::listen().expect("signals can be watched");
-    let ended = match load.until_end(input, &mut interrupts).await {
-        Ended::AtTheEnd => "done".to_owned(),
-        Ended::Interrupted(_) => "interrupted".to_owned(),
-        Ended::Failed(error) => error.to_string(),
-    };
-    (ended, load.producer.summary().acknowledged_records)
+    }
 }
 
 #[tokio::test]
@@ -118,6 +128,101 @@ async fn a_refusal_of_the_server_ends_the_load_with_its_words() {
     );
 }
 
+#[tokio::test]
+async fn a_line_that_the_server_refuses_is_named_after_those_before_it_are_acknowledged() {
+    let server = Scripted::start(1, [Fate::RejectedRecord(2)]).await;
+    assert_eq!(
+        load(&server, b"a\nb\nc\nd\n", &[]).await,
+        ("in.txt:3: scripted INVALID_RECORD".to_owned(), 2)
+    );
+    assert_eq!(server.log(0), ["a", "b"]);
+    let server = Scripted::start(1, [Fate::RejectedRecord(0)]).await;
+    let skip = ["--key-separator", ":", "--on-missing-key", "skip"];
+    assert_eq!(
+        load(&server, b"skipped\nk:c\n", &skip).await,
+        ("in.txt:2: scripted INVALID_RECORD".to_owned(), 0)
+    );
+}
+
+#[test]
+fn nothing_is_said_of_records_that_may_be_written_where_none_is() {
+    let error = |written| client::Error::DeliveryTimeout {
+        topic: crate::types::TopicName::new("t").expect("a name"),
+        partition: PartitionId(0),
+        waited: Duration::from_secs(30),
+        written,
+        last_error: "the disk is full".to_owned(),
+    };
+    let told = |written| CliError::from(error(written)).to_string();
+    assert!(told(client::Written::No).ends_with("; what is not acknowledged is not written"));
+    assert!(told(client::Written::Perhaps).contains("they may be written all the same"));
+}
+
+/// A terminal that remembers what was written to it.
+#[derive(Clone, Debug, Default)]
+struct Paper(std::sync::Arc<parking_lot::Mutex<String>>);
+
+impl indicatif::TermLike for Paper {
+    fn width(&self) -> u16 {
+        200
+    }
+    fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, text: &str) -> std::io::Result<()> {
+        self.write_str(text)
+    }
+    fn write_str(&self, text: &str) -> std::io::Result<()> {
+        self.0.lock().push_str(text);
+        Ok(())
+    }
+    fn clear_line(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a load of two lines, begun this long ago, draws on a terminal.
+async fn drawn(since: Duration, len: Option<u64>) -> String {
+    let server = Scripted::start(1, []).await;
+    let paper = Paper::default();
+    let (terminal, started) = (paper.clone(), Instant::now().checked_sub(since));
+    let mut load = begun_load(&server, &[]).await;
+    load.started = started.expect("the machine runs longer than that");
+    load.progress = Progress::new(
+        len,
+        Box::new(move || Some(ProgressDrawTarget::term_like(Box::new(terminal.clone())))),
+    );
+    assert_eq!(load_text(&mut load, b"ab\ncd\n").await, "done");
+    load.progress.clear();
+    paper.0.lock().clone()
+}
+
+#[tokio::test]
+async fn a_long_load_draws_how_far_it_is_and_a_short_one_nothing() {
+    let text = drawn(LONG * 3, Some(6)).await;
+    assert!(
+        text.contains("6 B/6 B") && text.contains("records acknowledged"),
+        "{text:?}"
+    );
+    let text = drawn(LONG * 3, None).await;
+    assert!(
+        text.contains(" 6 B ") && text.contains("records acknowledged"),
+        "{text:?}"
+    );
+}
+
 fn report(acks: AcksArg, skipped: u64) -> Report {
     Report {
         topic: "flights".to_owned(),
@@ -143,9 +248,13 @@ fn the_summary_says_how_many_records_bytes_and_how_fast() {
     "#]]
     .assert_eq(&report(AcksArg::None, 3).text());
     expect![[r#"
-        {"topic":"flights","acknowledged_records":10,"acknowledged_bytes":4096,"skipped_records":0,"elapsed_ms":2000,"records_per_second":5,"bytes_per_second":2048}
+        {"topic":"flights","sent_records":10,"acknowledged_records":10,"acknowledged_bytes":4096,"skipped_records":0,"elapsed_ms":2000,"records_per_second":5,"bytes_per_second":2048}
     "#]]
     .assert_eq(&report(AcksArg::All, 0).json());
+    expect![[r#"
+        {"topic":"flights","sent_records":10,"acknowledged_records":0,"acknowledged_bytes":0,"skipped_records":0,"elapsed_ms":2000,"records_per_second":5,"bytes_per_second":2048}
+    "#]]
+    .assert_eq(&report(AcksArg::None, 0).json());
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::types::{NameError, PartitionId, TopicName};
 /// Waits between tries double from the least to the most.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// The server's reasons for turning a batch away at the door, to be sent again later.
+const NOT_WRITTEN: [&str; 2] = ["DISK_FULL", "OVERLOADED"];
 /// The domain of this service's `google.rpc.ErrorInfo`.
 const ERROR_DOMAIN: &str = "siltstone";
 
@@ -58,6 +60,15 @@ pub struct Refusal {
     pub metadata: BTreeMap<String, String>,
     /// Present when a retry may succeed: the least wait before it.
     pub retry_after: Option<Duration>,
+}
+
+/// What is known of records without an acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// Some may be written.
+    Perhaps,
+    /// None is: each was refused, or never sent.
+    No,
 }
 
 /// A failed call.
@@ -170,7 +181,15 @@ pub enum Error {
         /// What stood in the way.
         last_error: String,
     },
-    /// Records were not acknowledged within the delivery timeout; whether they are there is open.
+    /// The server refused one record. What was sent before it in its partition is written; the producer stopped.
+    #[error("{}", refusal.message)]
+    RecordRefused {
+        /// What the server said.
+        refusal: Box<Refusal>,
+        /// The caller's number of the record, where records had numbers.
+        place: Option<u64>,
+    },
+    /// Records were not acknowledged within the delivery timeout.
     #[error(
         "records for {topic}-{partition} were not acknowledged within {waited:?}; last error: {last_error}"
     )]
@@ -181,6 +200,8 @@ pub enum Error {
         partition: PartitionId,
         /// How long was waited.
         waited: Duration,
+        /// Whether any record that is not acknowledged may be written.
+        written: Written,
         /// What stood in the way.
         last_error: String,
     },
@@ -205,7 +226,7 @@ impl Error {
             Self::NoAnswer { .. } | Self::BeginTimeout { .. } | Self::DeliveryTimeout { .. } => {
                 ErrorKind::DeadlineExceeded
             }
-            Self::Refused(refusal) => refusal.kind,
+            Self::Refused(refusal) | Self::RecordRefused { refusal, .. } => refusal.kind,
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::DamagedBatch { .. } => ErrorKind::DataLoss,
             Self::UnknownPartition { .. } => ErrorKind::NotFound,
@@ -216,9 +237,33 @@ impl Error {
     /// Returns the server's machine-readable reason, when it was the server that refused.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Refused(refusal) => Some(&refusal.reason),
+            Self::Refused(refusal) | Self::RecordRefused { refusal, .. } => Some(&refusal.reason),
             _ => None,
         }
+    }
+
+    /// Returns the place in its batch of the first record that the server refused, where it named any.
+    pub(super) fn refused_record(&self) -> Option<u32> {
+        match self {
+            Self::Refused(refusal) => {
+                let indexes = refusal.metadata.get("record_indexes")?;
+                indexes.split(',').next()?.parse().ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns a refusal as that of the record which the caller knows as `place`.
+    pub(super) fn of_record(self, place: Option<u64>) -> Self {
+        match self {
+            Self::Refused(refusal) => Self::RecordRefused { refusal, place },
+            other => other,
+        }
+    }
+
+    /// True for refusals that come before anything is written.
+    pub(super) fn says_not_written(&self) -> bool {
+        self.reason().is_some_and(|reason| NOT_WRITTEN.contains(&reason))
     }
 
     /// True when the same call may succeed later.

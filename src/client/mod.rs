@@ -46,7 +46,7 @@ pub use compaction::{
 };
 pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};
-pub use error::{Error, ErrorKind, Refusal};
+pub use error::{Error, ErrorKind, Refusal, Written};
 pub use filter::{Chunk, ChunkRecords, CompactedBelow};
 pub use offsets::{FoundOffset, OffsetQuery};
 pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};

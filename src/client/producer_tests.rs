@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::testing::{Fate, MAX_MESSAGE_BYTES, Scripted};
-use super::{Acks, Client, Error, ErrorKind, Producer, ProducerOptions, ProducerRecord};
+use super::{Acks, Client, Error, ErrorKind, Producer, ProducerOptions, ProducerRecord, Written};
 use crate::record::{Codec, partition_for_key};
 use crate::types::PartitionId;
 
@@ -250,6 +250,70 @@ async fn five_batches_of_a_partition_are_under_way_and_no_sixth() {
     // The scripted server reads one request at a time while it holds an answer; five lie before it or on the way.
     server.has_received(0, 2).await;
     assert_eq!(producer.in_flight_requests(), 5);
+}
+
+/// How a record ends that a server with this script never acknowledges.
+async fn timed_out(script: Vec<Fate>) -> Written {
+    let server = Scripted::start(1, script).await;
+    let options = ProducerOptions {
+        delivery_timeout: LONG,
+        ..small_batches()
+    };
+    let producer = producer(&server, options).await;
+    producer.send(to(0, "v")).await.expect("sent");
+    // Sent again: the first answer has come.
+    server.has_received(0, 3).await;
+    pass(LONG).await;
+    match producer.flush().await {
+        Err(Error::DeliveryTimeout { written, .. }) => written,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_timeout_says_whether_what_was_refused_may_be_written_all_the_same() {
+    let full = || vec![Fate::NoRoom; 10_000];
+    assert_eq!(timed_out(full()).await, Written::No);
+    let mut lost_first = full();
+    lost_first[0] = Fate::LostAfter;
+    assert_eq!(timed_out(lost_first).await, Written::Perhaps);
+    let mut unsure_first = full();
+    unsure_first[0] = Fate::WrittenButRefused;
+    assert_eq!(timed_out(unsure_first).await, Written::Perhaps);
+}
+
+#[tokio::test]
+async fn a_refused_record_is_told_by_its_number_when_all_before_it_is_written() {
+    let server = Scripted::start(2, []).await;
+    let options = ProducerOptions {
+        linger: LONG,
+        ..small_batches()
+    };
+    let producer = producer(&server, options).await;
+    producer.send(to(0, "warm")).await.expect("sent");
+    producer.flush().await.expect("acknowledged");
+    server.state.lock().script = [Fate::Answered, Fate::RejectedRecord(2)].into();
+    for number in 0..30 {
+        let value = format!("{number:>20}");
+        let sent = producer.send(ProducerRecord {
+            place: Some(number),
+            ..to(0, &value)
+        });
+        sent.await.expect("sent");
+    }
+    match producer.flush().await {
+        Err(Error::RecordRefused { place, refusal }) => {
+            let place = usize::try_from(place.expect("records had numbers")).unwrap();
+            assert_eq!(refusal.reason, "INVALID_RECORD");
+            let log = server.log(0);
+            assert_eq!(log.len(), 1 + place, "all before it, and nothing after it");
+            assert_eq!(log[place].trim(), (place - 1).to_string());
+            assert_eq!(producer.summary().acknowledged_records, 1 + place as u64);
+        }
+        other => panic!("{other:?}"),
+    }
+    let late = producer.send(to(1, "late")).await;
+    assert!(matches!(late, Err(Error::RecordRefused { .. })), "{late:?}");
 }
 
 #[tokio::test]

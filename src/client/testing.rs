@@ -32,8 +32,12 @@ pub(crate) enum Fate {
     LostBefore,
     /// Appended; the stream breaks instead of the answer.
     LostAfter,
+    /// Refused at the door, for want of room on the disk; a retry may succeed.
+    NoRoom,
     /// Refused for good.
     Rejected,
+    /// Refused for good because of the record at this place of the batch.
+    RejectedRecord(u32),
     /// Appended; answered when the test says so.
     Held,
 }
@@ -182,6 +186,11 @@ impl Scripted {
                 let fate = state.script.pop_front().unwrap_or(Fate::Answered);
                 let appended = match fate {
                     Fate::Refused => Err(error(tonic::Code::Unavailable, "WRITES_REFUSED", Some(1))),
+                    Fate::NoRoom => Err(error(tonic::Code::ResourceExhausted, "DISK_FULL", Some(1))),
+                    Fate::RejectedRecord(index) => Err(v1::Error {
+                        metadata: [("record_indexes".to_owned(), format!("{index},{}", index + 1))].into(),
+                        ..error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)
+                    }),
                     Fate::Rejected => Err(error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)),
                     Fate::LostBefore => Ok(()),
                     Fate::WrittenButRefused => state

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::table::{ENV_PREFIX, TOPIC_DEFAULTS};
@@ -18,6 +18,9 @@ const OTHER_VARIABLES: [&str; 5] = [
     "SILTSTONE_TLS_KEY",
     "SILTSTONE_CONFIG",
 ];
+
+/// Greatest configuration file, in bytes: a thousand times what all settings take.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// What a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +75,12 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the disk says.
         source: io::Error,
+    },
+    /// The file is no configuration: too long for one, or without an end.
+    #[error("configuration {} has more than {MAX_FILE_BYTES} bytes; is it the right file?", path.display())]
+    TooLarge {
+        /// Which file.
+        path: PathBuf,
     },
     /// The file is not TOML.
     #[error("configuration {} is not TOML at line {line}: {reason}", path.display())]
@@ -271,10 +280,7 @@ fn warning(name: &str) -> Option<String> {
 }
 
 fn from_file(path: &Path) -> Result<Vec<Given>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = bounded_text(path)?;
     let table: toml::Table = toml::from_str(&text).map_err(|error| ConfigError::NotToml {
         path: path.to_owned(),
         line: 1 + error
@@ -286,6 +292,29 @@ fn from_file(path: &Path) -> Result<Vec<Given>, ConfigError> {
     let mut given = Vec::new();
     flatten(&mut given, path, "", table)?;
     Ok(given)
+}
+
+/// Reads a file that need not be one: a device has no end.
+fn bounded_text(path: &Path) -> Result<String, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the user's own file; the store's go through env::Fs"
+    )]
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes);
+    match read.map_err(unreadable)? {
+        len if u64::try_from(len).is_ok_and(|len| len <= MAX_FILE_BYTES) => {
+            String::from_utf8(bytes).map_err(|error| unreadable(io::Error::other(error.utf8_error())))
+        }
+        _ => Err(ConfigError::TooLarge {
+            path: path.to_owned(),
+        }),
+    }
 }
 
 /// Names values by their path: `retention.ms` reads the same as `[retention]` with `ms`.

@@ -65,35 +65,127 @@ fn the_flag_wins_over_the_environment_over_the_file_over_the_default() {
     assert_eq!(loaded.warnings, Vec::<String>::new());
 }
 
-#[test]
-fn every_setting_can_be_given_in_each_of_the_three_ways() {
-    for setting in &SETTINGS {
-        let value = if setting.default.is_empty() {
-            "file.pem"
-        } else {
-            setting.default
-        };
-        // The TLS settings belong together; what is asked here is whether the name is known.
-        let known = |loaded: Result<Loaded, ConfigError>| {
-            assert!(
-                matches!(loaded, Ok(_) | Err(ConfigError::Contradiction { .. })),
-                "{}: {loaded:?}",
-                setting.key
-            );
-        };
-        known(load(&Sources {
-            flags: pairs(&[(setting.key, value)]),
-            ..Sources::default()
-        }));
-        known(load(&Sources {
-            environment: pairs(&[(&setting.variable(), value)]),
-            ..Sources::default()
-        }));
-        known(with_file(
-            &format!("{} = '{value}'\n", setting.key),
-            Sources::default(),
-        ));
+/// A value that is no setting's default.
+fn another(setting: &Setting) -> &'static str {
+    match setting.key {
+        "data_dir" => "elsewhere",
+        "ephemeral" | "topics.auto_create" => "true",
+        "shutdown_timeout_ms" => "7001",
+        "worker_threads" => "3",
+        "log" => "warn,siltstone::storage=trace",
+        "grpc.listen" => "127.0.0.2:1",
+        "http.listen" => "127.0.0.2:2",
+        "grpc.max_request_bytes" => "17MiB",
+        "grpc.max_buffered_bytes" => "18MiB",
+        "grpc.max_connections" => "19",
+        "grpc.max_streams_per_connection" => "20",
+        "grpc.tls_certificate" => "certificate.pem",
+        "grpc.tls_key" => "key.pem",
+        "grpc.tls_client_ca" => "ca.pem",
+        "storage.min_free_bytes" => "21MiB",
+        "storage.max_open_files" => "22",
+        "storage.max_maps" => "23",
+        "storage.recovery_threads" => "24",
+        "storage.max_decompressed_bytes" => "25MiB",
+        "produce.max_inflight_bytes" => "26MiB",
+        "cleaner.threads" => "27",
+        "cleaner.dedupe_buffer_bytes" => "28MiB",
+        "cleaner.io_max_bytes_per_second" => "29MiB",
+        "cleaner.backoff_ms" => "3000",
+        "topics.num_partitions" => "31",
+        key => panic!("give {key} a value here, and say below where it arrives"),
     }
+}
+
+/// What a configuration holds of a setting, in the words of [`another`].
+fn arrived(config: &Config, key: &str) -> String {
+    let mib = |bytes: u64| format!("{}MiB", bytes >> 20);
+    let size = |bytes: usize| mib(u64::try_from(bytes).unwrap());
+    let file = |path: &Option<std::path::PathBuf>| path.as_ref().unwrap().display().to_string();
+    let (broker, grpc, cleaner) = (&config.broker, &config.grpc, &config.broker.cleaner);
+    match key {
+        "data_dir" => broker.data_dir.display().to_string(),
+        "ephemeral" => (config.data_life == DataLife::Ephemeral).to_string(),
+        "topics.auto_create" => (broker.auto_create_topics == crate::broker::AutoCreate::On).to_string(),
+        "shutdown_timeout_ms" => config.shutdown_timeout.as_millis().to_string(),
+        "worker_threads" => config.worker_threads.to_string(),
+        "log" => config.log.clone(),
+        "grpc.listen" => grpc.listen.clone(),
+        "http.listen" => config.http.listen.clone(),
+        "grpc.max_request_bytes" => {
+            assert_eq!(grpc.max_request_bytes, broker.max_request_bytes);
+            size(grpc.max_request_bytes)
+        }
+        "grpc.max_buffered_bytes" => size(grpc.max_buffered_bytes),
+        "grpc.max_connections" => grpc.max_connections.to_string(),
+        "grpc.max_streams_per_connection" => grpc.max_streams_per_connection.to_string(),
+        "grpc.tls_certificate" => file(&grpc.tls_certificate),
+        "grpc.tls_key" => file(&grpc.tls_key),
+        "grpc.tls_client_ca" => file(&grpc.tls_client_ca),
+        "storage.min_free_bytes" => mib(broker.min_free_bytes),
+        "storage.max_open_files" => broker.max_open_files.to_string(),
+        "storage.max_maps" => broker.max_maps.to_string(),
+        "storage.recovery_threads" => broker.recovery_threads.to_string(),
+        "storage.max_decompressed_bytes" => mib(broker.max_decompressed_bytes.into()),
+        "produce.max_inflight_bytes" => mib(broker.max_inflight_produce_bytes),
+        "cleaner.threads" => cleaner.threads.to_string(),
+        "cleaner.dedupe_buffer_bytes" => size(cleaner.dedupe_buffer_bytes),
+        "cleaner.io_max_bytes_per_second" => mib(cleaner.io_max_bytes_per_second),
+        "cleaner.backoff_ms" => cleaner.backoff.as_millis().to_string(),
+        "topics.num_partitions" => broker.num_partitions.to_string(),
+        key => panic!("say where {key} arrives"),
+    }
+}
+
+#[test]
+fn every_setting_can_be_given_in_each_of_the_three_ways_and_arrives() {
+    for setting in &SETTINGS {
+        let value = another(setting);
+        assert_ne!(value, setting.default, "{}", setting.key);
+        // The TLS settings belong together: the others of them come as flags.
+        let beside: Vec<_> = ["grpc.tls_certificate", "grpc.tls_key"]
+            .into_iter()
+            .filter(|key| setting.key.starts_with("grpc.tls_") && *key != setting.key)
+            .map(|key| (key, "beside.pem"))
+            .collect();
+        let flags = pairs(&[&beside[..], &[(setting.key, value)]].concat());
+        let variable = setting.variable();
+        let ways = [
+            load(&Sources {
+                flags,
+                ..Sources::default()
+            }),
+            load(&Sources {
+                environment: pairs(&[(&variable, value)]),
+                flags: pairs(&beside),
+                ..Sources::default()
+            }),
+            with_file(
+                &format!("{} = '{value}'\n", setting.key),
+                Sources {
+                    flags: pairs(&beside),
+                    ..Sources::default()
+                },
+            ),
+        ];
+        for way in ways {
+            let loaded = way.unwrap();
+            assert_eq!(arrived(&loaded.config, setting.key), value, "{}", setting.key);
+        }
+    }
+}
+
+#[test]
+fn a_file_without_an_end_is_told_from_a_configuration() {
+    let error = load(&Sources {
+        file: Some("/dev/zero".into()),
+        ..Sources::default()
+    })
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "configuration /dev/zero has more than 1048576 bytes; is it the right file?"
+    );
 }
 
 #[test]

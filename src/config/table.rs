@@ -138,7 +138,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "grpc.max_buffered_bytes",
         default: "256MiB",
-        doc: "Bytes of requests coming in at once, over all clients; beyond it a request is refused, retriably.",
+        doc: "Bytes of requests coming in at once, over all clients; beyond it one is refused, retriably. As many of answers to reads.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.grpc.max_buffered_bytes = as_usize(bytes);
         }),
@@ -146,7 +146,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "grpc.max_connections",
         default: "256",
-        doc: "Connections at once; further ones are closed. Each takes a file descriptor and may hold 4 MiB unread.",
+        doc: "Connections at once; further ones are closed. Each takes a file descriptor and may send 4 MiB ahead of its calls.",
         kind: Kind::Number(1..=65_536, |config, count| {
             config.grpc.max_connections = as_usize(count)
         }),
@@ -154,7 +154,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "grpc.max_streams_per_connection",
         default: "256",
-        doc: "Calls at once on one connection; further ones wait in the client.",
+        doc: "Calls at once on one connection; further ones wait in the client. Each read may hold 128 KiB beyond max_buffered_bytes.",
         kind: Kind::Number(1..=65_536, |config, count| {
             config.grpc.max_streams_per_connection = u32::try_from(count).expect("the range fits");
         }),

@@ -1,16 +1,23 @@
 //! `Fetch`: one look at any number of partitions, waiting for data as asked.
 //!
 //! A response stays within [`super::MAX_RESPONSE_BYTES`] unless one batch, or as plain messages one record, is larger. What
-//! did not fit as messages is left for the next fetch: `next_offset` says where that goes on.
+//! did not fit is left for the next fetch: `next_offset` says where that goes on. It is less while clients that do not read hold
+//! the server's budget (`outgoing`).
+
+use std::sync::Arc;
+
+use prost::Message;
 
 use crate::broker::{Broker, Chunk, Error, Fetch, FetchTarget};
 use crate::proto::v1;
 use crate::types::PartitionId;
 
+use super::MAX_RESPONSE_BYTES;
 use super::convert::{self, Format};
+use super::outgoing::Wanted;
 use super::portions::{self, Portions};
+use super::read::Sending;
 use super::status::{invalid, message};
-use super::{MAX_RESPONSE_BYTES, off_network_threads};
 
 /// Most partitions in one fetch.
 const MAX_PARTITIONS: usize = 10_000;
@@ -22,26 +29,40 @@ const DEFAULT_PARTITION_BYTES: usize = 1 << 20;
 const PARTITION_OVERHEAD: usize = 80;
 
 /// Fetches; an error of one partition is told in its place.
-pub(super) async fn fetch(broker: &Broker, request: v1::FetchRequest) -> Result<v1::FetchResponse, Error> {
+pub(super) async fn fetch(
+    broker: &Broker,
+    request: v1::FetchRequest,
+    sending: &Sending,
+) -> Result<v1::FetchResponse, Error> {
     let (fetch, format) = checked(request)?;
     let targets = fetch.targets.clone();
-    let budget = fetch.max_bytes;
+    let most = fetch.max_bytes;
     let chunks = broker.fetch(fetch).await;
+    let len = chunks.iter().flatten().map(|chunk| chunk.batches.len()).sum();
+    // Taken when there is something to send: a fetch that waits for data holds nothing.
+    let wanted = Wanted {
+        records_bytes: match format {
+            Format::Batches => most.min(len),
+            Format::Records => most,
+        },
+        overhead_bytes: 0,
+    };
+    let outgoing = &sending.outgoing;
+    let mut share = outgoing
+        .try_answer(wanted)
+        .unwrap_or_else(|| outgoing.small_answer(wanted));
+    let budget = share.answer_bytes().min(most);
     let partitions = match format {
-        Format::Batches => targets
-            .into_iter()
-            .zip(chunks)
-            .map(|(target, chunk)| as_batches(target, chunk))
-            .collect(),
+        Format::Batches => as_batches(targets, chunks, budget),
         Format::Records => {
-            let len = chunks.iter().flatten().map(|chunk| chunk.batches.len()).sum();
-            off_network_threads(portions::decoding(len), move || {
-                as_records(targets, chunks, budget)
-            })
-            .await?
+            let decode = move || as_records(targets, chunks, budget);
+            sending.outgoing.decode(portions::decoding(len), decode).await?
         }
     };
-    Ok(v1::FetchResponse { partitions })
+    let response = v1::FetchResponse { partitions };
+    share.settle(response.encoded_len());
+    sending.shares.push(Arc::new(share));
+    Ok(response)
 }
 
 fn checked(request: v1::FetchRequest) -> Result<(Fetch, Format), Error> {
@@ -96,16 +117,37 @@ fn at_most(asked: u32, default: usize, most: usize) -> usize {
     }
 }
 
-fn as_batches(target: FetchTarget, chunk: Result<Chunk, Error>) -> v1::FetchedPartition {
-    match chunk {
-        Ok(chunk) => v1::FetchedPartition {
-            aborted_transactions: convert::aborted(&chunk.aborted),
-            next_offset: chunk.next_offset.0,
-            batches: chunk.batches.clone(),
+fn as_batches(
+    targets: Vec<FetchTarget>,
+    chunks: Vec<Result<Chunk, Error>>,
+    mut budget: usize,
+) -> Vec<v1::FetchedPartition> {
+    let mut first = true;
+    let mut partitions = Vec::with_capacity(targets.len());
+    for (target, chunk) in targets.into_iter().zip(chunks) {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                partitions.push(failed(&target.topic, target.partition, &error));
+                continue;
+            }
+        };
+        let mut response = v1::FetchedPartition {
+            next_offset: target.offset.0,
             ..fetched(target, &chunk)
-        },
-        Err(error) => failed(&target.topic, target.partition, &error),
+        };
+        let portion = Portions::of(chunk).take_batches(budget);
+        // Only a first batch may be larger than the response: another one comes with the next fetch.
+        if first || portion.batches.len() <= budget {
+            first &= portion.batches.is_empty();
+            budget = budget.saturating_sub(portion.batches.len());
+            response.aborted_transactions = convert::aborted(&portion.aborted);
+            response.next_offset = portion.next_offset.0;
+            response.batches = portion.batches;
+        }
+        partitions.push(response);
     }
+    partitions
 }
 
 fn as_records(

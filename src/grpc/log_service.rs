@@ -1,6 +1,7 @@
 //! `LogService`: writing and reading the log. Each call has its own file; here they are only joined to the wire.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -10,18 +11,28 @@ use crate::proto::v1;
 use crate::proto::v1::log_service_server::LogService;
 
 use super::observe::Call;
+use super::outgoing::{Outgoing, Shares};
+use super::read::Sending;
 use super::{Stopping, fetch, offsets, produce, produce_stream, read};
 
 /// The service; one for all connections.
 #[derive(Clone, Debug)]
 pub(super) struct LogDoor {
     pub(super) broker: Broker,
+    pub(super) outgoing: Arc<Outgoing>,
     pub(super) stopping: Stopping,
 }
 
 impl LogDoor {
     fn call(&self, method: &'static str) -> Call {
         Call::begin(self.broker.metrics(), method)
+    }
+
+    fn sending(&self) -> Sending {
+        Sending {
+            outgoing: Arc::clone(&self.outgoing),
+            shares: Shares::default(),
+        }
     }
 }
 
@@ -73,19 +84,21 @@ impl LogService for LogDoor {
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<v1::FetchResponse>, Status> {
         let call = self.call("Fetch");
-        let mut stopping = self.stopping.clone();
+        let (mut stopping, sending) = (self.stopping.clone(), self.sending());
         let fetched = tokio::select! {
             biased;
-            fetched = fetch::fetch(&self.broker, request.into_inner()) => fetched,
+            fetched = fetch::fetch(&self.broker, request.into_inner(), &sending) => fetched,
             () = stopping.begun() => Err(Error::ShuttingDown),
         };
-        call.end(fetched)
+        tied(call.end(fetched), sending.shares)
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let call = self.call("Read");
-        let responses = read::read(&self.broker, request.into_inner(), self.stopping.clone()).await;
-        boxed(call.stream(responses))
+        let (stopping, sending) = (self.stopping.clone(), self.sending());
+        let shares = sending.shares.clone();
+        let responses = read::read(&self.broker, request.into_inner(), sending, stopping).await;
+        tied(boxed(call.stream(responses)), shares)
     }
 
     async fn list_offsets(
@@ -103,6 +116,14 @@ impl LogService for LogDoor {
         let call = self.call("DeleteRecords");
         call.end(offsets::delete_records(&self.broker, request.into_inner()).await)
     }
+}
+
+/// Leaves the shares in the response, for `outgoing` to tie its frames to them.
+fn tied<T>(response: Result<Response<T>, Status>, shares: Shares) -> Result<Response<T>, Status> {
+    response.map(|mut response| {
+        response.extensions_mut().insert(shares);
+        response
+    })
 }
 
 fn boxed<T, S>(answers: Result<Response<S>, Status>) -> Result<Response<Responses<T>>, Status>

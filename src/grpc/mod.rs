@@ -6,7 +6,7 @@
 //!    `-- AdminService (admin_service)
 //!    `-- health, reflection
 //!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
-//!                        observe (counts)
+//!                        outgoing (what answers to reads may hold), observe (counts)
 //! ```
 //!
 //! Invariants
@@ -27,6 +27,7 @@ mod listen;
 mod log_service;
 mod observe;
 mod offsets;
+mod outgoing;
 mod portions;
 mod produce;
 mod produce_stream;
@@ -57,6 +58,7 @@ use crate::proto::v1::log_service_server::LogServiceServer;
 use admin_service::AdminDoor;
 use intake::{Intake, Limit};
 use log_service::LogDoor;
+use outgoing::Outgoing;
 
 /// Greatest size of a response, in bytes, unless one batch is larger.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
@@ -85,7 +87,7 @@ pub struct GrpcConfig {
     pub listen: String,
     /// Greatest request, in bytes.
     pub max_request_bytes: usize,
-    /// Bytes of requests coming in at once, over all clients.
+    /// Bytes of requests coming in at once, and as many of answers to reads going out, over all clients.
     pub max_buffered_bytes: usize,
     /// Connections at once.
     pub max_connections: usize,
@@ -177,6 +179,7 @@ impl GrpcDoor {
         };
         let admin_limit = std::cmp::min_by_key(limit, admin_limit, |limit| limit.bytes);
         let log = LogServiceServer::new(LogDoor {
+            outgoing: Outgoing::new(config, broker.metrics()),
             broker: broker.clone(),
             stopping: stopping.clone(),
         })

@@ -1,17 +1,19 @@
 //! A stretch of the log as plain messages, in portions that fit a response.
 //!
 //! Batches are decoded one at a time, as the budget asks for them: a stretch of well compressed batches costs the memory of
-//! one decompressed batch and one response, not of all of it.
+//! one decompressed batch and one response, not of all of it. What is left of the batch in between can be forgotten: it is
+//! decoded again then.
 //!
 //! What it does not do: I/O. It computes, for long when batches are compressed; [`decoding`] says when to leave the network threads.
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use prost::Message;
 
-use crate::broker::{Chunk, Error};
+use crate::broker::{Aborted, Chunk, Error};
 use crate::proto::v1;
-use crate::record::BatchHeader;
+use crate::record::{BatchHeader, Codec};
 use crate::types::Offset;
 
 use super::{Work, convert};
@@ -23,7 +25,12 @@ const LONG: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Portions {
     rest: Chunk,
+    /// The batch whose records are not all taken, from its first that is not.
+    begun: Option<Chunk>,
+    /// Those of its records that are not taken; empty also when they were forgotten.
     decoded: VecDeque<v1::StoredRecord>,
+    /// What its records take in memory.
+    decoded_bytes: usize,
 }
 
 /// Records that fit.
@@ -31,6 +38,21 @@ pub(super) struct Portions {
 pub(super) struct Portion {
     /// In order of offsets.
     pub(super) records: Vec<v1::StoredRecord>,
+    /// What they take as fields of a message, in bytes.
+    pub(super) size_bytes: usize,
+    /// Where the next portion, or the next read, goes on.
+    pub(super) next_offset: Offset,
+    /// Whether that was all.
+    pub(super) rest: Rest,
+}
+
+/// Batches that fit.
+#[derive(Debug)]
+pub(super) struct BatchPortion {
+    /// Back to back.
+    pub(super) batches: Bytes,
+    /// The aborted transactions that concern them.
+    pub(super) aborted: Vec<Aborted>,
     /// Where the next portion, or the next read, goes on.
     pub(super) next_offset: Offset,
     /// Whether that was all.
@@ -58,13 +80,63 @@ impl Portions {
     pub(super) fn of(chunk: Chunk) -> Self {
         Self {
             rest: chunk,
+            begun: None,
             decoded: VecDeque::new(),
+            decoded_bytes: 0,
         }
     }
 
     /// Bytes of batches not decoded yet.
     pub(super) fn undecoded_bytes(&self) -> usize {
-        self.rest.batches.len()
+        let forgotten = match &self.begun {
+            Some(begun) if self.decoded.is_empty() => begun.batches.len(),
+            _ => 0,
+        };
+        forgotten + self.rest.batches.len()
+    }
+
+    /// Bytes of memory that decoded records take which no portion took.
+    pub(super) fn decoded_bytes(&self) -> usize {
+        match self.decoded.is_empty() {
+            true => 0,
+            false => self.decoded_bytes,
+        }
+    }
+
+    /// Forgets those records, which frees their memory; the next portion begins by decoding them again.
+    pub(super) fn forget_decoded(&mut self) {
+        if let (Some(begun), Some(first)) = (&mut self.begun, self.decoded.front()) {
+            begun.from = Offset(first.offset);
+            self.decoded = VecDeque::new();
+        }
+    }
+
+    /// Takes what fits `budget` bytes as whole batches; the first always fits.
+    pub(super) fn take_batches(&mut self, budget: usize) -> BatchPortion {
+        let (whole, aborted) = (self.rest.batches.clone(), self.rest.aborted.clone());
+        let (mut len, mut next_offset) = (0, self.rest.next_offset);
+        while let Ok(header) = BatchHeader::parse(&self.rest.batches) {
+            let fits = usize::try_from(header.size_bytes).is_ok_and(|size| len + size <= budget);
+            if len > 0 && !fits {
+                break;
+            }
+            next_offset = header.next_offset();
+            len += split_batch(&mut self.rest).batches.len();
+        }
+        if self.rest.batches.is_empty() || len == 0 {
+            // What does not say where it ends goes as it is, for the reader to find out.
+            self.rest.batches.clear();
+            (len, next_offset) = (whole.len(), self.rest.next_offset);
+        }
+        BatchPortion {
+            batches: whole.slice(..len),
+            aborted,
+            next_offset,
+            rest: match self.rest.batches.is_empty() {
+                true => Rest::Done,
+                false => Rest::More,
+            },
+        }
     }
 
     /// Takes what fits `budget` bytes as fields of a message; the first record always fits.
@@ -75,28 +147,57 @@ impl Portions {
         let mut records = Vec::new();
         let mut used = 0;
         loop {
-            if fill(&mut self.decoded, &mut records, &mut used, budget) == Rest::More {
-                let next_offset = match (records.last(), self.decoded.front()) {
-                    (Some(last), _) => Offset(last.offset).next(),
-                    (None, Some(first)) => Offset(first.offset),
-                    (None, None) => self.rest.next_offset,
-                };
-                return Ok(Portion {
-                    records,
-                    next_offset,
-                    rest: Rest::More,
-                });
+            if !self.decoded.is_empty() {
+                if fill(&mut self.decoded, &mut records, &mut used, budget) == Rest::More {
+                    let next_offset = match (records.last(), self.decoded.front()) {
+                        (Some(last), _) => Offset(last.offset).next(),
+                        (None, Some(first)) => Offset(first.offset),
+                        (None, None) => self.rest.next_offset,
+                    };
+                    return Ok(Portion {
+                        records,
+                        size_bytes: used,
+                        next_offset,
+                        rest: Rest::More,
+                    });
+                }
+                self.begun = None;
             }
-            if self.rest.batches.is_empty() {
+            if self.decode_next()? == Rest::Done {
                 return Ok(Portion {
                     records,
+                    size_bytes: used,
                     next_offset: self.rest.next_offset,
                     rest: Rest::Done,
                 });
             }
-            let next = split_batch(&mut self.rest);
-            self.decoded = next.records()?.into_iter().map(convert::stored_record).collect();
         }
+    }
+
+    /// Decodes the batch that was begun and forgotten, or the next one with a record that is wanted.
+    fn decode_next(&mut self) -> Result<Rest, Error> {
+        loop {
+            let next = match self.begun.take() {
+                Some(forgotten) => forgotten,
+                None if self.rest.batches.is_empty() => return Ok(Rest::Done),
+                None => split_batch(&mut self.rest),
+            };
+            self.decoded = next.records()?.into_iter().map(convert::stored_record).collect();
+            if !self.decoded.is_empty() {
+                self.decoded_bytes = memory_of(&next, &self.decoded);
+                self.begun = Some(next);
+                return Ok(Rest::More);
+            }
+        }
+    }
+}
+
+/// What the records of a batch take in memory; keys and values of one that is not compressed are those of its mapping.
+fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
+    let own = records.len() * size_of::<v1::StoredRecord>();
+    match BatchHeader::parse(&batch.batches) {
+        Ok(header) if header.codec == Codec::None => own,
+        _ => own + records.iter().map(Message::encoded_len).sum::<usize>(),
     }
 }
 
@@ -149,7 +250,6 @@ fn split_batch(rest: &mut Chunk) -> Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::Aborted;
     use crate::record::{BatchBuilder, BatchOptions, Outcome, RecordBatch, TransactionEnd};
     use crate::types::{
         LeaderEpoch, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName, TopicPartition,
@@ -262,5 +362,60 @@ mod tests {
             );
         }
         assert!(rest.batches.is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_comes_again_from_the_first_record_that_was_not_taken() {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            codec: Codec::Zstd,
+            ..BatchOptions::default()
+        });
+        for _ in 0..50 {
+            builder
+                .append(Some(Timestamp(1)), None, Some(&[7; 100]), &[])
+                .unwrap();
+        }
+        let batch = builder.build().unwrap().stamped(Offset(0), LeaderEpoch(0));
+        let mut portions = Portions::of(chunk([&batch.bytes()[..], &data(50).bytes()[..]].concat(), &[]));
+        let (mut seen, mut forgotten) = (Vec::new(), 0);
+        loop {
+            let portion = portions.take(1000).unwrap();
+            seen.extend(portion.records.iter().map(|record| record.offset));
+            if portion.rest == Rest::Done {
+                break;
+            }
+            assert!(portions.decoded_bytes() > 0, "more of the batch is in memory");
+            portions.forget_decoded();
+            assert_eq!(portions.decoded_bytes(), 0);
+            forgotten += 1;
+        }
+        assert!(forgotten > 3);
+        assert_eq!(seen, (0..51).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn batches_in_portions_are_all_of_them_each_with_the_transactions_that_are_still_open() {
+        let named = [(1, 0), (2, 0), (1, 7)].map(|(producer, first)| Aborted {
+            producer_id: ProducerId(producer),
+            first_offset: Offset(first),
+        });
+        let batches = [data(0), abort_marker(5, 1), data(6), data(7)];
+        let bytes: Vec<u8> = batches.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
+        let two = batches[0].bytes().len() + batches[1].bytes().len();
+        let mut portions = Portions::of(chunk(bytes.clone(), &named));
+        let first = portions.take_batches(two);
+        assert_eq!((&first.batches[..], first.rest), (&bytes[..two], Rest::More));
+        assert_eq!((first.next_offset, &first.aborted[..]), (Offset(6), &named[..]));
+        let second = portions.take_batches(0);
+        assert_eq!(second.batches, batches[2].bytes(), "one always fits");
+        assert_eq!(
+            (second.next_offset, &second.aborted[..]),
+            (Offset(7), &named[1..])
+        );
+        let last = portions.take_batches(usize::MAX);
+        assert_eq!((&last.batches, last.rest), (batches[3].bytes(), Rest::Done));
+        assert_eq!(last.next_offset, Offset(100));
+        let torn = Portions::of(chunk(vec![1; 30], &[])).take_batches(1000);
+        assert_eq!((torn.batches.len(), torn.rest), (30, Rest::Done));
     }
 }

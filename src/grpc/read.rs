@@ -1,8 +1,8 @@
 //! `Read`: a topic's records between two points, or following it, as a stream that the client pulls.
 //!
 //! Invariants
-//! - One step of the broker's read is under way at a time and nothing is queued: a slow reader costs one chunk and one
-//!   response, whatever the length of the read.
+//! - One step of the broker's read is under way at a time and nothing is queued: a slow reader costs one response, whatever
+//!   the length of the read, and that is counted (`outgoing`): it is small while others hold the server's budget.
 //! - A response stays within what the request asked for, at most [`super::MAX_RESPONSE_BYTES`], unless one batch, or as
 //!   plain messages one record, is larger.
 //! - Every response carries where all partitions stand after it, also inside a step that takes several responses.
@@ -10,8 +10,10 @@
 //!   token received says where to go on.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
+use prost::Message;
 use tonic::Status;
 
 use crate::broker::{Broker, Error, Progress, ReadSpec, ReadStart, ReadStep, ReadStream};
@@ -19,9 +21,10 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId};
 
 use super::convert::{self, Format};
+use super::outgoing::{Outgoing, Share, Shares, Wanted};
 use super::portions::{self, Portions, Rest};
 use super::status::{invalid, status};
-use super::{MAX_RESPONSE_BYTES, Stopping, off_network_threads};
+use super::{MAX_RESPONSE_BYTES, Stopping};
 
 /// Response size to aim for when the request does not say, in bytes.
 const DEFAULT_RESPONSE_BYTES: usize = 1 << 20;
@@ -34,6 +37,7 @@ const OVERHEAD: usize = 96;
 pub(super) async fn read(
     broker: &Broker,
     request: v1::ReadRequest,
+    sending: Sending,
     stopping: Stopping,
 ) -> Result<impl Stream<Item = Result<v1::ReadResponse, Status>> + Send + 'static, Error> {
     let (mut spec, format) = checked(request)?;
@@ -47,15 +51,25 @@ pub(super) async fn read(
     spec.chunk_bytes = room.max(response_bytes / 4).max(1);
     let responses = Responses {
         budget: spec.chunk_bytes,
+        overhead: OVERHEAD + POSITION_LEN * partitions,
         steps: broker.open_read(spec).await?,
         format,
         stopping,
         state: State::BetweenSteps,
+        sending,
+        last: None,
     };
     Ok(stream::unfold(responses, |mut responses| async move {
         let response = responses.next().await?;
         Some((response.map_err(|error| status(&error)), responses))
     }))
+}
+
+/// How answers are sent: the budget they share, and the way of this call's shares to its frames.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) outgoing: Arc<Outgoing>,
+    pub(super) shares: Shares,
 }
 
 fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
@@ -100,9 +114,14 @@ fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
 struct Responses {
     steps: ReadStream,
     format: Format,
+    /// What the records of a response may take, and its other fields at most, in bytes.
     budget: usize,
+    overhead: usize,
     stopping: Stopping,
     state: State,
+    sending: Sending,
+    /// The share of the response before: the encoder keeps its buffer until the next.
+    last: Option<Arc<Share>>,
 }
 
 enum State {
@@ -111,7 +130,7 @@ enum State {
     Ended,
 }
 
-/// A step that is being sent as plain messages, in as many responses as it takes.
+/// A step that is being sent, in as many responses as it takes.
 struct Step {
     partition: PartitionId,
     portions: Portions,
@@ -119,6 +138,15 @@ struct Step {
     progress: Progress,
     /// The fields that all its responses share.
     frame: v1::ReadResponse,
+    /// What is held for records that are decoded and in no response yet.
+    kept: Option<Share>,
+}
+
+/// A response, what its records take in it, and what comes after it.
+struct Made {
+    response: v1::ReadResponse,
+    size_bytes: usize,
+    state: State,
 }
 
 impl Responses {
@@ -135,22 +163,47 @@ impl Responses {
                 match next {
                     Err(error) => return Some(Err(error)),
                     Ok(None) => return None,
-                    Ok(Some(step)) if self.format == Format::Batches => {
-                        if step.progress == Progress::More {
-                            self.state = State::BetweenSteps;
-                        }
-                        return Some(Ok(as_batches(step)));
-                    }
                     Ok(Some(step)) => Box::new(Step::new(step)),
                 }
             }
         };
-        let budget = self.budget;
-        let work = portions::decoding(step.portions.undecoded_bytes());
-        match off_network_threads(work, move || step.respond(budget)).await {
-            Ok(Ok((response, state))) => {
-                self.state = state;
-                Some(Ok(response))
+        let outgoing = &self.sending.outgoing;
+        // A short stretch needs no more than it has; how much plain messages take is not known before they are there.
+        let wanted = match self.format {
+            Format::Records => self.budget,
+            Format::Batches => self.budget.min(step.portions.undecoded_bytes()),
+        };
+        let wanted = Wanted {
+            records_bytes: wanted,
+            overhead_bytes: self.overhead,
+        };
+        let mut share = match outgoing.try_answer(wanted) {
+            Some(share) => share,
+            None => {
+                self.sending.shares.all_sent().await;
+                self.last = None;
+                outgoing.small_answer(wanted)
+            }
+        };
+        let budget = share.answer_bytes().saturating_sub(self.overhead).max(1);
+        let made = match self.format {
+            Format::Batches => Ok(Ok(step.as_batches(budget))),
+            Format::Records => {
+                let work = portions::decoding(step.portions.undecoded_bytes());
+                let (decoding, keeper) = (Arc::clone(outgoing), Arc::clone(outgoing));
+                decoding
+                    .decode(work, move || step.as_records(budget, &keeper))
+                    .await
+            }
+        };
+        match made {
+            Ok(Ok(made)) => {
+                share.settle(made.size_bytes + self.overhead);
+                let share = Arc::new(share);
+                self.sending.shares.push(Arc::clone(&share));
+                self.last = Some(share);
+                self.state = made.state;
+                Some(Ok(made.response))
             }
             Ok(Err(error)) | Err(error) => Some(Err(error)),
         }
@@ -173,27 +226,63 @@ impl Step {
             positions: step.positions,
             progress: step.progress,
             frame,
+            kept: None,
         }
     }
 
-    /// Makes the next response, and says what comes after it.
-    fn respond(mut self: Box<Self>, budget: usize) -> Result<(v1::ReadResponse, State), Error> {
+    /// Makes the next response of plain messages. What is decoded beyond it is counted, or forgotten.
+    fn as_records(mut self: Box<Self>, budget: usize, outgoing: &Arc<Outgoing>) -> Result<Made, Error> {
         let portion = self.portions.take(budget)?;
-        let mut response = v1::ReadResponse {
+        self.kept = None;
+        match self.portions.decoded_bytes() {
+            0 => {}
+            decoded => match outgoing.try_share(decoded) {
+                Some(share) => self.kept = Some(share),
+                None => self.portions.forget_decoded(),
+            },
+        }
+        let response = v1::ReadResponse {
             records: portion.records,
             ..self.frame.clone()
         };
-        match portion.rest {
+        Ok(self.made(response, portion.size_bytes, portion.next_offset, portion.rest))
+    }
+
+    /// Makes the next response of batches as they are.
+    fn as_batches(mut self: Box<Self>, budget: usize) -> Made {
+        let portion = self.portions.take_batches(budget);
+        let response = v1::ReadResponse {
+            aborted_transactions: convert::aborted(&portion.aborted),
+            batches: portion.batches,
+            ..self.frame.clone()
+        };
+        let size_bytes = response.encoded_len();
+        self.made(response, size_bytes, portion.next_offset, portion.rest)
+    }
+
+    fn made(
+        self: Box<Self>,
+        mut response: v1::ReadResponse,
+        size_bytes: usize,
+        next_offset: Offset,
+        rest: Rest,
+    ) -> Made {
+        let state = match rest {
             Rest::More => {
-                let positions = up_to(&self.positions, self.partition, portion.next_offset);
+                let positions = up_to(&self.positions, self.partition, next_offset);
                 response.resume = Some(convert::resume_token(&positions));
-                Ok((response, State::InStep(self)))
+                State::InStep(self)
             }
             Rest::Done => {
                 response.resume = Some(convert::resume_token(&self.positions));
                 response.complete = self.progress == Progress::Complete;
-                Ok((response, after(self.progress)))
+                after(self.progress)
             }
+        };
+        Made {
+            response,
+            size_bytes,
+            state,
         }
     }
 }
@@ -217,26 +306,10 @@ fn up_to(
         .collect()
 }
 
-fn as_batches(step: ReadStep) -> v1::ReadResponse {
-    v1::ReadResponse {
-        partition: step.partition.0,
-        aborted_transactions: convert::aborted(&step.chunk.aborted),
-        batches: step.chunk.batches,
-        resume: Some(convert::resume_token(&step.positions)),
-        high_watermark: step.chunk.high_watermark.0,
-        log_start_offset: step.chunk.log_start.0,
-        compacted_below: step.chunk.compacted_below.0,
-        tombstones_gone_below: step.chunk.tombstones_gone_below.0,
-        complete: step.progress == Progress::Complete,
-        ..v1::ReadResponse::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::broker::ReadEnd;
-    use prost::Message;
 
     fn request() -> v1::ReadRequest {
         v1::ReadRequest {

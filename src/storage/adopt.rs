@@ -182,12 +182,13 @@ impl Store {
         let fs = self.dir.files.fs();
         fs.rename(future, target).context("rename", future)?;
         self.dir.files.forget_dir(future);
+        // Before a checkpoint tells of it: a line without its directory would be taken for a log that was lost.
+        self.dir.sync_names()?;
         let partition = open_closed(&self.dir, spec, now)?;
         self.partitions
             .lock()
             .insert(partition.id.clone(), Arc::clone(&partition));
-        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe. It also makes
-        // the new name safe. Of a log that never had a record no line is written, and nothing is lost with its directory.
+        // Until the checkpoint vouches for it, a start would verify it again, and cut what it does not believe.
         self.checkpoint()?;
         Ok(partition)
     }

@@ -105,6 +105,13 @@ impl Checkpoints {
         known.copied().unwrap_or(Offset::ZERO)
     }
 
+    /// Returns where it ended at the latest, as far as these files know.
+    pub(super) fn log_end(&self, id: &TopicPartition) -> Offset {
+        let line = |checkpoint: &Checkpoint| checkpoint.lines.as_ref()?.get(id).copied();
+        let told = [&self.log_starts, &self.recovery_points, &self.high_watermarks];
+        told.into_iter().filter_map(line).max().unwrap_or(Offset::ZERO)
+    }
+
     /// Writes the offsets of `open` partitions; of those that are only `there`, the lines stay.
     pub(super) fn write(
         &mut self,

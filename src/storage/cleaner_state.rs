@@ -20,6 +20,9 @@ use crate::types::{Offset, Timestamp};
 
 use super::segment::Sealed;
 
+/// After a start, a pass comes at most so late, in milliseconds, to see whether the time of tombstones is over.
+const FIRST_LOOK_MAX_MS: i64 = 60 * 60 * 1000;
+
 /// So many damaged places a report names.
 pub const MAX_DAMAGED_PLACES: usize = 16;
 
@@ -50,6 +53,8 @@ pub struct PassReport {
     pub damaged: Vec<DamagedPlace>,
     /// How many such places there are beyond [`MAX_DAMAGED_PLACES`].
     pub damaged_unnamed: u64,
+    /// From then on a pass may drop something that this one kept for its time: a tombstone, the end of a transaction.
+    pub next_horizon: Option<Timestamp>,
 }
 
 /// What became of records.
@@ -150,8 +155,21 @@ pub(super) struct Remembered {
     pub(super) unfinished: Option<Unfinished>,
     /// A record before it may have been replaced.
     pub(super) compacted_below: Offset,
+    /// When the next of the tombstones that passes met may go.
+    horizon: Horizon,
     /// A tombstone before it may be gone. Not written down: after a start it is `compacted_below`, which is never too low.
     pub(super) tombstones_gone_below: Offset,
+}
+
+/// When another pass over what is clean may drop something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Horizon {
+    /// The last pass knew; `None` for never.
+    Known(Option<Timestamp>),
+    /// No pass came to its end since the start, and nobody has asked.
+    Unknown,
+    /// As before; this was when somebody asked first.
+    AskedAt(Timestamp),
 }
 
 /// What a checkpoint says of one log.
@@ -176,6 +194,11 @@ impl CleanerState {
             last_pass: None,
             failure: None,
             unfinished: None,
+            horizon: if point > log.start {
+                Horizon::Unknown
+            } else {
+                Horizon::Known(None)
+            },
             compacted_below,
             tombstones_gone_below: compacted_below,
         }))
@@ -204,6 +227,22 @@ impl CleanerState {
     /// Returns the offset below which tombstones may be gone, of a log that begins at `log_start`.
     pub(super) fn tombstones_gone_below(&self, log_start: Offset) -> Offset {
         self.0.lock().tombstones_gone_below.max(log_start)
+    }
+
+    /// Returns when a pass over what is clean may drop something again. After a start that is not known, and a pass finds out:
+    /// it comes after as long as tombstones are kept, or an hour.
+    pub(super) fn horizon_at(&self, now: Timestamp, delete_retention_ms: i64) -> Option<Timestamp> {
+        let mut state = self.0.lock();
+        if state.horizon == Horizon::Unknown {
+            state.horizon = Horizon::AskedAt(now);
+        }
+        match state.horizon {
+            Horizon::Known(at) => at,
+            Horizon::AskedAt(since) => {
+                Some(since.saturating_add_ms(delete_retention_ms.min(FIRST_LOOK_MAX_MS)))
+            }
+            Horizon::Unknown => None,
+        }
     }
 
     /// Everything from `offset` on is dirty again, and what shadowed it may be clean.
@@ -236,6 +275,9 @@ impl CleanerState {
         } else {
             Offset::ZERO..Offset::ZERO
         };
+        // One pass for each: what did not go when its time was over stays for another reason.
+        let (before, next) = (state.horizon, report.next_horizon);
+        state.horizon = Horizon::Known(next.filter(|at| *at > now || before != Horizon::Known(next)));
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
     }

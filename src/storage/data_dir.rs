@@ -174,7 +174,8 @@ impl DataDir {
         }
     }
 
-    fn sync_names(&self) -> Result<(), StoreError> {
+    /// Makes the names of partitions safe.
+    pub(super) fn sync_names(&self) -> Result<(), StoreError> {
         let synced = self.files.fs().sync_dir(&self.path, SITE_RENAMED);
         synced.context("sync", &self.path)
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Two slots in two sectors, written in turn: a torn write leaves the other one. The greater sound one counts. A claim writes
-//! over bytes the file already has, so that a server can start on a full disk.
+//! over bytes the file already has, so that a server can start on a full disk. It syncs what it found first: a start that was
+//! killed may have left its slot in memory alone, and with both of them unsynced a power cut could take both.
 //!
 //! Format version 1 ("SILTEPOC"); the file has no other.
 
@@ -30,6 +31,7 @@ const ENTRY_LEN: usize = 16;
 const _: () = assert!(MAGIC.len() + 4 + 4 == ENTRY_LEN && ENTRY_LEN <= SLOT_LEN);
 
 const SITE: SyncSite = SyncSite("epoch");
+const SITE_FOUND: SyncSite = SyncSite("epoch that was found");
 const SITE_NEW: SyncSite = SyncSite("new epoch file");
 
 /// Claims the epoch after the last one claimed, at least `least`. On return no other start can have it; of a new file, once the
@@ -60,6 +62,7 @@ pub(super) fn claim(files: &FileCache, dir: &Path, least: LeaderEpoch) -> Result
         .open(&path, OpenMode::ReadWrite)
         .context("open", &path)?;
     let position = u64::try_from(position).expect("512 fits");
+    file.sync_data(SITE_FOUND).context("sync", &path)?;
     file.write_all_at(&[IoSlice::new(&encode(epoch))], position)
         .context("write", &path)?;
     file.sync_data(SITE).context("sync", &path)?;

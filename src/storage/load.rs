@@ -46,7 +46,10 @@ pub(super) fn open_for_writing(
     opening: Opening<'_>,
 ) -> Result<(), StoreError> {
     match writer.readiness {
-        Readiness::Absent => create_dir(writer, opening.id)?,
+        Readiness::Absent => {
+            create_dir(writer, opening.id)?;
+            writer.producers.advance(view.log_end);
+        }
         Readiness::Closed => {
             load_epochs(writer);
             writer.producers = producers_of(writer, view.log_end, opening.now)?;

@@ -2,17 +2,19 @@
 //!
 //! ```text
 //!   a pass of the cleaner     begin_pass, looks at is_wanted at every chunk, gives the turn back when somebody wants it
-//!   retention, repair         take: asks the pass to stop and waits until it did
+//!   retention                 take_for_deletion: the pass lends its turn between two chunks, and goes on afterwards
+//!   settings, repair          take: asks the pass to stop and waits until it did
 //!   removal, a clean stop     end: take, and no pass begins ever again
 //! ```
 //!
 //! Invariants
 //! - The turn is taken before every other lock of a partition.
 //! - A pass that gave its turn back has changed nothing that is not complete: it begins anew another time.
+//! - A pass that lent its turn learns whether anything but deletions happened meanwhile, and then does not go on.
 //!
 //! What is not here: readers and appends. They never take a turn and never wait for one.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -21,6 +23,9 @@ use parking_lot::{Mutex, MutexGuard};
 pub(super) struct Maintenance {
     turn: Mutex<Life>,
     wanted: AtomicUsize,
+    wanted_to_delete: AtomicUsize,
+    /// Turns so far that were neither a pass's nor a deletion's. Changed by whoever has the turn.
+    others: AtomicU64,
 }
 
 /// Whether passes may still begin.
@@ -41,6 +46,15 @@ impl Maintenance {
         self.wanted.fetch_add(1, Ordering::AcqRel);
         let turn = self.turn.lock();
         self.wanted.fetch_sub(1, Ordering::AcqRel);
+        self.others.fetch_add(1, Ordering::AcqRel);
+        Turn(turn)
+    }
+
+    /// Waits for the turn, to take whole segments away from the beginning of the log; a pass that has it goes on afterwards.
+    pub(super) fn take_for_deletion(&self) -> Turn<'_> {
+        self.wanted_to_delete.fetch_add(1, Ordering::AcqRel);
+        let turn = self.turn.lock();
+        self.wanted_to_delete.fetch_sub(1, Ordering::AcqRel);
         Turn(turn)
     }
 
@@ -57,9 +71,29 @@ impl Maintenance {
         turn
     }
 
-    /// Tells a pass whether somebody waits for its turn.
+    /// Gives the turn of a pass to whoever waits for it, while `work` runs at least. Returns false if somebody had it who did
+    /// more than delete.
+    pub(super) fn lend(&self, turn: &mut Turn<'_>, work: impl FnOnce()) -> bool {
+        let before = self.others.load(Ordering::Acquire);
+        MutexGuard::unlocked_fair(&mut turn.0, work);
+        self.others.load(Ordering::Acquire) == before
+    }
+
+    /// Tells a pass whether somebody waits for its end.
     pub(super) fn is_wanted(&self) -> bool {
         self.wanted.load(Ordering::Acquire) > 0
+    }
+
+    /// Tells a pass whether a deletion waits for its turn.
+    pub(super) fn is_wanted_to_delete(&self) -> bool {
+        self.wanted_to_delete.load(Ordering::Acquire) > 0
+    }
+}
+
+impl Turn<'_> {
+    /// Tells whether no pass may begin any more.
+    pub(super) fn is_over(&self) -> bool {
+        *self.0 == Life::Over
     }
 }
 
@@ -74,6 +108,17 @@ mod tests {
         drop(maintenance.end());
         assert!(maintenance.begin_pass().is_none());
         drop(maintenance.take());
+    }
+
+    #[test]
+    fn a_lent_turn_tells_deletions_from_everything_else() {
+        let maintenance = Maintenance::default();
+        let mut turn = maintenance.begin_pass().expect("it is open");
+        assert!(maintenance.lend(&mut turn, || drop(maintenance.take_for_deletion())));
+        assert!(!maintenance.lend(&mut turn, || drop(maintenance.take())));
+        assert!(!turn.is_over());
+        assert!(!maintenance.lend(&mut turn, || drop(maintenance.end())));
+        assert!(turn.is_over());
     }
 
     #[test]

@@ -58,6 +58,8 @@ mod partition_dir;
 mod paths;
 mod producers;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
@@ -77,6 +79,8 @@ mod sweep_tests;
 #[cfg(test)]
 mod testing;
 mod turnover;
+#[cfg(test)]
+mod vanished_tests;
 mod walk;
 mod watermarks;
 mod writer;
@@ -84,7 +88,7 @@ mod writer;
 pub use adopt::{AdoptReport, Verified};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
-    Rolled, SegmentRole, SegmentView,
+    Rolled, SegmentRole, SegmentView, breaks_its_promise,
 };
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};

@@ -1,4 +1,9 @@
 //! Opening partitions, many at once.
+//!
+//! A partition that was there and whose directory is gone (not mounted, moved away, removed by hand) is told as an error and
+//! begins where the checkpoints say that it ended: no offset that somebody may hold is given to other content. It is not
+//! refused: one lost directory would keep all others from being served, and nobody could delete its topic. Nothing is made on
+//! disk and no line of the checkpoints changes before its first append, so until then the directory can be put back.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -35,16 +40,29 @@ pub struct PartitionSpec {
     pub config: LogConfig,
 }
 
+/// Whether a partition may have been there before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// It is being made: what the checkpoints say is of an earlier partition of its name.
+    None,
+    /// An earlier start may have written to it.
+    Known,
+}
+
 /// Opens partitions on several threads; results in the order of `specs`.
 pub(super) fn open_all(
     data: &DataDir,
     specs: Vec<PartitionSpec>,
+    past: Past,
     now: Timestamp,
 ) -> Vec<Result<Arc<Partition>, StoreError>> {
     let count = specs.len();
     // Few partitions, or none on disk, are opened faster than threads are started.
     if count < 8 || data.threads < 2 {
-        return specs.into_iter().map(|spec| open(data, spec, now)).collect();
+        return specs
+            .into_iter()
+            .map(|spec| open(data, spec, past, now))
+            .collect();
     }
     let queue: Mutex<VecDeque<(usize, PartitionSpec)>> = Mutex::new(specs.into_iter().enumerate().collect());
     let opened = Mutex::new(Vec::with_capacity(count));
@@ -55,7 +73,7 @@ pub(super) fn open_all(
                     let Some((index, spec)) = queue.lock().pop_front() else {
                         return;
                     };
-                    let result = open(data, spec, now);
+                    let result = open(data, spec, past, now);
                     opened.lock().push((index, result));
                 }
             });
@@ -66,15 +84,28 @@ pub(super) fn open_all(
     opened.into_iter().map(|(_, result)| result).collect()
 }
 
-fn open(data: &DataDir, spec: PartitionSpec, now: Timestamp) -> Result<Arc<Partition>, StoreError> {
+fn open(
+    data: &DataDir,
+    spec: PartitionSpec,
+    past: Past,
+    now: Timestamp,
+) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
     let known = read_if_found(data, &spec.id, &dir);
-    if !is_there(data, &spec, &dir, &known)? {
+    let ended = match (look(data, &spec, &dir, &known)?, past) {
+        (Look::Ours, _) => return open_known(data, spec, known, data.stop, now),
+        (Look::Nothing, Past::Known) => data.checkpoints.lock().log_end(&spec.id),
+        (Look::Nothing, Past::None) | (Look::AnotherTopics, _) => Offset::ZERO,
+    };
+    if ended == Offset::ZERO {
         // What the checkpoints say is of an earlier partition of this name.
         data.forget(std::slice::from_ref(&spec.id))?;
-        return Ok(assemble(data, spec, dir, Opened::absent()));
+    } else {
+        tracing::error!(partition = %spec.id, dir = %dir.display(), next_offset = ended.0,
+            "the directory of a partition is gone, and its records with it; stop the server and put it back before anything is \
+             written to the partition, or go on without: new records begin at next_offset");
     }
-    open_known(data, spec, known, data.stop, now)
+    Ok(assemble(data, spec, dir, Opened::absent(ended)))
 }
 
 /// Opens a partition whose directory was just made as a clean close leaves one.
@@ -134,32 +165,44 @@ fn read_if_found(data: &DataDir, id: &TopicPartition, dir: &Path) -> Known {
     }
 }
 
-/// Tells whether the partition has a directory of its own; one of another topic is set aside.
-fn is_there(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<bool, StoreError> {
+/// What lies under the name of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// Its own directory.
+    Ours,
+    /// None, or one without a log.
+    Nothing,
+    /// One of another topic lay there; it is set aside now.
+    AnotherTopics,
+}
+
+/// Looks for the directory of a partition; one of another topic is set aside.
+fn look(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Result<Look, StoreError> {
     if !data.has(&spec.id) {
-        return Ok(false);
+        return Ok(Look::Nothing);
     }
     if data.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
-        return Ok(true);
+        return Ok(Look::Ours);
     }
     match partition_dir::read_topic_id(&data.files, dir)? {
-        Some(id) if id == spec.topic_id => Ok(true),
+        Some(id) if id == spec.topic_id => Ok(Look::Ours),
         // The metadata file is damaged; the manifest says whose log it is, and it may be gone at the next start.
         None if known.belongs_to(spec.topic_id) => {
-            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| true)
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
         }
         // Made and not yet written to when the process died: the first append begins again, with the metadata file.
-        None if partition_dir::has_no_log(&data.files, dir)? => Ok(false),
+        None if partition_dir::has_no_log(&data.files, dir)? => Ok(Look::Nothing),
         // It died before the first sync, which covers that file, too: no checkpoint tells of the partition yet. An older one
         // of its name is gone from the directory and from the checkpoints before the name is given again.
         None if data.checkpoints.lock().recovery_point(&spec.id) == Offset::ZERO => {
-            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| true)
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
         }
         found => {
             let aside = data.set_aside(&spec.id)?;
             tracing::warn!(partition = %spec.id, ?found, expected = ?spec.topic_id, aside = %aside.display(),
                 "directory of another topic set aside");
-            Ok(false)
+            // Whose log it was nobody can say where its own file of that is damaged; it may have been this one's.
+            Ok(found.map_or(Look::Nothing, |_| Look::AnotherTopics))
         }
     }
 }
@@ -179,12 +222,13 @@ struct Opened {
 }
 
 impl Opened {
-    fn absent() -> Self {
+    /// No directory; the first record gets offset `next`.
+    fn absent(next: Offset) -> Self {
         Self {
             readiness: Readiness::Absent,
             list: SegmentList::default(),
-            log_start: Offset::ZERO,
-            log_end: Offset::ZERO,
+            log_start: next,
+            log_end: next,
             first_unstable: None,
             epochs: LeaderEpochs::default(),
             epochs_file: Saved::Yes,

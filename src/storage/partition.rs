@@ -3,7 +3,7 @@
 //! | lock | guards | held across |
 //! |---|---|---|
 //! | `repairing` | one repair at a time, and none of a log that is being removed | the whole repair |
-//! | `maintenance` | the turn to rewrite or remove safe segments | a whole pass of the cleaner, which gives it back when asked |
+//! | `maintenance` | the turn to rewrite or remove safe segments | a whole pass of the cleaner, which gives it back when asked, and lends it to retention between two chunks |
 //! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
@@ -299,6 +299,11 @@ impl Partition {
             self.opened.store(true, Ordering::Release);
         }
         Ok(writer)
+    }
+
+    /// Tells whether it had records once, and its directory was not there at the start and is not made yet.
+    pub(super) fn is_gone(&self) -> bool {
+        self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0
     }
 
     /// Returns all offsets.

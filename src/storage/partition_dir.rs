@@ -6,7 +6,8 @@
 //! 2. `.cleaned` of any base: the replacement was not complete. Removed, and with them every `.swap` of a base at or beyond
 //!    the least `.cleaned`. Those take its name first: no crash finds one of them without a `.cleaned`.
 //! 3. The remaining `.swap` files are complete. The manifest goes, and both are made safe: the process that did so may have been
-//!    killed before it could. Every segment file whose base lies in the range they cover is removed, then they get their final names.
+//!    killed before it could. Every segment file whose base lies in the range they cover is removed; once that is safe, they get
+//!    their final names.
 //! 4. An index without its log is removed.
 //!
 //! Each rule may be cut off at any point and starts again at the next start with the same result.
@@ -32,6 +33,7 @@ use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, 
 const EPOCHS: &str = "leader-epoch-checkpoint";
 const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
+const SITE_REPLACED: SyncSite = SyncSite("directory without what a start's swaps replace");
 
 /// Returns where the topic's id lies.
 pub(super) fn metadata_path(dir: &Path) -> PathBuf {
@@ -199,6 +201,8 @@ fn finish_swaps(
             remove(files, dir, &name)?;
         }
     }
+    // While the names say that a swap is unfinished: beside a final name, an old file that came back would count.
+    files.fs().sync_dir(dir, SITE_REPLACED).context("sync", dir)?;
     swaps
         .iter()
         .try_for_each(|(_, _, name)| finish_swap(files, dir, name))?;

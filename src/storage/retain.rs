@@ -340,7 +340,7 @@ impl Job {
     /// Steps 5 to 7.
     fn delete(&mut self) -> Result<(), StoreError> {
         let partition = Arc::clone(&self.partition);
-        let _turn = partition.maintenance.take();
+        let _turn = partition.maintenance.take_for_deletion();
         if let Some(last) = self.planned.last() {
             let mut writer = partition.writer.lock();
             if partition.refusal().is_some() {

@@ -19,7 +19,7 @@
 //!
 //! What is not here: which topics exist (the broker knows), and when to sync or checkpoint (its schedules decide).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use super::cleaner_state::CleanerMarks;
 use super::data_dir::{DataDir, Removed, create_if_missing};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
-use super::open::{PartitionSpec, open_all};
+use super::open::{PartitionSpec, Past, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
 use super::retain::Retained;
@@ -113,14 +113,33 @@ impl Store {
     }
 
     /// Opens partitions in parallel, recovering those that need it; as many results as specs, in their order. A partition
-    /// without a directory is empty, and touches no disk before its first append. A directory of another topic id is set
-    /// aside first.
+    /// without a directory is empty, and touches no disk before its first append; if the checkpoints know better, its first
+    /// record gets the offset at which it ended, and an error is logged. A directory of another topic id is set aside first.
     pub fn open_partitions(
         &self,
         specs: Vec<PartitionSpec>,
         now: Timestamp,
     ) -> Vec<Result<Arc<Partition>, StoreError>> {
-        let opened = open_all(&self.dir, specs, now);
+        self.open_all(specs, Past::Known, now)
+    }
+
+    /// As [`open_partitions`](Self::open_partitions), of partitions that are made now: whatever the checkpoints say of their
+    /// names is of others that are gone, and forgotten first.
+    pub fn make_partitions(
+        &self,
+        specs: Vec<PartitionSpec>,
+        now: Timestamp,
+    ) -> Vec<Result<Arc<Partition>, StoreError>> {
+        self.open_all(specs, Past::None, now)
+    }
+
+    fn open_all(
+        &self,
+        specs: Vec<PartitionSpec>,
+        past: Past,
+        now: Timestamp,
+    ) -> Vec<Result<Arc<Partition>, StoreError>> {
+        let opened = open_all(&self.dir, specs, past, now);
         let mut partitions = self.partitions.lock();
         for partition in opened.iter().flatten() {
             partitions.insert(partition.id.clone(), Arc::clone(partition));
@@ -173,14 +192,23 @@ impl Store {
     /// What the disk says; the old checkpoints stand.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
         let mut checkpoints = self.dir.checkpoints.lock();
-        let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
-        let there = self.dir.found.lock().clone();
+        let (open, there) = self.open_and_there();
         // Taken first: what is appended meanwhile is above them.
         let view = |partition: &Arc<Partition>| (partition.id.clone(), partition.watermarks());
         let views: Vec<_> = open.iter().map(view).collect();
         close::settle(&self.dir.files, &open)?;
         checkpoints.write(&self.dir.files, &views, &there)?;
         checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
+    }
+
+    /// Returns the partitions of which a checkpoint is written, and those whose lines stay as they are. Of a partition whose
+    /// directory is gone they stay until something is written to it: somebody may put the directory back.
+    fn open_and_there(&self) -> (Vec<Arc<Partition>>, BTreeSet<TopicPartition>) {
+        let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
+        let (gone, open): (Vec<_>, Vec<_>) = open.into_iter().partition(|partition| partition.is_gone());
+        let mut there = self.dir.found.lock().clone();
+        there.extend(gone.iter().map(|partition| partition.id.clone()));
+        (open, there)
     }
 
     /// Writes how far the logs are clean: for after a pass, so that a start does not clean again. [`checkpoint`](Self::checkpoint)
@@ -190,8 +218,7 @@ impl Store {
     /// What the disk says; the old checkpoint stands, and costs no more than another pass.
     pub fn checkpoint_cleaner_points(&self) -> Result<(), StoreError> {
         let mut checkpoints = self.dir.checkpoints.lock();
-        let open: Vec<Arc<Partition>> = self.partitions.lock().values().cloned().collect();
-        let there = self.dir.found.lock().clone();
+        let (open, there) = self.open_and_there();
         checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
     }
 

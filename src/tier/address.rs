@@ -119,9 +119,11 @@ fn make_folder(path: &FilePath) -> std::io::Result<()> {
 mod cloud {
     use std::time::Duration;
 
-    use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+    use object_store::{BackoffConfig, ClientConfigKey, RetryConfig};
 
     pub(super) fn retries() -> RetryConfig {
+        // The library's client takes the ciphers that the process has agreed on; the first to ask decides, a second is told no.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         RetryConfig {
             backoff: BackoffConfig {
                 init_backoff: Duration::from_millis(100),
@@ -133,43 +135,59 @@ mod cloud {
         }
     }
 
-    pub(super) fn client() -> ClientOptions {
-        // The library's client takes the ciphers that the process has agreed on; the first to ask decides, and a second is told no.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        ClientOptions::new()
-            .with_connect_timeout(Duration::from_secs(5))
-            .with_timeout(Duration::from_secs(60))
-            .with_user_agent(http_agent())
-    }
+    /// Settings of the client, one by one: all at once they would undo what the environment says, such as plain http.
+    pub(super) const CLIENT: [(ClientConfigKey, &str); 3] = [
+        (ClientConfigKey::ConnectTimeout, "5 seconds"),
+        (ClientConfigKey::Timeout, "60 seconds"),
+        (
+            ClientConfigKey::UserAgent,
+            concat!("siltstone/", env!("CARGO_PKG_VERSION")),
+        ),
+    ];
+}
 
-    fn http_agent() -> object_store::HeaderValue {
-        object_store::HeaderValue::from_static(concat!("siltstone/", env!("CARGO_PKG_VERSION")))
-    }
+/// Adds our settings of the client to those that the builder has.
+#[cfg(feature = "tier-s3")]
+fn s3(builder: object_store::aws::AmazonS3Builder) -> object_store::aws::AmazonS3Builder {
+    cloud::CLIENT.into_iter().fold(builder, |builder, (key, value)| {
+        builder.with_config(object_store::aws::AmazonS3ConfigKey::Client(key), value)
+    })
 }
 
 fn bucket_of(scheme: &str, bucket: &str, url: &str) -> Result<Arc<dyn ObjectStore>, TierError> {
     match scheme {
         #[cfg(feature = "tier-s3")]
-        "s3" => object_store::aws::AmazonS3Builder::from_env()
+        "s3" => s3(object_store::aws::AmazonS3Builder::from_env())
             .with_bucket_name(bucket)
             .with_retry(cloud::retries())
-            .with_client_options(cloud::client())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
             .map_err(|error| opening(url, error)),
         #[cfg(feature = "tier-gcs")]
-        "gs" => object_store::gcp::GoogleCloudStorageBuilder::from_env()
+        "gs" => cloud::CLIENT
+            .into_iter()
+            .fold(
+                object_store::gcp::GoogleCloudStorageBuilder::from_env(),
+                |builder, (key, value)| {
+                    builder.with_config(object_store::gcp::GoogleConfigKey::Client(key), value)
+                },
+            )
             .with_bucket_name(bucket)
             .with_retry(cloud::retries())
-            .with_client_options(cloud::client())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
             .map_err(|error| opening(url, error)),
         #[cfg(feature = "tier-azure")]
-        "az" => object_store::azure::MicrosoftAzureBuilder::from_env()
+        "az" => cloud::CLIENT
+            .into_iter()
+            .fold(
+                object_store::azure::MicrosoftAzureBuilder::from_env(),
+                |builder, (key, value)| {
+                    builder.with_config(object_store::azure::AzureConfigKey::Client(key), value)
+                },
+            )
             .with_container_name(bucket)
             .with_retry(cloud::retries())
-            .with_client_options(cloud::client())
             .build()
             .map(|store| Arc::new(store) as Arc<dyn ObjectStore>)
             .map_err(|error| opening(url, error)),
@@ -209,6 +227,16 @@ mod tests {
             "\"s3:///prefix\" is not the address of an archive: it names no bucket"
         );
         assert!(refusal("ftp://host/folder").contains("it must be s3://"));
+    }
+
+    #[cfg(feature = "tier-s3")]
+    #[test]
+    fn plain_http_that_the_environment_allows_stays_allowed() {
+        use object_store::ClientConfigKey;
+        use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+        let allow_http = AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp);
+        let builder = s3(AmazonS3Builder::new().with_config(allow_http, "true"));
+        assert_eq!(builder.get_config_value(&allow_http).as_deref(), Some("true"));
     }
 
     #[cfg(feature = "tier-https")]

@@ -164,7 +164,12 @@ impl TierStore {
             Err(error) if error.leaves_open() => Some(error),
             Err(error) => return Err(error),
         };
-        match (self.get(key, super::ledger_entry::MAX_LEN).await?, error) {
+        let found = match (self.get(key, super::ledger_entry::MAX_LEN).await, error) {
+            (Ok(found), error) => (found, error),
+            // What went wrong first says more than that we could not look.
+            (Err(unread), error) => return Err(error.unwrap_or(unread)),
+        };
+        match found {
             (Some(found), _) if found == bytes => Ok(Published::Ours),
             (Some(found), _) => Ok(Published::Theirs(found)),
             (None, Some(error)) => Err(error),

@@ -75,10 +75,12 @@ def main() -> int:
             archive = Path(temporary) / "archive"
             write = ["cargo", "run", "--quiet", "--example", "write_archive", "--", str(FIXTURES / "clean"), f"file://{archive}"]
             subprocess.run(write, cwd=CHECKOUT, check=True, capture_output=True, timeout=1500)
-            log = (FIXTURES / "clean" / "golden-0" / "00000000000000000000.log").read_bytes()
-            segment = next(archive.rglob("*.segment"))
-            equal(segment.read_bytes()[: len(log)], log, "bytes of the log")
-            expected = sum(count for _, count in batches(log))
+            logs = sorted((FIXTURES / "clean" / "golden-0").glob("*.log"))
+            segments = sorted(archive.rglob("*.segment"))
+            equal([file.name[:20] for file in segments], [file.stem for file in logs], "segments")
+            for segment, log in zip(segments, logs, strict=True):
+                equal(segment.read_bytes()[: log.stat().st_size], log.read_bytes(), f"bytes of {log.name}")
+            expected = sum(count for log in logs for _, count in batches(log.read_bytes()))
             equal(len(records(archive, "golden", 0)), expected, "records")
     return suite.close()
 

@@ -1,7 +1,8 @@
 """Runs every command of the README, verbatim and in order, and compares the answers with ones computed from the input file.
 
 Works in a fresh copy of the checkout whose `target` is the checkout's own, so that no dependency is built twice. The
-first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records.
+first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records. Any other
+command that starts a server is left running to the end, too.
 A command for which no check is written here is a failure: the README promises nothing untested. With `--input` the same commands
 run over another file of flights, which is to be the year: its row of the README's table holds then.
 """
@@ -31,6 +32,8 @@ from server import CHECKOUT, Server, by_partition, objects, target_dir
 from suite import Suite, equal
 
 READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-data"
+SECOND_READY_LINE = "ready grpc=127.0.0.1:9195 http=127.0.0.1:9744 data=tls/data"
+SERVE = "siltstone serve "
 INPUT = "examples/data/flights-2013-week1.jsonl"
 COMMAND_WITHIN_S = 7200
 RETAINED_WITHIN_S = 300
@@ -91,6 +94,7 @@ class Walk:
         self.environment = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "SILTSTONE_SERVER")}
         self.exports = root.with_name(root.name + ".exports")
         self.exports.touch()
+        self.started: list[str] = []
         self.row = "the week" if input_file is None else "the year"
         self.partitions: dict[int, list[dict]] = {}
         self.recent_start = 0
@@ -107,13 +111,15 @@ class Walk:
         target_dir().mkdir(parents=True, exist_ok=True)
         (self.root / "target").symlink_to(target_dir())
 
-    def start(self, command: str) -> Server:
-        """Runs the serve command in the background; its ready line must be the one that the README shows."""
-        stderr = self.root.with_name(self.root.name + ".stderr")
-        server = Server.from_command(["bash", "-c", "exec " + command], self.root, self.environment, stderr, COMMAND_WITHIN_S)
-        if server.ready_line != READY_LINE:
+    def start(self, command: str, ready_line: str = READY_LINE) -> Server:
+        """Runs a serve command in the background; its ready line must be the one that the README shows, or that its flags make."""
+        stderr = self.root.with_name(f"{self.root.name}.{len(self.started)}.stderr")
+        script = f'. "{self.exports}"\nexec {command}'
+        server = Server.from_command(["bash", "-c", script], self.root, self.environment, stderr, COMMAND_WITHIN_S)
+        self.started.append(command)
+        if server.ready_line != ready_line:
             server.kill()
-        equal(server.ready_line, READY_LINE, "the ready line")
+        equal(server.ready_line, ready_line, "the ready line")
         return server
 
     def run(self, command: str) -> Answer:
@@ -335,6 +341,28 @@ def check_dump(walk: Walk, command: str, answer: Answer) -> None:
         require_line(answer.stdout, batch.base_offset, batch.last_offset)
 
 
+def check_adopt(walk: Walk, _command: str, _answer: Answer) -> None:
+    """What was adopted has the records of the partition that was copied, at their offsets."""
+    adopted = by_partition(objects(walk.run("siltstone read orders --json").stdout))
+    expected = [{**record, "topic": "orders"} for record in walk.partitions[0]]
+    equal(adopted, {0: expected}, "the adopted partition")
+
+
+def check_list(walk: Walk, command: str, answer: Answer) -> None:
+    """The topic is listed to who shows a certificate, and nothing to who does not."""
+    require_line(answer.stdout, 1)
+    if "safe" not in answer.stdout:
+        raise AssertionError(f"the topic is not listed: {answer.stdout!r}")
+    nameless = re.sub(r" --tls-certificate \S+ --tls-key \S+", "", command)
+    try:
+        walk.run(nameless)
+    except AssertionError as refused:
+        if "certificate" not in str(refused):
+            raise
+    else:
+        raise AssertionError("a client without a certificate was let in")
+
+
 def check_grpc_client(_walk: Walk, _command: str, answer: Answer) -> None:
     """What was written comes back."""
     for name in ("Ada", "Grace", "Barbara"):
@@ -363,6 +391,12 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "siltstone topic explain planes": check_explain,
     "siltstone read planes": check_planes,
     "siltstone segment dump": check_dump,
+    "cp -r siltstone-data/": nothing_to_compare,
+    "siltstone topic adopt": check_adopt,
+    "mkdir tls": nothing_to_compare,
+    "openssl req": nothing_to_compare,
+    "siltstone topic create safe": nothing_to_compare,
+    "siltstone topic list": check_list,
     "python3 -m venv": nothing_to_compare,
     ".venv/bin/pip install": nothing_to_compare,
     ".venv/bin/python -m grpc_tools.protoc": nothing_to_compare,
@@ -411,6 +445,7 @@ def check_year_script(walk: Walk) -> None:
 def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
     """Types every command, then stops the server, starts it again and looks whether all is still there."""
     serve, *rest = commands((CHECKOUT / "README.md").read_text())
+    beside: list[Server] = []
     with contextlib.ExitStack() as servers:
         with suite.case(serve.text):
             server = servers.enter_context(walk.start(serve.text))
@@ -421,12 +456,16 @@ def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
             if command.text in already_run:
                 suite.skip(command.text, "ran before, as a step of its own")
             elif missing:
-                suite.skip(command.text, f"{', '.join(missing)} is not installed")
+                suite.missing(command.text, f"{', '.join(missing)} is not installed")
+            elif command.text.startswith(SERVE):
+                with suite.case(command.text):
+                    beside.append(servers.enter_context(walk.start(command.text, SECOND_READY_LINE)))
             else:
                 with suite.case(command.text):
                     walk.check(command.text)
-        with suite.case("SIGTERM stops the server, exit 0"):
-            server.stop()
+        with suite.case("SIGTERM stops the server, and any beside it, exit 0"):
+            for running in (*beside, server):
+                running.stop()
         with suite.case("the same records are there after a restart"):
             server = servers.enter_context(walk.start(serve.text))
             equal(walk.read_everything(), walk.partitions, "the topic after a restart")

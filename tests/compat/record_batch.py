@@ -16,6 +16,11 @@ CHECKED_FROM = 21
 LENGTH_ENDS = 12
 PREFIX = 16
 GZIP = 1
+TRANSACTIONAL = 1 << 4
+CONTROL = 1 << 5
+# A marker's record: length, attributes, two deltas, the length of its key; then the key: version i16, type i16.
+MARKER_TYPE = struct.Struct(">5xhh")
+ABORT = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +33,25 @@ class BatchHeader:
     last_offset: int
     leader_epoch: int
     records: int
+    producer_id: int = -1
+    is_transactional: bool = False
+    marker: int | None = None  # what a control batch says; `ABORT` or another
 
 
 def walk(log: bytes) -> Iterator[BatchHeader]:
     """Yields the header of each whole batch from the start; stops at the first that is not whole. Checks no checksum."""
     position = 0
     while position + HEADER.size <= len(log):
-        base, length, epoch, magic, _crc, _attributes, last_delta, *_, records = HEADER.unpack_from(log, position)
+        base, length, epoch, magic, _crc, attributes, last_delta, _, _, producer, _, _, records = HEADER.unpack_from(log, position)
         size = LENGTH_ENDS + length
         if magic != 2 or size < HEADER.size or position + size > len(log):
             return
-        yield BatchHeader(position, size, base, base + last_delta, epoch, records)
+        marker = None
+        if attributes & CONTROL:
+            _version, marker = MARKER_TYPE.unpack_from(log, position + HEADER.size)
+        yield BatchHeader(
+            position, size, base, base + last_delta, epoch, records, producer, bool(attributes & TRANSACTIONAL), marker
+        )
         position += size
 
 

@@ -5,6 +5,7 @@ A suite is a row of cases. A case that raises is a failure; the next one runs al
 """
 
 import contextlib
+import os
 import sys
 import time
 import traceback
@@ -39,6 +40,14 @@ class Suite:
         """Counts a case that cannot run here, with the reason."""
         self.skipped += 1
         print(f"skip   {self.name}: {title}: {why}", flush=True)
+
+    def missing(self, title: str, why: str) -> None:
+        """A case that lacks a program is skipped; where a change is judged (`CI=true`), what is not looked at has failed."""
+        if os.environ.get("CI") != "true":
+            self.skip(title, why)
+            return
+        with self.case(title):
+            raise AssertionError(f"{why}; with CI=true it must be there")
 
     def close(self) -> int:
         """Prints the closing line. Returns the exit code: a suite without a single passed case has failed."""

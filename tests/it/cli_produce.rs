@@ -97,7 +97,7 @@ fn interrupted_twice(server: &Server, topic: &str) -> String {
     let (code, stdout, _) = told(&load.wait_with_output().unwrap());
     assert_eq!(code, Some(1));
     assert!(
-        stdout.starts_with(&format!(r#"{{"topic":"{topic}","acknowledged_records":"#)),
+        stdout.starts_with(&format!(r#"{{"topic":"{topic}","sent_records":"#)),
         "{stdout}"
     );
     signal(&server.child, "CONT");
@@ -187,4 +187,55 @@ async fn a_load_lives_through_a_server_that_is_killed_in_the_middle() {
         .map(|line| format!("{}\n", line.rsplit('\t').next().unwrap()))
         .collect();
     assert!(values == lines(0..100_000), "a gap, a repeat or another order");
+}
+
+#[test]
+fn ctrl_c_ends_a_load_by_itself_though_records_are_under_way_and_the_server_is_silent() {
+    let (server, _dir) = server();
+    server.done(&["topic", "create", "t"]);
+    // Nothing but the grace ends it: the server stays silent, and records may wait for a day.
+    let mut load = server.command(&["produce", "t", "--delivery-timeout", "86400"]);
+    let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = load.stdin.take().unwrap();
+    stdin.write_all(b"first\n").unwrap();
+    while server.done(&["read", "t"]).is_empty() {}
+    signal(&server.child, "STOP");
+    stdin.write_all(&b"more\n".repeat(1 << 18)).unwrap();
+    signal(&load, "INT");
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!(code, Some(1));
+    assert!(stdout.contains(" records acknowledged, "), "{stdout}");
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("siltstone: interrupted; ")
+            && last.ends_with(" records were sent and not acknowledged")
+            && !last.contains(" 0 records"),
+        "{stderr}"
+    );
+    drop(stdin);
+}
+
+#[test]
+fn a_line_that_the_topic_does_not_take_is_named_and_all_lines_before_it_are_written() {
+    let (server, dir) = server();
+    let compacted = ["--partitions", "3", "--config", "cleanup.policy=compact"];
+    server.done(&[&["topic", "create", "t"], &compacted[..]].concat());
+    let mut text: String = (0..1000).map(|n| format!("k{n}:v{n}\n")).collect();
+    text.push_str("without a key\nlate:late\n");
+    let path = dir.path().join("in.txt");
+    std::fs::write(&path, text).unwrap();
+    let path = path.display().to_string();
+    let load = server.command(&["produce", "t", "--input", &path, "--key-separator", ":"]);
+    let (code, stdout, stderr) = run(load);
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(
+        stderr.starts_with(&format!("siltstone: {path}:1001: ")) && stderr.contains("has no key"),
+        "{stderr}"
+    );
+    let acknowledged: usize = stdout.split(' ').next().unwrap().parse().unwrap();
+    let written = server.done(&["read", "t", "--json"]);
+    assert_eq!(written.lines().count(), acknowledged);
+    for n in 0..1000 {
+        assert!(written.contains(&format!(r#""value":"v{n}""#)), "line {}", n + 1);
+    }
 }

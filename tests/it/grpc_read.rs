@@ -3,6 +3,7 @@
 use prost::Message;
 use siltstone::proto::v1;
 
+use crate::http::metric;
 use crate::support::{TestServer, everything, read_all, record, records, values};
 
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
@@ -233,4 +234,70 @@ async fn offsets_are_found_by_time_and_by_boundary_and_deleted_records_are_gone(
     let deleted = log.delete_records(request).await.unwrap().into_inner();
     assert_eq!(deleted.partitions[0].log_start_offset, 3);
     assert_eq!(values(&read_all(&mut log, everything("flights")).await), ["20"]);
+}
+
+/// What the answers to reads hold in the server, in bytes.
+async fn held(server: &TestServer) -> f64 {
+    metric(server, "siltstone_door_sending_bytes", "").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_never_read_share_one_budget_and_stop_nobody() {
+    const STREAMS: usize = 48;
+    const BUDGET: usize = 8 << 20;
+    let server = TestServer::start_with(&[("grpc.max_buffered_bytes", "8MiB")]).await;
+    let topic = v1::CreateTopicRequest {
+        name: "flights".to_owned(),
+        partitions: Some(1),
+        config: [("compression.type".to_owned(), "zstd".to_owned())].into(),
+        ..Default::default()
+    };
+    server.admin().await.create_topic(topic).await.unwrap();
+    let mut log = server.log().await;
+    let value = "x".repeat(16 << 10);
+    for _ in 0..4 {
+        log.produce(records("flights", 0, &[value.as_str(); 32]))
+            .await
+            .unwrap();
+    }
+    let endpoint = format!("http://{}", server.server.grpc_addr());
+    let channel = tonic::transport::Channel::from_shared(endpoint)
+        .unwrap()
+        .initial_stream_window_size(65_535)
+        .initial_connection_window_size(64 << 20)
+        .connect()
+        .await
+        .unwrap();
+    let idle = v1::log_service_client::LogServiceClient::new(channel);
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        let stream = idle.clone().read(everything("flights")).await.unwrap();
+        streams.push(stream.into_inner());
+    }
+    // Each small answer is of 64 KiB, in a buffer that may have doubled, and what stands beside its records.
+    let bound = (BUDGET + STREAMS * 2 * ((64 << 10) + 1024)) as f64;
+    // At most 4 answers of 1 MiB fit, in their buffers; all others are small.
+    while metric(&server, "siltstone_door_reduced_answers_total", "").await < (STREAMS - 4) as f64 {
+        assert!(held(&server).await <= bound);
+    }
+    let now = held(&server).await;
+    assert!(now <= bound && now > (BUDGET / 2) as f64, "{now} bytes are held");
+
+    let responses = read_all(&mut log, everything("flights")).await;
+    assert_eq!(values(&responses).len(), 128, "who reads is served");
+    assert!(responses.len() >= 32, "in small answers: {}", responses.len());
+
+    let fetched = log.fetch(fetch(&[("flights", 0)])).await.unwrap().into_inner();
+    let first = &fetched.partitions[0];
+    assert_eq!(
+        (first.records.len(), first.next_offset),
+        (3, 3),
+        "as little as one read"
+    );
+
+    drop((streams, idle));
+    while held(&server).await > 0.0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(read_all(&mut log, everything("flights")).await.len() < 8);
 }

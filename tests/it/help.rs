@@ -210,3 +210,29 @@ fn bash_takes_the_completion_script_and_completes_commands_and_flags_by_it() {
         Some("--follow\n")
     );
 }
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure_and_a_reader_who_left_is_none() {
+    for arguments in [&["--help"][..], &["--version"], &["topic", "--help"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_siltstone"))
+            .args(arguments)
+            .stdout(full)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            stderr.starts_with("siltstone: cannot write to standard output: "),
+            "{stderr}"
+        );
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_siltstone"))
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    }
+}

@@ -6,12 +6,25 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use siltstone::proto::v1;
+
 use crate::process::{run, siltstone};
-use crate::support::{TestServer, records};
+use crate::support::{TestServer, everything, read_all, records, values};
 
 /// The whole answer to a GET, head and body.
 async fn get(address: SocketAddr, path: &str) -> String {
     ask(address, path, "").await
+}
+
+/// The samples of a metric whose labels contain `labels`, added up; 0 where there is none.
+pub(crate) async fn metric(server: &TestServer, name: &str, labels: &str) -> f64 {
+    let answer = get(server.server.http_addr(), "/metrics").await;
+    let samples = answer.lines().filter_map(|line| {
+        let (named, value) = line.rsplit_once(' ')?;
+        let (found, labelled) = named.split_once('{').unwrap_or((named, ""));
+        (found == name && labelled.contains(labels)).then(|| value.parse::<f64>().unwrap())
+    });
+    samples.sum()
 }
 
 /// The whole answer to a GET with more header lines.
@@ -230,4 +243,69 @@ async fn a_command_that_is_pointed_at_the_http_door_is_told_where_the_grpc_addre
             "{arguments:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn after_real_traffic_the_metrics_tell_of_it() {
+    let server = TestServer::start().await;
+    let synced = v1::CreateTopicRequest {
+        name: "flights".to_owned(),
+        partitions: Some(2),
+        ..v1::CreateTopicRequest::default()
+    };
+    server.admin().await.create_topic(synced).await.unwrap();
+    let mut log = server.log().await;
+    for partition in 0..2 {
+        let sent = records("flights", partition, &["x", "y"]);
+        log.produce(sent).await.unwrap();
+    }
+    assert_eq!(values(&read_all(&mut log, everything("flights")).await).len(), 4);
+    log.produce(records("nowhere", 0, &["x"])).await.unwrap_err();
+    log.read(everything("nowhere")).await.unwrap_err();
+    let beyond = v1::ReadRequest {
+        start: Some(v1::ReadStart {
+            at: Some(v1::read_start::At::Offset(7)),
+        }),
+        ..everything("flights")
+    };
+    log.read(beyond).await.unwrap_err();
+    for (name, labels, least) in [
+        ("siltstone_produce_records_total", "", 4.0),
+        ("siltstone_produce_bytes_total", "", 100.0),
+        ("siltstone_produce_append_seconds_count", "", 2.0),
+        ("siltstone_produce_ack_seconds_count", "", 2.0),
+        ("siltstone_sync_rounds_total", "", 1.0),
+        ("siltstone_sync_partitions_total", "", 2.0),
+        ("siltstone_sync_round_seconds_count", "", 1.0),
+        ("siltstone_fetch_bytes_total", "", 100.0),
+        ("siltstone_fetch_seconds_count", "", 2.0),
+        ("siltstone_door_call_seconds_count", "method=\"Produce\"", 3.0),
+        (
+            "siltstone_door_refused_requests_total",
+            "reason=\"not_found\"",
+            2.0,
+        ),
+        (
+            "siltstone_door_refused_requests_total",
+            "reason=\"out_of_range\"",
+            1.0,
+        ),
+        ("siltstone_env_open_files", "", 1.0),
+        ("siltstone_env_open_maps", "", 1.0),
+        ("siltstone_disk_free_bytes", "", 1.0),
+    ] {
+        let value = metric(&server, name, labels).await;
+        assert!(
+            value >= least,
+            "{name}{{{labels}}} is {value}, not {least} at least"
+        );
+    }
+    // Sizes are counted every 10 s.
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(11)).await;
+    tokio::time::resume();
+    while metric(&server, "siltstone_log_bytes", "").await < 100.0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(metric(&server, "siltstone_log_segments", "").await >= 2.0);
 }

@@ -4,8 +4,10 @@
 //! |---|---|---|
 //! | 1 | a promise of `max.compaction.lag.ms` falls due | the earliest deadline first |
 //! | 2 | the dirty ratio is above `min.cleanable.dirty.ratio` | the dirtiest first |
+//! | 3 | the time of its tombstones is over | the longest over first |
+//! | 4 | its last pass failed, whatever it was for | any |
 //!
-//! What is not here: commands, which come before both (`desk`), and back-off (`state`).
+//! What is not here: commands, which come after promises and before the rest (`desk`), and back-off (`state`).
 
 use std::cmp::Ordering;
 
@@ -22,16 +24,30 @@ pub(super) enum Urgency {
     Promise(Timestamp),
     /// So much of it is dirty.
     Ratio(f64),
+    /// Tombstones may go since this time.
+    Horizon(Timestamp),
+    /// Its last pass failed.
+    Again,
 }
 
 impl Urgency {
     /// Orders by who comes first: the least is next.
     pub(super) fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Promise(mine), Self::Promise(theirs)) => mine.cmp(theirs),
-            (Self::Promise(_), Self::Ratio(_)) => Ordering::Less,
-            (Self::Ratio(_), Self::Promise(_)) => Ordering::Greater,
+            (Self::Promise(mine), Self::Promise(theirs)) | (Self::Horizon(mine), Self::Horizon(theirs)) => {
+                mine.cmp(theirs)
+            }
             (Self::Ratio(mine), Self::Ratio(theirs)) => theirs.total_cmp(mine),
+            (mine, theirs) => mine.rank().cmp(&theirs.rank()),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Promise(_) => 1,
+            Self::Ratio(_) => 2,
+            Self::Horizon(_) => 3,
+            Self::Again => 4,
         }
     }
 }
@@ -39,15 +55,20 @@ impl Urgency {
 /// Says whether a log wants a pass at `now`, sealed and synced first where only that is in the way of a promise.
 pub(super) fn urgency(view: &CompactionView, now: Timestamp) -> Option<Urgency> {
     let promised = view.promise_at.is_some_and(|at| at <= now);
-    // Both end when the cleaner seals and syncs.
-    let sealable = matches!(view.bound, Some(Bound::ActiveSegment | Bound::NotSafe(_)));
+    // Ends when the cleaner syncs.
+    let syncable = matches!(view.bound, Some(Bound::NotSafe(_)));
+    let to_roll = view.roll_at.filter(|at| *at <= now);
     match (view.due, view.deadline) {
         (Due::Promise, Some(deadline)) => Some(Urgency::Promise(deadline)),
-        (Due::No(NotDue::NotCleanable), Some(deadline)) if promised && sealable => {
+        (Due::No(NotDue::NotCleanable), Some(deadline)) if promised && syncable => {
             Some(Urgency::Promise(deadline))
         }
-        (Due::Ratio | Due::Promise, _) => Some(Urgency::Ratio(view.ratio)),
-        (Due::No(_), _) => None,
+        (due, deadline) => match (to_roll, due) {
+            (Some(at), _) => Some(Urgency::Promise(deadline.unwrap_or(at))),
+            (None, Due::Ratio | Due::Promise) => Some(Urgency::Ratio(view.ratio)),
+            (None, Due::Horizon) => view.horizon_at.map(Urgency::Horizon),
+            (None, Due::No(_)) => None,
+        },
     }
 }
 
@@ -58,7 +79,7 @@ pub(super) fn wakes_at(view: &CompactionView, now: Timestamp) -> Option<Timestam
         Some(Bound::NotSafe(_)) => Some(now.saturating_add_ms(SYNC_LOOK_MS)),
         _ => None,
     };
-    [view.promise_at, lag]
+    [view.promise_at, view.roll_at, view.horizon_at, lag]
         .into_iter()
         .flatten()
         .filter(|at| *at > now)
@@ -84,6 +105,8 @@ mod tests {
             ratio: 0.5,
             deadline: None,
             promise_at: None,
+            roll_at: None,
+            horizon_at: None,
             dirty_since: None,
             due,
             last_pass: None,
@@ -95,6 +118,7 @@ mod tests {
         CompactionView {
             deadline: Some(Timestamp(at + 500)),
             promise_at: Some(Timestamp(at)),
+            roll_at: Some(Timestamp(at)),
             ..view(due)
         }
     }
@@ -102,6 +126,8 @@ mod tests {
     #[test]
     fn promises_come_before_ratios_the_earliest_deadline_and_the_dirtiest_log_first() {
         let mut all = [
+            Urgency::Again,
+            Urgency::Horizon(Timestamp(3)),
             Urgency::Ratio(0.6),
             Urgency::Promise(Timestamp(20)),
             Urgency::Ratio(0.9),
@@ -113,6 +139,8 @@ mod tests {
             Urgency::Promise(Timestamp(20)),
             Urgency::Ratio(0.9),
             Urgency::Ratio(0.6),
+            Urgency::Horizon(Timestamp(3)),
+            Urgency::Again,
         ];
         assert_eq!(all, expected);
     }
@@ -127,12 +155,14 @@ mod tests {
         assert_eq!(wakes_at(&early, NOW), Some(Timestamp(1_001)));
         let lagging = CompactionView {
             bound: Some(Bound::MinLag(Timestamp(1_200))),
+            roll_at: None,
             ..waiting.clone()
         };
         assert_eq!(urgency(&lagging, NOW), None);
         assert_eq!(wakes_at(&lagging, NOW), Some(Timestamp(1_200)));
         let unsynced = CompactionView {
             bound: Some(Bound::NotSafe(Offset(3))),
+            roll_at: None,
             ..waiting.clone()
         };
         assert_eq!(urgency(&unsynced, NOW), Some(Urgency::Promise(Timestamp(1_400))));
@@ -144,6 +174,7 @@ mod tests {
         assert_eq!(wakes_at(&over, NOW), None, "what is over wakes nobody");
         let held = CompactionView {
             due: Due::No(NotDue::Held),
+            roll_at: None,
             ..waiting
         };
         assert_eq!(urgency(&held, NOW), None);
@@ -154,5 +185,16 @@ mod tests {
         let quiet = view(Due::No(NotDue::BelowRatio));
         assert_eq!((urgency(&quiet, NOW), wakes_at(&quiet, NOW)), (None, None));
         assert_eq!(urgency(&view(Due::Ratio), NOW), Some(Urgency::Ratio(0.5)));
+    }
+
+    #[test]
+    fn an_active_segment_is_sealed_for_its_promise_also_while_a_lag_keeps_the_one_before_it() {
+        let lagging = CompactionView {
+            bound: Some(Bound::MinLag(Timestamp(1_200))),
+            roll_at: Some(NOW),
+            ..promised(Due::No(NotDue::NotCleanable), 1_300)
+        };
+        assert_eq!(urgency(&lagging, NOW), Some(Urgency::Promise(Timestamp(1_800))));
+        assert_eq!(wakes_at(&lagging, Timestamp(999)), Some(NOW));
     }
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use crate::broker::Error;
 use crate::broker::served::Served;
-use crate::types::TopicName;
+use crate::types::{Timestamp, TopicName};
 
 use super::pace::Bucket;
 use super::{CleanerConfig, CompactionJob, JobState, PartitionJob};
@@ -33,6 +33,10 @@ pub(in crate::broker) struct Desk {
     wake: Condvar,
     ending: AtomicBool,
     changed: Notify,
+    /// When the next promise wants a thread, in milliseconds, as far as looks and appends told.
+    promise_at: AtomicI64,
+    /// Logs that threads are at.
+    pub(super) busy: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +46,8 @@ struct Papers {
     waiting: VecDeque<Errand>,
     /// Something happened that may make a log due.
     look: bool,
+    /// Threads that sleep.
+    idle: usize,
 }
 
 /// One partition of a command.
@@ -61,6 +67,8 @@ impl Desk {
             wake: Condvar::new(),
             ending: AtomicBool::new(false),
             changed: Notify::new(),
+            promise_at: AtomicI64::new(i64::MAX),
+            busy: AtomicUsize::new(0),
         })
     }
 
@@ -84,15 +92,55 @@ impl Desk {
         self.wake.notify_one();
     }
 
+    /// A look at all logs begins: it finds every promise that was told of until now.
+    pub(super) fn begin_look(&self) {
+        self.promise_at.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    /// A look found that a promise wants a thread then.
+    pub(super) fn note_promise(&self, at: Timestamp) {
+        self.promise_at.fetch_min(at.0, Ordering::SeqCst);
+    }
+
+    /// A log got its first promise. Has an idle thread look at it, if none was to look so soon.
+    pub(in crate::broker) fn expect_promise(&self, at: Timestamp) {
+        if self.promise_at.fetch_min(at.0, Ordering::SeqCst) > at.0 {
+            self.look();
+        }
+    }
+
+    /// Tells whether a promise may want a thread now, and there is none but those at work.
+    pub(super) fn needs_a_working_thread(&self, now: Timestamp) -> bool {
+        if self.promise_at.load(Ordering::SeqCst) > now.0 {
+            return false;
+        }
+        let mut papers = self.papers.lock();
+        let idle = papers.idle > 0;
+        papers.look |= idle;
+        drop(papers);
+        if idle {
+            self.wake.notify_one();
+        }
+        !idle
+    }
+
+    /// Tells whether every thread has a log.
+    pub(super) fn is_busy(&self) -> bool {
+        let busy = self.busy.load(Ordering::Relaxed);
+        busy > 0 && busy >= self.config.threads
+    }
+
     /// Sleeps until there may be work, at most `pause`.
     pub(in crate::broker) fn sleep(&self, pause: Duration) {
         let until = Instant::now() + pause;
         let mut papers = self.papers.lock();
+        papers.idle += 1;
         while !self.is_ending() && papers.waiting.is_empty() && !papers.look {
             if self.wake.wait_until(&mut papers, until).timed_out() {
                 break;
             }
         }
+        papers.idle -= 1;
         papers.look = false;
     }
 

@@ -8,11 +8,14 @@ use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::topics::Topic;
 use crate::broker::{Error, PartitionId};
-use crate::storage::{Bound, CompactionView, Due, NotDue, PassReport, Rounds, SegmentRole};
+use crate::storage::{
+    Bound, CompactionView, Due, NotDue, PassReport, Rounds, SegmentRole, breaks_its_promise,
+};
 use crate::types::{Timestamp, TopicName};
 
 use super::candidates::{urgency, wakes_at};
 use super::jobs::chosen;
+use super::state::is_overdue;
 use super::{
     CompactionExplanation, Exactness, KeyCounts, LastPass, LogDescription, LogSegment, PassError, RoundsLeft,
     Running, SegmentState,
@@ -29,7 +32,7 @@ impl Core {
         let now = self.now();
         let explained = chosen(&topic, partitions)?
             .iter()
-            .map(|served| explain(&topic, served, now))
+            .map(|served| self.explain(&topic, served, now))
             .collect();
         Ok(explained)
     }
@@ -48,30 +51,71 @@ impl Core {
     }
 }
 
-fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanation {
-    let view = served.log.compaction(now);
+impl Core {
+    fn explain(&self, topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanation {
+        let view = served.log.compaction(now);
+        let failing = served.cleaning.failing(now);
+        let retry_at = failing.map(|failing| failing.retry_at);
+        let due = urgency(&view, now).is_some() || retry_at.is_some();
+        let pause = retry_at.filter(|at| *at > now);
+        let running = served.cleaning.running().is_some();
+        let next_run = match (due, pause) {
+            (true, pause) => Some(pause.unwrap_or(now)),
+            (false, _) => wakes_at(&view, now),
+        };
+        let why_not_now = match pause {
+            _ if running => None,
+            Some(_) => Some("the last pass failed, and the pause after it is not over".to_owned()),
+            None if due && self.cleaner.is_busy() => {
+                Some("all threads of the cleaner are at other logs".to_owned())
+            }
+            None if due => None,
+            None => Some(why_not(&view)),
+        };
+        let explained = explain(topic, served, &view, now);
+        CompactionExplanation {
+            next_run,
+            budget_alarm: alarm(topic, served, &view, why_not_now.as_deref(), now),
+            why_not_now,
+            ..explained
+        }
+    }
+}
+
+/// Says what breaks a promise, or will.
+fn alarm(
+    topic: &Topic,
+    served: &Served,
+    view: &CompactionView,
+    why_not_now: Option<&str>,
+    now: Timestamp,
+) -> Option<String> {
+    let running = served.cleaning.running();
+    if running.is_some_and(|one| one.alarm.load(Ordering::Relaxed)) {
+        return Some(
+            "cleaner.io_max_bytes_per_second would break the promise of max.compaction.lag.ms; the pass goes beyond it"
+                .to_owned(),
+        );
+    }
+    if let Some(deadline) = view.deadline.filter(|_| is_overdue(view, now)) {
+        return Some(format!(
+            "the promise of max.compaction.lag.ms is broken since {} ms: {}",
+            now.0.saturating_sub(deadline.0),
+            why_not_now.unwrap_or("a pass is under way, or about to begin")
+        ));
+    }
+    let compaction = topic.config.compaction();
+    breaks_its_promise(&compaction).then(|| {
+        "max.compaction.lag.ms cannot be promised while records are written: min.compaction.lag.ms leaves less than 2 seconds"
+            .to_owned()
+    })
+}
+
+/// Everything but what depends on the schedule.
+fn explain(topic: &Topic, served: &Served, view: &CompactionView, now: Timestamp) -> CompactionExplanation {
     let marks = served.log.watermarks();
     let running = served.cleaning.running();
-    let failing = served.cleaning.failing();
-    let retry_at = failing
-        .as_ref()
-        .map(|failing| failing.retry_at)
-        .filter(|at| *at > now);
-    let due = urgency(&view, now).is_some();
-    let next_run = match (due, retry_at) {
-        (true, None) => Some(now),
-        (true, Some(at)) => Some(at),
-        (false, _) => wakes_at(&view, now),
-    };
-    let why_not_now = match retry_at {
-        _ if running.is_some() => None,
-        Some(_) => Some("the last pass failed, and the pause after it is not over".to_owned()),
-        None if due => None,
-        None => Some(why_not(&view)),
-    };
-    let alarm = running
-        .as_ref()
-        .is_some_and(|one| one.alarm.load(Ordering::Relaxed));
+    let failing = served.cleaning.failing(now);
     CompactionExplanation {
         partition: served.id().partition,
         log_start: view.log_start,
@@ -89,7 +133,7 @@ fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanat
         dirty_ratio: view.ratio,
         min_dirty_ratio: topic.config.min_cleanable_dirty_ratio,
         oldest_dirty_age_ms: view.dirty_since.map(|since| now.0.saturating_sub(since.0).max(0)),
-        keys: view.last_pass.as_ref().map(|(_, report)| keys(&view, report)),
+        keys: view.last_pass.as_ref().map(|(_, report)| keys(view, report)),
         last_pass: view.last_pass.as_ref().map(|(at, report)| {
             let took_ms = u64::try_from(served.cleaning.last_took().as_millis()).unwrap_or(u64::MAX);
             LastPass {
@@ -111,13 +155,10 @@ fn explain(topic: &Topic, served: &Served, now: Timestamp) -> CompactionExplanat
                 total_bytes,
             }
         }),
-        next_run,
-        why_not_now,
+        next_run: None,
+        why_not_now: None,
         promise_deadline: view.deadline,
-        budget_alarm: alarm.then(|| {
-            "cleaner.io_max_bytes_per_second would break the promise of max.compaction.lag.ms; the pass goes beyond it"
-                .to_owned()
-        }),
+        budget_alarm: None,
     }
 }
 
@@ -160,7 +201,7 @@ fn why_not(view: &CompactionView) -> String {
         Due::No(NotDue::BelowRatio) => {
             "the dirty ratio is not above min.cleanable.dirty.ratio, and no promise is due".to_owned()
         }
-        Due::No(NotDue::NotCleanable) | Due::Ratio | Due::Promise => match view.bound {
+        Due::No(NotDue::NotCleanable) | Due::Ratio | Due::Promise | Due::Horizon => match view.bound {
             Some(bound) => bound_text(bound),
             None => "nothing is dirty".to_owned(),
         },
@@ -238,6 +279,8 @@ mod tests {
             ratio: 0.0,
             deadline: None,
             promise_at: None,
+            horizon_at: None,
+            roll_at: None,
             dirty_since: None,
             due: Due::No(NotDue::Clean),
             last_pass: None,

@@ -3,17 +3,21 @@
 //! ```text
 //!   CompactNow --> desk --.                    .--> roll, sync --> pass, pass ... --> checkpoint --> jobs, metrics
 //!                          >-- a thread takes --|                    |
-//!   every look --> choose -'        one log     '                  pace: budget, traffic, promise, stop
+//!   every look --> scan ---'        one log     '                  pacer: budget, traffic, promises, stop
 //! ```
 //!
 //! The threads are the broker's own and not the runtime's: a pass blocks for minutes. They sleep until the next look, the
 //! next promise, a command, or the end.
 //!
 //! Invariants
-//! - One thread cleans a log at a time. Commands come first, then promises by their deadline, then logs by dirty ratio.
+//! - One thread cleans a log at a time. Promises come first, by their deadline, then commands, then logs by dirty ratio, then
+//!   logs whose tombstones came of age. A promise that comes due while all threads are at work is kept between two chunks of a
+//!   pass that has more time.
+//! - A promise that is broken is told, whatever broke it, once for each deadline.
 //! - Nothing parks: a pass that failed is tried again, after 1 s, then twice as long each time, at most 5 minutes.
 //! - The map of a pass is taken when the pass begins and given back at its end: an idle cleaner holds no memory.
-//! - A log that did not change since the last look costs a look at six numbers.
+//! - A log that did not change since the last look costs a look at six numbers; an append to a log whose promise is known, one
+//!   at a flag.
 //! - A pass ends within a chunk of the broker's stop and of the removal of its partition.
 //!
 //! What is not here: what a pass does to a log (`storage::cleaner`).
@@ -23,7 +27,9 @@ mod desk;
 mod explain;
 mod jobs;
 mod pace;
+mod pacer;
 mod requests;
+mod scan;
 mod state;
 mod work;
 

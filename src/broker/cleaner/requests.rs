@@ -115,9 +115,10 @@ pub struct CompactionExplanation {
     pub dirty_ratio: f64,
     /// From which ratio on a pass is worth it.
     pub min_dirty_ratio: f64,
-    /// How long ago the oldest dirty record was appended, in milliseconds: no shadowed record is shadowed for longer.
+    /// How long ago the oldest dirty record was appended, in milliseconds, or somewhat longer. Whether it, or anything, is
+    /// shadowed is not known before a pass; what is, is so for no longer than this.
     pub oldest_dirty_age_ms: Option<i64>,
-    /// Live keys and tombstones; unknown until a pass came to its end.
+    /// Live keys and tombstones, see [`KeyCounts::exactness`]; unknown until a pass came to its end.
     pub keys: Option<KeyCounts>,
     /// The last pass that came to its end, since the start.
     pub last_pass: Option<LastPass>,
@@ -131,7 +132,8 @@ pub struct CompactionExplanation {
     pub why_not_now: Option<String>,
     /// Until then the promise of `max.compaction.lag.ms` holds without a pass.
     pub promise_deadline: Option<Timestamp>,
-    /// Set while the I/O budget would break that promise; the pass then goes beyond the budget.
+    /// Set while that promise is broken, whatever broke it; while the I/O budget would break it, and the pass goes beyond the
+    /// budget; and where the settings leave no room for it.
     pub budget_alarm: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The work of a cleaner thread: take a command or choose a log, seal what has to be sealed, sync it, and clean it pass by pass.
+//! The work of a cleaner thread: take a promise, a command or another log, seal what has to be sealed, sync it, and clean it pass by pass.
 //!
 //! ```text
 //!   1. roll        for a command always, for a promise when it is time       dies here: a sealed segment more
@@ -11,7 +11,7 @@
 //! - Whatever happens to a pass, the partition is given back and looked at again.
 //! - A failure is counted and logged here, once; who asked by command gets its text.
 //!
-//! What is not here: the choice (`candidates`), the waiting (`desk`), what a pass does (`storage`).
+//! What is not here: the choice (`scan`, `candidates`), the waiting (`desk`, `pacer`), what a pass does (`storage`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,23 +20,20 @@ use std::time::{Duration, Instant};
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::storage::{
-    AppendError, Bound, CompactError, CompactionView, OffsetMap, Pace, Pass, PassReport, RollFor, Rolled,
-    Rounds,
+    AppendError, Bound, CompactError, CompactionView, OffsetMap, Pass, PassReport, RollFor, Rolled, Rounds,
 };
-use crate::types::{Offset, Timestamp};
+use crate::types::Offset;
 
 use super::JobState;
-use super::candidates::{Urgency, urgency, wakes_at};
+use super::candidates::{Urgency, urgency};
 use super::desk::Errand;
 use super::explain::bound_text;
 use super::jobs::running;
-use super::pace::{self, Outlook};
+use super::pacer::Pacer;
 use super::state::Progress;
 
 /// How often a sync that another thread does is looked at.
 const SYNC_LOOK: Duration = Duration::from_millis(5);
-/// How long a pass rests before it looks whether somebody waits for its end.
-const REST_SLICE: Duration = Duration::from_millis(50);
 /// Pause after something else had its hands on the segments.
 const LATER_PAUSE: Duration = Duration::from_millis(100);
 /// So often a command tries while something else has.
@@ -79,6 +76,15 @@ enum Cause {
     Command,
     Promise,
     Ratio,
+    Horizon,
+    Again,
+}
+
+/// What is to be done to a log.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    wish: RollFor,
+    depth: Depth,
 }
 
 impl Cause {
@@ -87,20 +93,30 @@ impl Cause {
             Self::Command => "command",
             Self::Promise => "promise",
             Self::Ratio => "ratio",
+            Self::Horizon => "horizon",
+            Self::Again => "again",
         }
     }
 }
 
 /// A log that a thread has claimed; given back when dropped.
-struct Claimed<'a> {
-    core: &'a Core,
-    served: Arc<Served>,
-    progress: Arc<Progress>,
+pub(super) struct Claimed<'a> {
+    pub(super) core: &'a Core,
+    pub(super) served: Arc<Served>,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Whether a pass is the work of its thread, or comes between two chunks of one that is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Depth {
+    Outer,
+    Within,
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
         self.core.metrics.cleaner_running.dec();
+        self.core.cleaner.busy.fetch_sub(1, Ordering::Relaxed);
         self.served.cleaning.release();
     }
 }
@@ -116,8 +132,13 @@ impl Core {
         }
     }
 
-    /// One turn: one command or one log.
+    /// One turn: the log of a promise, one command, or another log.
     pub(in crate::broker) fn clean_next(&self) -> Turn {
+        let scan = self.scan();
+        if let Some(claimed) = self.promised(&scan, None) {
+            self.clean_by_schedule(&claimed, Depth::Outer);
+            return Turn::Worked;
+        }
         let errand = self.cleaner.take(|errand| {
             self.claim(&errand.served)
                 .map(|claimed| (errand.clone(), claimed))
@@ -126,18 +147,19 @@ impl Core {
             self.carry_out(&errand, &claimed);
             return Turn::Worked;
         }
-        match self.choose() {
+        match self.next_of(&scan) {
             Ok(claimed) => {
-                self.clean_by_schedule(&claimed);
+                self.clean_by_schedule(&claimed, Depth::Outer);
                 Turn::Worked
             }
             Err(pause) => Turn::Idle(pause),
         }
     }
 
-    fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
+    pub(super) fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
         let progress = served.cleaning.claim(self.now())?;
         self.metrics.cleaner_running.inc();
+        self.cleaner.busy.fetch_add(1, Ordering::Relaxed);
         Some(Claimed {
             core: self,
             served: Arc::clone(served),
@@ -145,54 +167,18 @@ impl Core {
         })
     }
 
-    /// Returns the log that is next, or how long nothing is due.
-    fn choose(&self) -> Result<Claimed<'_>, Duration> {
-        let now = self.now();
-        let mut best: Option<(Urgency, Arc<Served>)> = None;
-        let mut wake: Option<Timestamp> = None;
-        let mut sooner = |at: Timestamp| wake = Some(wake.map_or(at, |wake| wake.min(at)));
-        let mut failing = 0;
-        for topic in self.topics.all() {
-            if !topic.config.cleanup.compacts() {
-                continue;
-            }
-            for served in &topic.partitions {
-                let marks = served.log.watermarks();
-                if !served.cleaning.needs_look(&marks) {
-                    continue;
-                }
-                let retry_at = served.cleaning.failing().map(|failing| failing.retry_at);
-                failing += i64::from(retry_at.is_some());
-                if let Some(at) = retry_at.filter(|at| *at > now) {
-                    sooner(at);
-                    continue;
-                }
-                let view = served.log.compaction(now);
-                match (urgency(&view, now), wakes_at(&view, now)) {
-                    (Some(found), _) => {
-                        if best.as_ref().is_none_or(|(best, _)| found.order(best).is_lt()) {
-                            best = Some((found, Arc::clone(served)));
-                        }
-                    }
-                    (None, Some(at)) => sooner(at),
-                    (None, None) => served.cleaning.idle(marks),
-                }
-            }
-        }
-        self.metrics.cleaner_failing.set(failing);
-        let pause = wake.map_or(self.cleaner.config.backoff, |at| {
-            let ms = u64::try_from(at.0.saturating_sub(now.0)).unwrap_or(0);
-            Duration::from_millis(ms).min(self.cleaner.config.backoff)
-        });
-        // Claimed by another thread meanwhile: what else there is shows at the next look.
-        best.and_then(|(_, served)| self.claim(&served)).ok_or(pause)
-    }
-
-    fn clean_by_schedule(&self, claimed: &Claimed<'_>) {
-        match self.clean_log(claimed, RollFor::Promise, &mut |_| {}) {
-            Ok(_) | Err(Trouble::Over(_)) => {}
+    /// Cleans a log that a look found. What failed by command is tried again as by command.
+    pub(super) fn clean_by_schedule(&self, claimed: &Claimed<'_>, depth: Depth) {
+        let failing = claimed.served.cleaning.failing(self.now());
+        let task = Task {
+            wish: failing.map_or(RollFor::Promise, |failing| failing.wish),
+            depth,
+        };
+        match self.clean_log(claimed, task, &mut |_| {}) {
+            Ok(_) => claimed.served.cleaning.settled(),
+            Err(Trouble::Over(_)) => {}
             Err(Trouble::Later(_)) => self.cleaner.rest(LATER_PAUSE),
-            Err(Trouble::Failed(reason)) => self.failed(claimed, reason),
+            Err(Trouble::Failed(reason)) => self.failed(claimed, reason, task.wish),
         }
     }
 
@@ -203,9 +189,14 @@ impl Core {
             one.before_bytes = before_bytes;
             one.state = running(&claimed.progress);
         });
-        let mut tries = 0;
+        let (mut tries, mut held) = (0, 0);
+        let task = Task {
+            wish: RollFor::Command,
+            depth: Depth::Outer,
+        };
         let outcome = loop {
-            let cleaned = self.clean_log(claimed, RollFor::Command, &mut |report| {
+            let cleaned = self.clean_log(claimed, task, &mut |report| {
+                held = report.records.held;
                 self.cleaner.tell(errand, |one| {
                     one.passes += 1;
                     one.read_bytes += report.read_bytes;
@@ -225,11 +216,11 @@ impl Core {
         };
         let state = match outcome {
             Ok(view) => JobState::Done {
-                left: view.bound.map(bound_text),
+                left: left_text(view.bound, held),
             },
             Err(Trouble::Later(reason) | Trouble::Over(reason)) => JobState::Failed { reason },
             Err(Trouble::Failed(reason)) => {
-                self.failed(claimed, reason.clone());
+                self.failed(claimed, reason.clone(), task.wish);
                 JobState::Failed { reason }
             }
         };
@@ -240,9 +231,9 @@ impl Core {
         });
     }
 
-    fn failed(&self, claimed: &Claimed<'_>, reason: String) {
+    fn failed(&self, claimed: &Claimed<'_>, reason: String, wish: RollFor) {
         let now = self.now();
-        let failures = claimed.served.cleaning.failed(now, reason.clone());
+        let failures = claimed.served.cleaning.failed(now, reason.clone(), wish);
         self.metrics.cleaner_failures.inc();
         tracing::error!(partition = %claimed.served.id(), error = reason, failures,
             "compaction failed; nothing is lost, what was replaced before stays replaced, and it is tried again");
@@ -252,27 +243,33 @@ impl Core {
     fn clean_log(
         &self,
         claimed: &Claimed<'_>,
-        wish: RollFor,
+        task: Task,
         told: &mut dyn FnMut(&PassReport),
     ) -> Result<CompactionView, Trouble> {
         let served = &claimed.served;
-        self.seal(served, wish)?;
+        self.seal(served, task.wish)?;
         let mut view = served.log.compaction(self.now());
         // By command also what is clean is looked at again: its tombstones may have come of age.
-        let cause = match (wish, urgency(&view, self.now())) {
-            (RollFor::Command, _) => Some(Cause::Command).filter(|_| view.first_uncleanable > view.log_start),
+        let cause = match (task.wish, urgency(&view, self.now())) {
+            (RollFor::Command, _) => Some(Cause::Command),
             (RollFor::Promise, Some(Urgency::Promise(_))) => Some(Cause::Promise),
             (RollFor::Promise, Some(Urgency::Ratio(_))) => Some(Cause::Ratio),
-            (RollFor::Promise, None) => None,
+            (RollFor::Promise, Some(Urgency::Horizon(_))) => Some(Cause::Horizon),
+            (RollFor::Promise, Some(Urgency::Again) | None) => {
+                let failing = served.cleaning.failing(self.now());
+                failing.map(|_| Cause::Again)
+            }
         };
-        let Some(cause) = cause.filter(|cause| *cause == Cause::Command || view.dirty_bytes > 0) else {
+        let is_work = |cause: &Cause| match cause {
+            Cause::Promise | Cause::Ratio => view.dirty_bytes > 0,
+            Cause::Command | Cause::Horizon | Cause::Again => view.first_uncleanable > view.log_start,
+        };
+        let Some(cause) = cause.filter(is_work) else {
             return Ok(view);
         };
-        let mut map = OffsetMap::with_bytes(
-            self.cleaner.config.dedupe_buffer_bytes / self.cleaner.config.threads.max(1),
-        );
+        let mut map = OffsetMap::with_bytes(self.map_bytes(task.depth));
         loop {
-            let report = self.clean_round(claimed, &view, &mut map)?;
+            let report = self.clean_round(claimed, &view, task.depth, &mut map)?;
             tracing::info!(partition = %served.id(), cause = cause.text(), from = %report.from, to = %report.to,
                 read_bytes = report.read_bytes, written_bytes = report.written_bytes, saved_bytes = report.saved_bytes,
                 dropped = report.records.dropped(), took = ?served.cleaning.last_took(), "log compacted");
@@ -291,9 +288,17 @@ impl Core {
         match served.log.roll_for_compaction(self.now(), wish) {
             Ok(Rolled::No) if wish == RollFor::Promise && !self.waits_for_sync(served) => Ok(()),
             // Also what was sealed before may not be synced yet.
-            Ok(_) => self.settle(served, end),
+            Ok(_) => {
+                if served.log.take_rolled() {
+                    self.retention.want(served);
+                }
+                self.settle(served, end)
+            }
             Err(AppendError::Refused { reason }) => Err(Trouble::Later(reason)),
             Err(error) => {
+                if let AppendError::Storage(error) = &error {
+                    self.disk.heed(error);
+                }
                 if served.log.refusal().is_some() {
                     self.repairs.add(served);
                 }
@@ -333,6 +338,7 @@ impl Core {
         &self,
         claimed: &Claimed<'_>,
         view: &CompactionView,
+        depth: Depth,
         map: &mut OffsetMap,
     ) -> Result<PassReport, Trouble> {
         let served = &claimed.served;
@@ -344,27 +350,34 @@ impl Core {
         progress
             .total_bytes
             .store(2 * all + view.dirty_bytes, Ordering::Relaxed);
-        let mut pacer = Pacer {
-            core: self,
-            claimed,
-            deadline: view.deadline,
-            began,
-            resumed: began,
-            traffic: self.traffic(),
-        };
+        let mut pacer = Pacer::new(claimed, view.deadline, depth);
         let mut budget = |bytes| pacer.ask(bytes);
-        let report = served.log.compact(&mut Pass {
+        let passed = served.log.compact(&mut Pass {
             map,
             seed: seed()?,
             now,
             budget: &mut budget,
-        })?;
+        });
+        if let Err(CompactError::Storage(error)) = &passed {
+            self.disk.heed(error);
+        }
+        let report = passed?;
         served.cleaning.passed(began.elapsed());
         self.count(&report, began.elapsed());
         if let Err(error) = self.store.checkpoint_cleaner_points() {
             tracing::warn!(%error, "cleaner points could not be written; after a crash a log is cleaned again");
         }
         Ok(report)
+    }
+
+    /// A pass within a pass has an eighth of what a thread has, and leaves the other the rest.
+    fn map_bytes(&self, depth: Depth) -> usize {
+        let config = &self.cleaner.config;
+        let share = config.dedupe_buffer_bytes / config.threads.max(1);
+        match depth {
+            Depth::Outer => share - share / 8,
+            Depth::Within => share / 8,
+        }
     }
 
     fn count(&self, report: &PassReport, took: Duration) {
@@ -380,7 +393,7 @@ impl Core {
     }
 
     /// Counts what clients do; a pass compares.
-    fn traffic(&self) -> u64 {
+    pub(super) fn traffic(&self) -> u64 {
         self.metrics
             .produce_batches
             .get()
@@ -388,84 +401,11 @@ impl Core {
     }
 }
 
-/// Tells a pass when to go on. See `pace` for the rules.
-struct Pacer<'a> {
-    core: &'a Core,
-    claimed: &'a Claimed<'a>,
-    deadline: Option<Timestamp>,
-    began: Instant,
-    resumed: Instant,
-    traffic: u64,
-}
-
-impl Pacer<'_> {
-    fn ask(&mut self, bytes: u64) -> Pace {
-        let desk = &self.core.cleaner;
-        if desk.is_ending() || self.claimed.served.closed().is_some() {
-            return Pace::Stop;
-        }
-        let now = Instant::now();
-        let over_budget = desk.bucket.lock().take(bytes, now);
-        let traffic = self.core.traffic();
-        let rest = match traffic == self.traffic {
-            true => Duration::ZERO,
-            false => pace::rest(now.duration_since(self.resumed)),
-        };
-        let pause = over_budget.max(rest);
-        if !pause.is_zero() && !self.is_late(over_budget) {
-            self.rest(pause);
-            if desk.is_ending() || self.claimed.served.closed().is_some() {
-                return Pace::Stop;
-            }
-        }
-        self.claimed
-            .progress
-            .done_bytes
-            .fetch_add(bytes, Ordering::Relaxed);
-        self.traffic = traffic;
-        self.resumed = Instant::now();
-        Pace::Go
-    }
-
-    /// Rests, but not while somebody waits for the pass to end.
-    fn rest(&self, pause: Duration) {
-        let until = Instant::now() + pause;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let log = &self.claimed.served.log;
-            if left.is_zero() || self.core.cleaner.is_ending() || log.wants_pass_to_end() {
-                return;
-            }
-            self.core.cleaner.rest(left.min(REST_SLICE));
-        }
-    }
-
-    /// Tells whether waiting would break the promise; if it is the budget that would, says so.
-    fn is_late(&self, over_budget: Duration) -> bool {
-        let Some(deadline) = self.deadline else {
-            return false;
-        };
-        let progress = &self.claimed.progress;
-        let (done, total) = progress.bytes();
-        let elapsed_ms = self.began.elapsed().as_millis().max(1);
-        let so_far = u64::try_from(u128::from(done) * 1_000 / elapsed_ms).unwrap_or(u64::MAX);
-        let limit = self.core.cleaner.config.io_max_bytes_per_second;
-        let outlook = Outlook {
-            left_bytes: total - done,
-            rate: match limit {
-                0 => so_far,
-                limit => limit,
-            },
-            deadline,
-        };
-        let late = outlook.is_late(self.core.now());
-        if late && !over_budget.is_zero() && !progress.alarm.swap(true, Ordering::Relaxed) {
-            self.core.metrics.cleaner_promise_alarms.inc();
-            tracing::warn!(partition = %self.claimed.served.id(), limit, left_bytes = outlook.left_bytes,
-                "cleaner.io_max_bytes_per_second would break the promise of max.compaction.lag.ms: the pass goes beyond it");
-        }
-        late
-    }
+/// Says why a command left something; `None` if it left nothing.
+fn left_text(bound: Option<Bound>, held: u64) -> Option<String> {
+    let held = (held > 0).then(|| format!("records that a hold keeps, shadowed or not: {held}"));
+    let texts: Vec<String> = bound.map(bound_text).into_iter().chain(held).collect();
+    (!texts.is_empty()).then(|| texts.join("; "))
 }
 
 fn seed() -> Result<[u64; 2], Trouble> {

@@ -5,17 +5,17 @@ use super::*;
 use crate::broker::cleaner::Turn;
 
 /// A broker whose clock and cleaner move when told.
-struct Workshop {
-    house: House,
-    clock: Arc<ManualClock>,
+pub(super) struct Workshop {
+    pub(super) house: House,
+    pub(super) clock: Arc<ManualClock>,
 }
 
 impl Workshop {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         Self::on(SimFs::new(), |_| {}).await
     }
 
-    async fn on(fs: SimFs, change: impl FnOnce(&mut BrokerConfig)) -> Self {
+    pub(super) async fn on(fs: SimFs, change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let clock = Arc::new(ManualClock::starting_at(NOW));
         let world = World {
             fs: Arc::new(fs.clone()),
@@ -33,23 +33,23 @@ impl Workshop {
         Self { house, clock }
     }
 
-    fn turn(&self) -> Turn {
+    pub(super) fn turn(&self) -> Turn {
         self.house.broker.core.clean_next()
     }
 
-    fn explain(&self, topic: &TopicName) -> CompactionExplanation {
+    pub(super) fn explain(&self, topic: &TopicName) -> CompactionExplanation {
         let explained = self.house.broker.explain_compaction(topic, &[]);
         explained.expect("known").pop().expect("one partition")
     }
 
-    async fn write(&self, topic: &TopicName, records: &[(&str, &str)]) {
+    pub(super) async fn write(&self, topic: &TopicName, records: &[(&str, &str)]) {
         for (key, value) in records {
             let written = self.house.append(topic, 0, vec![keyed(key, value)]).await;
             written.expect("written");
         }
     }
 
-    async fn compact(&self, topic: &TopicName) -> CompactionJob {
+    pub(super) async fn compact(&self, topic: &TopicName) -> CompactionJob {
         let wish = command(topic);
         let job = self
             .house
@@ -62,13 +62,13 @@ impl Workshop {
         self.job(job.handle).await
     }
 
-    async fn job(&self, handle: u64) -> CompactionJob {
+    pub(super) async fn job(&self, handle: u64) -> CompactionJob {
         let job = self.house.broker.compaction_job(handle, CompactWait::AtMostMs(0));
         job.await.expect("known")
     }
 
     /// Offsets and values of all records.
-    async fn records(&self, topic: &TopicName) -> Vec<(i64, String)> {
+    pub(super) async fn records(&self, topic: &TopicName) -> Vec<(i64, String)> {
         let spec = read(topic, ReadStart::Earliest, ReadEnd::Now);
         let mut stream = self.house.broker.open_read(spec).await.expect("known");
         let mut found = Vec::new();
@@ -80,19 +80,19 @@ impl Workshop {
     }
 }
 
-fn command(topic: &TopicName) -> CompactNow {
+pub(super) fn command(topic: &TopicName) -> CompactNow {
     CompactNow {
         topic: topic.clone(),
         partitions: Vec::new(),
     }
 }
 
-fn owned(records: &[(i64, &str)]) -> Vec<(i64, String)> {
+pub(super) fn owned(records: &[(i64, &str)]) -> Vec<(i64, String)> {
     let owned = |(offset, value): &(i64, &str)| (*offset, (*value).to_owned());
     records.iter().map(owned).collect()
 }
 
-const COMPACT: (&str, &str) = ("cleanup.policy", "compact");
+pub(super) const COMPACT: (&str, &str) = ("cleanup.policy", "compact");
 
 #[tokio::test]
 async fn a_command_leaves_the_newest_record_of_each_key_at_its_offset_and_says_so() {

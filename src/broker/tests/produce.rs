@@ -276,7 +276,7 @@ async fn bytes_that_are_no_batch_are_refused_and_counted() {
     assert!(matches!(corrupt, Err(Error::CorruptBatch { .. })), "{corrupt:?}");
     let metrics = house.broker.metrics_text(Exposition::Prometheus);
     assert!(
-        metrics.contains("siltstone_produce_refused_requests_total{reason=\"corrupt_batch\"} 1"),
+        metrics.contains("siltstone_door_refused_requests_total{reason=\"corrupt_batch\"} 1"),
         "{metrics}"
     );
 }
@@ -438,7 +438,7 @@ async fn one_request_opens_its_partitions_side_by_side() {
     let served = served.partitions.clone();
     let keys: Vec<String> = (0..1000).map(|key| format!("key {key}")).collect();
     let records = keys.iter().map(|key| keyed(key, "value")).collect();
-    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
     let (begun, beginning) = tokio::sync::oneshot::channel();
     let slow = Arc::clone(&served[0]);
     let holder = std::thread::spawn(move || {

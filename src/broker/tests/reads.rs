@@ -168,6 +168,32 @@ async fn a_read_bounded_by_time_is_exact_also_out_of_order() {
 }
 
 #[tokio::test]
+async fn a_read_bounded_by_time_fetches_no_batch_that_ends_before_its_time() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    for time in [1000, 10, 20, 30, 1001, 40] {
+        let one = vec![timed(&"x".repeat(500), time)];
+        house.append(&topic, 0, one).await.expect("good");
+    }
+    let spec = read(
+        &topic,
+        ReadStart::Time(Timestamp(900)),
+        ReadEnd::Time(Timestamp(1001)),
+    );
+    assert_eq!(house.values(spec).await.expect("good").len(), 1);
+    let metrics = house.broker.metrics_text(Exposition::Prometheus);
+    let fetched = metrics.lines().find_map(|line| {
+        let bytes = line.strip_prefix("siltstone_fetch_bytes_total ")?;
+        bytes.parse::<u64>().ok()
+    });
+    let fetched = fetched.expect("it is counted");
+    assert!(
+        (1000..1500).contains(&fetched),
+        "{fetched} bytes: two of six batches are late enough, and no index tells that one of them is too late"
+    );
+}
+
+#[tokio::test]
 async fn a_read_goes_on_exactly_where_its_token_says() {
     let house = start().await;
     let topic = house.create("t", 2, &[]).await;

@@ -59,6 +59,8 @@ struct OpenBatch {
     builder: BatchBuilder,
     payload_bytes: u64,
     opened_at: Instant,
+    /// See [`ProducerRecord::place`].
+    places: Vec<u64>,
 }
 
 struct Slot {
@@ -137,6 +139,7 @@ impl Accumulator {
             .append(Some(timestamp), record.key, record.value, record.headers)
             .expect("a batch of at most BATCH_MAX_BYTES is far below what the format holds");
         open.payload_bytes += len(record.key) + len(record.value);
+        open.places.extend(record.place);
         let grown = open.builder.size_bytes() - before;
         self.open_bytes += grown;
         Ok(began)
@@ -228,6 +231,7 @@ impl Accumulator {
                 builder,
                 payload_bytes: 0,
                 opened_at,
+                places: Vec::new(),
             }
         });
         (open, began)
@@ -249,6 +253,7 @@ impl Accumulator {
             records,
             payload_bytes: open.payload_bytes,
             opened_at: open.opened_at,
+            places: open.places,
         };
         Some(Sealed { partition, batch })
     }

@@ -9,7 +9,8 @@
 //! Invariants
 //! - Within a partition, records lie in the log in the order in which they were sent, each once, whatever happens to
 //!   connections and servers: every batch carries the producer's id and a sequence, and a retry carries the same.
-//! - After a failure that leaves a gap, nothing more is sent: the producer stops and says why.
+//! - After a failure that leaves a gap, nothing more is sent: the producer stops and says why. Where the server refuses single
+//!   records, all that was sent before the first of them in its partition is written before the producer stops.
 //! - Memory is bounded by `buffer_bytes`; `send` waits for room.
 //! - Locks: `accumulator` before `windows`; neither is held across an await.
 //!
@@ -18,6 +19,7 @@
 
 mod accumulator;
 mod begin;
+mod prefix;
 mod sender;
 mod window;
 mod windows;
@@ -132,6 +134,9 @@ pub struct ProducerRecord<'a> {
     pub partition: Option<PartitionId>,
     /// In order.
     pub headers: &'a [Header],
+    /// The caller's own number of the record, such as its line: told when the server refuses it. Numbers take 8 bytes a record
+    /// beside `buffer_bytes`; give them to all records or to none.
+    pub place: Option<u64>,
 }
 
 impl ProducerRecord<'_> {
@@ -161,6 +166,12 @@ struct BatchLimits {
     greatest_bytes: usize,
 }
 
+/// A record that the server refused.
+struct Rejection {
+    place: Option<u64>,
+    error: Error,
+}
+
 /// What callers and the sending task share.
 struct Shared {
     topic: TopicName,
@@ -174,6 +185,9 @@ struct Shared {
     hurry: AtomicBool,
     closing: AtomicBool,
     failure: OnceLock<Error>,
+    /// The first by place of the records refused: no more are taken, and what goes before them is still sent. Locked after
+    /// `windows`.
+    rejection: Mutex<Option<Rejection>>,
     sent_records: AtomicU64,
     acknowledged_records: AtomicU64,
     acknowledged_bytes: AtomicU64,
@@ -195,7 +209,19 @@ impl Shared {
                 topic: self.topic.clone(),
             });
         }
-        self.failure()
+        match &*self.rejection.lock() {
+            Some(rejection) => Err(rejection.error.clone()),
+            None => self.failure(),
+        }
+    }
+
+    /// Takes no more records: one was refused. That of the least place is the one that is told.
+    fn reject(&self, place: Option<u64>, error: Error) {
+        let mut rejection = self.rejection.lock();
+        let is_first = rejection.as_ref().is_none_or(|other| place < other.place);
+        if is_first {
+            *rejection = Some(Rejection { place, error });
+        }
     }
 
     /// Stops the producer for good; the first error stays.
@@ -209,12 +235,13 @@ impl Shared {
         if sealed.is_empty() {
             return;
         }
-        let bytes = sealed.iter().map(|sealed| sealed.batch.bytes.len()).sum();
-        self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut windows = self.windows.lock();
-        for sealed in sealed {
-            windows.push(sealed.partition, sealed.batch);
-        }
+        let taken = sealed
+            .into_iter()
+            .map(|sealed| windows.push(sealed.partition, sealed.batch));
+        let bytes = taken.sum();
+        // Still locked: nothing is settled before it is counted.
+        self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Adds the record if there is room for it now.
@@ -300,6 +327,7 @@ impl Client {
             hurry: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             failure: OnceLock::new(),
+            rejection: Mutex::new(None),
             sent_records: AtomicU64::new(0),
             acknowledged_records: AtomicU64::new(0),
             acknowledged_bytes: AtomicU64::new(0),
@@ -320,7 +348,8 @@ impl Producer {
     ///
     /// # Errors
     /// [`Error::RecordTooLarge`] and [`Error::UnknownPartition`] concern this record alone. Any other error stopped the
-    /// producer, and every later call returns it.
+    /// producer, and every later call returns it; [`Error::RecordRefused`] concerns an earlier record, and
+    /// [`Producer::flush`] returns it when all that was sent before that record is acknowledged.
     pub async fn send(&self, record: ProducerRecord<'_>) -> Result<(), Error> {
         loop {
             if self.shared.try_send(&record)? == Room::Some {
@@ -356,7 +385,9 @@ impl Producer {
             tokio::pin!(settled);
             settled.as_mut().enable();
             self.shared.failure()?;
-            if self.shared.windows.lock().has_settled(&target) {
+            let has_settled = self.shared.windows.lock().has_settled(&target);
+            // Looked at after: a window that ended at a refused record is settled, too, and the failure is still to come.
+            if has_settled && self.shared.rejection.lock().is_none() {
                 return Ok(());
             }
             settled.await;

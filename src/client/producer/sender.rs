@@ -8,7 +8,8 @@
 //! Invariants
 //! - Only this task sends, so batches of a partition go out in the order of their window.
 //! - No wait is without an end: an answer has the request timeout, a record the delivery timeout.
-//! - A refusal that no retry mends stops the producer: what comes after would leave a gap.
+//! - A refusal that no retry mends stops the producer: what comes after would leave a gap. One that names records ends their
+//!   partition before the first of them, and stops the producer when all else is settled.
 //!
 //! What is not here: which batch goes next (`windows`, `window`).
 
@@ -25,7 +26,7 @@ use tonic::Streaming;
 use super::window::{Refused, RequestId, Verdict};
 use super::windows::IN_FLIGHT_REQUESTS;
 use super::{Acks, Shared};
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, Written};
 use crate::proto::v1::{self, produce_stream_response::Outcome};
 use crate::types::PartitionId;
 
@@ -101,6 +102,7 @@ impl Sender {
         self.shared.closing.load(Ordering::Acquire)
             || self.shared.accumulator.lock().open_bytes() > 0
             || !self.shared.windows.lock().is_empty()
+            || self.shared.rejection.lock().is_some()
     }
 
     /// Takes a loss: everything under way will go again, after a wait.
@@ -124,6 +126,9 @@ impl Sender {
         let mut answers = self.open(receiver).await?;
         loop {
             let flow = self.pump(&requests)?;
+            if let Some(error) = self.settled_rejection() {
+                return Err(Broken::Fatal(error));
+            }
             if self.is_done() {
                 break;
             }
@@ -224,6 +229,14 @@ impl Sender {
             && self.shared.windows.lock().is_empty()
     }
 
+    /// Returns the refusal of a record once all is settled that could still be written.
+    fn settled_rejection(&self) -> Option<Error> {
+        let error = self.shared.rejection.lock().as_ref()?.error.clone();
+        let is_settled =
+            self.shared.accumulator.lock().open_bytes() == 0 && self.shared.windows.lock().is_empty();
+        is_settled.then_some(error)
+    }
+
     fn take(
         &mut self,
         answer: Result<Option<v1::ProduceStreamResponse>, tonic::Status>,
@@ -284,6 +297,23 @@ impl Sender {
             None if error.reason() == Some(OUT_OF_ORDER) => Refused::OutOfOrder,
             None => Refused::Never,
         };
+        if let (Refused::Never, Some(index)) = (refused, error.refused_record()) {
+            if let Some(ended) = windows.end_before(request, index, Instant::now()) {
+                // Under the lock: whoever finds the window settled finds this, too.
+                let (place, error) = (ended.place, error.of_record(ended.place));
+                self.shared.reject(place, error);
+                let sealed_bytes = &self.shared.sealed_bytes;
+                sealed_bytes.fetch_add(ended.bytes_after, Ordering::Relaxed);
+                sealed_bytes.fetch_sub(ended.bytes_before, Ordering::Relaxed);
+            }
+            drop(windows);
+            self.shared.hurry();
+            self.shared.settled.notify_waiters();
+            return Ok(());
+        }
+        if !error.says_not_written() {
+            windows.doubt(request);
+        }
         let verdict = windows.refuse(request, refused, Instant::now());
         drop(windows);
         if verdict == Verdict::Fatal {
@@ -321,7 +351,8 @@ impl Sender {
 
     fn check_delivery_timeout(&self) -> Result<(), Error> {
         let waited = self.shared.options.delivery_timeout;
-        let Some((partition, since)) = self.shared.windows.lock().waiting_since() else {
+        let windows = self.shared.windows.lock();
+        let Some((partition, since)) = windows.waiting_since() else {
             return Ok(());
         };
         if since.elapsed() < waited {
@@ -331,6 +362,10 @@ impl Sender {
             topic: self.shared.topic.clone(),
             partition: partition_id(partition),
             waited,
+            written: match windows.may_be_written() {
+                true => Written::Perhaps,
+                false => Written::No,
+            },
             last_error: self
                 .last_error
                 .as_ref()

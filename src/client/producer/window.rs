@@ -12,6 +12,8 @@
 //!   again is known to it, if it was written, and is not written twice. A settled batch keeps its place until all
 //!   before it are settled.
 //! - After a refusal nothing is sent until every answer under way has come in; then all that is not settled goes again.
+//! - When one record is refused for good, the window ends before it: what was sent before the record is written, and nothing
+//!   that came after it.
 //! - Until a partition has acknowledged a batch lately, one batch at a time is under way: a server without memory of the
 //!   producer takes any first sequence, so a second batch could slip in before a refused first one.
 //!
@@ -22,6 +24,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
+
+use super::prefix::prefix;
 
 /// The batches of a producer and partition that a server remembers (Kafka's rule).
 const REMEMBERED: usize = 5;
@@ -43,6 +47,27 @@ pub(super) struct SealedBatch {
     pub(super) payload_bytes: u64,
     /// When its first record came.
     pub(super) opened_at: Instant,
+    /// The callers' numbers of its records, or none.
+    pub(super) places: Vec<u64>,
+}
+
+impl SealedBatch {
+    /// Returns the caller's number of a record.
+    fn place(&self, index: u32) -> Option<u64> {
+        let numbered = u32::try_from(self.places.len()).is_ok_and(|len| len == self.records);
+        let place = self.places.get(usize::try_from(index).ok()?)?;
+        numbered.then_some(*place)
+    }
+}
+
+/// What came of ending a window at a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct EndedAt {
+    /// The caller's number of the record.
+    pub(super) place: Option<u64>,
+    /// Bytes that the window held, and those that it holds now.
+    pub(super) bytes_before: usize,
+    pub(super) bytes_after: usize,
 }
 
 /// What one acknowledgement settled.
@@ -86,6 +111,17 @@ enum State {
 struct Entry {
     batch: SealedBatch,
     state: State,
+    /// It was sent once and no answer says that it was not written.
+    may_be_written: bool,
+}
+
+/// Whether a window takes more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum End {
+    #[default]
+    Open,
+    /// A record was refused: what comes after it is not wanted.
+    Reached,
 }
 
 /// The unacknowledged batches of one partition.
@@ -99,16 +135,23 @@ pub(super) struct Window {
     held_until: Option<Instant>,
     acknowledged_at: Option<Instant>,
     refusals: u32,
+    end: End,
 }
 
 impl Window {
-    /// Adds the next batch.
-    pub(super) fn push(&mut self, batch: SealedBatch) {
+    /// Adds the next batch, and returns the bytes taken: none behind the end.
+    pub(super) fn push(&mut self, batch: SealedBatch) -> usize {
+        if self.end == End::Reached {
+            return 0;
+        }
+        let bytes = batch.bytes.len();
         self.entries.push_back(Entry {
             batch,
             state: State::Waiting,
+            may_be_written: false,
         });
         self.pushed += 1;
+        bytes
     }
 
     /// Returns the batch to send now, without marking it.
@@ -188,12 +231,56 @@ impl Window {
         Verdict::Retry
     }
 
+    /// Ends the window before record `index` of the batch sent under `request`, which was refused because of it: the records
+    /// before it stay to be sent, all behind them goes. `None` when there is no such batch.
+    pub(super) fn end_before(&mut self, request: RequestId, index: u32, now: Instant) -> Option<EndedAt> {
+        let sent = State::Sent(request);
+        let at = self.entries.iter().position(|entry| entry.state == sent)?;
+        let place = self.entries[at].batch.place(index);
+        let held = |entries: &VecDeque<Entry>| -> usize {
+            entries.iter().map(|entry| entry.batch.bytes.len()).sum()
+        };
+        let bytes_before = held(&self.entries);
+        let first = prefix(&self.entries[at].batch, index);
+        self.entries.truncate(at);
+        self.entries.extend(first.map(|batch| Entry {
+            batch,
+            state: State::Waiting,
+            may_be_written: false,
+        }));
+        self.end = End::Reached;
+        self.held_until = self.held_until.max(Some(now));
+        Some(EndedAt {
+            place,
+            bytes_before,
+            bytes_after: held(&self.entries),
+        })
+    }
+
+    /// Notes that the refusal of `request` does not say that nothing was written.
+    pub(super) fn doubt(&mut self, request: RequestId) {
+        let sent = State::Sent(request);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.state == sent) {
+            entry.may_be_written = true;
+        }
+    }
+
+    /// True when something is not settled and may be written all the same.
+    pub(super) fn may_be_written(&self) -> bool {
+        self.entries.iter().any(|entry| match entry.state {
+            State::Sent(_) => true,
+            State::Waiting => entry.may_be_written,
+            State::Settled => false,
+        })
+    }
+
     /// Forgets all answers under way: their batches will be sent again.
     pub(super) fn connection_lost(&mut self) {
         self.held_until = None;
         for entry in &mut self.entries {
             if matches!(entry.state, State::Sent(_)) {
                 entry.state = State::Waiting;
+                entry.may_be_written = true;
             }
         }
     }

@@ -10,6 +10,7 @@ fn batch(number: u32) -> SealedBatch {
         records: 1,
         payload_bytes: 1,
         opened_at: Instant::now(),
+        places: Vec::new(),
     }
 }
 
@@ -27,7 +28,9 @@ struct Fixture {
 impl Fixture {
     fn new(batches: u32) -> Self {
         let mut window = Window::default();
-        (0..batches).for_each(|number| window.push(batch(number)));
+        for number in 0..batches {
+            window.push(batch(number));
+        }
         Self {
             window,
             now: Instant::now(),

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::window::{Refused, RequestId, SealedBatch, Settled, Verdict, Window};
+use super::window::{EndedAt, Refused, RequestId, SealedBatch, Settled, Verdict, Window};
 
 /// The most bytes and requests under way, over all partitions.
 const IN_FLIGHT_BYTES: usize = 16 << 20;
@@ -59,11 +59,14 @@ impl Windows {
         }
     }
 
-    /// Adds a partition's next batch.
-    pub(super) fn push(&mut self, partition: usize, batch: SealedBatch) {
-        self.windows[partition].push(batch);
-        self.active.insert(partition);
-        self.make_ready(partition);
+    /// Adds a partition's next batch, and returns the bytes taken: none behind the partition's end.
+    pub(super) fn push(&mut self, partition: usize, batch: SealedBatch) -> usize {
+        let bytes = self.windows[partition].push(batch);
+        if bytes > 0 {
+            self.active.insert(partition);
+            self.make_ready(partition);
+        }
+        bytes
     }
 
     /// Returns the next batch to send and counts it as under way; `None` when nothing may be sent now.
@@ -123,6 +126,33 @@ impl Windows {
         let verdict = self.windows[partition].refuse(request, refused, now);
         self.make_ready(partition);
         verdict
+    }
+
+    /// Ends the partition of a request before record `index` of its batch. `None` when none of this id is under way.
+    pub(super) fn end_before(&mut self, request: RequestId, index: u32, now: Instant) -> Option<EndedAt> {
+        let partition = self.answered(request)?;
+        let window = &mut self.windows[partition];
+        let ended = window.end_before(request, index, now);
+        if window.waiting_since().is_none() {
+            self.active.remove(&partition);
+        } else {
+            self.make_ready(partition);
+        }
+        ended
+    }
+
+    /// Notes that the refusal of a request does not say that nothing was written.
+    pub(super) fn doubt(&mut self, request: RequestId) {
+        if let Some(under_way) = self.under_way.get(&request) {
+            self.windows[under_way.partition].doubt(request);
+        }
+    }
+
+    /// True when something is not settled and may be written all the same.
+    pub(super) fn may_be_written(&self) -> bool {
+        self.active
+            .iter()
+            .any(|partition| self.windows[*partition].may_be_written())
     }
 
     /// Returns how often in a row the partition of a request was refused; `None` when the request is not under way.

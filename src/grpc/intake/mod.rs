@@ -39,8 +39,8 @@ use tonic::server::NamedService;
 use crate::broker::Error;
 use crate::telemetry::{Metrics, Refusal, RefusalLabels};
 
-use super::GrpcConfig;
 use super::status::{invalid, is_decoders, status, undecodable};
+use super::{GrpcConfig, outgoing};
 use shape::{Counted, Sends, Shape, Shapes};
 
 /// Most parts of one request: records, their headers, partitions, settings, each one.
@@ -156,7 +156,11 @@ where
         };
         let answered = self.service.call(request);
         let intake = Arc::clone(&self.intake);
-        Box::pin(async move { answered.await.map(|response| intake.told(response)) })
+        Box::pin(async move {
+            answered
+                .await
+                .map(|response| outgoing::tied(intake.told(response)))
+        })
     }
 }
 

@@ -10,6 +10,13 @@
 //! - A lag counts from the append, by the server's clock, not from a stamp that a client may set to anything.
 //! - `max.compaction.lag.ms` is a promise: a shadowed record is gone so long after the append of the newer one. A pass is due
 //!   some time before, see [`lead_ms`], in an idle log too.
+//! - A segment is cleanable `min.compaction.lag.ms` after its *last* append. So that somebody who writes on and on does not put
+//!   off the pass, the active segment is sealed that much earlier, see [`roll_begins`].
+//!
+//! ```text
+//!   first append     sealed: no more appends    cleanable           the pass must be done
+//!     |-- room / 2 ----------|------ min lag --------|------ room / 2 -----|        room = max lag - min lag
+//! ```
 //!
 //! Invariants
 //! - Only whole segments are cleanable, and only those whose every batch is on disk, visible, decided, and old enough.
@@ -26,6 +33,10 @@ use super::super::cleaner_state::{PassFailure, PassReport};
 
 /// An hour: a pass is due at most so long before the promise would be broken.
 const LEAD_MAX_MS: i64 = 60 * 60 * 1000;
+
+/// No segment is sealed for a promise sooner than so long after its first append, but for a lag of less than twice that: else
+/// there would be no end of small segments.
+const ROLL_MIN_MS: i64 = 1_000;
 
 /// What a log says of its compaction, from memory.
 #[derive(Clone, PartialEq, Debug)]
@@ -51,6 +62,11 @@ pub struct CompactionView {
     pub deadline: Option<Timestamp>,
     /// From then on a pass is due, so that the promise is kept; `None` where `deadline` is.
     pub promise_at: Option<Timestamp>,
+    /// From then on the active segment is to be sealed, so that the promise can be kept for what it holds; `None` without a
+    /// promise, or without anything in it.
+    pub roll_at: Option<Timestamp>,
+    /// From then on a pass may drop something that the last one kept: tombstones, ends of transactions.
+    pub horizon_at: Option<Timestamp>,
     /// When the oldest dirty record was appended, or somewhat before; `None` where nothing is dirty or it is not known.
     pub dirty_since: Option<Timestamp>,
     /// Whether a pass is due.
@@ -81,6 +97,8 @@ pub enum Due {
     Ratio,
     /// A record may soon be shadowed for longer than was promised.
     Promise,
+    /// The time of tombstones, or of ends of transactions, is over.
+    Horizon,
     /// It is not.
     No(NotDue),
 }
@@ -151,6 +169,12 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
         ratio: ratio(clean_bytes, dirty_bytes),
         deadline: dirty_since.and_then(|at| deadline(at, &wishes.compaction)),
         promise_at: dirty_since.and_then(|at| promise_begins(at, &wishes.compaction)),
+        roll_at: log
+            .segments
+            .last()
+            .filter(|last| last.bytes > 0 && wishes.cleanup.compacts())
+            .and_then(|last| roll_begins(last.append_times.first()?.time, &wishes.compaction)),
+        horizon_at: None,
         dirty_since,
         due: Due::No(NotDue::Policy),
         last_pass: None,
@@ -160,16 +184,30 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
     view
 }
 
-/// From this time on the segment that has taken appends since `first_append` must be on its way to be cleaned.
-pub(super) fn promise_begins(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {
+/// From this time on what was appended at `first_append` must be on its way to be cleaned.
+fn promise_begins(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {
     let deadline = deadline(first_append, compaction)?;
     Some(deadline.saturating_add_ms(-lead_ms(compaction)))
 }
 
-/// How long before its deadline a promise wants a pass: half of the lag, but not while `min.compaction.lag.ms` forbids it.
-pub(super) fn lead_ms(compaction: &Compaction) -> i64 {
+/// From this time on a segment that has taken appends since `first_append` is to be sealed: its last append has to become as old
+/// as `min.compaction.lag.ms` before the promise for its first one wants a pass.
+pub(super) fn roll_begins(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {
+    let begins = promise_begins(first_append, compaction)?.saturating_add_ms(-compaction.min_lag_ms);
+    let soonest = ROLL_MIN_MS.min(compaction.max_lag_ms / 2);
+    Some(begins.max(first_append.saturating_add_ms(soonest)))
+}
+
+/// How long before its deadline a promise wants a pass: half of what is between the least and the greatest lag.
+fn lead_ms(compaction: &Compaction) -> i64 {
     let room = compaction.max_lag_ms.saturating_sub(compaction.min_lag_ms).max(0);
-    (compaction.max_lag_ms / 2).min(LEAD_MAX_MS).min(room)
+    (room / 2).min(LEAD_MAX_MS)
+}
+
+/// Tells whether the lags leave no room for the promise to be kept while somebody writes on and on.
+pub fn breaks_its_promise(compaction: &Compaction) -> bool {
+    let room = compaction.max_lag_ms.saturating_sub(compaction.min_lag_ms);
+    compaction.max_lag_ms < i64::MAX && compaction.min_lag_ms > 0 && room < 2 * ROLL_MIN_MS
 }
 
 fn deadline(first_append: Timestamp, compaction: &Compaction) -> Option<Timestamp> {

@@ -1,10 +1,15 @@
-//! The gate: every byte that a pass reads or writes goes through it, so that a pass stops soon when it should.
+//! The gate: every byte that a pass reads or writes goes through it, so that a pass stops soon when it should, and lets others
+//! at the segments between two chunks.
+//!
+//! While its turn is lent, retention may take segments away from the beginning of the log. What a pass is at is lost then only
+//! if the first of its segments ([`Gate::needs`]) is gone: it goes on with those that are left.
 //!
 //! What is not here: how fast a pass may go. The caller's budget says so, by taking its time or by saying stop.
 
 use std::path::Path;
 
 use crate::storage::StoreError;
+use crate::types::{Offset, Timestamp};
 
 use super::super::maintenance::Maintenance;
 
@@ -13,6 +18,8 @@ use super::super::maintenance::Maintenance;
 pub enum Pace {
     /// Go on.
     Go,
+    /// Ask once more about the same bytes. The log is left to others meanwhile, so that the answer may take its time.
+    Linger,
     /// End the pass.
     Stop,
 }
@@ -40,15 +47,51 @@ pub enum CompactError {
     Closed,
 }
 
+/// Leaves the log to others while the work runs; returns where it begins then.
+pub(super) type Lend<'a> = &'a mut dyn FnMut(&mut dyn FnMut()) -> Result<Offset, CompactError>;
+
 /// See the module.
 pub(super) struct Gate<'a> {
-    pub(super) budget: Budget<'a>,
-    pub(super) maintenance: &'a Maintenance,
+    budget: Budget<'a>,
+    maintenance: &'a Maintenance,
+    lend: Lend<'a>,
+    /// What ends at or before it is gone, as far as is known here.
+    log_start: Offset,
+    /// The end of the first segment that the work at hand needs.
+    needs: Offset,
+    lost: bool,
     pub(super) read_bytes: u64,
     pub(super) written_bytes: u64,
+    /// The earliest time at which something that stays may go.
+    pub(super) next_horizon: Option<Timestamp>,
 }
 
-impl Gate<'_> {
+impl<'a> Gate<'a> {
+    pub(super) fn new(budget: Budget<'a>, maintenance: &'a Maintenance, lend: Lend<'a>) -> Self {
+        Self {
+            budget,
+            maintenance,
+            lend,
+            log_start: Offset::ZERO,
+            needs: Offset(i64::MAX),
+            lost: false,
+            read_bytes: 0,
+            written_bytes: 0,
+            next_horizon: None,
+        }
+    }
+
+    /// From here on the work at hand needs the segment that ends at `end`, and later ones. Returns false if it is gone.
+    pub(super) fn needs(&mut self, end: Offset) -> bool {
+        self.needs = end;
+        end > self.log_start
+    }
+
+    /// Tells once whether the work at hand ended because its first segment is gone.
+    pub(super) fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
     pub(super) fn read(&mut self, len: usize) -> Result<(), CompactError> {
         let bytes = len as u64;
         self.pass(bytes)?;
@@ -67,10 +110,35 @@ impl Gate<'_> {
         if self.maintenance.is_wanted() {
             return Err(CompactError::Interrupted);
         }
-        match (self.budget)(bytes) {
-            Pace::Go => Ok(()),
+        if self.maintenance.is_wanted_to_delete() {
+            let maintenance = self.maintenance;
+            // Until it has the turn, which is a moment.
+            let log_start = (self.lend)(&mut || {
+                while maintenance.is_wanted_to_delete() {
+                    std::thread::yield_now();
+                }
+            })?;
+            self.begins_at(log_start)?;
+        }
+        let mut pace = (self.budget)(bytes);
+        if pace == Pace::Linger {
+            let budget = &mut *self.budget;
+            let log_start = (self.lend)(&mut || pace = budget(bytes))?;
+            self.begins_at(log_start)?;
+        }
+        match pace {
+            Pace::Go | Pace::Linger => Ok(()),
             Pace::Stop => Err(CompactError::Stopped),
         }
+    }
+
+    fn begins_at(&mut self, log_start: Offset) -> Result<(), CompactError> {
+        self.log_start = log_start;
+        if self.needs > log_start {
+            return Ok(());
+        }
+        self.lost = true;
+        Err(CompactError::Interrupted)
     }
 }
 

@@ -4,6 +4,7 @@
 //! - Not learned: markers, batches of aborted transactions, batches that cannot be read to their end. What was not learned
 //!   shadows nothing.
 //! - A map for one key gets on: a round learns at least one record, or everything there is.
+//! - What was learned of a segment that retention takes away meanwhile does no harm: all it shadows is gone, too.
 //!
 //! What is not here: what becomes of the records that were learned (`survivors`).
 
@@ -43,15 +44,32 @@ impl Learning<'_> {
         let mut transactions = Transactions::default();
         let from = self.from;
         for source in sources.iter().filter(|source| source.offsets().end > from) {
-            transactions.expect((self.aborted)(source)?);
-            let mut pieces = Pieces::open(self.fs, source)?;
-            while let Some(piece) = pieces.next(gate)? {
-                let Piece::Batch { batch, .. } = piece else {
-                    continue;
-                };
-                if let Reached::Full(at) = self.batch(&batch, &mut transactions) {
-                    return Ok(Reached::Full(at));
-                }
+            if !gate.needs(source.sealed.extent.next) {
+                continue;
+            }
+            match self.source(source, &mut transactions, gate) {
+                Ok(Reached::End) => {}
+                Err(CompactError::Interrupted) if gate.take_lost() => {}
+                full_or_failed => return full_or_failed,
+            }
+        }
+        Ok(Reached::End)
+    }
+
+    fn source(
+        &mut self,
+        source: &Source,
+        transactions: &mut Transactions,
+        gate: &mut Gate<'_>,
+    ) -> Result<Reached, CompactError> {
+        transactions.expect((self.aborted)(source)?);
+        let mut pieces = Pieces::open(self.fs, source)?;
+        while let Some(piece) = pieces.next(gate)? {
+            let Piece::Batch { batch, .. } = piece else {
+                continue;
+            };
+            if let Reached::Full(at) = self.batch(&batch, transactions) {
+                return Ok(Reached::Full(at));
             }
         }
         Ok(Reached::End)

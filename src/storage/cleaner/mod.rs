@@ -22,6 +22,8 @@
 mod choose;
 mod copy;
 #[cfg(test)]
+mod deletion_tests;
+#[cfg(test)]
 mod fault_tests;
 mod gate;
 mod grouping;
@@ -53,7 +55,7 @@ mod testing;
 mod told;
 mod transactions;
 
-pub use choose::{Bound, CompactionView, Due, NotDue};
+pub use choose::{Bound, CompactionView, Due, NotDue, breaks_its_promise};
 pub use gate::{Budget, CompactError, Pace};
 pub use offset_map::OffsetMap;
 pub use pass::{Pass, RollFor, Rolled};

@@ -5,16 +5,18 @@
 //! newest is gone before its time, which counts from when the last older record of its key is gone; what was there when a hold
 //! began is there while it holds; the log end is where it was; and below what readers are told nothing was replaced. Records of
 //! transactions count once these are committed; of aborted ones nobody asks what became of them.
+//!
+//! In the end nobody writes any more: the log itself asks for the passes after which no tombstone is left.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::{Compaction, Hold, LogConfig, OffsetMap, Rounds};
+use super::super::{Compaction, Due, Hold, LogConfig, OffsetMap, Rounds};
 use super::testing::{Scene, compacted, end_of_cleanable};
 use crate::env::CrashChoice;
 use crate::record::Outcome;
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 
 const KEEP_TOMBSTONES_MS: i64 = 40;
 
@@ -308,6 +310,42 @@ impl Model {
     }
 }
 
+impl Model {
+    fn clean_all(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..200 {
+            self.apply(&Op::Clean)?;
+            let view = self.scene.log.compaction(Timestamp(self.scene.now));
+            if view.cleaner_point >= view.first_uncleanable {
+                return Ok(());
+            }
+        }
+        Err(TestCaseError::fail("there is no end of rounds"))
+    }
+
+    fn tombstones(&self) -> Result<usize, TestCaseError> {
+        let found = self.found()?;
+        Ok(found.iter().filter(|(_, _, value)| value.is_none()).count())
+    }
+
+    /// Nothing is held any more, nobody writes, and everything is cleaned once: what has to be cleaned again, the log itself
+    /// asks for, and then no tombstone is left.
+    fn tombstones_go(&mut self) -> Result<(), TestCaseError> {
+        self.apply(&Op::Unhold)?;
+        self.apply(&Op::Roll)?;
+        self.clean_all()?;
+        for _ in 0..4 {
+            self.apply(&Op::Tick(KEEP_TOMBSTONES_MS))?;
+            let view = self.scene.log.compaction(Timestamp(self.scene.now));
+            if view.due != Due::Horizon {
+                break;
+            }
+            self.clean_all()?;
+        }
+        prop_assert_eq!(self.tombstones()?, 0, "tombstones that nothing asks to drop");
+        Ok(())
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
@@ -320,5 +358,6 @@ proptest! {
         for op in &ops {
             model.apply(op)?;
         }
+        model.tombstones_go()?;
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::env::{File, Fs, OpenMode, SyncSite, Syncing};
 use crate::record::BatchHeader;
 use crate::storage::{AbortedTransaction, RelativeOffset};
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 
 use super::super::index_set::{ContentSpan, IndexSet};
 use super::super::paths::{CLEANED, SegmentFile};
@@ -49,6 +49,9 @@ pub(super) struct Output {
     /// Length in bytes, whether written or not.
     pub(super) end: u32,
     max_bytes: u32,
+    now: Timestamp,
+    /// The earliest delete horizon in it that is not over.
+    next_horizon: Option<Timestamp>,
     file: Option<Draft>,
 }
 
@@ -70,14 +73,17 @@ struct Draft {
 pub(super) struct OutputLimits {
     pub(super) index_interval_bytes: u32,
     pub(super) max_bytes: u32,
+    /// The present: horizons before it are over.
+    pub(super) now: Timestamp,
 }
 
 impl OutputLimits {
     /// As large as a segment can be.
-    pub(super) fn of_a_segment(index_interval_bytes: u32) -> Self {
+    pub(super) fn of_a_segment(index_interval_bytes: u32, now: Timestamp) -> Self {
         Self {
             index_interval_bytes,
             max_bytes: LOG_MAX_BYTES,
+            now,
         }
     }
 }
@@ -99,6 +105,8 @@ impl Output {
             next: base,
             end: 0,
             max_bytes: limits.max_bytes,
+            now: limits.now,
+            next_horizon: None,
             file: None,
         }
     }
@@ -125,6 +133,9 @@ impl Output {
         // A marker has a time, but no record that a search by time could find.
         let times = kept.times.filter(|_| !header.is_control());
         self.content.add(header.record_count, times);
+        let horizon = header.delete_horizon();
+        let ahead = horizon.filter(|at| *at >= self.now && header.record_count > 0);
+        self.next_horizon = [self.next_horizon, ahead].into_iter().flatten().min();
         self.end += header.size_bytes;
         self.next = header.next_offset();
     }
@@ -163,12 +174,13 @@ impl Output {
     /// Makes the file whole and durable, and returns its path.
     pub(super) fn finish(&mut self, gate: &mut Gate<'_>) -> Result<Option<PathBuf>, CompactError> {
         self.indexes.seal();
+        gate.next_horizon = [gate.next_horizon, self.next_horizon].into_iter().flatten().min();
         let Some(draft) = &mut self.file else {
             return Ok(None);
         };
         draft.flush(gate)?;
+        draft.begin_sync()?;
         draft.settle()?;
-        draft.file.sync_data(SITE).tried("sync", &draft.path)?;
         assert_eq!(
             draft.written,
             u64::from(self.end),
@@ -212,10 +224,16 @@ impl Draft {
         self.written += u64::from(len_32(bytes.len()));
         self.unsynced += bytes.len();
         if self.unsynced >= SYNC_STEP {
-            self.settle()?;
-            self.under_way = Some(self.fs.begin_sync(&self.file, SITE));
-            self.unsynced = 0;
+            self.begin_sync()?;
         }
+        Ok(())
+    }
+
+    /// Begins to sync what is written, once the sync of the step before has ended.
+    fn begin_sync(&mut self) -> Result<(), CompactError> {
+        self.settle()?;
+        self.under_way = Some(self.fs.begin_sync(&self.file, SITE));
+        self.unsynced = 0;
         Ok(())
     }
 

@@ -10,20 +10,16 @@ use crate::env::{Call, Failure, Fs, SimFs};
 use crate::storage::cleaner::gate::{CompactError, Gate, Pace};
 use crate::storage::maintenance::Maintenance;
 use crate::storage::testing::fault;
-use crate::types::Offset;
+use crate::types::{Offset, Timestamp};
 
 /// Writes so many bytes, in parts of 100,000, and finishes the file.
 fn write(fs: &SimFs, len: usize) -> Result<(), CompactError> {
     let shared: Arc<dyn Fs> = Arc::new(fs.clone());
     let maintenance = Maintenance::default();
     let mut budget = |_: u64| Pace::Go;
-    let mut gate = Gate {
-        budget: &mut budget,
-        maintenance: &maintenance,
-        read_bytes: 0,
-        written_bytes: 0,
-    };
-    let mut output = Output::new(Offset(7), OutputLimits::of_a_segment(4096));
+    let mut lend = |_: &mut dyn FnMut()| Ok(Offset::ZERO);
+    let mut gate = Gate::new(&mut budget, &maintenance, &mut lend);
+    let mut output = Output::new(Offset(7), OutputLimits::of_a_segment(4096, Timestamp(0)));
     output.begin(&shared, Path::new("/"))?;
     let bytes = vec![7; 100_000];
     for part in (0..len).step_by(bytes.len()) {

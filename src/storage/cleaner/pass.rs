@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Invariants
-//! - One pass at a time, and none while retention or a repair works on the segments (`maintenance`).
+//! - One pass at a time, and none while a repair works on the segments (`maintenance`). Retention comes between two chunks; the
+//!   pass goes on with what it leaves.
 //! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
 //! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
@@ -16,7 +17,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::record::DecompressLimit;
@@ -27,15 +28,16 @@ use crate::types::{Offset, Timestamp};
 
 use super::super::cleaner_state::{PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
+use super::super::maintenance::Turn;
 use super::super::scan::MAX_BATCH_BYTES;
 use super::super::segment::Segment;
-use super::choose::{CompactionView, Shape, Span, Wishes, choose, promise_begins};
+use super::choose::{CompactionView, Due, NotDue, Shape, Span, Wishes, choose, roll_begins};
 use super::copy::{Copied, Copying, Found};
-use super::gate::{Budget, CompactError, Gate};
+use super::gate::{Budget, CompactError, Gate, Lend};
 use super::grouping::{Limits, Soundness, group};
 use super::learn::{Learning, Reached};
 use super::offset_map::OffsetMap;
-use super::output::OutputLimits;
+use super::output::{Output, OutputLimits};
 use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
@@ -76,10 +78,25 @@ impl Partition {
     pub fn compaction(&self, now: Timestamp) -> CompactionView {
         let config = Arc::clone(&self.config.read());
         let remembered = self.cleaner.look();
-        CompactionView {
+        let view = CompactionView {
             last_pass: remembered.last_pass,
             last_error: remembered.failure,
+            horizon_at: self
+                .cleaner
+                .horizon_at(now, config.compaction.delete_retention_ms),
             ..self.choice(&config, now)
+        };
+        let idle = matches!(
+            view.due,
+            Due::No(NotDue::Clean | NotDue::NotCleanable | NotDue::BelowRatio)
+        );
+        let over = view.horizon_at.is_some_and(|at| at <= now) && view.first_uncleanable > view.log_start;
+        match idle && over {
+            true => CompactionView {
+                due: Due::Horizon,
+                ..view
+            },
+            false => view,
         }
     }
 
@@ -111,6 +128,12 @@ impl Partition {
         choose(&shape, &wishes)
     }
 
+    /// Returns when the cleaner must look at this log, at the latest, for the promise of what is appended at `now`; `None`
+    /// without a promise.
+    pub fn promise_of_an_append(&self, now: Timestamp) -> Option<Timestamp> {
+        roll_begins(now, &self.config.read().compaction)
+    }
+
     /// Seals the active segment, so that a pass can clean it once it is synced.
     ///
     /// # Errors
@@ -125,7 +148,7 @@ impl Partition {
         let wanted = match wish {
             RollFor::Command => true,
             RollFor::Promise => {
-                let begins = first_append.and_then(|at| promise_begins(at, &config.compaction));
+                let begins = first_append.and_then(|at| roll_begins(at, &config.compaction));
                 config.cleanup.compacts() && begins.is_some_and(|begins| begins <= now)
             }
         };
@@ -147,11 +170,13 @@ impl Partition {
     /// [`CompactError`]; nothing is lost by trying again. One that the disk caused is part of
     /// [`compaction`](Self::compaction) until a pass comes to its end.
     pub fn compact(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
-        let Some(turn) = self.maintenance.begin_pass() else {
+        let Some(mut turn) = self.maintenance.begin_pass() else {
             return Err(CompactError::Closed);
         };
-        let passed = self.pass(pass);
-        self.write_manifest();
+        let passed = self.pass(pass, &mut turn);
+        if !turn.is_over() {
+            self.write_manifest();
+        }
         match &passed {
             Ok(report) => self.cleaner.passed(pass.now, report),
             Err(CompactError::Storage(error)) => self.cleaner.failed(PassFailure {
@@ -165,7 +190,7 @@ impl Partition {
         passed
     }
 
-    fn pass(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+    fn pass(&self, pass: &mut Pass<'_>, turn: &mut Turn<'_>) -> Result<PassReport, CompactError> {
         let config = Arc::clone(&self.config.read());
         if !config.cleanup.compacts() {
             return Err(CompactError::Policy);
@@ -190,7 +215,17 @@ impl Partition {
             view,
             producers,
         }
-        .run(pass)
+        .run(pass, &mut |work| self.lend(turn, work))
+    }
+
+    /// Leaves the segments to others while `work` runs; returns where the log begins then.
+    fn lend(&self, turn: &mut Turn<'_>, work: &mut dyn FnMut()) -> Result<Offset, CompactError> {
+        let undisturbed = self.maintenance.lend(turn, work);
+        match (turn.is_over(), undisturbed) {
+            (true, _) => Err(CompactError::Closed),
+            (false, false) => Err(CompactError::Interrupted),
+            (false, true) => Ok(self.watermarks().log_start),
+        }
     }
 
     /// Returns the producers that are remembered; loads them if no append did.
@@ -239,16 +274,22 @@ struct Done {
     bytes_after: u64,
 }
 
+impl Done {
+    fn take_in(&mut self, replaced: &[Source], outputs: &[(Output, PathBuf)]) {
+        let before = replaced.iter().map(|source| u64::from(source.sealed.extent.end));
+        let after = outputs.iter().map(|(output, _)| u64::from(output.end));
+        self.replaced += replaced.len() as u64;
+        self.new += outputs.len() as u64;
+        self.bytes_before += before.sum::<u64>();
+        self.bytes_after += after.sum::<u64>();
+    }
+}
+
 impl Round<'_> {
-    fn run(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+    fn run(&self, pass: &mut Pass<'_>, lend: Lend<'_>) -> Result<PassReport, CompactError> {
         let (from, until) = (self.view.cleaner_point, self.view.first_uncleanable);
         let all = self.sources(until);
-        let mut gate = Gate {
-            budget: &mut *pass.budget,
-            maintenance: &self.partition.maintenance,
-            read_bytes: 0,
-            written_bytes: 0,
-        };
+        let mut gate = Gate::new(&mut *pass.budget, &self.partition.maintenance, lend);
         let limit = DecompressLimit(self.config.max_decompressed_bytes);
         let aborted = |source: &Source| self.aborted(source);
         // No more keys than there are offsets.
@@ -285,7 +326,7 @@ impl Round<'_> {
             .into_iter()
             .filter(|source| source.sealed.extent.base < to)
             .collect();
-        let done = self.clean(sources, &mut survivors, &mut gate)?;
+        let done = self.clean(sources, pass.now, &mut survivors, &mut gate)?;
         Ok(PassReport {
             from,
             to,
@@ -299,6 +340,7 @@ impl Round<'_> {
             records: survivors.met().counts,
             damaged: done.found.damaged,
             damaged_unnamed: done.found.unnamed,
+            next_horizon: gate.next_horizon,
         })
     }
 
@@ -306,6 +348,7 @@ impl Round<'_> {
     fn clean(
         &self,
         mut sources: Vec<Source>,
+        now: Timestamp,
         survivors: &mut Survivors<'_>,
         gate: &mut Gate<'_>,
     ) -> Result<Done, CompactError> {
@@ -317,31 +360,37 @@ impl Round<'_> {
         let copying = Copying {
             fs: self.partition.files.fs(),
             dir: self.dir,
-            limits: OutputLimits::of_a_segment(self.config.index_interval_bytes),
+            limits: OutputLimits::of_a_segment(self.config.index_interval_bytes, now),
             aborted: &aborted,
         };
         let mut done = Done::default();
         let mut groups = VecDeque::from(grouped(&sources, limits));
-        while let Some(range) = groups.pop_front() {
+        while let Some(mut range) = groups.pop_front() {
+            while !range.is_empty() && !gate.needs(sources[range.start].sealed.extent.next) {
+                range.start += 1;
+            }
+            if range.is_empty() {
+                continue;
+            }
             let next = &sources[range.clone()];
             let (met, found) = (survivors.met().clone(), done.found.clone());
-            match copying.run(next, survivors, &mut done.found, gate)? {
-                Copied::Unchanged => {}
-                Copied::Changed(outputs) => {
-                    let size = |source: &Source| u64::from(source.sealed.extent.end);
-                    done.replaced += next.len() as u64;
-                    done.new += outputs.len() as u64;
-                    done.bytes_before += next.iter().map(size).sum::<u64>();
-                    done.bytes_after += outputs
-                        .iter()
-                        .map(|(output, _)| u64::from(output.end))
-                        .sum::<u64>();
+            match copying.run(next, survivors, &mut done.found, gate) {
+                Ok(Copied::Unchanged) => {}
+                Ok(Copied::Changed(outputs)) => {
+                    done.take_in(next, &outputs);
                     self.partition
                         .cleaner
                         .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
                     swap::swap(self.partition, next, outputs)?;
                 }
-                Copied::Damaged(index) => {
+                Err(CompactError::Interrupted) if gate.take_lost() => {
+                    // The first of them is gone; what is left of the group is another group.
+                    survivors.go_back(met);
+                    done.found = found;
+                    groups.push_front(range);
+                }
+                Err(error) => return Err(error),
+                Ok(Copied::Damaged(index)) => {
                     survivors.go_back(met);
                     done.found = found;
                     sources[range.start + index].soundness = Soundness::Damaged;

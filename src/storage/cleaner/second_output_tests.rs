@@ -53,12 +53,8 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
     let until = sources.last().expect("there are segments").bound;
     let log = Arc::clone(&scene.log);
     let mut budget = |_: u64| Pace::Go;
-    let mut gate = Gate {
-        budget: &mut budget,
-        maintenance: &log.maintenance,
-        read_bytes: 0,
-        written_bytes: 0,
-    };
+    let mut lend = |_: &mut dyn FnMut()| Ok(Offset::ZERO);
+    let mut gate = Gate::new(&mut budget, &log.maintenance, &mut lend);
     scene.map.reset([1, 2], Offset(0), 100);
     Learning {
         fs: log.files.fs().as_ref(),
@@ -86,6 +82,7 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
         limits: OutputLimits {
             index_interval_bytes: 200,
             max_bytes,
+            now: Timestamp(0),
         },
         aborted: &never_aborted,
     };

@@ -11,11 +11,12 @@ use crate::env::{CrashChoice, SimFs, SyncSite};
 use crate::types::Offset;
 
 /// The syncs of a pass.
-pub(in crate::storage) const SWEPT: [&str; 4] = [
+pub(in crate::storage) const SWEPT: [&str; 5] = [
     "cleaned log",
     "directory of finished cleaned logs",
     "directory without cleaned logs' originals",
     "directory of cleaned logs that a start swaps",
+    "directory without what a start's swaps replace",
 ];
 /// Steps of a life; what they append is synced when they are done.
 const LIFE: [&str; 14] = [

@@ -58,9 +58,10 @@ impl Partition {
         self.cleaner.point(self.watermarks().log_start)
     }
 
-    /// Tells whether somebody waits for a pass over this log to end: a change of settings, retention, a repair, a removal.
+    /// Tells whether somebody waits for a pass over this log to end, or to come to its next chunk: a change of settings,
+    /// retention, a repair, a removal.
     pub fn wants_pass_to_end(&self) -> bool {
-        self.maintenance.is_wanted()
+        self.maintenance.is_wanted() || self.maintenance.is_wanted_to_delete()
     }
 
     /// Returns all segments in the order of their offsets.

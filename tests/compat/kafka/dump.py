@@ -22,8 +22,10 @@ RECORD = re.compile(
 )
 NEUTRAL = re.compile(r"Dumping .*|Log starting offset: \d+|Snapshot end offset: .*")
 INDEX_ENTRY = re.compile(r"offset: \d+ position: \d+|timestamp: \d+ offset: \d+")
-PRODUCER_ENTRY = re.compile(r"producerId: \d+ producerEpoch: \d+ coordinatorEpoch: -?\d+ currentTxnFirstOffset: .*")
-ABORTED_ENTRY = re.compile(r"version: 0 producerId: \d+ firstOffset: \d+ lastOffset: \d+ lastStableOffset: \d+")
+PRODUCER_ENTRY = re.compile(r"producerId: (?P<producer>\d+) producerEpoch: \d+ coordinatorEpoch: -?\d+ currentTxnFirstOffset: .*")
+ABORTED_ENTRY = re.compile(
+    r"version: 0 producerId: (?P<producer>\d+) firstOffset: (?P<first>\d+) lastOffset: (?P<last>\d+) lastStableOffset: \d+"
+)
 GAPS = re.compile(r"Non-consecutive offsets in .*")
 GAP = re.compile(r" *(?P<before>\d+) is followed by (?P<after>\d+)")
 INDEX_INTERVAL_BYTES = 4096
@@ -122,16 +124,66 @@ def verify_may_be_empty(index: Path) -> None:
         raise AssertionError(f"{index} is empty beside {before_the_last} bytes of batches before the last")
 
 
-def verify_states(directories: list[Path]) -> int:
-    """Reads every `.snapshot` and `.txnindex`; returns the number of entries."""
-    files = files_of(directories, "snapshot", "txnindex")
-    entries = 0
+@dataclasses.dataclass
+class State:
+    """What the batches of a partition say of its producers, or what the tool reads from the files that keep it."""
+
+    producers: set[int] = dataclasses.field(default_factory=set)
+    aborted: set[tuple[int, int, int]] = dataclasses.field(default_factory=set)  # producer, first offset, offset of the marker
+
+
+def state_of_log(directory: Path) -> tuple[State, int, bool]:
+    """What the batches say, the offset after the last, and whether none is missing since offset 0."""
+    state, end, whole = State(), 0, True
+    open_since: dict[int, int] = {}
+    for log in sorted(directory.glob("*.log")):
+        for batch in record_batch.walk(log.read_bytes()):
+            whole = whole and batch.base_offset == end and batch.records == batch.last_offset - batch.base_offset + 1
+            end = batch.last_offset + 1
+            if batch.producer_id < 0:
+                continue
+            state.producers.add(batch.producer_id)
+            if batch.marker is None and batch.is_transactional:
+                open_since.setdefault(batch.producer_id, batch.base_offset)
+            elif batch.marker is not None:
+                first = open_since.pop(batch.producer_id, None)
+                if first is not None and batch.marker == record_batch.ABORT:
+                    state.aborted.add((batch.producer_id, first, batch.base_offset))
+    return state, end, whole
+
+
+def state_of_files(directory: Path, end: int) -> State:
+    """What the tool reads from the snapshot of the log end and from every `.txnindex`; files and lines of another kind are a fault."""
+    state = State()
+    snapshots = [file for file in files_of([directory], "snapshot") if int(file.stem) >= end]
+    files = [*snapshots, *files_of([directory], "txnindex")]
     for line in tool(files) if files else []:
-        if PRODUCER_ENTRY.fullmatch(line) or ABORTED_ENTRY.fullmatch(line):
-            entries += 1
+        if entry := PRODUCER_ENTRY.fullmatch(line):
+            state.producers.add(int(entry["producer"]))
+        elif entry := ABORTED_ENTRY.fullmatch(line):
+            state.aborted.add((int(entry["producer"]), int(entry["first"]), int(entry["last"])))
         elif line and not NEUTRAL.fullmatch(line):
             raise AssertionError(f"the dump tool says: {line[:500]}")
-    return entries
+    return state
+
+
+def verify_states(directories: list[Path]) -> tuple[int, int]:
+    """Holds `.snapshot` and `.txnindex` against the batches of each partition; returns how many producers and aborted transactions.
+
+    Every producer of the log is in the snapshot of its end. Of a log from which nothing was cleaned away nobody else is, and its
+    aborted transactions are those of the index, one by one.
+    """
+    producers = aborted = 0
+    for directory in directories:
+        told, end, whole = state_of_log(directory)
+        kept = state_of_files(directory, end)
+        if not told.producers <= kept.producers or (whole and told.producers != kept.producers):
+            raise AssertionError(f"{directory}: the snapshot of {end} has producers {kept.producers}, the log {told.producers}")
+        if whole and told.aborted != kept.aborted:
+            raise AssertionError(f"{directory}: aborted by the index {kept.aborted}, by the log {told.aborted}")
+        producers += len(kept.producers)
+        aborted += len(kept.aborted)
+    return producers, aborted
 
 
 def files_of(directories: list[Path], *suffixes: str) -> list[Path]:
