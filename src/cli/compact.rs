@@ -116,13 +116,27 @@ fn job_text(name: &str, job: &Compaction) -> String {
         ]
     };
     let rows: Vec<_> = job.partitions.iter().map(row).collect();
-    let mut text = format!("topic {name} compacted\n\n{}", output::table(&columns, &rows));
+    let failed = |one: &&PartitionCompaction| matches!(one.state, CompactionState::Failed(_));
+    let outcome = match job.partitions.iter().filter(failed).count() {
+        0 => format!("topic {name} compacted"),
+        failed => format!(
+            "compaction of topic {name} failed for {failed} of {} partitions; this was done",
+            job.partitions.len()
+        ),
+    };
+    let mut text = format!("{outcome}\n\n{}", output::table(&columns, &rows));
     for one in &job.partitions {
-        if let CompactionState::Done(Some(left)) = &one.state {
-            text.push_str(&format!(
-                "\npartition {} is not compacted to its end: {left}\n",
-                one.partition
-            ));
+        let number = one.partition;
+        match &one.state {
+            CompactionState::Done(Some(left)) => {
+                text.push_str(&format!(
+                    "\npartition {number} is not compacted to its end: {left}\n"
+                ));
+            }
+            CompactionState::Failed(reason) => {
+                text.push_str(&format!("\npartition {number} failed: {reason}\n"));
+            }
+            _ => {}
         }
     }
     text
@@ -355,5 +369,44 @@ mod tests {
               now: no pass, because nothing is dirty
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn a_command_that_failed_says_so_and_what_was_done() {
+        let one = |partition, state| PartitionCompaction {
+            partition: PartitionId(partition),
+            state,
+            before_bytes: 2048,
+            after_bytes: 1024,
+            passes: 1,
+            read_bytes: 0,
+            written_bytes: 0,
+            values_kept: 3,
+            tombstones_kept: 0,
+            records_dropped: 4,
+        };
+        let job = Compaction {
+            handle: 1,
+            complete: true,
+            partitions: vec![
+                one(0, CompactionState::Done(None)),
+                one(1, CompactionState::Failed("the disk is full".to_owned())),
+            ],
+        };
+        let text = job_text("f", &job);
+        let first = text.lines().next();
+        assert_eq!(
+            first,
+            Some("compaction of topic f failed for 1 of 2 partitions; this was done")
+        );
+        assert!(
+            text.ends_with("\npartition 1 failed: the disk is full\n"),
+            "{text}"
+        );
+        let done = Compaction {
+            partitions: vec![one(0, CompactionState::Done(None))],
+            ..job
+        };
+        assert!(job_text("f", &done).starts_with("topic f compacted\n"));
     }
 }

@@ -240,7 +240,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "cleaner.dedupe_buffer_bytes",
         default: "128MiB",
-        doc: "Memory for the keys of passes, of all threads together, 24 bytes a key; taken only while one runs.",
+        doc: "Memory for the keys of passes, of all threads together, at most 24 bytes a key; taken only while one runs.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.broker.cleaner.dedupe_buffer_bytes = as_usize(bytes);
         }),

@@ -194,6 +194,39 @@ impl BatchRebuild {
         Self { encoder, header }
     }
 
+    /// Begins a batch that stands in for a part of the one with `header`: for its `offsets`, which are not empty. Its sequence
+    /// is that of its first offset, so parts one behind the other say together what the whole said.
+    pub fn part_of(
+        header: &BatchHeader,
+        offsets: std::ops::Range<Offset>,
+        delete_horizon: Option<Timestamp>,
+    ) -> Result<Self, BuildError> {
+        let delta = |offset: Offset| {
+            let delta = offset.0.checked_sub(header.base_offset.0);
+            let delta = delta.and_then(|delta| i32::try_from(delta).ok());
+            delta
+                .filter(|delta| (0..=header.last_offset_delta).contains(delta))
+                .ok_or(BuildError::Foreign { offset })
+        };
+        let first = delta(offsets.start)?;
+        let last = delta(Offset(offsets.end.0.saturating_sub(1)))?;
+        let mut part = *header;
+        part.base_offset = offsets.start;
+        part.last_offset_delta = last
+            .checked_sub(first)
+            .filter(|count| *count >= 0)
+            .ok_or(BuildError::Foreign { offset: offsets.end })?;
+        if let Some(producer) = &mut part.producer {
+            producer.base_sequence = producer.base_sequence.map(|sequence| sequence.plus(first));
+        }
+        Ok(Self::of(&part, delete_horizon))
+    }
+
+    /// Returns how many bytes the records kept so far take before compression.
+    pub fn payload_len(&self) -> usize {
+        self.encoder.bytes.len() - HEADER_LEN
+    }
+
     /// Keeps a record of the batch; records come in the order in which the batch had them.
     ///
     /// # Errors

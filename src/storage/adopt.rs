@@ -38,7 +38,7 @@ use super::segment::{Sealed, add_pending_indexes, log_path};
 use super::spacing::Holes;
 use super::store::Store;
 use super::torn::{Beside, LastLog};
-use super::{Closed, LeaderEpochs, Producers, encode_snapshot, partition_dir};
+use super::{AppendTimes, Closed, LeaderEpochs, Producers, encode_snapshot, partition_dir};
 
 const SITE_SHARED: SyncSite = SyncSite("adopted log, shared with its original");
 const SITE_COPY: SyncSite = SyncSite("adopted log, copied");
@@ -338,7 +338,8 @@ impl Adoption<'_> {
             Place::Last(_) => self.copy(file.as_ref(), &to, u64::from(scanned.end))?,
         }
         let modified = files.fs().stat(path).context("read", path)?.modified;
-        let sealed = sealed_of(to, scanned, modified);
+        let append_times = AppendTimes::between(base, scanned.next, None, modified);
+        let sealed = sealed_of(to, scanned, append_times);
         add_pending_indexes(&sealed, &mut progress.replacements);
         progress.segments.push(Arc::new(sealed));
         progress.replacements.commit_if_many(files)

@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 
 use crate::types::{Offset, Timestamp};
 
-use super::hold::Hold;
 use super::segment::Sealed;
 
 /// After a start, a pass comes at most so late, in milliseconds, to see whether the time of tombstones is over.
@@ -210,10 +209,9 @@ impl CleanerState {
         self.0.lock().point.max(log_start)
     }
 
-    /// Returns what a checkpoint is to say, of a log that begins at `log_start` and is held so.
-    pub(super) fn settled(&self, log_start: Offset, holds: &[Hold]) -> CleanerMarks {
+    /// Returns what a checkpoint is to say, of a log that begins at `log_start` and in which nothing before `held_from` is held.
+    pub(super) fn settled(&self, log_start: Offset, held_from: Option<Offset>) -> CleanerMarks {
         let state = self.0.lock();
-        let held_from = holds.iter().map(Hold::first_offset).min();
         let point = held_from.map_or(state.point, |held_from| held_from.min(state.point));
         CleanerMarks {
             point: Some(point.max(log_start)),

@@ -29,14 +29,6 @@ impl Hold {
             Self::Times(range) => timestamp.is_some_and(|timestamp| range.contains(&timestamp)),
         }
     }
-
-    /// Returns the first offset at which it may hold a record.
-    pub fn first_offset(&self) -> Offset {
-        match self {
-            Self::Offsets(range) => range.start,
-            Self::Times(_) => Offset::ZERO,
-        }
-    }
 }
 
 impl fmt::Display for Hold {

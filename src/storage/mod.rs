@@ -98,7 +98,7 @@ pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};
 pub use data_dir::Removed;
 pub use epochs::{EpochChange, EpochEnd, LeaderEpochs};
 pub use error::{AppendError, ReadError, StartError, StoreError};
-pub use format::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES};
+pub use format::append_times::{AppendSample, AppendTimes, FirstAppend, MAX_APPEND_SAMPLES};
 pub use format::checkpoint::{
     CheckpointDamage, EpochEntry, decode_epochs, decode_offsets, encode_epochs, encode_offsets, put_in_place,
     write_atomic,

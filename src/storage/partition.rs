@@ -40,7 +40,7 @@ use super::standing::Stand;
 use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
-use super::{AbortedTransaction, Marker, Origin, Verdict, load, reindex, stamps};
+use super::{AbortedTransaction, Hold, Marker, Origin, Verdict, load, reindex, stamps};
 
 /// One partition's log. All methods may be called from any thread.
 #[derive(Debug)]
@@ -156,8 +156,25 @@ impl Partition {
         let _turn = self.maintenance.take();
         for gone in before.holds.iter().filter(|hold| !config.holds.contains(hold)) {
             // What it kept may be shadowed by records that are clean already.
-            self.cleaner.lower(gone.first_offset());
+            if let Some(from) = self.held_from(gone) {
+                self.cleaner.lower(from);
+            }
         }
+    }
+
+    /// Returns an offset before which the hold keeps nothing that is there; `None` where it keeps nothing of the log. A hold by
+    /// time begins with the first segment that has a record of that time.
+    pub(super) fn held_from(&self, hold: &Hold) -> Option<Offset> {
+        let times = match hold {
+            Hold::Offsets(range) => return Some(range.start),
+            Hold::Times(times) => times,
+        };
+        let segments = super::read::snapshot(&self.segments);
+        segments.iter().find_map(|segment| {
+            let extent = segment.extent();
+            let (least, greatest) = extent.content.least.zip(extent.content.greatest)?;
+            (least < times.end && times.start <= greatest).then_some(extent.base)
+        })
     }
 
     /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.

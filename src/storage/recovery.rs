@@ -33,7 +33,7 @@ use super::paths::SegmentFile;
 use super::scan::{ScanSpec, Scanned, Vouched, scan_through};
 use super::segment::{Extent, Sealed, Segment, log_path};
 use super::spacing::Holes;
-use super::{AppendTimes, LeaderEpochs, Producers};
+use super::{AppendTimes, LeaderEpochs, PartitionMetadata, Producers};
 
 const SITE_LOGS: SyncSite = SyncSite("recovered logs");
 /// So many recovered files are held open to be synced together.
@@ -192,6 +192,8 @@ impl Recovery<'_> {
             }
             let trusted = known.trusted(self.dir, base, len, self.recovery_point);
             if let Some(sealed) = trusted.filter(|sealed| self.has_its_aborted(sealed)) {
+                let last = sealed.extent.append_times.last();
+                found.trusted_to = last.map(|last| last.time).or(found.trusted_to);
                 found.segments.push(Arc::new(sealed));
                 continue;
             }
@@ -257,8 +259,21 @@ impl Recovery<'_> {
             self.sync_logs(&mut found.verified)?;
         }
         let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
-        found.segments.push(Arc::new(sealed_of(path, scanned, modified)));
+        let last = Offset(scanned.next.0 - 1);
+        let append_times = AppendTimes::between(base, last, self.appended_after(found), modified);
+        found
+            .segments
+            .push(Arc::new(sealed_of(path, scanned, append_times)));
         Ok(tail)
+    }
+
+    /// Returns a time before which nothing of what follows was appended: the last append that the manifest tells of, else the
+    /// partition's creation. A file's last change is none: a pass of the cleaner may have written it long after.
+    fn appended_after(&self, found: &Found) -> Option<Timestamp> {
+        found.trusted_to.or_else(|| {
+            let stat = self.files.fs().stat(&self.dir.join(PartitionMetadata::FILE_NAME));
+            stat.ok().map(|stat| stat.modified)
+        })
     }
 
     /// Reads one log; epochs and producer state follow what is found.
@@ -367,6 +382,8 @@ struct Found {
     /// Verified, not yet synced.
     verified: Vec<(Arc<Path>, Arc<dyn File>)>,
     cut: bool,
+    /// The last append of the last segment that the manifest told of.
+    trusted_to: Option<Timestamp>,
 }
 
 impl Found {
@@ -382,13 +399,13 @@ enum Tail {
     Torn,
 }
 
-/// Makes a segment of what a scan found. Its appends are taken to have ended when the file last changed.
-pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, modified: Timestamp) -> Sealed {
+/// Makes a segment of what a scan found, with the times of its appends, if there are any.
+pub(super) fn sealed_of(path: Arc<Path>, scanned: Scanned, append_times: AppendTimes) -> Sealed {
     let base = scanned.indexes.base();
-    let mut append_times = AppendTimes::default();
-    if scanned.end > 0 {
-        append_times.push(base, modified);
-    }
+    let append_times = match scanned.end {
+        0 => AppendTimes::default(),
+        _ => append_times,
+    };
     let mut content = scanned.content;
     if !scanned.gaps.is_empty() {
         // Of what cannot be read the times are not known: no read bounded in time may pass it over.

@@ -198,8 +198,10 @@ impl Rereading<'_> {
             return Ok(cut);
         }
         copy_over(files, file.as_ref(), &path, scanned.end)?;
-        let modified = files.fs().stat(&path).context("read", &path)?.modified;
-        reread.again.push(Arc::new(sealed_of(path, scanned, modified)));
+        let append_times = extent.append_times.before(scanned.next);
+        reread
+            .again
+            .push(Arc::new(sealed_of(path, scanned, append_times)));
         Ok(cut)
     }
 

@@ -148,10 +148,11 @@ fn facts(extent: &Extent) -> SegmentFacts {
         size_bytes: u64::from(extent.end),
         least: extent.content.least,
         greatest: extent.content.greatest,
+        // A first append that may have been later counts as late as it can have been: nothing goes too soon.
         appended: times
-            .first()
+            .first_at_latest()
             .zip(times.last())
-            .map(|(first, last)| (first.time, last.time)),
+            .map(|(first, last)| (first, last.time)),
     }
 }
 
@@ -375,6 +376,10 @@ impl Job {
         for kind in SegmentFile::ALL {
             let path = kind.path(segment.dir(), segment.extent.base);
             remove_if_there(&self.files, &path).context("remove", &path)?;
+        }
+        // A replacement that is not finished still has its temporary name.
+        if !segment.has_its_name() {
+            remove_if_there(&self.files, &segment.log_path).context("remove", &segment.log_path)?;
         }
         Ok(())
     }

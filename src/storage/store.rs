@@ -312,7 +312,11 @@ fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, CleanerMarks)
     let point = |partition: &Arc<Partition>| {
         let log_start = partition.watermarks().log_start;
         let holds = Arc::clone(&partition.config.read().holds);
-        (partition.id.clone(), partition.cleaner.settled(log_start, &holds))
+        let held_from = holds.iter().filter_map(|hold| partition.held_from(hold)).min();
+        (
+            partition.id.clone(),
+            partition.cleaner.settled(log_start, held_from),
+        )
     };
     compacted.map(point).collect()
 }

@@ -163,7 +163,9 @@ fn explain(topic: &Topic, served: &Served, view: &CompactionView, now: Timestamp
 }
 
 fn keys(view: &CompactionView, report: &PassReport) -> KeyCounts {
-    let clean = view.dirty_bytes == 0 && view.uncleanable_bytes == 0 && report.rounds == Rounds::Done;
+    let all_read = report.damaged.is_empty() && report.damaged_unnamed == 0;
+    let clean =
+        view.dirty_bytes == 0 && view.uncleanable_bytes == 0 && report.rounds == Rounds::Done && all_read;
     KeyCounts {
         live: report.records.values_kept,
         tombstones: report.records.tombstones_kept,
@@ -255,5 +257,52 @@ fn describe(topic: &Topic, served: &Served) -> LogDescription {
         compacted_below: below.records,
         tombstones_gone_below: below.tombstones,
         holds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::DamagedPlace;
+    use crate::types::Offset;
+
+    #[test]
+    fn keys_of_a_log_with_damage_are_not_told_as_exact() {
+        let view = CompactionView {
+            log_start: Offset(0),
+            cleaner_point: Offset(3),
+            first_uncleanable: Offset(3),
+            bound: None,
+            clean_bytes: 100,
+            dirty_bytes: 0,
+            uncleanable_bytes: 0,
+            ratio: 0.0,
+            deadline: None,
+            promise_at: None,
+            horizon_at: None,
+            roll_at: None,
+            dirty_since: None,
+            due: Due::No(NotDue::Clean),
+            last_pass: None,
+            last_error: None,
+        };
+        let sound = PassReport::default();
+        let named = PassReport {
+            damaged: vec![DamagedPlace {
+                path: "0.log".into(),
+                position: 0,
+                len_bytes: 70,
+                offset: Offset(0),
+                reason: "a check failed".to_owned(),
+            }],
+            ..PassReport::default()
+        };
+        let unnamed = PassReport {
+            damaged_unnamed: 1,
+            ..PassReport::default()
+        };
+        assert_eq!(keys(&view, &sound).exactness, Exactness::Exact);
+        assert_eq!(keys(&view, &named).exactness, Exactness::Estimated);
+        assert_eq!(keys(&view, &unnamed).exactness, Exactness::Estimated);
     }
 }

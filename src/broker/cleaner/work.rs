@@ -236,7 +236,7 @@ impl Core {
         let failures = claimed.served.cleaning.failed(now, reason.clone(), wish);
         self.metrics.cleaner_failures.inc();
         tracing::error!(partition = %claimed.served.id(), error = reason, failures,
-            "compaction failed; the log is as it was, and it is tried again");
+            "compaction failed; nothing is lost, what was replaced before stays replaced, and it is tried again");
     }
 
     /// Cleans a log until the map took in all of its keys; tells every pass. Returns how the log then stands.

@@ -24,6 +24,8 @@
 //!
 //! What is not here: I/O, the clock, the order of logs among each other.
 
+use std::ops::Range;
+
 use crate::storage::{AppendTimes, CleanupPolicy, Compaction, Hold, WatermarkView};
 use crate::types::{Offset, Timestamp};
 
@@ -260,6 +262,26 @@ fn first_dirty_append(log: &Shape<'_>) -> Option<Timestamp> {
         .or(times.first().map(|first| first.time))
 }
 
+/// Tells whether holds by offset, together, hold all of a range.
+fn is_held(holds: &[Hold], range: Range<Offset>) -> bool {
+    let mut held: Vec<&Range<Offset>> = holds
+        .iter()
+        .filter_map(|hold| match hold {
+            Hold::Offsets(held) => Some(held),
+            Hold::Times(_) => None,
+        })
+        .collect();
+    held.sort_unstable_by_key(|held| held.start);
+    let mut next = range.start;
+    for held in held {
+        if held.start <= next {
+            next = held.end.max(next);
+        }
+    }
+    // Of nothing no hold keeps anything.
+    !range.is_empty() && next >= range.end
+}
+
 fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
     if !wishes.cleanup.compacts() {
         return Due::No(NotDue::Policy);
@@ -272,11 +294,7 @@ fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
             NotDue::NotCleanable
         });
     }
-    let held = |hold: &Hold| match hold {
-        Hold::Offsets(range) => range.start <= view.cleaner_point && view.first_uncleanable <= range.end,
-        Hold::Times(_) => false,
-    };
-    if wishes.holds.iter().any(held) {
+    if is_held(wishes.holds, view.cleaner_point..view.first_uncleanable) {
         return Due::No(NotDue::Held);
     }
     let promised = view
@@ -288,5 +306,20 @@ fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
         Due::Ratio
     } else {
         Due::No(NotDue::BelowRatio)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_nothing_nothing_is_held() {
+        assert!(!is_held(&[], Offset(3)..Offset(3)));
+        assert!(!is_held(&[], Offset(3)..Offset(4)));
+        assert!(is_held(
+            &[Hold::Offsets(Offset(3)..Offset(4))],
+            Offset(3)..Offset(4)
+        ));
     }
 }

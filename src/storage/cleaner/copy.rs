@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::env::Fs;
 use crate::record::RecordBatch;
-use crate::storage::{AbortedTransaction, AppendTimes};
+use crate::storage::{AbortedTransaction, AppendTimes, FirstAppend};
 use crate::types::{Offset, Timestamp};
 
 use super::super::cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES};
@@ -208,15 +208,33 @@ impl Run<'_, '_> {
                 aborted: None,
             }
         });
-        let batch = match &fate {
-            Fate::AsItIs => at.batch,
-            Fate::Rebuilt(batch) => batch,
-            Fate::Gone => return self.change(at, gate),
+        let stays = match &fate {
+            Fate::AsItIs => std::slice::from_ref(at.batch),
+            Fate::Rebuilt(batches) => batches,
+            Fate::Gone => &[],
         };
         if !matches!(fate, Fate::AsItIs) {
             self.change(at, gate)?;
         }
-        let header = batch.header();
+        for batch in stays {
+            let kept = Kept {
+                header: batch.header(),
+                times,
+                aborted,
+            };
+            self.keep(at, batch, kept, gate)?;
+        }
+        Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        at: &At<'_>,
+        batch: &RecordBatch,
+        kept: Kept<'_>,
+        gate: &mut Gate<'_>,
+    ) -> Result<(), CompactError> {
+        let header = kept.header;
         if self.output.is_full_for(header) {
             self.change(at, gate)?;
             let next = Output::new(header.base_offset, self.copying.limits);
@@ -225,11 +243,7 @@ impl Run<'_, '_> {
             self.output.begin(self.copying.fs, self.copying.dir)?;
         }
         self.output.write(batch.bytes(), gate)?;
-        self.output.add(Kept {
-            header,
-            times,
-            aborted,
-        });
+        self.output.add(kept);
         Ok(())
     }
 
@@ -284,5 +298,8 @@ pub(super) fn append_times(sources: &[Source], base: Offset, next: Offset) -> Ap
         // A second output begins after some of the samples; the first of those stands for its first batch.
         times.push(sample.offset.max(base), sample.time);
     }
-    times
+    let first = sources
+        .first()
+        .map(|source| source.sealed.extent.append_times.first_is());
+    times.with_first(first.unwrap_or(FirstAppend::Known))
 }

@@ -281,6 +281,89 @@ fn without_its_index_a_damaged_log_with_aborted_transactions_is_left_as_it_is() 
     assert_eq!((content(&scene, FIRST), content(&scene, log)), before);
 }
 
+/// Damages the marker at offset 1, cleans, and returns the records that stay behind it.
+fn behind_a_damaged_marker(script: &str) -> Vec<(i64, String, Option<String>)> {
+    let mut scene = Scene::new();
+    scene.run(script);
+    let position = u64::from(scene.batches()[0][0].header().size_bytes);
+    scribble(&scene, FIRST, position + 40, &[0xff]);
+    let report = scene.clean().expect("the rest is cleaned");
+    assert_eq!(report.damaged.len(), 1, "{:?}", report.damaged);
+    let end = scene.log.watermarks().log_end;
+    let (mut from, mut found) = (Offset(2), Vec::new());
+    while from < end {
+        let read = crate::storage::Read {
+            from,
+            until: end,
+            times: None,
+            max_bytes: 1,
+            first: crate::storage::FirstBatch::Whole,
+        };
+        let slice = scene.log.read(&read).expect("sound from there on");
+        let batches = crate::record::Batches::over(slice.bytes.clone(), 0);
+        if batches.flatten().all(|(_, batch)| !batch.header().is_control()) {
+            found.extend(super::testing::records_in(slice.bytes));
+        }
+        from = slice.next_offset;
+    }
+    found
+}
+
+fn kept(records: &[(i64, &str)]) -> Vec<(i64, String, Option<String>)> {
+    let kept = records.iter();
+    kept.map(|(offset, key)| (*offset, (*key).to_owned(), Some("1".to_owned())))
+        .collect()
+}
+
+#[test]
+fn behind_a_damaged_abort_marker_what_its_producer_committed_stays() {
+    let found = behind_a_damaged_marker("t7:a=1 abort7 t7:b=1 t7:c=1 commit7 d=1 roll");
+    assert_eq!(found, kept(&[(2, "b"), (3, "c"), (5, "d")]));
+    let found = behind_a_damaged_marker("t7:a=1 abort7 t7:b=1 abort7 t7:c=1 commit7 p8:d=1 roll");
+    assert_eq!(
+        found,
+        kept(&[(4, "c"), (6, "d")]),
+        "the second one is aborted, too"
+    );
+}
+
+#[test]
+fn behind_a_damaged_commit_marker_an_aborted_transaction_goes_and_a_committed_one_stays() {
+    let found = behind_a_damaged_marker("t7:a=1 commit7 t7:b=1 abort7 t7:c=1 commit7 d=1 roll");
+    assert_eq!(found, kept(&[(4, "c"), (6, "d")]));
+}
+
+#[test]
+fn retention_takes_a_replacement_that_is_not_finished_under_the_name_it_has() {
+    let mut scene = Scene::new();
+    scene.run(SCRIPT);
+    scene.fs.inject(fault(Call::Remove, "0.log", 1, failure()));
+    assert!(scene.clean().is_err());
+    let of_first = |scene: &Scene| -> Vec<String> {
+        let names = scene.files().into_iter();
+        names
+            .filter(|name| name.starts_with("00000000000000000000.log"))
+            .collect()
+    };
+    let unfinished = "00000000000000000000.log.swap".to_owned();
+    assert!(of_first(&scene).contains(&unfinished), "{:?}", of_first(&scene));
+    scene.log.raise_log_start(Offset(6)).expect("raised");
+    let retained = scene
+        .store
+        .retain(std::slice::from_ref(&scene.log), Timestamp(scene.now));
+    assert!(
+        retained.iter().all(|retained| retained.failure.is_none()),
+        "{retained:?}"
+    );
+    assert!(of_first(&scene).is_empty(), "{:?}", of_first(&scene));
+    scene.run("e=1 e=2 roll clean");
+    assert!(of_first(&scene).is_empty(), "{:?}", of_first(&scene));
+    expect_test::expect![[r#"
+        6: 7 e=2
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
 #[test]
 fn a_new_segment_that_readers_have_open_stays_open_when_it_gets_its_final_name() {
     let mut scene = Scene::new();

@@ -5,6 +5,7 @@
 //! the end of its batches cannot be told from its bytes, so it must not stand for others.
 //!
 //! Invariants
+//! - Each segment is looked at once: a log may have 100,000 of them.
 //! - Groups are not empty, and one after the other they are the segments given.
 
 use std::ops::Range;
@@ -39,26 +40,55 @@ pub(super) enum Soundness {
 
 /// Returns the groups as ranges of indexes.
 pub(super) fn group(members: &[Member], limits: Limits) -> Vec<Range<usize>> {
-    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut groups: Vec<(Range<usize>, Sums)> = Vec::new();
     for (index, member) in members.iter().enumerate() {
         match groups.last_mut() {
-            Some(last) if joins(&members[last.clone()], member, limits) => last.end = index + 1,
-            _ => groups.push(index..index + 1),
+            Some((last, sums)) if sums.joins(member, limits) => {
+                last.end = index + 1;
+                sums.add(member);
+            }
+            _ => groups.push((index..index + 1, Sums::of(member))),
         }
     }
-    groups
+    groups.into_iter().map(|(group, _)| group).collect()
 }
 
-fn joins(group: &[Member], member: &Member, limits: Limits) -> bool {
-    let sum = |of: fn(&Member) -> u64| group.iter().map(of).sum::<u64>() + of(member);
-    let sound = |member: &Member| member.soundness == Soundness::Sound;
-    let last_offset = member.bound.0 - 1;
-    sound(member)
-        && group.iter().all(sound)
-        && sum(|member| member.log_bytes) <= limits.log_bytes
-        && sum(|member| member.offset_index_bytes) <= limits.index_bytes
-        && sum(|member| member.time_index_bytes) <= limits.index_bytes
-        && (member.log_bytes == 0 || last_offset - group[0].base.0 <= i64::from(i32::MAX))
+/// What the members of a group are together.
+#[derive(Clone, Copy, Debug)]
+struct Sums {
+    base: Offset,
+    log_bytes: u64,
+    offset_index_bytes: u64,
+    time_index_bytes: u64,
+    soundness: Soundness,
+}
+
+impl Sums {
+    fn of(member: &Member) -> Self {
+        Self {
+            base: member.base,
+            log_bytes: member.log_bytes,
+            offset_index_bytes: member.offset_index_bytes,
+            time_index_bytes: member.time_index_bytes,
+            soundness: member.soundness,
+        }
+    }
+
+    fn add(&mut self, member: &Member) {
+        self.log_bytes += member.log_bytes;
+        self.offset_index_bytes += member.offset_index_bytes;
+        self.time_index_bytes += member.time_index_bytes;
+    }
+
+    fn joins(&self, member: &Member, limits: Limits) -> bool {
+        let last_offset = member.bound.0 - 1;
+        member.soundness == Soundness::Sound
+            && self.soundness == Soundness::Sound
+            && self.log_bytes + member.log_bytes <= limits.log_bytes
+            && self.offset_index_bytes + member.offset_index_bytes <= limits.index_bytes
+            && self.time_index_bytes + member.time_index_bytes <= limits.index_bytes
+            && (member.log_bytes == 0 || last_offset - self.base.0 <= i64::from(i32::MAX))
+    }
 }
 
 #[cfg(test)]

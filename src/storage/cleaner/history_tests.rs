@@ -7,7 +7,7 @@ use expect_test::expect;
 
 use super::super::cleaner_state::{CleanerMarks, CleanerState};
 use super::super::{
-    CleanupPolicy, CompactedBelow, DeletionReason, Hold, LogConfig, OffsetMap, Pace, Retention,
+    CleanupPolicy, CompactedBelow, Compaction, DeletionReason, Hold, LogConfig, OffsetMap, Pace, Retention,
 };
 use super::testing::{Scene, compacted, records};
 use crate::types::{Offset, Timestamp};
@@ -214,4 +214,103 @@ fn under_compact_and_delete_old_segments_go_by_time_and_newer_ones_are_compacted
     scene.run("+2000");
     assert_eq!(retain(&scene).len(), 3);
     assert_eq!(scene.records().expect("read"), []);
+}
+
+#[test]
+fn a_hold_by_time_that_keeps_nothing_lets_the_times_of_tombstones_run_across_restarts() {
+    let mut scene = Scene::new();
+    scene.hold(&[Hold::Times(Timestamp(5_000)..Timestamp(6_000))]);
+    scene.run("a=1 a=~ b=1 roll clean");
+    for _ in 0..3 {
+        scene.store.checkpoint().expect("written");
+        scene.run("+40 restart clean");
+    }
+    expect![[r#"
+        0: 2 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
+fn a_hold_by_time_that_ends_lets_begin_anew_what_lies_above_the_record_it_kept() {
+    let mut scene = Scene::new();
+    scene.hold(&[Hold::Times(Timestamp(5)..Timestamp(6))]);
+    scene.run("z=1 roll +5 a=1 a=~ b=1 roll clean +200");
+    scene.store.checkpoint().expect("written");
+    scene.write_down(&[]);
+    scene.run("restart");
+    scene.run("clean");
+    expect![[r#"
+        0: 0 z=1 | 2 a=~@305 | 3 b=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+/// A log whose first segment's times are written down, and whose second took appends from 200 to 900 when the process died.
+fn died_at_900(with_manifest: bool) -> Scene {
+    let mut scene = Scene::with(LogConfig {
+        compaction: Compaction {
+            max_lag_ms: 1_000,
+            min_lag_ms: 50,
+            ..compacted().compaction
+        },
+        ..compacted()
+    });
+    let at = |scene: &mut Scene, now: i64, script: &str| {
+        scene.now = now;
+        scene.fs.set_now(Timestamp(now));
+        scene.run(script);
+    };
+    at(&mut scene, 50, "a=0");
+    at(&mut scene, 100, "b=0 roll");
+    scene.store.checkpoint().expect("written");
+    at(&mut scene, 200, "c=1");
+    at(&mut scene, 210, "c=2");
+    at(&mut scene, 900, "d=1");
+    if !with_manifest {
+        use crate::env::Fs as _;
+        let path = scene.log.dir().join(crate::storage::MANIFEST_FILE_NAME);
+        scene.fs.remove_file(&path).expect("removed");
+    }
+    scene.run("restart");
+    scene
+}
+
+#[test]
+fn after_a_crash_the_lag_promise_counts_from_no_later_than_the_first_append_and_min_lag_from_the_last() {
+    for with_manifest in [true, false] {
+        let mut scene = died_at_900(with_manifest);
+        let promised = |scene: &Scene| {
+            let at = if with_manifest {
+                Timestamp(100)
+            } else {
+                Timestamp(50)
+            };
+            let views = scene.log.segment_views();
+            let second = views
+                .iter()
+                .find(|view| view.base == Offset(2))
+                .expect("it is there");
+            assert_eq!(
+                (second.first_append, second.last_append),
+                (None, Some(Timestamp(900)))
+            );
+            let known = super::super::read::snapshot(&scene.log.segments);
+            let times = known.iter().map(|segment| segment.extent().append_times.clone());
+            let second = times.filter(|times| times.last().is_some_and(|last| last.offset > Offset(2)));
+            let bounds: Vec<_> = second
+                .map(|times| times.first().map(|first| first.time))
+                .collect();
+            assert_eq!(bounds, [Some(at)]);
+        };
+        promised(&scene);
+        scene.run("roll");
+        let view = scene.log.compaction(Timestamp(900));
+        assert_eq!(view.bound, Some(super::super::Bound::MinLag(Timestamp(950))));
+        let since = view.dirty_since.expect("known");
+        assert!(since <= Timestamp(200), "{since:?}");
+        assert!(view.deadline.is_some_and(|deadline| deadline <= Timestamp(1_200)));
+        scene.run("close");
+        promised(&scene);
+    }
 }

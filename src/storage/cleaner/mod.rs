@@ -7,14 +7,15 @@
 //!    |-- grouping   which segments become one                         pure
 //!    |-- copy       pieces of segments -> survivors -> output
 //!    |     `-- survivors    the one judge of records and batches      no I/O
-//!    |           `-- transactions
+//!    |           |-- transactions
+//!    |           `-- rebuild
 //!    `-- swap       new segments for old ones, crash by crash
 //! ```
 //!
 //! Invariants
 //! - Offsets never change, nor the order of records; the newest record of each key stays, as it was written.
 //! - A tombstone goes only past its horizon and when no older record of its key can still exist; what is held stays.
-//! - It never parks: damage is kept, told and passed by; an error of the disk leaves the log as it was, for another try.
+//! - It never parks: damage is kept, told and passed by; an error of the disk loses nothing, for another try.
 //!
 //! What is not here: threads, schedules, budgets, metrics (`broker`), the clock and randomness (the caller).
 
@@ -39,6 +40,9 @@ mod pass;
 #[cfg(test)]
 mod pass_tests;
 mod pieces;
+#[cfg(test)]
+mod readers_tests;
+mod rebuild;
 #[cfg(test)]
 mod second_output_tests;
 mod source;

@@ -9,11 +9,14 @@
 //!   pass goes on with what it leaves.
 //! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
-//! - Memory: the map, a few chunks, and twice the largest decompressed batch.
+//! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
+//!   remembers, at most `MAX_PRODUCERS` (beyond that the log has forgotten the one that was idle longest, and its last batch is
+//!   one as any other), and for each aborted transaction of the segment that is read.
 //!
 //! What is not here: which log is next, when, and how fast (`broker`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,6 +29,7 @@ use crate::types::{Offset, Timestamp};
 use super::super::cleaner_state::{PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
+use super::super::scan::MAX_BATCH_BYTES;
 use super::super::segment::Segment;
 use super::choose::{CompactionView, Due, NotDue, Shape, Span, Wishes, choose, roll_begins};
 use super::copy::{Copied, Copying, Found};
@@ -34,6 +38,7 @@ use super::grouping::{Limits, Soundness, group};
 use super::learn::{Learning, Reached};
 use super::offset_map::OffsetMap;
 use super::output::{Output, OutputLimits};
+use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
@@ -289,7 +294,7 @@ impl Round<'_> {
         let aborted = |source: &Source| self.aborted(source);
         // No more keys than there are offsets.
         let dirty_offsets = until.0.saturating_sub(from.0).max(1).cast_unsigned();
-        pass.map.reset(pass.seed, dirty_offsets);
+        pass.map.reset(pass.seed, from, dirty_offsets);
         let reached = Learning {
             fs: self.partition.files.fs().as_ref(),
             map: &mut *pass.map,
@@ -311,7 +316,10 @@ impl Round<'_> {
             delete_horizon: pass
                 .now
                 .saturating_add_ms(self.config.compaction.delete_retention_ms),
-            limit,
+            limits: BatchLimits {
+                decompressed: limit,
+                bytes: MAX_BATCH_BYTES,
+            },
         };
         let mut survivors = Survivors::new(rules, &self.producers);
         let sources: Vec<Source> = all
@@ -356,38 +364,40 @@ impl Round<'_> {
             aborted: &aborted,
         };
         let mut done = Done::default();
-        let mut at = 0;
-        while at < sources.len() {
-            if !gate.needs(sources[at].sealed.extent.next) {
-                at += 1;
+        let mut groups = VecDeque::from(grouped(&sources, limits));
+        while let Some(mut range) = groups.pop_front() {
+            while !range.is_empty() && !gate.needs(sources[range.start].sealed.extent.next) {
+                range.start += 1;
+            }
+            if range.is_empty() {
                 continue;
             }
-            let members: Vec<_> = sources[at..].iter().map(Source::member).collect();
-            let Some(first) = group(&members, limits).into_iter().next() else {
-                break;
-            };
-            let next = &sources[at..at + first.end];
+            let next = &sources[range.clone()];
             let (met, found) = (survivors.met().clone(), done.found.clone());
             match copying.run(next, survivors, &mut done.found, gate) {
-                Ok(Copied::Unchanged) => at += first.end,
+                Ok(Copied::Unchanged) => {}
                 Ok(Copied::Changed(outputs)) => {
                     done.take_in(next, &outputs);
                     self.partition
                         .cleaner
                         .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
                     swap::swap(self.partition, next, outputs)?;
-                    at += first.end;
                 }
                 Err(CompactError::Interrupted) if gate.take_lost() => {
                     // The first of them is gone; what is left of the group is another group.
                     survivors.go_back(met);
                     done.found = found;
+                    groups.push_front(range);
                 }
                 Err(error) => return Err(error),
                 Ok(Copied::Damaged(index)) => {
                     survivors.go_back(met);
                     done.found = found;
-                    sources[at + index].soundness = Soundness::Damaged;
+                    sources[range.start + index].soundness = Soundness::Damaged;
+                    // Nothing before it changes for that, and what follows can do without the rest of this group.
+                    for part in grouped(&sources[range.clone()], limits).into_iter().rev() {
+                        groups.push_front(range.start + part.start..range.start + part.end);
+                    }
                 }
             }
         }
@@ -445,4 +455,9 @@ impl Round<'_> {
             map_keys: map.capacity() as u64,
         }
     }
+}
+
+fn grouped(sources: &[Source], limits: Limits) -> Vec<Range<usize>> {
+    let members: Vec<_> = sources.iter().map(Source::member).collect();
+    group(&members, limits)
 }

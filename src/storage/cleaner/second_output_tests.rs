@@ -11,6 +11,7 @@ use super::gate::{CompactError, Gate, Pace};
 use super::grouping::Soundness;
 use super::learn::Learning;
 use super::output::OutputLimits;
+use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
@@ -54,7 +55,7 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
     let mut budget = |_: u64| Pace::Go;
     let mut lend = |_: &mut dyn FnMut()| Ok(Offset::ZERO);
     let mut gate = Gate::new(&mut budget, &log.maintenance, &mut lend);
-    scene.map.reset([1, 2], 100);
+    scene.map.reset([1, 2], Offset(0), 100);
     Learning {
         fs: log.files.fs().as_ref(),
         map: &mut scene.map,
@@ -70,7 +71,10 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
         met_again: Offset(0)..Offset(0),
         now: Timestamp(0),
         delete_horizon: Timestamp(100),
-        limit: LIMIT,
+        limits: BatchLimits {
+            decompressed: LIMIT,
+            bytes: u32::MAX,
+        },
     };
     let copying = Copying {
         fs: log.files.fs(),

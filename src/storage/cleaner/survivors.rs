@@ -16,20 +16,25 @@
 //!
 //! Invariants
 //! - Offsets, producers, sequences, epochs, codecs and timestamp types never change (`BatchRebuild`).
-//! - What cannot be read stays as it is.
+//! - What cannot be read, or not be built anew within the limits of a batch, stays as it is. Then records that were to go stay
+//!   below the tombstones that follow, and those stay too.
+//! - A horizon that no batch has room for comes in a later pass; nothing else waits for it.
+//! - An entry for each producer that the log remembers is all that grows with their number: at most `MAX_PRODUCERS`.
 //! - Batches are told in the order of their offsets, from the first of the log on.
 //!
-//! What is not here: where the newer records are known from (`offset_map`), transactions' state (`transactions`), files.
+//! What is not here: where the newer records are known from (`offset_map`), transactions' state (`transactions`), how a batch
+//! is built anew (`rebuild`), files.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::record::{BatchHeader, BatchRebuild, Damage, DecompressLimit, Glance, Payload, RecordBatch};
+use crate::record::{BatchHeader, BatchRebuild, Damage, Glance, Payload, RecordBatch};
 use crate::storage::{AbortedTransaction, Hold, ProducerEntry};
 use crate::types::{Offset, ProducerEpoch, ProducerId, Timestamp};
 
 use super::super::cleaner_state::RecordCounts;
 use super::offset_map::OffsetMap;
+use super::rebuild::{BatchLimits, Original, Parts};
 use super::transactions::{Decision, MarkerNeed, Transactions};
 
 /// Least and greatest timestamp of some records.
@@ -47,7 +52,7 @@ pub(super) struct Rules<'a> {
     pub(super) now: Timestamp,
     /// What a tombstone met for the first time gets as its horizon.
     pub(super) delete_horizon: Timestamp,
-    pub(super) limit: DecompressLimit,
+    pub(super) limits: BatchLimits,
 }
 
 impl Rules<'_> {
@@ -101,7 +106,8 @@ pub(super) enum Place {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Fate {
     AsItIs,
-    Rebuilt(RecordBatch),
+    /// By these, one behind the other.
+    Rebuilt(Vec<RecordBatch>),
     Gone,
 }
 
@@ -204,20 +210,24 @@ impl<'a> Survivors<'a> {
         if header.record_count == 0 {
             return Ok(emptied(header, place));
         }
-        let payload = batch.open(self.rules.limit)?;
+        let payload = batch.open(self.rules.limits.decompressed)?;
         let look = self.look(header, &payload, decision)?;
-        self.count(&look.counts);
         // A horizon is for all tombstones of a batch, and counts from when older records are gone.
         let all_met = look.tombstones > 0 && look.tombstones_ahead == 0;
         let horizon = (all_met && (header.delete_horizon().is_none() || self.rules.meets_again(header)))
             .then_some(self.rules.delete_horizon);
+        let unchanged = look.stay == header.record_count;
         let fate = if look.stay == 0 {
-            emptied(header, place).fate
-        } else if look.stay == header.record_count && horizon.is_none() {
-            Fate::AsItIs
+            Some(emptied(header, place).fate)
         } else {
-            self.rebuild(header, &payload, horizon)
+            let built = self.rebuild(header, &payload, horizon, unchanged);
+            built.or(unchanged.then_some(Fate::AsItIs))
         };
+        let (fate, look) = match fate {
+            Some(fate) => (fate, look),
+            None => (Fate::AsItIs, self.all_stays(&payload)),
+        };
+        self.count(&look.counts);
         Ok(Judgement {
             fate,
             times: look.times,
@@ -253,12 +263,16 @@ impl<'a> Survivors<'a> {
             (MarkerNeed::Unneeded, Some(_)) => stays(Fate::AsItIs, None),
             (MarkerNeed::Unneeded, None) => {
                 let mut rebuild = BatchRebuild::of(header, Some(self.rules.delete_horizon));
-                for record in batch.open(self.rules.limit)?.glances() {
+                for record in batch.open(self.rules.limits.decompressed)?.glances() {
                     if rebuild.keep(&record?).is_err() {
                         return Ok(stays(Fate::AsItIs, None));
                     }
                 }
-                stays(rebuild.build().map_or(Fate::AsItIs, Fate::Rebuilt), None)
+                let built = rebuild.build();
+                stays(
+                    built.map_or(Fate::AsItIs, |batch| Fate::Rebuilt(vec![batch])),
+                    None,
+                )
             }
         })
     }
@@ -330,16 +344,42 @@ impl<'a> Survivors<'a> {
         self.rules.holds.iter().any(|hold| hold.holds(offset, timestamp))
     }
 
-    /// Builds what stays of the batch that was looked at last.
-    fn rebuild(&self, header: &BatchHeader, payload: &Payload<'_>, horizon: Option<Timestamp>) -> Fate {
-        let mut rebuild = BatchRebuild::of(header, horizon);
-        for (record, stays) in payload.glances().flatten().zip(&self.stays) {
-            if *stays && rebuild.keep(&record).is_err() {
-                return Fate::AsItIs;
-            }
+    /// Builds what stays of the batch that was looked at last: with the horizon where there is room for it, else without.
+    /// `None` when nothing new can be built.
+    fn rebuild(
+        &self,
+        header: &BatchHeader,
+        payload: &Payload<'_>,
+        horizon: Option<Timestamp>,
+        unchanged: bool,
+    ) -> Option<Fate> {
+        let original = Original {
+            header,
+            payload,
+            stays: &self.stays,
+            limits: self.rules.limits,
+        };
+        let parts = if self.is_last_of_producer(header) {
+            Parts::One
+        } else {
+            Parts::Any
+        };
+        let with_horizon = horizon.and_then(|_| original.rebuild(horizon, parts));
+        let built = with_horizon.or_else(|| match unchanged {
+            true => None,
+            false => original.rebuild(None, parts),
+        });
+        built.map(Fate::Rebuilt)
+    }
+
+    /// What should have become less stays whole: an older record of any key may now lie below what follows.
+    fn all_stays(&mut self, payload: &Payload<'_>) -> Look {
+        self.met.tombstones = Tombstones::Stay;
+        let mut look = Look::default();
+        for record in payload.glances().flatten() {
+            look.add(&record, RecordFate::Stays, &self.rules);
         }
-        // Beyond what the format can say there is only what was there before.
-        rebuild.build().map_or(Fate::AsItIs, Fate::Rebuilt)
+        look
     }
 
     fn count(&mut self, counts: &RecordCounts) {
@@ -395,7 +435,7 @@ fn emptied(header: &BatchHeader, place: Place) -> Judgement {
         Place::Needed if header.record_count == 0 => Fate::AsItIs,
         Place::Needed => BatchRebuild::of(header, None)
             .build()
-            .map_or(Fate::AsItIs, Fate::Rebuilt),
+            .map_or(Fate::AsItIs, |batch| Fate::Rebuilt(vec![batch])),
     };
     Judgement {
         fate,
@@ -403,3 +443,7 @@ fn emptied(header: &BatchHeader, place: Place) -> Judgement {
         aborted: None,
     }
 }
+
+#[cfg(test)]
+#[path = "survivors_tests.rs"]
+mod tests;

@@ -14,7 +14,8 @@
 //! 7. Indexes are written and synced, and with their names those of the logs. If it dies here: a start reads the log and makes
 //!    them.
 //!
-//! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start.
+//! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start. What
+//! retention has taken out of the log until then is removed under the name it has, and not given another.
 //!
 //! Invariants
 //! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
@@ -109,12 +110,23 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
     let mut replacements = Replacements::default();
     let mut written = Vec::new();
     for temporary in &swap.new {
-        let path = SegmentFile::Log.path(&dir, temporary.extent.base);
-        let sealed = Arc::new(temporary.moved_to(path.into()));
-        partition
-            .turnover
-            .exchange(|| rename(partition, temporary, &sealed))
-            .tried("rename", &temporary.log_path)?;
+        let sealed = match standing(partition, temporary) {
+            Standing::Temporary => {
+                let path = SegmentFile::Log.path(&dir, temporary.extent.base);
+                let sealed = Arc::new(temporary.moved_to(path.into()));
+                partition
+                    .turnover
+                    .exchange(|| rename(partition, temporary, &sealed))
+                    .tried("rename", &temporary.log_path)?;
+                sealed
+            }
+            Standing::Named(sealed) => sealed,
+            Standing::Gone => {
+                let path = &temporary.log_path;
+                remove_if_there(files, path).tried("remove", path)?;
+                continue;
+            }
+        };
         if let Some(lens) = add_pending_indexes(&sealed, &mut replacements) {
             written.push((sealed, lens));
         }
@@ -126,6 +138,29 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
         sealed.indexes_written(lens);
     }
     Ok(())
+}
+
+/// How far a new segment is, by the list of segments.
+enum Standing {
+    /// It has its temporary name.
+    Temporary,
+    /// An earlier try gave it its final name.
+    Named(Arc<Sealed>),
+    /// Retention took it.
+    Gone,
+}
+
+fn standing(partition: &Partition, temporary: &Arc<Sealed>) -> Standing {
+    let list = partition.segments.read();
+    let base = temporary.extent.base;
+    let at = list
+        .sealed()
+        .binary_search_by_key(&base, |sealed| sealed.extent.base);
+    match at.map(|at| &list.sealed()[at]) {
+        Ok(found) if found.has_its_name() => Standing::Named(Arc::clone(found)),
+        Ok(_) => Standing::Temporary,
+        Err(_) => Standing::Gone,
+    }
 }
 
 /// Gives a log its final name, on disk and in memory.

@@ -3,7 +3,8 @@
 //! ```text
 //!   a=1          a batch of one record        a=1,b=2    of two           _=1   without a key      a=~   a tombstone
 //!   p7:a=1       of idempotent producer 7     t7:a=1     in its transaction, ended by commit7 or abort7
-//!   zstd:a=1     compressed                   roll       seal and sync    clean one pass           +5    five ms later
+//!   zstd:a=1     compressed; z7:a=1 of producer 7, too
+//!               roll       seal and sync    clean one pass           +5    five ms later
 //!   restart      the process dies, synced     close      it stops cleanly; then it starts again
 //! ```
 //!
@@ -112,7 +113,8 @@ impl Scene {
         }
     }
 
-    fn reopen(&mut self, fs: SimFs) {
+    /// Starts again on what a death has left of the disk.
+    pub(super) fn reopen(&mut self, fs: SimFs) {
         let sequences = std::mem::take(&mut self.sequences);
         *self = Self {
             sequences,
@@ -160,8 +162,10 @@ impl Scene {
                 base_sequence: Some(Sequence(*sequence)),
             });
             *sequence += count;
-            if how.starts_with('t') {
-                options.transactional = record::Transactional::Yes;
+            match how.as_bytes().first() {
+                Some(b't') => options.transactional = record::Transactional::Yes,
+                Some(b'z') => options.codec = Codec::Zstd,
+                _ => {}
             }
         }
         let mut builder = BatchBuilder::new(options);
@@ -246,9 +250,13 @@ pub(super) type Found = (i64, String, Option<String>);
 
 /// Every record that a reader of a log finds.
 pub(super) fn records(log: &Partition) -> Result<Vec<Found>, String> {
-    let view = log.watermarks();
-    let (mut from, mut found) = (view.log_start, Vec::new());
-    while from < view.log_end {
+    let (mut from, mut found) = (log.watermarks().log_start, Vec::new());
+    // To the end as it is then: what a pass replaces meanwhile was replaced by something behind.
+    loop {
+        let view = log.watermarks();
+        if from >= view.log_end {
+            return Ok(found);
+        }
         let read = super::super::Read {
             from,
             until: view.log_end,
@@ -269,7 +277,6 @@ pub(super) fn records(log: &Partition) -> Result<Vec<Found>, String> {
         }
         from = slice.next_offset;
     }
-    Ok(found)
 }
 
 /// The records of sound batches.

@@ -3,7 +3,7 @@
 //!
 //! What is not here: why nothing is cleaned just now (`choose`).
 
-use crate::storage::Partition;
+use crate::storage::{FirstAppend, Partition};
 use crate::types::{Offset, Timestamp};
 
 use super::super::segment::Segment;
@@ -72,7 +72,11 @@ impl Partition {
                 base: extent.base,
                 next: extent.next,
                 size_bytes: u64::from(extent.end),
-                first_append: extent.append_times.first().map(|sample| sample.time),
+                first_append: extent
+                    .append_times
+                    .first()
+                    .filter(|_| extent.append_times.first_is() == FirstAppend::Known)
+                    .map(|sample| sample.time),
                 last_append: extent.append_times.last().map(|sample| sample.time),
                 role: match segment {
                     Segment::Sealed(_) => SegmentRole::Sealed,

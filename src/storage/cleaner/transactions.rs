@@ -7,6 +7,11 @@
 //! Invariants
 //! - A pass ends before the last stable offset, so every transaction that it meets is decided.
 //! - Markers are matched by producer, never by key, and are never learned.
+//! - An aborted transaction ends where its index entry says, whether its marker could be read or not: what the producer wrote
+//!   behind it is not part of it.
+//! - Memory: an entry for each aborted transaction of the segment that is read, and for each producer with a transaction
+//!   under way there, or whose marker could not be read. Producers are at most those that the log has remembered at once
+//!   (`MAX_PRODUCERS`), as long as markers can be read.
 //!
 //! What is not here: records (`survivors`), and the indexes that tell the aborted transactions (`segment`).
 
@@ -65,7 +70,7 @@ impl Transactions {
 
     /// Tells what a batch of records is.
     pub(super) fn data(&mut self, header: &BatchHeader) -> Decision {
-        self.reach(header.last_offset());
+        self.reach(header);
         let Some(producer) = header.producer.filter(|_| header.is_transactional()) else {
             return Decision::Counts;
         };
@@ -83,7 +88,7 @@ impl Transactions {
 
     /// Tells whether a marker is needed. `None` is a control batch that was emptied.
     pub(super) fn marker(&mut self, header: &BatchHeader, marker: Option<ControlMarker>) -> MarkerNeed {
-        self.reach(header.last_offset());
+        self.reach(header);
         let Some(producer) = header.producer.map(|stamp| stamp.id) else {
             return MarkerNeed::Needed(None);
         };
@@ -104,14 +109,20 @@ impl Transactions {
         }
     }
 
-    fn reach(&mut self, offset: Offset) {
+    /// Begins what begins up to the batch, and ends what its producer had under way and has ended before it.
+    fn reach(&mut self, header: &BatchHeader) {
         while let Some(entry) = self.ahead.first_entry() {
-            if entry.key().0 > offset {
-                return;
+            if entry.key().0 > header.last_offset() {
+                break;
             }
             let aborted = entry.remove();
             self.aborted
                 .insert(aborted.producer_id, (aborted, Batches::NotMet));
+        }
+        let Some(producer) = header.producer else { return };
+        let under_way = self.aborted.get(&producer.id);
+        if under_way.is_some_and(|(aborted, _)| aborted.last_offset < header.base_offset) {
+            self.aborted.remove(&producer.id);
         }
     }
 }

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants
-//! - At most 16 samples; the first append and the last are always among them.
+//! - At most 16 samples; the first append and the last are always among them. Of a segment that was read anew after a crash
+//!   the time of the first is a bound: it was not before ([`FirstAppend`]).
 //! - Offsets grow strictly, times never fall: a clock that jumps back is told as one that stands still.
 //! - Kept samples are a step apart, counted in appends, so an answer is less than a step of appends too old.
 //!
@@ -46,6 +47,16 @@ pub(in crate::storage) struct Stride {
 pub struct AppendTimes {
     samples: Vec<AppendSample>,
     stride: Stride,
+    first: FirstAppend,
+}
+
+/// What the time of the first sample is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FirstAppend {
+    /// When the first append was.
+    Known,
+    /// The first append was then or later, but not after the second sample.
+    NotBefore,
 }
 
 impl Default for AppendTimes {
@@ -56,6 +67,7 @@ impl Default for AppendTimes {
                 step: 1,
                 since_kept: 0,
             },
+            first: FirstAppend::Known,
         }
     }
 }
@@ -70,7 +82,58 @@ impl AppendTimes {
         // A last append that is not kept stands behind the first, which always is.
         let has_room = stride.since_kept == 0 || samples.len() > 1;
         let sound = grows && is_step && has_room && stride.since_kept < stride.step;
-        (sound && samples.len() <= MAX_APPEND_SAMPLES).then_some(Self { samples, stride })
+        (sound && samples.len() <= MAX_APPEND_SAMPLES).then_some(Self {
+            samples,
+            stride,
+            first: FirstAppend::Known,
+        })
+    }
+
+    /// Returns the times of appends from `base` on, of which is known that none was before `not_before`, and that the last, at
+    /// `last` or before, was at `ended`.
+    pub(in crate::storage) fn between(
+        base: Offset,
+        last: Offset,
+        not_before: Option<Timestamp>,
+        ended: Timestamp,
+    ) -> Self {
+        let mut times = Self::default();
+        if let Some(bound) = not_before.filter(|bound| *bound < ended && base < last) {
+            times.push(base, bound);
+            times.push(last, ended);
+            times.first = FirstAppend::NotBefore;
+        } else {
+            times.push(base, ended);
+        }
+        times
+    }
+
+    /// Returns those of the appends before `next`.
+    pub(in crate::storage) fn before(&self, next: Offset) -> Self {
+        let known = self.samples.iter().filter(|sample| sample.offset < next);
+        let mut times = Self::default();
+        known.for_each(|sample| times.push(sample.offset, sample.time));
+        times.with_first(self.first)
+    }
+
+    /// Returns them with this meaning of the first sample.
+    #[must_use]
+    pub(in crate::storage) fn with_first(self, first: FirstAppend) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Returns what the time of the first sample is.
+    pub fn first_is(&self) -> FirstAppend {
+        self.first
+    }
+
+    /// Returns a time that is not before the first append, and is its time where that is known.
+    pub fn first_at_latest(&self) -> Option<Timestamp> {
+        let at = match self.first {
+            FirstAppend::Known => self.samples.first(),
+            FirstAppend::NotBefore => self.samples.get(1).or(self.samples.first()),
+        };
+        at.map(|sample| sample.time)
     }
 
     /// Takes note of an append that begins at `offset`. One that does not lie behind the last is known already.
@@ -93,7 +156,7 @@ impl AppendTimes {
         }
     }
 
-    /// Returns the first append.
+    /// Returns the first append. Its time may be a bound; see [`first_is`](Self::first_is).
     pub fn first(&self) -> Option<AppendSample> {
         self.samples.first().copied()
     }

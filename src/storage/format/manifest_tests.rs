@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::storage::{Extensions, SegmentFlags};
+use crate::storage::{Extensions, FirstAppend, SegmentFlags};
 use crate::types::Timestamp;
 
 const TOPIC: TopicId = TopicId(*b"0123456789abcdef");
@@ -32,7 +32,11 @@ fn summaries() -> impl Strategy<Value = SegmentSummary> {
             summary.log_bytes = sizes.0;
             summary.offset_index_bytes = sizes.1;
             summary.time_index_bytes = sizes.2;
-            summary.flags = SegmentFlags(sizes.3);
+            let bound = SegmentFlags::FIRST_APPEND_NOT_BEFORE;
+            summary.flags = SegmentFlags(sizes.3 & !bound.0);
+            if SegmentFlags(sizes.3).contains(bound) {
+                summary.append_times = summary.append_times.with_first(FirstAppend::NotBefore);
+            }
             summary.txn_index_bytes = options.0;
             summary.least_timestamp = options.1.map(Timestamp);
             summary.greatest_timestamp = options.2.map(Timestamp);

@@ -20,7 +20,7 @@
 //!
 //! What it does not do: frame or checksum itself (`manifest`, and the archive's own formats in `tier`).
 
-use super::append_times::{AppendSample, AppendTimes, MAX_APPEND_SAMPLES, Stride};
+use super::append_times::{AppendSample, AppendTimes, FirstAppend, MAX_APPEND_SAMPLES, Stride};
 use super::fields::Fields;
 use crate::types::{Offset, Timestamp};
 
@@ -47,6 +47,9 @@ impl SegmentFlags {
     pub const SEALED: Self = Self(1);
     /// The cleaner wrote it: offsets may be missing.
     pub const CLEANED: Self = Self(1 << 1);
+    /// The time of its first sample is a bound: the first append was then or later. Of a segment that was read anew
+    /// after a crash; whoever does not know it takes the bound for the time.
+    pub const FIRST_APPEND_NOT_BEFORE: Self = Self(1 << 2);
 
     /// True when all of `other` are set.
     pub fn contains(self, other: Self) -> bool {
@@ -178,7 +181,12 @@ impl SegmentSummary {
         into.push(present);
         into.push(u8::try_from(samples.len()).expect("at most 16 samples"));
         into.push(u8::try_from(self.extensions.0.len()).expect("at most 255 extensions"));
-        into.extend_from_slice(&self.flags.0.to_be_bytes());
+        let bound = SegmentFlags::FIRST_APPEND_NOT_BEFORE;
+        let flags = match self.append_times.first_is() {
+            FirstAppend::Known => SegmentFlags(self.flags.0 & !bound.0),
+            FirstAppend::NotBefore => self.flags.with(bound),
+        };
+        into.extend_from_slice(&flags.0.to_be_bytes());
         into.extend_from_slice(&self.base_offset.0.to_be_bytes());
         into.extend_from_slice(&self.next_offset.0.to_be_bytes());
         into.extend_from_slice(&self.log_bytes.to_be_bytes());
@@ -228,6 +236,13 @@ impl SegmentSummary {
         let least_timestamp = Some(Timestamp(fields.i64()?)).filter(|_| present & HAS_LEAST != 0);
         let greatest_timestamp = Some(Timestamp(fields.i64()?)).filter(|_| present & HAS_GREATEST != 0);
         let append_times = AppendTimes::resume(decode_samples(&mut fields, sample_count)?, stride)?;
+        let bound = SegmentFlags::FIRST_APPEND_NOT_BEFORE;
+        let append_times = match flags.contains(bound) {
+            true => append_times.with_first(FirstAppend::NotBefore),
+            false => append_times,
+        };
+        // The append times say it.
+        let flags = SegmentFlags(flags.0 & !bound.0);
         let extensions = decode_extensions(&mut fields, extension_count)?;
         let known = HAS_TXN_INDEX | HAS_LEAST | HAS_GREATEST;
         let sound = base_offset >= Offset::ZERO && base_offset <= next_offset && present & !known == 0;
