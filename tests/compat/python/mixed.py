@@ -413,7 +413,9 @@ class Run:
             raise AssertionError(f"{passes} passes, {failures} of them failed")
         causes = passes_by_cause(self.world.server)
         print("       passes in all lives: " + ", ".join(f"{count} of {topic} by {cause}" for (topic, cause), count in sorted(causes.items())))
-        if set(causes) != {(TABLE, "command"), (TABLE, "ratio"), (PROMISED, "promise")}:
+        due = {(TABLE, "command"), (TABLE, "ratio"), (PROMISED, "promise")}
+        # Tombstones whose time is over are a cause, too, where no other pass takes them first.
+        if not due <= set(causes) <= due | {(TABLE, "horizon"), (PROMISED, "horizon")}:
             raise AssertionError(f"passes by cause: {causes}")
         replays = [reader.replays for reader in self.readers]
         if min(replays) < self.seconds / 10:
