@@ -9,7 +9,7 @@ signal 9. It holds that
 - no read of the promised topic shows a record for which a newer one of its key was acknowledged longer ago, as the read began, than
   the promise and PROMISE_SLACK_S (a crash forgets times of appends: then it counts from the start after it); and soon after the
   last append, with the partitions idle and no command given, only the last record of each key is there;
-- passes by ratio, by promise and by command each happened, as the server's log says, and to the promised topic only those by promise;
+- passes by ratio, by promise and by command each happened, as the server's log says; to the promised topic only those by promise, and for its tombstones;
 - of the other topic nothing is missing behind the log start, which moves;
 - at the end, after a compaction, exactly the last record of each key is left;
 - the memory of the server, its maps of files left out, grows by less than MEMORY_GROWS_BYTES after a quarter of its last life, and
