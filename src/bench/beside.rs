@@ -154,12 +154,12 @@ fn one_pass(
     let until = Instant::now() + alone_for;
     driver.at_times(interval, &mut phases.alone, || Instant::now() < until)?;
     touch_memory(log_bytes);
-    let partition = Arc::clone(&driver.log.partition);
+    let (store, partition) = (Arc::clone(&driver.log.store), Arc::clone(&driver.log.partition));
     let running = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let pass = scope.spawn(|| {
             let began = Instant::now();
-            let passed = round(&partition, now, map);
+            let passed = round(&store, &partition, now, map);
             running.store(false, Ordering::Release);
             passed.map(|_| began.elapsed())
         });

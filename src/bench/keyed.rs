@@ -158,7 +158,7 @@ impl Values {
 #[derive(Debug)]
 pub(super) struct KeyedLog {
     pub(super) partition: Arc<Partition>,
-    store: Store,
+    pub(super) store: Arc<Store>,
     workload: Workload,
     /// For each key the number of its newest record + 1; 0: it has none.
     newest: Vec<u32>,
@@ -174,7 +174,7 @@ impl KeyedLog {
             dir: dir.to_path_buf(),
             threads: 0,
         };
-        let store = Store::open(files, config)?;
+        let store = Arc::new(Store::open(files, config)?);
         let topic = TopicName::new("compact").expect("letters make a name");
         let spec = PartitionSpec {
             id: TopicPartition::new(topic, PartitionId(0)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::keyed::{KeyedLog, Workload};
 use super::measure::{Limit, Measure};
 use super::{BenchError, Scale};
-use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds};
+use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds, Store};
 use crate::types::Timestamp;
 
 /// As `log.cleaner.dedupe.buffer.size` is by default.
@@ -41,7 +41,7 @@ pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, Bench
     let mut passed = Passed::default();
     let began = Instant::now();
     loop {
-        let report = round(&log.partition, now, map)?;
+        let report = round(&log.store, &log.partition, now, map)?;
         passed.rounds += 1;
         passed.read_bytes += report.read_bytes;
         passed.written_bytes += report.written_bytes;
@@ -57,17 +57,18 @@ pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, Bench
 }
 
 pub(super) fn round(
+    store: &Store,
     partition: &Partition,
     now: Timestamp,
     map: &mut OffsetMap,
 ) -> Result<PassReport, BenchError> {
-    let mut budget = |_: u64| Pace::Go;
-    Ok(partition.compact(&mut Pass {
+    let mut pass = Pass {
         map,
         seed: [7, 11],
         now,
-        budget: &mut budget,
-    })?)
+        budget: &mut |_: u64| Pace::Go,
+    };
+    Ok(store.compact(partition, &mut pass)?)
 }
 
 /// Fills a log as the workload says; what is to be clean, is.

@@ -5,7 +5,7 @@
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
 //!   cleaner-offset-checkpoint          per compacted partition: everything before is clean, whatever is held
-//!   compacted-offset-checkpoint        per compacted partition: a record before may have been replaced; Kafka has none
+//!   compacted-offset-checkpoint        per partition that was ever compacted: a record before may have been replaced; Kafka has none
 //! ```
 //!
 //! Invariants
@@ -77,7 +77,7 @@ impl Checkpoints {
             compacted: Checkpoint::read(
                 files,
                 dir.join(COMPACTED),
-                "readers of compacted logs may not be told of all that was replaced",
+                "readers of compacted logs are told that anything before the active segment may have been replaced",
             )?,
         })
     }
@@ -86,12 +86,15 @@ impl Checkpoints {
         self.log_starts.lines.as_ref()?.get(id).copied()
     }
 
-    /// How far it is clean, and compacted.
-    pub(super) fn cleaner_marks(&self, id: &TopicPartition) -> CleanerMarks {
-        let line = |checkpoint: &Checkpoint| checkpoint.lines.as_ref()?.get(id).copied();
+    /// How far it is clean, and compacted: anywhere before `sealed_end`, if nothing tells.
+    pub(super) fn cleaner_marks(&self, id: &TopicPartition, sealed_end: Offset) -> CleanerMarks {
+        let line = |lines: &Lines| lines.get(id).copied();
         CleanerMarks {
-            point: line(&self.cleaner_points),
-            compacted_below: line(&self.compacted).unwrap_or(Offset::ZERO),
+            point: self.cleaner_points.lines.as_ref().and_then(line),
+            compacted_below: match &self.compacted.lines {
+                Some(lines) => line(lines).unwrap_or(Offset::ZERO),
+                None => sealed_end,
+            },
         }
     }
 
@@ -135,17 +138,20 @@ impl Checkpoints {
     pub(super) fn write_cleaner_points(
         &mut self,
         files: &FileCache,
-        open: &[(TopicPartition, CleanerMarks)],
+        open: &[(TopicPartition, Offset)],
         there: &BTreeSet<TopicPartition>,
     ) -> Result<(), StoreError> {
-        let compacted = open.iter().map(|(id, marks)| (id.clone(), marks.compacted_below));
-        self.compacted
-            .write(files, &compacted.collect::<Vec<_>>(), there)?;
-        let points = open
-            .iter()
-            .filter_map(|(id, marks)| Some((id.clone(), marks.point?)));
-        self.cleaner_points
-            .write(files, &points.collect::<Vec<_>>(), there)
+        self.cleaner_points.write(files, open, there)
+    }
+
+    /// Writes below which offsets `open` partitions may be compacted; of those that are only `there`, the lines stay.
+    pub(super) fn write_compacted(
+        &mut self,
+        files: &FileCache,
+        open: &[(TopicPartition, Offset)],
+        there: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StoreError> {
+        self.compacted.write(files, open, there)
     }
 
     /// Raises the log starts of some partitions, durably; every other line stays.

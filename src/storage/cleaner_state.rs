@@ -5,7 +5,8 @@
 //!   that was lost costs another pass over what is clean already, and tombstones in that part another of their times.
 //! - What is written down as clean ends where a hold begins: what it keeps has to be decided again when it ends, and nobody
 //!   may be there to tell of that end ([`CleanerState::settled`]).
-//! - What readers are told of rises before the swap that makes it true, and never falls.
+//! - What readers are told of rises before the swap that makes it true, and never falls. What is written down of it rises before
+//!   the pass ([`CleanerState::announce`]), so that a crash on the way leaves nothing untold.
 //! - Lists in a report are bounded; what did not fit is counted.
 //!
 //! What is not here: the file of cleaner points (`checkpoints`), and the pass itself (`cleaner`).
@@ -155,6 +156,8 @@ pub(super) struct Remembered {
     pub(super) unfinished: Option<Unfinished>,
     /// A record before it may have been replaced.
     pub(super) compacted_below: Offset,
+    /// So far passes may come that are under way: for what is written down.
+    announced: Vec<Offset>,
     /// When the next of the tombstones that passes met may go.
     horizon: Horizon,
     /// A tombstone before it may be gone. Not written down: after a start it is `compacted_below`, which is never too low.
@@ -181,6 +184,22 @@ pub(super) struct CleanerMarks {
     pub(super) compacted_below: Offset,
 }
 
+/// How far a pass that is under way may come.
+#[derive(Debug)]
+pub(super) struct Announced<'a> {
+    state: &'a CleanerState,
+    pub(super) to: Offset,
+}
+
+impl Drop for Announced<'_> {
+    fn drop(&mut self) {
+        let announced = &mut self.state.0.lock().announced;
+        if let Some(at) = announced.iter().position(|to| *to == self.to) {
+            announced.swap_remove(at);
+        }
+    }
+}
+
 impl CleanerState {
     /// Begins with what the checkpoint says of a log of these offsets. A point outside the log says nothing: all of it is dirty
     /// then.
@@ -200,6 +219,7 @@ impl CleanerState {
                 Horizon::Known(None)
             },
             compacted_below,
+            announced: Vec::new(),
             tombstones_gone_below: compacted_below,
         }))
     }
@@ -209,14 +229,25 @@ impl CleanerState {
         self.0.lock().point.max(log_start)
     }
 
-    /// Returns what a checkpoint is to say, of a log that begins at `log_start` and in which nothing before `held_from` is held.
-    pub(super) fn settled(&self, log_start: Offset, held_from: Option<Offset>) -> CleanerMarks {
+    /// Returns the cleaner point that a checkpoint is to say, of a log that begins at `log_start` and in which nothing before
+    /// `held_from` is held.
+    pub(super) fn settled(&self, log_start: Offset, held_from: Option<Offset>) -> Offset {
         let state = self.0.lock();
         let point = held_from.map_or(state.point, |held_from| held_from.min(state.point));
-        CleanerMarks {
-            point: Some(point.max(log_start)),
-            compacted_below: state.compacted_below.max(log_start),
-        }
+        point.max(log_start)
+    }
+
+    /// A pass is about to begin that replaces nothing from `to` on. Counts until the answer is dropped.
+    pub(super) fn announce(&self, to: Offset) -> Announced<'_> {
+        self.0.lock().announced.push(to);
+        Announced { state: self, to }
+    }
+
+    /// Returns the offset below which records may be replaced before the next checkpoint.
+    pub(super) fn to_write_down(&self) -> Offset {
+        let state = self.0.lock();
+        let announced = state.announced.iter().copied().max();
+        announced.map_or(state.compacted_below, |to| to.max(state.compacted_below))
     }
 
     /// Returns the offset below which records may have been replaced, of a log that begins at `log_start`.

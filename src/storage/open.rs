@@ -126,12 +126,11 @@ fn open_known(
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
-    let (recovery_point, log_start, mut cleaner) = {
+    let (recovery_point, log_start) = {
         let checkpoints = data.checkpoints.lock();
         (
             checkpoints.recovery_point(&spec.id),
             checkpoints.log_start(&spec.id),
-            checkpoints.cleaner_marks(&spec.id),
         )
     };
     let recovery = Recovery {
@@ -145,14 +144,11 @@ fn open_known(
         now,
     };
     let recovered = recovery.run(known)?;
-    if stop == Stop::Unclean
-        && spec.config.cleanup.compacts()
-        && let Some(last) = recovered.segments.last()
-    {
-        // The last process may have begun a pass since the checkpoint, over all that was sealed.
-        let sealed_end = last.extent.base;
-        cleaner.compacted_below = cleaner.compacted_below.max(sealed_end);
-    }
+    let sealed_end = recovered
+        .segments
+        .last()
+        .map_or(Offset::ZERO, |last| last.extent.base);
+    let cleaner = data.checkpoints.lock().cleaner_marks(&spec.id, sealed_end);
     let opened = Opened::found(recovered, cleaner);
     Ok(assemble(data, spec, Arc::clone(&dir), opened))
 }

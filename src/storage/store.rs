@@ -8,6 +8,7 @@
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
 //!   cleaner-offset-checkpoint          per compacted partition: everything before is clean
+//!   compacted-offset-checkpoint        per partition that was ever compacted: a record before may have been replaced
 //!   .kafka_cleanshutdown               there only between a clean close and the next open
 //!   <topic>-<partition>/               one log each; none before the first append
 //! ```
@@ -15,7 +16,7 @@
 //! Invariants
 //! - The clean marker is removed, durably, before anything is opened, and written after everything else was synced.
 //! - A recovery point is written after all that recovery will not look at again: logs, indexes, epochs.
-//! - A log start is written before the deletion it permits.
+//! - A log start is written before the deletion it permits, and how far a log is compacted before the pass that does it.
 //!
 //! What is not here: which topics exist (the broker knows), and when to sync or checkpoint (its schedules decide).
 
@@ -27,9 +28,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Timestamp, TopicPartition};
+use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
-use super::cleaner_state::CleanerMarks;
+use super::checkpoints::Checkpoints;
 use super::data_dir::{DataDir, Removed, create_if_missing};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
@@ -37,7 +38,7 @@ use super::open::{PartitionSpec, Past, open_all};
 use super::partition::{Partition, Synced};
 use super::recovery::Stop;
 use super::retain::Retained;
-use super::{close, commit, retain};
+use super::{CompactError, Pass, PassReport, close, commit, retain};
 
 const LOCK: &str = ".lock";
 pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
@@ -198,7 +199,7 @@ impl Store {
         let views: Vec<_> = open.iter().map(view).collect();
         close::settle(&self.dir.files, &open)?;
         checkpoints.write(&self.dir.files, &views, &there)?;
-        checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
+        self.write_cleaner_marks(&mut checkpoints, &open, &there)
     }
 
     /// Returns the partitions of which a checkpoint is written, and those whose lines stay as they are. Of a partition whose
@@ -219,7 +220,35 @@ impl Store {
     pub fn checkpoint_cleaner_points(&self) -> Result<(), StoreError> {
         let mut checkpoints = self.dir.checkpoints.lock();
         let (open, there) = self.open_and_there();
-        checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(&open), &there)
+        self.write_cleaner_marks(&mut checkpoints, &open, &there)
+    }
+
+    fn write_cleaner_marks(
+        &self,
+        checkpoints: &mut Checkpoints,
+        open: &[Arc<Partition>],
+        there: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StoreError> {
+        checkpoints.write_compacted(&self.dir.files, &compacted_below(open), there)?;
+        checkpoints.write_cleaner_points(&self.dir.files, &cleaner_points(open), there)
+    }
+
+    /// Cleans: one round over everything before the first uncleanable offset, as far as the map goes. How far that may be is
+    /// written down first. Blocks for as long as it takes to read all of that and to write what changes; appends and reads go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`CompactError`]; nothing is lost by trying again. One that the disk caused is part of [`Partition::compaction`] until a
+    /// pass comes to its end.
+    pub fn compact(&self, partition: &Partition, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+        let announced = partition.announce_pass(pass.now)?;
+        // Not under the turn of the pass: a deletion waits for that one with this lock held.
+        let written = {
+            let mut checkpoints = self.dir.checkpoints.lock();
+            let (open, there) = self.open_and_there();
+            checkpoints.write_compacted(&self.dir.files, &compacted_below(&open), &there)
+        };
+        partition.compact(pass, announced.to, written)
     }
 
     /// One look of retention at these partitions: whatever their plans say goes, and what an earlier look could not remove is
@@ -304,8 +333,14 @@ impl Closing {
     }
 }
 
+/// Below which offset each log may be compacted, whatever its policy is now.
+fn compacted_below(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
+    let told = |partition: &Arc<Partition>| (partition.id.clone(), partition.cleaner.to_write_down());
+    open.iter().map(told).collect()
+}
+
 /// How far each compacted log is clean.
-fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, CleanerMarks)> {
+fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
     let compacted = open
         .iter()
         .filter(|partition| partition.config.read().cleanup.compacts());

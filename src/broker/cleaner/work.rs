@@ -352,12 +352,13 @@ impl Core {
             .store(2 * all + view.dirty_bytes, Ordering::Relaxed);
         let mut pacer = Pacer::new(claimed, view.deadline, depth);
         let mut budget = |bytes| pacer.ask(bytes);
-        let passed = served.log.compact(&mut Pass {
+        let mut pass = Pass {
             map,
             seed: seed()?,
             now,
             budget: &mut budget,
-        });
+        };
+        let passed = self.store.compact(&served.log, &mut pass);
         if let Err(CompactError::Storage(error)) = &passed {
             self.disk.heed(error);
         }

@@ -49,7 +49,7 @@ pub struct CompactionView {
     pub first_uncleanable: Offset,
     /// Why not; `None` where there is nothing further.
     pub bound: Option<Bound>,
-    /// Bytes of the segments that begin before the cleaner point.
+    /// Bytes of the segments that begin before the cleaner point, and that a pass may clean.
     pub clean_bytes: u64,
     /// Bytes of the dirty segments that a pass may clean.
     pub dirty_bytes: u64,
@@ -148,15 +148,18 @@ pub(super) struct Wishes<'a> {
 /// Chooses. Everything but the last pass and the last error is filled in.
 pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
     let point = log.cleaner_point;
-    let (first_uncleanable, bound) = first_uncleanable(log, wishes);
+    let (cleanable, bound) = cleanable(log, wishes);
+    let (cleanable, uncleanable) = log.segments.split_at(cleanable);
+    let first_uncleanable = uncleanable.first().map_or(log.marks.log_end, |span| span.base);
+    // The point lies in a segment that no pass may touch, where the log begins inside one, or a hold did.
     let first_uncleanable = first_uncleanable.max(point);
-    let bytes = |wanted: &dyn Fn(&Span<'_>) -> bool| -> u64 {
-        let wanted = log.segments.iter().filter(|span| wanted(span));
+    let bytes = |spans: &[Span<'_>], wanted: &dyn Fn(&Span<'_>) -> bool| -> u64 {
+        let wanted = spans.iter().filter(|span| wanted(span));
         wanted.map(|span| span.bytes).sum()
     };
-    let clean_bytes = bytes(&|span| span.base < point);
-    let dirty_bytes = bytes(&|span| span.base < first_uncleanable && span.next > point);
-    let uncleanable_bytes = bytes(&|span| span.base >= first_uncleanable);
+    let clean_bytes = bytes(cleanable, &|span| span.base < point);
+    let dirty_bytes = bytes(cleanable, &|span| span.next > point);
+    let uncleanable_bytes = bytes(uncleanable, &|_| true);
     let dirty_since = first_dirty_append(log);
     let mut view = CompactionView {
         log_start: log.marks.log_start,
@@ -227,7 +230,8 @@ fn ratio(clean_bytes: u64, dirty_bytes: u64) -> f64 {
     of(dirty_bytes) / of(total)
 }
 
-fn first_uncleanable(log: &Shape<'_>, wishes: &Wishes<'_>) -> (Offset, Option<Bound>) {
+/// How many segments, from the first on, a pass may clean, and why no more.
+fn cleanable(log: &Shape<'_>, wishes: &Wishes<'_>) -> (usize, Option<Bound>) {
     let marks = &log.marks;
     let safe = marks.recovery_point.min(marks.high_watermark);
     let min_lag_ms = wishes.compaction.min_lag_ms;
@@ -247,10 +251,10 @@ fn first_uncleanable(log: &Shape<'_>, wishes: &Wishes<'_>) -> (Offset, Option<Bo
             cleanable_at.map(Bound::MinLag)
         };
         if let Some(bound) = bound {
-            return (span.base, Some(bound).filter(|_| span.bytes > 0));
+            return (index, Some(bound).filter(|_| span.bytes > 0));
         }
     }
-    (log.marks.log_end, None)
+    (log.segments.len(), None)
 }
 
 /// When the first record at or after the cleaner point was appended, or somewhat before.

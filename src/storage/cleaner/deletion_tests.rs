@@ -46,30 +46,33 @@ fn clean_beside(
     let report = thread::scope(|scope| {
         let mut under_way: Option<thread::ScopedJoinHandle<'_, ()>> = None;
         let mut map = OffsetMap::with_keys(1_000);
-        log.compact(&mut Pass {
-            map: &mut map,
-            seed: [1, 2],
-            now: Timestamp(0),
-            budget: &mut |_| {
-                if let Some(earlier) = under_way.take() {
-                    earlier.join().expect("retention is done");
-                }
-                let views = log.segment_views();
-                let many = deletes(calls).min(views.len().saturating_sub(2));
-                calls += 1;
-                if many > 0 {
-                    one_more(log, store);
-                    log.raise_log_start(views[many].base).expect("nothing is held");
-                    let deletion =
-                        scope.spawn(|| drop(store.retain(std::slice::from_ref(log), Timestamp(0))));
-                    while !log.wants_pass_to_end() && !deletion.is_finished() {
-                        thread::yield_now();
+        store.compact(
+            log,
+            &mut Pass {
+                map: &mut map,
+                seed: [1, 2],
+                now: Timestamp(0),
+                budget: &mut |_| {
+                    if let Some(earlier) = under_way.take() {
+                        earlier.join().expect("retention is done");
                     }
-                    under_way = Some(deletion);
-                }
-                Pace::Go
+                    let views = log.segment_views();
+                    let many = deletes(calls).min(views.len().saturating_sub(2));
+                    calls += 1;
+                    if many > 0 {
+                        one_more(log, store);
+                        log.raise_log_start(views[many].base).expect("nothing is held");
+                        let deletion =
+                            scope.spawn(|| drop(store.retain(std::slice::from_ref(log), Timestamp(0))));
+                        while !log.wants_pass_to_end() && !deletion.is_finished() {
+                            thread::yield_now();
+                        }
+                        under_way = Some(deletion);
+                    }
+                    Pace::Go
+                },
             },
-        })
+        )
     });
     (report, calls)
 }
@@ -133,20 +136,23 @@ fn a_pass_that_lingers_leaves_the_log_to_others_and_goes_on() {
     let before = table(&scene);
     let log = Arc::clone(&scene.log);
     let (mut asked, mut map) = (0, OffsetMap::with_keys(1_000));
-    let report = log.compact(&mut Pass {
-        map: &mut map,
-        seed: [1, 2],
-        now: Timestamp(0),
-        budget: &mut |_| {
-            asked += 1;
-            if asked % 2 == 1 {
-                return Pace::Linger;
-            }
-            // The turn is free: this would wait for ever otherwise.
-            drop(log.maintenance.take_for_deletion());
-            Pace::Go
+    let report = scene.store.compact(
+        &log,
+        &mut Pass {
+            map: &mut map,
+            seed: [1, 2],
+            now: Timestamp(0),
+            budget: &mut |_| {
+                asked += 1;
+                if asked % 2 == 1 {
+                    return Pace::Linger;
+                }
+                // The turn is free: this would wait for ever otherwise.
+                drop(log.maintenance.take_for_deletion());
+                Pace::Go
+            },
         },
-    });
+    );
     check(&scene, &report.expect("not interrupted"), &before);
 }
 

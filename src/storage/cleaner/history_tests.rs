@@ -1,15 +1,18 @@
 //! What is remembered of a compacted log beyond a pass, a stop and a crash: which tombstones have a time that is over, and what
 //! readers are told of.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use expect_test::expect;
 
 use super::super::cleaner_state::{CleanerMarks, CleanerState};
+use super::super::testing::{DATA, fault};
 use super::super::{
     CleanupPolicy, CompactedBelow, Compaction, DeletionReason, Hold, LogConfig, OffsetMap, Pace, Retention,
 };
 use super::testing::{Scene, compacted, records};
+use crate::env::{Call, Failure, Fs as _};
 use crate::types::{Offset, Timestamp};
 
 fn first_record() -> [Hold; 1] {
@@ -103,6 +106,55 @@ fn after_a_crash_readers_are_told_of_all_that_a_pass_may_have_replaced() {
     let mut idle = Scene::new();
     idle.run("a=1 a=2 roll clean restart");
     assert_eq!(told(&idle), (2, 2), "its active segment was empty");
+}
+
+#[test]
+fn after_a_crash_readers_are_told_of_no_more_than_passes_have_come_to() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=2 roll clean b=1 roll c=1 restart");
+    assert_eq!(told(&scene), (2, 2));
+    // Where the checkpoint is lost nothing tells.
+    let path = std::path::Path::new(DATA).join("compacted-offset-checkpoint");
+    scene.fs.remove_file(&path).expect("it is there");
+    scene.run("restart");
+    assert_eq!(told(&scene), (3, 3));
+}
+
+#[test]
+fn what_was_compacted_is_told_also_when_the_policy_is_another() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=2 roll clean");
+    scene.configure(|config| config.cleanup = CleanupPolicy::Delete);
+    scene.run("restart");
+    assert_eq!(told(&scene), (2, 2));
+    scene.store.checkpoint().expect("written");
+    scene.run("close");
+    assert_eq!(told(&scene), (2, 2));
+}
+
+#[test]
+fn a_pass_that_cannot_write_down_how_far_it_may_come_replaces_nothing() {
+    let mut scene = Scene::new();
+    scene.run("a=1 a=2 roll");
+    let before = scene.picture();
+    let path = "compacted-offset-checkpoint";
+    scene
+        .fs
+        .inject(fault(Call::Write, path, 1, Failure::Kind(ErrorKind::Other)));
+    let error = scene.clean().expect_err("it is told");
+    assert!(
+        error.to_string().contains("compacted-offset-checkpoint"),
+        "{error}"
+    );
+    assert_eq!(scene.picture(), before);
+    let seen = scene.log.compaction(Timestamp(0)).last_error;
+    assert!(
+        seen.expect("it shows")
+            .reason
+            .contains("compacted-offset-checkpoint")
+    );
+    scene.run("clean");
+    assert_eq!(scene.log.compaction(Timestamp(0)).last_error, None);
 }
 
 #[test]

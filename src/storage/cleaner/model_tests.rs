@@ -6,14 +6,22 @@
 //! began is there while it holds; the log end is where it was; and below what readers are told nothing was replaced. Records of
 //! transactions count once these are committed; of aborted ones nobody asks what became of them.
 //!
+//! Settings change on the way: the policy, both lags, both limits of retention. No pass takes a record that is younger than the
+//! least lag; as long as the greatest is set and the log is looked at in time, no record outlives it beside a newer one of its key;
+//! retention does what its preview said, under a policy that deletes; what is deleted, and written down, never comes back.
+//!
 //! In the end nobody writes any more: the log itself asks for the passes after which no tombstone is left.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::super::{Compaction, Due, Hold, LogConfig, OffsetMap, Rounds};
-use super::testing::{Scene, compacted, end_of_cleanable};
+use super::super::{
+    CleanupPolicy, CompactError, Compaction, Due, Hold, LogConfig, OffsetMap, Retention, RollFor, Rounds,
+};
+use super::testing::{Found, Scene, compacted, end_of_cleanable};
 use crate::env::CrashChoice;
 use crate::record::Outcome;
 use crate::types::{Offset, Timestamp};
@@ -39,6 +47,19 @@ enum Op {
     Checkpoint,
     /// The process dies at this call of a pass, if the pass has so many.
     DieInPass(u64, u64),
+    Policy(CleanupPolicy),
+    /// The least and the greatest lag; `None` is no promise.
+    Lags(i64, Option<i64>),
+    Limits(Retention),
+    Retain,
+    /// Deletes so many of what there is, and writes that down or not.
+    DeleteRecords(i64, Durable),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Durable {
+    Yes,
+    NotYet,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -46,6 +67,15 @@ fn op() -> impl Strategy<Value = Op> {
     let how = prop::sample::select(vec!["", "", "zstd:", "p7:", "p8:"]);
     let committed = prop::sample::select(vec![Outcome::Commit, Outcome::Abort]);
     let of_transaction = prop::collection::vec((0..6_u8, 0..4_u8), 1..4);
+    let policies = vec![
+        CleanupPolicy::Compact,
+        CleanupPolicy::Compact,
+        CleanupPolicy::CompactAndDelete,
+        CleanupPolicy::CompactAndDelete,
+        CleanupPolicy::Delete,
+        CleanupPolicy::Keep,
+    ];
+    let durable = prop::sample::select(vec![Durable::Yes, Durable::NotYet]);
     prop_oneof![
         3 => (of_transaction, 20..22_i64, committed).prop_map(|(records, id, end)| Op::Transaction(records, id, end)),
         2 => (0..40_u64, any::<u64>()).prop_map(|(calls, seed)| Op::DieInPass(calls, seed)),
@@ -59,6 +89,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Unhold),
         1 => any::<u64>().prop_map(Op::UnholdAndCrash),
         1 => Just(Op::Checkpoint),
+        1 => prop::sample::select(policies).prop_map(Op::Policy),
+        2 => (0..2_i64, prop::option::of(60..120_i64)).prop_map(|(min, max)| Op::Lags(min * 20, max)),
+        1 => (prop::option::of(20..100_i64), prop::option::of(300..2000_u64)).prop_map(|(ms, bytes)| Op::Limits(Retention { ms, bytes })),
+        2 => Just(Op::Retain),
+        1 => (1..6_i64, durable).prop_map(|(records, durable)| Op::DeleteRecords(records, durable)),
     ]
 }
 
@@ -67,15 +102,17 @@ struct Written {
     /// Empty where nothing counts: a marker, or a record of an aborted transaction.
     key: String,
     value: Option<String>,
+    appended: i64,
     /// When a pass may first have met it with no older record of its key left.
     met: Option<i64>,
 }
 
 impl Written {
-    fn nothing() -> Self {
+    fn nothing(appended: i64) -> Self {
         Self {
             key: String::new(),
             value: None,
+            appended,
             met: None,
         }
     }
@@ -86,6 +123,13 @@ struct Model {
     written: Vec<Written>,
     /// Offsets that were there when the hold began that holds them.
     held: BTreeSet<i64>,
+    hold: Range<i64>,
+    /// Somebody wanted everything before it deleted.
+    asked_start: Offset,
+    /// Everything before it is deleted, and that is written down.
+    deleted_before: Offset,
+    /// Since then the policy, the lags and the holds have been as they are.
+    promised_since: i64,
 }
 
 impl Model {
@@ -103,7 +147,15 @@ impl Model {
             scene,
             written: Vec::new(),
             held: BTreeSet::new(),
+            hold: 0..0,
+            asked_start: Offset::ZERO,
+            deleted_before: Offset::ZERO,
+            promised_since: 0,
         }
+    }
+
+    fn start(&self) -> Offset {
+        self.scene.log.watermarks().log_start
     }
 
     fn crash(&mut self, seed: u64) {
@@ -115,7 +167,7 @@ impl Model {
     }
 
     /// The records that count.
-    fn found(&self) -> Result<Vec<(i64, String, Option<String>)>, TestCaseError> {
+    fn found(&self) -> Result<Vec<Found>, TestCaseError> {
         let mut found = self.scene.records().map_err(TestCaseError::fail)?;
         found.retain(|(offset, ..)| self.counts(*offset));
         Ok(found)
@@ -143,9 +195,10 @@ impl Model {
                 Outcome::Commit => Written {
                     key: key.to_owned(),
                     value: Some(value.to_owned()).filter(|value| value != "~"),
+                    appended: self.scene.now,
                     met: None,
                 },
-                Outcome::Abort => Written::nothing(),
+                Outcome::Abort => Written::nothing(self.scene.now),
             });
         }
     }
@@ -156,7 +209,7 @@ impl Model {
             Outcome::Abort => format!("abort{id}"),
         });
         self.scene.sync();
-        self.written.push(Written::nothing());
+        self.written.push(Written::nothing(self.scene.now));
     }
 
     /// A pass that began now may have met everything before `to`.
@@ -176,7 +229,9 @@ impl Model {
     }
 
     fn die_in_pass(&mut self, calls: u64, seed: u64) -> Result<(), TestCaseError> {
+        let compacts = self.scene.config().cleanup.compacts();
         let to = end_of_cleanable(&self.scene);
+        let before = self.found()?;
         let fs = &self.scene.fs;
         fs.fail_after(fs.mutations() + calls);
         // It may come to its end before.
@@ -185,7 +240,110 @@ impl Model {
         let fs = self.scene.fs.crash(CrashChoice::Random(seed));
         self.scene.reopen(fs);
         self.scene.map = map;
-        self.met(to)
+        self.younger_stay(&before)?;
+        if compacts { self.met(to) } else { Ok(()) }
+    }
+
+    fn clean(&mut self) -> Result<(), TestCaseError> {
+        let before = self.found()?;
+        let report = match self.scene.clean() {
+            Ok(report) => report,
+            Err(CompactError::Policy) if !self.scene.config().cleanup.compacts() => return Ok(()),
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        };
+        if matches!(report.rounds, Rounds::More { .. }) {
+            prop_assert!(report.to > report.from, "a round gets on");
+        }
+        self.younger_stay(&before)?;
+        self.met(report.to)
+    }
+
+    /// Of what was there before a pass, no value is gone that is younger than the least lag.
+    fn younger_stay(&self, before: &[Found]) -> Result<(), TestCaseError> {
+        let there: BTreeSet<i64> = self.found()?.into_iter().map(|(offset, ..)| offset).collect();
+        let (now, min_lag_ms) = (self.scene.now, self.scene.config().compaction.min_lag_ms);
+        for (offset, _, value) in before {
+            let appended = self.written[usize::try_from(*offset).expect("not negative")].appended;
+            prop_assert!(
+                value.is_none() || there.contains(offset) || appended + min_lag_ms <= now,
+                "{} was appended at {}, and is gone at {}",
+                offset,
+                appended,
+                now
+            );
+        }
+        Ok(())
+    }
+
+    /// What the broker does for the promise of the greatest lag, once in a while.
+    fn look(&mut self) -> Result<(), TestCaseError> {
+        let config = self.scene.config();
+        let max_lag_ms = config.compaction.max_lag_ms;
+        if !config.cleanup.compacts() || max_lag_ms == i64::MAX {
+            return Ok(());
+        }
+        self.scene.roll_for(RollFor::Promise);
+        let due = |scene: &Scene| scene.log.compaction(Timestamp(scene.now)).due;
+        for _ in 0..200 {
+            if due(&self.scene) != Due::Promise {
+                break;
+            }
+            self.clean()?;
+        }
+        let now = self.scene.now;
+        let found = self.found()?;
+        for (offset, key, _) in &found {
+            let at = usize::try_from(*offset).expect("not negative");
+            let newer = self.written[at + 1..].iter().find(|newer| newer.key == *key);
+            let over = newer.is_some_and(|newer| newer.appended.max(self.promised_since) + max_lag_ms <= now);
+            prop_assert!(
+                !over || self.hold.contains(offset),
+                "{} has outlived the promise at {}: {:?}",
+                offset,
+                now,
+                self.scene.log.compaction(Timestamp(now))
+            );
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, change: impl FnOnce(&mut LogConfig)) {
+        self.scene.configure(change);
+        self.promised_since = self.scene.now;
+    }
+
+    fn retain(&mut self) -> Result<(), TestCaseError> {
+        let (before, now) = (self.start(), Timestamp(self.scene.now));
+        let plan = self.scene.log.retention_plan(now);
+        for retained in self.scene.store.retain(&[Arc::clone(&self.scene.log)], now) {
+            if let Some(error) = retained.failure {
+                return Err(TestCaseError::fail(error.to_string()));
+            }
+            prop_assert_eq!(&retained.deleted, &plan.deletions);
+        }
+        prop_assert_eq!(self.start(), plan.log_start);
+        prop_assert!(plan.log_start == before || self.scene.config().cleanup.deletes());
+        if !plan.deletions.is_empty() {
+            self.deleted_before = plan.log_start;
+        }
+        self.asked_start = self.asked_start.max(plan.log_start);
+        Ok(())
+    }
+
+    fn delete_records(&mut self, records: i64, durable: Durable) {
+        let to = Offset(self.start().0 + records);
+        // Refused beyond the end, and where something is held.
+        if self.scene.log.raise_log_start(to).is_ok() {
+            self.asked_start = self.asked_start.max(to);
+            if durable == Durable::Yes {
+                self.checkpoint();
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.scene.store.checkpoint().expect("written");
+        self.deleted_before = self.start();
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), TestCaseError> {
@@ -204,40 +362,83 @@ impl Model {
             }
             Op::DieInPass(calls, seed) => self.die_in_pass(*calls, *seed)?,
             Op::Roll => self.scene.roll(),
-            Op::Clean => {
-                let report = self
-                    .scene
-                    .clean()
-                    .map_err(|error| TestCaseError::fail(error.to_string()))?;
-                self.met(report.to)?;
-                if matches!(report.rounds, Rounds::More { .. }) {
-                    prop_assert!(report.to > report.from, "a round gets on");
+            Op::Clean => self.clean()?,
+            Op::Tick(ms) => {
+                for _ in 0..*ms {
+                    self.scene.now += 1;
+                    self.scene.fs.set_now(Timestamp(self.scene.now));
+                    self.look()?;
                 }
             }
-            Op::Tick(ms) => self.scene.now += ms,
             Op::Restart => {
                 self.scene.run("close");
+                self.deleted_before = self.start();
             }
             Op::Crash(seed) => self.crash(*seed),
             Op::Hold(from, more) => {
                 let range = *from..*from + *more;
                 let there = self.found()?.into_iter().map(|(offset, ..)| offset);
                 self.held = there.filter(|offset| range.contains(offset)).collect();
-                self.scene
-                    .hold(&[Hold::Offsets(Offset(range.start)..Offset(range.end))]);
+                self.hold = range.clone();
+                self.configure(|config| {
+                    config.holds = [Hold::Offsets(Offset(range.start)..Offset(range.end))].into();
+                });
             }
             Op::Unhold => {
-                self.held.clear();
-                self.scene.hold(&[]);
+                self.unhold();
+                self.configure(|config| config.holds = [].into());
             }
             Op::UnholdAndCrash(seed) => {
-                self.held.clear();
+                self.unhold();
                 self.scene.write_down(&[]);
+                self.promised_since = self.scene.now;
                 self.crash(*seed);
             }
             Op::Checkpoint => self.scene.store.checkpoint_cleaner_points().expect("written"),
+            Op::Policy(policy) => self.configure(|config| config.cleanup = *policy),
+            Op::Lags(min_ms, max_ms) => self.configure(|config| {
+                config.compaction.min_lag_ms = *min_ms;
+                config.compaction.max_lag_ms = max_ms.unwrap_or(i64::MAX);
+            }),
+            Op::Limits(retention) => self.configure(|config| config.retention = *retention),
+            Op::Retain => self.retain()?,
+            Op::DeleteRecords(records, durable) => self.delete_records(*records, *durable),
         }
+        self.look()?;
         self.verify()
+    }
+
+    fn unhold(&mut self) {
+        self.held.clear();
+        self.hold = 0..0;
+    }
+
+    /// Whoever reads from any offset on builds the table that the records from there on say.
+    fn verify_tables(&self, found: &[Found], newest: &BTreeMap<&str, usize>) -> Result<(), TestCaseError> {
+        for from in 0..=self.written.len() {
+            let mut table = BTreeMap::new();
+            for (offset, key, value) in found {
+                if usize::try_from(*offset).expect("not negative") < from {
+                    continue;
+                }
+                match value {
+                    Some(value) => table.insert(key.as_str(), value.as_str()),
+                    None => table.remove(key.as_str()),
+                };
+            }
+            // What somebody wanted deleted is there or not, but never an older value in its place.
+            let wanted = |key: &str, at: usize| {
+                let asked = i64::try_from(at).expect("few") < self.asked_start.0;
+                at >= from && (!asked || table.contains_key(key))
+            };
+            let expected: BTreeMap<&str, &str> = newest
+                .iter()
+                .filter(|(key, at)| wanted(key, **at))
+                .filter_map(|(key, at)| Some((*key, self.written[*at].value.as_deref()?)))
+                .collect();
+            prop_assert_eq!(table, expected, "read from {}", from);
+        }
+        Ok(())
     }
 
     fn verify(&self) -> Result<(), TestCaseError> {
@@ -246,6 +447,14 @@ impl Model {
         let found = self.found()?;
         let offsets: BTreeSet<i64> = found.iter().map(|(offset, ..)| *offset).collect();
         prop_assert!(self.held.is_subset(&offsets), "{:?} is held", self.held);
+        let start = self.start();
+        prop_assert!(
+            (self.deleted_before..=self.asked_start).contains(&start),
+            "{} deleted, {} asked for, the log begins at {}",
+            self.deleted_before,
+            self.asked_start,
+            start
+        );
         let gone = (0..end).rfind(|offset| self.counts(*offset) && !offsets.contains(offset));
         let told = self.scene.log.compacted_below();
         prop_assert!(told.tombstones <= told.records, "{:?}", told);
@@ -272,24 +481,8 @@ impl Model {
             let written = &self.written[usize::try_from(*offset).expect("not negative")];
             prop_assert_eq!((key, value), (&written.key, &written.value));
         }
-        for from in 0..=self.written.len() {
-            let mut table = BTreeMap::new();
-            for (offset, key, value) in &found {
-                if usize::try_from(*offset).expect("not negative") < from {
-                    continue;
-                }
-                match value {
-                    Some(value) => table.insert(key.as_str(), value.as_str()),
-                    None => table.remove(key.as_str()),
-                };
-            }
-            let expected: BTreeMap<&str, &str> = newest
-                .iter()
-                .filter(|(_, at)| **at >= from)
-                .filter_map(|(key, at)| Some((*key, self.written[*at].value.as_deref()?)))
-                .collect();
-            prop_assert_eq!(table, expected, "read from {}", from);
-        }
+        self.verify_tables(&found, &newest)?;
+        newest.retain(|_, at| i64::try_from(*at).expect("few") >= self.asked_start.0);
         for (key, at) in &newest {
             let written = &self.written[*at];
             let there = found
@@ -331,6 +524,8 @@ impl Model {
     /// asks for, and then no tombstone is left.
     fn tombstones_go(&mut self) -> Result<(), TestCaseError> {
         self.apply(&Op::Unhold)?;
+        self.apply(&Op::Policy(CleanupPolicy::Compact))?;
+        self.apply(&Op::Lags(0, None))?;
         self.apply(&Op::Roll)?;
         self.clean_all()?;
         for _ in 0..4 {

@@ -26,7 +26,7 @@ use crate::storage::{
 };
 use crate::types::{Offset, Timestamp};
 
-use super::super::cleaner_state::{PassFailure, PassReport, Rounds};
+use super::super::cleaner_state::{Announced, PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
 use super::super::scan::MAX_BATCH_BYTES;
@@ -163,17 +163,29 @@ impl Partition {
         Ok(Rolled::Yes)
     }
 
-    /// Cleans: one round over everything before the first uncleanable offset, as far as the map goes. Blocks for as long as it
-    /// takes to read all of that and to write what changes; appends and reads go on meanwhile.
-    ///
-    /// # Errors
-    /// [`CompactError`]; nothing is lost by trying again. One that the disk caused is part of
-    /// [`compaction`](Self::compaction) until a pass comes to its end.
-    pub fn compact(&self, pass: &mut Pass<'_>) -> Result<PassReport, CompactError> {
+    /// A pass that would begin now replaces nothing from there on.
+    pub(in crate::storage) fn announce_pass(&self, now: Timestamp) -> Result<Announced<'_>, CompactError> {
+        let config = Arc::clone(&self.config.read());
+        if !config.cleanup.compacts() {
+            return Err(CompactError::Policy);
+        }
+        Ok(self.cleaner.announce(self.choice(&config, now).first_uncleanable))
+    }
+
+    /// A round over what lies before `bound`, once that was written down; see [`crate::storage::Store::compact`].
+    pub(in crate::storage) fn compact(
+        &self,
+        pass: &mut Pass<'_>,
+        bound: Offset,
+        written: Result<(), StoreError>,
+    ) -> Result<PassReport, CompactError> {
         let Some(mut turn) = self.maintenance.begin_pass() else {
             return Err(CompactError::Closed);
         };
-        let passed = self.pass(pass, &mut turn);
+        let passed = match written {
+            Ok(()) => self.pass(pass, bound, &mut turn),
+            Err(error) => Err(error.into()),
+        };
         if !turn.is_over() {
             self.write_manifest();
         }
@@ -190,7 +202,12 @@ impl Partition {
         passed
     }
 
-    fn pass(&self, pass: &mut Pass<'_>, turn: &mut Turn<'_>) -> Result<PassReport, CompactError> {
+    fn pass(
+        &self,
+        pass: &mut Pass<'_>,
+        bound: Offset,
+        turn: &mut Turn<'_>,
+    ) -> Result<PassReport, CompactError> {
         let config = Arc::clone(&self.config.read());
         if !config.cleanup.compacts() {
             return Err(CompactError::Policy);
@@ -206,7 +223,8 @@ impl Partition {
         let producers = self.producers(pass.now, &config)?;
         swap::finish_earlier(self)?;
         let dir = self.dir();
-        let view = self.choice(&config, pass.now);
+        let mut view = self.choice(&config, pass.now);
+        view.first_uncleanable = view.first_uncleanable.min(bound);
         swap::remove_leftovers(self.files.fs().as_ref(), &dir, view.first_uncleanable)?;
         Round {
             partition: self,
@@ -418,15 +436,17 @@ impl Round<'_> {
         let segments = super::super::read::snapshot(&self.partition.segments);
         let bases: BTreeSet<Offset> = segments.iter().map(|segment| segment.bounds().0).collect();
         let source = |segment: Segment| match segment {
-            Segment::Sealed(sealed) if sealed.extent.base < until => {
+            Segment::Sealed(sealed) => {
                 let bound = bases.range(sealed.extent.base.next()..).next();
-                Some(Source {
-                    bound: bound.copied().unwrap_or(until),
+                let bound = bound.copied().unwrap_or(until);
+                // One that reaches beyond is not cleanable, though the cleaner point may lie in it.
+                (bound <= until).then_some(Source {
+                    bound,
                     soundness: Soundness::Sound,
                     sealed,
                 })
             }
-            _ => None,
+            Segment::Active(_) => None,
         };
         segments.into_iter().filter_map(source).collect()
     }

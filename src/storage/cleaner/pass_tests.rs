@@ -495,6 +495,27 @@ fn the_cleaner_point_is_found_again_and_one_outside_the_log_counts_for_nothing()
 }
 
 #[test]
+fn a_segment_in_which_the_log_begins_is_as_safe_as_any_other() {
+    let mut scene = with(Compaction {
+        min_lag_ms: 20,
+        ..compacted().compaction
+    });
+    scene.run("a=1,a=2,b=1 a=3 roll");
+    let before = scene.picture();
+    scene.log.raise_log_start(Offset(1)).expect("raised");
+    scene.run("+19 clean");
+    assert_eq!(scene.picture(), before, "it is too young");
+    let view = scene.log.compaction(Timestamp(scene.now));
+    assert_eq!((view.dirty_bytes, view.due), (0, Due::No(NotDue::NotCleanable)));
+    assert!(view.uncleanable_bytes > 0);
+    scene.run("+1 clean");
+    expect![[r#"
+        0: 2 b=1 | 3 a=3
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
 fn held_records_stay_whatever_shadows_them_and_go_when_the_hold_does() {
     let config = LogConfig {
         holds: Arc::new([Hold::Offsets(Offset(1)..Offset(3))]),

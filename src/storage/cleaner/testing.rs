@@ -128,6 +128,16 @@ impl Scene {
         self.log.configure(self.config.clone());
     }
 
+    /// Changes settings, of this log and of every later start.
+    pub(super) fn configure(&mut self, change: impl FnOnce(&mut LogConfig)) {
+        change(&mut self.config);
+        self.log.configure(self.config.clone());
+    }
+
+    pub(super) fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
     /// Writes holds down and dies before the log is told; the next start knows.
     pub(super) fn write_down(&mut self, holds: &[Hold]) {
         self.config.holds = holds.into();
@@ -185,9 +195,11 @@ impl Scene {
     }
 
     pub(super) fn roll(&self) {
-        let rolled = self
-            .log
-            .roll_for_compaction(Timestamp(self.now), RollFor::Command);
+        self.roll_for(RollFor::Command);
+    }
+
+    pub(super) fn roll_for(&self, wish: RollFor) {
+        let rolled = self.log.roll_for_compaction(Timestamp(self.now), wish);
         rolled.expect("rolled");
         self.sync();
     }
@@ -200,13 +212,13 @@ impl Scene {
         &mut self,
         budget: &mut dyn FnMut(u64) -> Pace,
     ) -> Result<PassReport, CompactError> {
-        let log = Arc::clone(&self.log);
-        log.compact(&mut Pass {
+        let mut pass = Pass {
             map: &mut self.map,
             seed: [1, 2],
             now: Timestamp(self.now),
             budget,
-        })
+        };
+        self.store.compact(&self.log, &mut pass)
     }
 
     pub(super) fn batches(&self) -> Vec<Vec<RecordBatch>> {
