@@ -144,7 +144,7 @@ pub(super) struct CleanerState(Mutex<Remembered>);
 /// What is remembered.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
-    /// Everything before it is clean.
+    /// Everything before it is clean. It may lie before the log start.
     pub(super) point: Offset,
     /// Here older records may have stayed below tombstones that were met long ago: the time of those begins anew in the pass
     /// that comes to them. After a start that is all from the cleaner point on: what earlier passes did there is not known.
@@ -229,12 +229,11 @@ impl CleanerState {
         self.0.lock().point.max(log_start)
     }
 
-    /// Returns the cleaner point that a checkpoint is to say, of a log that begins at `log_start` and in which nothing before
-    /// `held_from` is held.
-    pub(super) fn settled(&self, log_start: Offset, held_from: Option<Offset>) -> Offset {
-        let state = self.0.lock();
-        let point = held_from.map_or(state.point, |held_from| held_from.min(state.point));
-        point.max(log_start)
+    /// Returns the cleaner point that a checkpoint is to say, of a log in which nothing before `held_from` is held. It may lie
+    /// before the log start, which then counts for the next start; nothing before it has been learned.
+    pub(super) fn settled(&self, held_from: Option<Offset>) -> Offset {
+        let point = self.0.lock().point;
+        held_from.map_or(point, |held_from| held_from.min(point))
     }
 
     /// A pass is about to begin that replaces nothing from `to` on. Counts until the answer is dropped.

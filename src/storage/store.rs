@@ -345,13 +345,9 @@ fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
         .iter()
         .filter(|partition| partition.config.read().cleanup.compacts());
     let point = |partition: &Arc<Partition>| {
-        let log_start = partition.watermarks().log_start;
         let holds = Arc::clone(&partition.config.read().holds);
         let held_from = holds.iter().filter_map(|hold| partition.held_from(hold)).min();
-        (
-            partition.id.clone(),
-            partition.cleaner.settled(log_start, held_from),
-        )
+        (partition.id.clone(), partition.cleaner.settled(held_from))
     };
     compacted.map(point).collect()
 }

@@ -166,10 +166,11 @@ impl Model {
         self.scene.map = map;
     }
 
-    /// The records that count.
+    /// The records that count, and that a reader finds: a batch in which the log begins lies there whole.
     fn found(&self) -> Result<Vec<Found>, TestCaseError> {
         let mut found = self.scene.records().map_err(TestCaseError::fail)?;
-        found.retain(|(offset, ..)| self.counts(*offset));
+        let start = self.start().0;
+        found.retain(|(offset, ..)| *offset >= start && self.counts(*offset));
         Ok(found)
     }
 

@@ -305,8 +305,9 @@ impl Done {
 
 impl Round<'_> {
     fn run(&self, pass: &mut Pass<'_>, lend: Lend<'_>) -> Result<PassReport, CompactError> {
-        let (from, until) = (self.view.cleaner_point, self.view.first_uncleanable);
+        let until = self.view.first_uncleanable;
         let all = self.sources(until);
+        let from = self.dirty_from(&all);
         let mut gate = Gate::new(&mut *pass.budget, &self.partition.maintenance, lend);
         let limit = DecompressLimit(self.config.max_decompressed_bytes);
         let aborted = |source: &Source| self.aborted(source);
@@ -348,7 +349,7 @@ impl Round<'_> {
         Ok(PassReport {
             from,
             to,
-            rounds: self.rounds(to, pass.map),
+            rounds: rounds(from..to, until, pass.map),
             learned_keys: pass.map.len() as u64,
             read_bytes: gate.read_bytes,
             written_bytes: gate.written_bytes,
@@ -462,18 +463,27 @@ impl Round<'_> {
         })
     }
 
-    fn rounds(&self, to: Offset, map: &OffsetMap) -> Rounds {
-        let (from, until) = (self.view.cleaner_point, self.view.first_uncleanable);
-        if to >= until {
-            return Rounds::Done;
-        }
-        let (learned, left) = (to.0 - from.0, until.0 - to.0);
-        let per_round = learned.max(1);
-        let estimate = left / per_round + i64::from(left % per_round > 0);
-        Rounds::More {
-            estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
-            map_keys: map.capacity() as u64,
-        }
+    /// Where no pass has learned anything yet. That may lie before the log start: deleted records that are still there come
+    /// back if the log start is lost, and then a tombstone among them must not be gone without what it shadows.
+    fn dirty_from(&self, sources: &[Source]) -> Offset {
+        let known = self.partition.cleaner.look().point;
+        let first = sources
+            .first()
+            .map_or(self.view.cleaner_point, |source| source.sealed.extent.base);
+        known.max(first)
+    }
+}
+
+fn rounds(learned: Range<Offset>, until: Offset, map: &OffsetMap) -> Rounds {
+    if learned.end >= until {
+        return Rounds::Done;
+    }
+    let left = until.0 - learned.end.0;
+    let per_round = (learned.end.0 - learned.start.0).max(1);
+    let estimate = left / per_round + i64::from(left % per_round > 0);
+    Rounds::More {
+        estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
+        map_keys: map.capacity() as u64,
     }
 }
 
