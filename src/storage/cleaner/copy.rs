@@ -80,6 +80,13 @@ struct Run<'r, 'p> {
     last: usize,
 }
 
+/// A gap whose end is not known yet.
+struct OpenGap {
+    len: u32,
+    from: Offset,
+    reason: String,
+}
+
 /// A batch, and where it was found.
 struct At<'b> {
     source: usize,
@@ -142,9 +149,11 @@ impl Run<'_, '_> {
         self.survivors.expect(transactions);
         let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
         let end = pieces.len();
+        let mut gap = None;
         while let Some(piece) = pieces.next(gate)? {
             match piece {
                 Piece::Batch { position, batch } => {
+                    self.close_gap(gap.take(), batch.header().base_offset);
                     let at = At {
                         source: index,
                         position,
@@ -165,16 +174,35 @@ impl Run<'_, '_> {
                         position: u64::from(range.start),
                         len_bytes: u64::from(range.end - range.start),
                         offset,
+                        reason: reason.clone(),
+                    });
+                    self.close_gap(gap.take(), offset);
+                    self.write_gap(&mut pieces, range.clone(), gate)?;
+                    gap = Some(OpenGap {
+                        len: range.end - range.start,
+                        from: offset,
                         reason,
                     });
-                    self.gap(&mut pieces, range, gate)?;
                 }
             }
+        }
+        if let Some(last) = &gap {
+            // Where the segment ended before the damage is known as long as nobody lost the memory of it.
+            let next = source.sealed.extent.next;
+            let until = if next > last.from { next } else { source.bound };
+            self.close_gap(gap, until);
         }
         Ok(None)
     }
 
-    fn gap(
+    /// What may have been in a gap ends where the next sound batch begins.
+    fn close_gap(&mut self, gap: Option<OpenGap>, until: Offset) {
+        if let Some(OpenGap { len, from, reason }) = gap {
+            self.output.add_gap(len, from..until, reason);
+        }
+    }
+
+    fn write_gap(
         &mut self,
         pieces: &mut Pieces,
         range: std::ops::Range<u32>,
@@ -187,7 +215,6 @@ impl Run<'_, '_> {
                 self.output.write(&bytes, gate)?;
             }
         }
-        self.output.add_gap(range.end - range.start);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use super::super::testing::fault;
 use super::super::{CompactError, PassReport};
 use super::testing::Scene;
 use crate::env::{Call, Failure, Fs as _, OpenMode};
-use crate::storage::{LogConfig, Pace};
+use crate::storage::{FirstBatch, LogConfig, Pace, Read};
 use crate::types::{Offset, Timestamp};
 
 const SCRIPT: &str = "a=1 b=1 roll a=2 c=1 roll d=1 b=~ roll";
@@ -140,6 +140,44 @@ fn a_damaged_batch_is_kept_byte_for_byte_and_reported_and_all_else_is_cleaned() 
         assert!(place.path.ends_with("t-0/00000000000000000000.log"));
         assert!(place.reason.contains(reason), "{reason}: {}", place.reason);
     }
+}
+
+#[test]
+fn damage_at_the_end_of_a_segment_is_told_to_readers_also_after_a_pass() {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 c=1 roll a=2 roll d=1");
+    scribble(&scene, FIRST, 2 * BATCH + 16, &[9]);
+    let refused = |scene: &Scene| -> Vec<String> {
+        let whole = |times: Option<std::ops::Range<Timestamp>>| Read {
+            from: Offset(2),
+            until: scene.log.watermarks().log_end,
+            times,
+            max_bytes: 300,
+            first: FirstBatch::Whole,
+        };
+        let reads = [whole(None), whole(Some(Timestamp(0)..Timestamp(1)))];
+        let told = reads.map(|read| scene.log.read(&read).expect_err("c is lost").to_string());
+        told.to_vec()
+    };
+    let before = refused(&scene);
+    assert_eq!(scene.clean().expect("cleaned").damaged.len(), 1);
+    for step in ["", "close", "close", "restart"] {
+        scene.run(step);
+        for (told, before) in refused(&scene).iter().zip(&before) {
+            assert!(
+                told.contains("reading can go on at 3"),
+                "{step}: {told} but before {before}"
+            );
+        }
+    }
+    // Only the damage is left of the first segment: retention does not count it to the one before.
+    scene.run("b=2 roll clean");
+    assert_eq!(
+        content(&scene, FIRST).len(),
+        usize::try_from(BATCH).expect("small")
+    );
+    assert!(refused(&scene)[0].contains("reading can go on at 3"));
+    assert_eq!(scene.log.retention_plan(Timestamp(scene.now)).deletions, []);
 }
 
 /// Makes the checksum of the batch at `position` hold for whatever is in it.

@@ -16,6 +16,7 @@
 //! What is not here: which batches come (`survivors`), and names that a start looks for (`swap`).
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::record::BatchHeader;
 use crate::storage::{AbortedTransaction, RelativeOffset};
 use crate::types::{Offset, Timestamp};
 
+use super::super::gap::Gap;
 use super::super::index_set::{ContentSpan, IndexSet};
 use super::super::paths::{CLEANED, SegmentFile};
 use super::gate::{CompactError, Gate, Tried};
@@ -44,8 +46,10 @@ pub(super) struct Output {
     pub(super) base: Offset,
     pub(super) indexes: IndexSet,
     pub(super) content: ContentSpan,
-    /// The offset after its last batch.
+    /// The offset after its last batch, or gap.
     pub(super) next: Offset,
+    /// What of it cannot be read.
+    pub(super) gaps: Vec<Gap>,
     /// Length in bytes, whether written or not.
     pub(super) end: u32,
     max_bytes: u32,
@@ -103,6 +107,7 @@ impl Output {
             indexes: IndexSet::new(base, limits.index_interval_bytes),
             content: ContentSpan::default(),
             next: base,
+            gaps: Vec::new(),
             end: 0,
             max_bytes: limits.max_bytes,
             now: limits.now,
@@ -140,9 +145,20 @@ impl Output {
         self.next = header.next_offset();
     }
 
-    /// Takes note of bytes that are no batch; a reader who comes to them finds out what is lost (`examine`).
-    pub(super) fn add_gap(&mut self, len: u32) {
+    /// Takes note of bytes that are no batch. Whoever reads on is told of them, also behind the last batch, and nobody who looks
+    /// for a time passes them over.
+    pub(super) fn add_gap(&mut self, len: u32, offsets: Range<Offset>, reason: String) {
+        let positions = self.end..self.end + len;
         self.end += len;
+        if !offsets.is_empty() {
+            self.next = self.next.max(offsets.end);
+            self.content.add(0, Some((Timestamp::MIN, Timestamp::MAX)));
+            self.gaps.push(Gap {
+                positions,
+                offsets,
+                reason,
+            });
+        }
     }
 
     /// Begins the file, with nothing in it yet.

@@ -25,7 +25,11 @@ fn write(fs: &SimFs, len: usize) -> Result<(), CompactError> {
     for part in (0..len).step_by(bytes.len()) {
         let part = bytes.len().min(len - part);
         output.write(&bytes[..part], &mut gate)?;
-        output.add_gap(u32::try_from(part).expect("small"));
+        output.add_gap(
+            u32::try_from(part).expect("small"),
+            Offset(0)..Offset(0),
+            String::new(),
+        );
     }
     output.finish(&mut gate)?;
     Ok(())

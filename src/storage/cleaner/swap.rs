@@ -194,7 +194,11 @@ fn sealed_of(dir: &Path, sources: &[Source], output: Output) -> Sealed {
         append_times: append_times(sources, output.base, output.next),
     };
     let path = named(dir, output.base, SWAP);
-    Sealed::pending(path.into(), extent, Arc::new(output.indexes))
+    let sealed = Sealed::pending(path.into(), extent, Arc::new(output.indexes));
+    if !output.gaps.is_empty() {
+        sealed.know_gaps(output.gaps);
+    }
+    sealed
 }
 
 fn named(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
