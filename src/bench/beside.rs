@@ -2,13 +2,13 @@
 //!
 //! One thread appends a batch and reads one from anywhere in the log, in turn, at the times that half of its own greatest rate
 //! gives. A time counts from when the operation should have begun, so that a stall counts for all that it held up. The pass
-//! runs on a second thread, without a budget: the broker's would only make it gentler.
+//! runs on a second thread, as courteous as the broker's are.
 //!
 //! Invariants
 //! - All operations of the second phase begin while the pass runs, from its begin to its end: they meet each of its steps, a
 //!   swap for every segment among them.
 //! - A pass takes about a second or more, so that what a hundredth of the operations meets is no single stall. How long it took
-//!   is part of the figures.
+//!   is part of the figures. Both phases are a few seconds, so that both append about as much.
 //! - Both phases get memory that was touched shortly before: the host of a virtual machine may take free memory back, and then
 //!   needs up to 0.6 ms for the first touch of 2 MiB, whoever it is that touches it.
 //!
@@ -17,23 +17,28 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::keyed::{BATCH_BYTES, KeyedLog, Workload};
 use super::limits::SyncedAppends;
 use super::measure::{Measure, Times};
-use super::passes::{MAP_BYTES, filled, limit, measure, round};
+use super::passes::{MAP_BYTES, filled, limit, measure, pass};
 use super::payload::to_u64;
 use super::target::temp_dir;
 use super::{BenchError, Options};
-use crate::storage::{FirstBatch, OffsetMap, Read};
+use crate::broker::{Courtesy, Traffic};
+use crate::storage::{FirstBatch, OffsetMap, Pace, Read, Step};
 use crate::types::Offset;
 
 /// One step of the cleaner's syncs.
 const SYNC_STEP_BYTES: usize = 4 << 20;
 const SYNC_STEPS: u32 = 20;
 const PAGE_BYTES: usize = 4096;
+/// How long appends and reads are measured without a pass.
+const ALONE: Duration = Duration::from_secs(3);
+/// More than is appended in a phase.
+const TOUCHED_BYTES: usize = 4 << 30;
 
 /// What an append waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,9 +86,14 @@ pub(super) fn beside(options: &Options) -> Result<Vec<Measure>, BenchError> {
 }
 
 fn phases(wait: Wait, options: &Options) -> Result<Phases, BenchError> {
+    // Beside synced appends a pass rests long for each segment.
+    let records = match wait {
+        Wait::Written => 500_000,
+        Wait::Synced => 250_000,
+    };
     let workload = Workload {
-        key_count: options.scale.pick(750_000, 500_000),
-        records: options.scale.pick(1_500_000, 1_000_000),
+        key_count: records / 2,
+        records,
         ..Workload::default()
     };
     let mut phases = Phases {
@@ -93,10 +103,9 @@ fn phases(wait: Wait, options: &Options) -> Result<Phases, BenchError> {
         syncs: Times::new(),
     };
     let mut map = OffsetMap::with_bytes(MAP_BYTES);
-    for _ in 0..options.scale.pick(4, 1) {
+    for _ in 0..options.scale.pick(2, 1) {
         let dir = temp_dir(options)?;
-        let alone = Duration::from_secs(options.scale.pick(2, 1));
-        one_pass(dir.path(), (wait, workload, alone), &mut map, &mut phases)?;
+        one_pass(dir.path(), (wait, workload), &mut map, &mut phases)?;
         let mut syncs = SyncedAppends::new(dir.path(), SYNC_STEP_BYTES)?;
         syncs.run(SYNC_STEPS)?;
         phases.syncs.add_all(&syncs.times);
@@ -140,31 +149,33 @@ fn figures(prefix: &str, phases: &Phases, allowed: impl Fn(f64, f64) -> (&'stati
 /// Fills a log, and drives it for a while alone and for as long as a pass over it takes.
 fn one_pass(
     dir: &Path,
-    (wait, workload, alone_for): (Wait, Workload, Duration),
+    (wait, workload): (Wait, Workload),
     map: &mut OffsetMap,
     phases: &mut Phases,
 ) -> Result<(), BenchError> {
     let mut log = filled(&dir.join("data"), workload, map)?;
     let clean_to = log.partition.watermarks().log_end;
     let now = log.now();
-    let log_bytes = KeyedLog::logical_bytes(&workload);
     let mut driver = Driver::new(&mut log, wait);
     let interval = 2 * driver.fastest()?;
-    touch_memory(log_bytes);
-    let until = Instant::now() + alone_for;
+    touch_memory();
+    let until = Instant::now() + ALONE;
     driver.at_times(interval, &mut phases.alone, || Instant::now() < until)?;
-    touch_memory(log_bytes);
+    touch_memory();
     let (store, partition) = (Arc::clone(&driver.log.store), Arc::clone(&driver.log.partition));
     let running = AtomicBool::new(true);
+    let done = Arc::clone(&driver.done);
     std::thread::scope(|scope| {
-        let pass = scope.spawn(|| {
+        let passing = scope.spawn(|| {
             let began = Instant::now();
-            let passed = round(&store, &partition, now, map);
+            let mut courtesy = Courtesy::new(done.traffic(), began);
+            let mut pace = |step| paced(&mut courtesy, done.traffic(), step);
+            let passed = store.compact(&partition, &mut pass(now, map, &mut pace));
             running.store(false, Ordering::Release);
             passed.map(|_| began.elapsed())
         });
         let driven = driver.at_times(interval, &mut phases.during, || running.load(Ordering::Acquire));
-        let took = pass.join().expect("a pass does not panic")?;
+        let took = passing.join().expect("a pass does not panic")?;
         phases.passes.add(took);
         driven
     })?;
@@ -172,14 +183,46 @@ fn one_pass(
     log.close()
 }
 
-/// Has memory of so many bytes, and gives it back.
-fn touch_memory(bytes: u64) {
-    let len = usize::try_from(bytes).expect("a log fits into memory");
-    let mut memory: Vec<u8> = Vec::with_capacity(len);
+/// Rests as a pass of the broker does that no promise hurries.
+fn paced(courtesy: &mut Courtesy, traffic: Traffic, step: Step) -> Pace {
+    let Some(rest) = courtesy.rest(traffic, step, Instant::now()) else {
+        courtesy.resume(Instant::now());
+        return Pace::Go;
+    };
+    let until = Instant::now() + rest;
+    while let Some(left) = until
+        .checked_duration_since(Instant::now())
+        .filter(|left| !left.is_zero())
+    {
+        std::thread::park_timeout(left);
+    }
+    courtesy.resume(Instant::now());
+    Pace::Gently
+}
+
+/// Has memory, and gives it back.
+fn touch_memory() {
+    let mut memory: Vec<u8> = Vec::with_capacity(TOUCHED_BYTES);
     for page in memory.spare_capacity_mut().chunks_mut(PAGE_BYTES) {
         page[0].write(1);
     }
     std::hint::black_box(&mut memory);
+}
+
+/// What a driver has done so far.
+#[derive(Debug, Default)]
+struct Done {
+    operations: AtomicU64,
+    syncs: AtomicU64,
+}
+
+impl Done {
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            operations: self.operations.load(Ordering::Relaxed),
+            syncs: self.syncs.load(Ordering::Relaxed),
+        }
+    }
 }
 
 /// Who appends and reads.
@@ -187,11 +230,17 @@ struct Driver<'a> {
     log: &'a mut KeyedLog,
     wait: Wait,
     reads: u64,
+    done: Arc<Done>,
 }
 
 impl<'a> Driver<'a> {
     fn new(log: &'a mut KeyedLog, wait: Wait) -> Self {
-        Self { log, wait, reads: 0 }
+        Self {
+            log,
+            wait,
+            reads: 0,
+            done: Arc::default(),
+        }
     }
 
     /// Returns the time that an append and a read take when nothing waits.
@@ -224,12 +273,14 @@ impl<'a> Driver<'a> {
             self.log.append(&batch)?;
             if self.wait == Wait::Synced {
                 self.log.sync()?;
+                self.done.syncs.fetch_add(1, Ordering::Relaxed);
             }
             noticed.appends.add(due.elapsed());
             let half = due + interval / 2;
             wait_until(half);
             self.read_one()?;
             noticed.reads.add(half.elapsed());
+            self.done.operations.fetch_add(2, Ordering::Relaxed);
             if !goes_on() {
                 return Ok(());
             }

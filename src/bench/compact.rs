@@ -83,7 +83,7 @@ fn rate(name: &str, workload: Workload, options: &Options) -> Result<Vec<Measure
     let mut map = OffsetMap::with_bytes(MAP_BYTES);
     let (mut rates, mut copies) = (Vec::new(), Vec::new());
     let (mut writes, mut disk) = (Vec::new(), Vec::new());
-    for _ in 0..options.scale.pick(5, 1) {
+    for _ in 0..options.scale.pick(3, 1) {
         let dir = temp_dir(options)?;
         let mut log = filled(&dir.path().join("data"), workload, &mut map)?;
         let (log_bytes, copied) = copy(&log.partition.dir(), dir.path())?;

@@ -1,4 +1,4 @@
-//! Passes over a keyed log, as every benchmark of the cleaner runs them: on the caller's thread, without a budget.
+//! Passes over a keyed log, as every benchmark of the cleaner runs them: on the caller's thread.
 //!
 //! What is not here: what is measured (`compact`, `beside`), and what a log is filled with (`keyed`).
 
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::keyed::{KeyedLog, Workload};
 use super::measure::{Limit, Measure};
 use super::{BenchError, Scale};
-use crate::storage::{OffsetMap, Pace, Partition, Pass, PassReport, Rounds, Store};
+use crate::storage::{Budget, OffsetMap, Pace, Pass, Rounds};
 use crate::types::Timestamp;
 
 /// As `log.cleaner.dedupe.buffer.size` is by default.
@@ -41,7 +41,9 @@ pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, Bench
     let mut passed = Passed::default();
     let began = Instant::now();
     loop {
-        let report = round(&log.store, &log.partition, now, map)?;
+        let report = log
+            .store
+            .compact(&log.partition, &mut pass(now, map, &mut |_| Pace::Go))?;
         passed.rounds += 1;
         passed.read_bytes += report.read_bytes;
         passed.written_bytes += report.written_bytes;
@@ -56,19 +58,14 @@ pub(super) fn clean(log: &KeyedLog, map: &mut OffsetMap) -> Result<Passed, Bench
     }
 }
 
-pub(super) fn round(
-    store: &Store,
-    partition: &Partition,
-    now: Timestamp,
-    map: &mut OffsetMap,
-) -> Result<PassReport, BenchError> {
-    let mut pass = Pass {
+/// Returns what a pass is given.
+pub(super) fn pass<'a>(now: Timestamp, map: &'a mut OffsetMap, budget: Budget<'a>) -> Pass<'a> {
+    Pass {
         map,
         seed: [7, 11],
         now,
-        budget: &mut |_: u64| Pace::Go,
-    };
-    Ok(store.compact(partition, &mut pass)?)
+        budget,
+    }
 }
 
 /// Fills a log as the workload says; what is to be clean, is.

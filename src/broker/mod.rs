@@ -51,9 +51,9 @@ mod wait;
 
 pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
 pub use cleaner::{
-    CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
-    KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
-    Running as PassRunning, SegmentState,
+    CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Courtesy, Exactness,
+    JobState, KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
+    Running as PassRunning, SegmentState, Traffic,
 };
 pub use error::{Error, ErrorKind};
 pub use fetch::FETCH_BYTES_MAX;

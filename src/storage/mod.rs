@@ -91,7 +91,7 @@ mod writer;
 pub use adopt::{AdoptReport, Verified};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
-    Rolled, SegmentRole, SegmentView, breaks_its_promise,
+    Rolled, SegmentRole, SegmentView, Step, breaks_its_promise,
 };
 pub use cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES, PassFailure, PassReport, RecordCounts, Rounds};
 pub use config::{CleanupPolicy, Compaction, Durability, LogConfig, Retention};

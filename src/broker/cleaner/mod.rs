@@ -38,6 +38,7 @@ pub(super) use state::Cleaning;
 #[cfg(test)]
 pub(super) use work::Turn;
 
+pub use pace::{Courtesy, Traffic};
 pub use requests::{
     CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState, KeyCounts, LastPass,
     LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft, Running, SegmentState,

@@ -1,9 +1,11 @@
-//! Pace: how fast a pass may go. Asked before each chunk of about 1 MiB.
+//! Pace: how fast a pass may go. Asked before each chunk of about 1 MiB, and after each file that was freed.
 //!
 //! 1. **Budget** `cleaner.io_max_bytes_per_second`: a bucket that fills at that rate and holds [`WINDOW`] of it. A chunk takes
 //!    its bytes at once and waits until the bucket is no longer below empty.
-//! 2. **Traffic**: if anything was appended or read since the last chunk, the pass rests [`REST_PARTS`] times as long as it
-//!    worked, at most [`REST_MAX`]. Beside clients it has a quarter of a thread and of the disk at most.
+//! 2. **Traffic** ([`Courtesy`]): while clients append or read, the pass rests [`REST_PARTS`] times as long as it worked. It has
+//!    each chunk that it writes synced by itself, and that is part of its work: the longer the disk takes, the longer it rests.
+//!    So it has a quarter of a thread and of the disk at most, in small parts. Freeing a file is no small part: where clients
+//!    wait for syncs, it rests [`FREED_PARTS`] times as long as that took.
 //! 3. **Promise**: if at the rate so far, or at the budget's, what is left would not be done before the deadline of
 //!    `max.compaction.lag.ms`, the pass waits for neither. An alarm says so.
 //!
@@ -11,14 +13,20 @@
 
 use std::time::{Duration, Instant};
 
+use crate::storage::Step;
 use crate::types::Timestamp;
 
 /// What the bucket holds.
 pub(super) const WINDOW: Duration = Duration::from_millis(300);
 /// Beside traffic, a pass rests so many times as long as it worked.
 const REST_PARTS: u32 = 3;
-/// Beside traffic, a pass rests at most so long after a chunk.
-const REST_MAX: Duration = Duration::from_millis(20);
+/// Beside clients that wait for syncs, a pass rests so many times as long as it took to free a file. A disk that is told of
+/// free space (`mount -o discard`) may keep a sync waiting for all of that: fewer than a hundredth of them then notice.
+const FREED_PARTS: u32 = 128;
+/// Beside traffic, a pass rests at most so long after a chunk, or a file.
+const REST_MAX: Duration = Duration::from_secs(10);
+/// Clients are there until nothing was heard of them for so long.
+const CLIENTS_GONE: Duration = Duration::from_secs(1);
 /// A promise is taken for one that ends so much earlier, in milliseconds: for syncing, swapping and the next look.
 const PROMISE_MARGIN_MS: i64 = 1_000;
 
@@ -64,9 +72,59 @@ impl Bucket {
     }
 }
 
-/// Returns how long a pass that `worked` rests beside traffic.
-pub(super) fn rest(worked: Duration) -> Duration {
-    worked.saturating_mul(REST_PARTS).min(REST_MAX)
+/// What clients have done since some begin; counts that only rise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Traffic {
+    /// Appends and reads.
+    pub operations: u64,
+    /// Rounds of syncs.
+    pub syncs: u64,
+}
+
+/// How a pass makes room for clients: what it knows of them, and how long it rests for them.
+#[derive(Debug)]
+pub struct Courtesy {
+    traffic: Traffic,
+    operated: Option<Instant>,
+    synced: Option<Instant>,
+    /// When its work went on.
+    resumed: Instant,
+}
+
+impl Courtesy {
+    /// Returns that of a pass that begins `now`, and knows of nobody yet.
+    pub fn new(traffic: Traffic, now: Instant) -> Self {
+        Self {
+            traffic,
+            operated: None,
+            synced: None,
+            resumed: now,
+        }
+    }
+
+    /// Returns how long to rest after the work until `now`, before `step`; `None` while there are no clients.
+    pub fn rest(&mut self, traffic: Traffic, step: Step, now: Instant) -> Option<Duration> {
+        if traffic.operations != self.traffic.operations {
+            self.operated = Some(now);
+        }
+        if traffic.syncs != self.traffic.syncs {
+            self.synced = Some(now);
+        }
+        self.traffic = traffic;
+        let is_near = |at: &Instant| now.saturating_duration_since(*at) < CLIENTS_GONE;
+        self.operated.filter(is_near)?;
+        let parts = match step {
+            Step::Freed if self.synced.is_some_and(|at| is_near(&at)) => FREED_PARTS,
+            Step::Freed | Step::Bytes(_) => REST_PARTS,
+        };
+        let worked = now.saturating_duration_since(self.resumed);
+        Some(worked.saturating_mul(parts).min(REST_MAX))
+    }
+
+    /// The work goes on.
+    pub fn resume(&mut self, now: Instant) {
+        self.resumed = now;
+    }
 }
 
 /// What is left of a pass that serves a promise.
@@ -131,10 +189,76 @@ mod tests {
         assert_eq!(bucket.take(u64::MAX, begin), Duration::ZERO);
     }
 
+    const CHUNK: Step = Step::Bytes(MIB);
+    const NOBODY: Traffic = Traffic {
+        operations: 7,
+        syncs: 3,
+    };
+
+    /// A pass that worked for so many milliseconds, until now.
+    fn after_work(ms: u64) -> (Courtesy, Instant) {
+        let begin = Instant::now();
+        (Courtesy::new(NOBODY, begin), begin + Duration::from_millis(ms))
+    }
+
+    fn operated(syncs: u64) -> Traffic {
+        Traffic {
+            operations: 8,
+            syncs: 3 + syncs,
+        }
+    }
+
     #[test]
-    fn beside_traffic_a_pass_rests_three_times_as_long_as_it_worked_and_never_long() {
-        assert_eq!(rest(Duration::from_millis(2)), Duration::from_millis(6));
-        assert_eq!(rest(Duration::from_secs(9)), Duration::from_millis(20));
+    fn without_clients_a_pass_does_not_rest_whoever_syncs() {
+        let (mut courtesy, now) = after_work(2);
+        assert_eq!(courtesy.rest(NOBODY, CHUNK, now), None);
+        let synced = Traffic { syncs: 4, ..NOBODY };
+        assert_eq!(courtesy.rest(synced, Step::Freed, now), None);
+    }
+
+    #[test]
+    fn beside_clients_a_pass_rests_three_times_as_long_as_it_worked_and_never_for_ever() {
+        let ms = Duration::from_millis;
+        for (worked, rest) in [(2, 6), (100, 300), (9_000, 10_000)] {
+            let (mut courtesy, now) = after_work(worked);
+            assert_eq!(
+                courtesy.rest(operated(0), CHUNK, now),
+                Some(ms(rest)),
+                "{worked} ms"
+            );
+        }
+        let (mut courtesy, now) = after_work(2);
+        courtesy.resume(now);
+        let later = now + ms(1);
+        assert_eq!(
+            courtesy.rest(operated(0), CHUNK, later),
+            Some(ms(3)),
+            "since it went on"
+        );
+    }
+
+    #[test]
+    fn clients_are_there_for_a_second_after_they_were_last_heard_of() {
+        let (mut courtesy, now) = after_work(0);
+        assert!(courtesy.rest(operated(0), CHUNK, now).is_some());
+        let almost = now + Duration::from_millis(999);
+        assert!(courtesy.rest(operated(0), CHUNK, almost).is_some());
+        assert_eq!(
+            courtesy.rest(operated(0), CHUNK, now + Duration::from_secs(1)),
+            None
+        );
+    }
+
+    #[test]
+    fn a_file_that_was_freed_is_a_long_rest_where_clients_wait_for_syncs_and_only_there() {
+        let ms = Duration::from_millis;
+        let rest = |traffic, step| {
+            let (mut courtesy, now) = after_work(20);
+            courtesy.rest(traffic, step, now)
+        };
+        assert_eq!(rest(operated(1), Step::Freed), Some(ms(128 * 20)));
+        assert_eq!(rest(operated(0), Step::Freed), Some(ms(3 * 20)));
+        assert_eq!(rest(operated(1), CHUNK), Some(ms(3 * 20)));
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::broker::core::Core;
-use crate::storage::Pace;
+use crate::storage::{Pace, Step};
 use crate::types::Timestamp;
 
-use super::pace::{self, Outlook};
+use super::pace::{Courtesy, Outlook};
 use super::work::{Claimed, Depth};
 
 /// How long a pass rests before it looks whether somebody waits for its end.
@@ -30,10 +30,9 @@ pub(super) struct Pacer<'a> {
     deadline: Option<Timestamp>,
     depth: Depth,
     began: Instant,
-    resumed: Instant,
+    courtesy: Courtesy,
     looked: Option<Instant>,
     lingering: bool,
-    traffic: u64,
 }
 
 impl<'a> Pacer<'a> {
@@ -45,14 +44,13 @@ impl<'a> Pacer<'a> {
             deadline,
             depth,
             began,
-            resumed: began,
+            courtesy: Courtesy::new(claimed.core.traffic(), began),
             looked: None,
             lingering: false,
-            traffic: claimed.core.traffic(),
         }
     }
 
-    pub(super) fn ask(&mut self, bytes: u64) -> Pace {
+    pub(super) fn ask(&mut self, step: Step) -> Pace {
         if self.is_over() {
             return Pace::Stop;
         }
@@ -62,14 +60,15 @@ impl<'a> Pacer<'a> {
         }
         let desk = &self.core.cleaner;
         let now = Instant::now();
-        let over_budget = desk.bucket.lock().take(bytes, now);
-        let traffic = self.core.traffic();
-        let rest = match traffic == self.traffic {
-            true => Duration::ZERO,
-            false => pace::rest(now.duration_since(self.resumed)),
+        let bytes = match step {
+            Step::Bytes(bytes) => bytes,
+            Step::Freed => 0,
         };
-        let pause = over_budget.max(rest);
-        if !pause.is_zero() && !self.is_late(over_budget) {
+        let over_budget = desk.bucket.lock().take(bytes, now);
+        let rest = self.courtesy.rest(self.core.traffic(), step, now);
+        let pause = over_budget.max(rest.unwrap_or_default());
+        let hurries = !pause.is_zero() && self.is_late(over_budget, pause);
+        if !pause.is_zero() && !hurries {
             self.rest(pause);
             if self.is_over() {
                 return Pace::Stop;
@@ -79,13 +78,15 @@ impl<'a> Pacer<'a> {
             .progress
             .done_bytes
             .fetch_add(bytes, Ordering::Relaxed);
-        self.traffic = traffic;
-        self.resumed = Instant::now();
+        self.courtesy.resume(Instant::now());
         if self.another_promise_waits() {
             self.lingering = true;
             return Pace::Linger;
         }
-        Pace::Go
+        match rest {
+            Some(_) if !hurries => Pace::Gently,
+            Some(_) | None => Pace::Go,
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -99,7 +100,7 @@ impl<'a> Pacer<'a> {
             let left = until.saturating_duration_since(Instant::now());
             let log = &self.claimed.served.log;
             let wanted = log.wants_pass_to_end() || self.another_promise_waits();
-            if left.is_zero() || self.core.cleaner.is_ending() || wanted {
+            if left.is_zero() || self.is_over() || wanted {
                 return;
             }
             self.core.cleaner.rest(left.min(REST_SLICE));
@@ -125,13 +126,13 @@ impl<'a> Pacer<'a> {
         }
         let now = Instant::now();
         self.looked = Some(now);
-        self.resumed = now;
+        self.courtesy.resume(now);
         // None of that time says how fast this pass is.
         self.began += now.duration_since(begun);
     }
 
-    /// Tells whether waiting would break the promise; if it is the budget that would, says so.
-    fn is_late(&self, over_budget: Duration) -> bool {
+    /// Tells whether waiting for `pause` would break the promise; if it is the budget that would, says so.
+    fn is_late(&self, over_budget: Duration, pause: Duration) -> bool {
         let Some(deadline) = self.deadline else {
             return false;
         };
@@ -148,7 +149,8 @@ impl<'a> Pacer<'a> {
             },
             deadline,
         };
-        let late = outlook.is_late(self.core.now());
+        let pause_ms = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);
+        let late = outlook.is_late(self.core.now().saturating_add_ms(pause_ms));
         if late && !over_budget.is_zero() && !progress.alarm.swap(true, Ordering::Relaxed) {
             let served = &self.claimed.served;
             if served.cleaning.raise_alarm(deadline) {

@@ -29,6 +29,7 @@ use super::candidates::{Urgency, urgency};
 use super::desk::Errand;
 use super::explain::bound_text;
 use super::jobs::running;
+use super::pace::Traffic;
 use super::pacer::Pacer;
 use super::state::Progress;
 
@@ -351,7 +352,7 @@ impl Core {
             .total_bytes
             .store(2 * all + view.dirty_bytes, Ordering::Relaxed);
         let mut pacer = Pacer::new(claimed, view.deadline, depth);
-        let mut budget = |bytes| pacer.ask(bytes);
+        let mut budget = |step| pacer.ask(step);
         let mut pass = Pass {
             map,
             seed: seed()?,
@@ -394,11 +395,12 @@ impl Core {
     }
 
     /// Counts what clients do; a pass compares.
-    pub(super) fn traffic(&self) -> u64 {
-        self.metrics
-            .produce_batches
-            .get()
-            .wrapping_add(self.metrics.fetch_latency.count())
+    pub(super) fn traffic(&self) -> Traffic {
+        let appends = self.metrics.produce_batches.get();
+        Traffic {
+            operations: appends.wrapping_add(self.metrics.fetch_latency.count()),
+            syncs: self.metrics.sync_rounds.get(),
+        }
     }
 }
 

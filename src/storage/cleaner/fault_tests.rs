@@ -6,7 +6,7 @@ use super::super::testing::fault;
 use super::super::{CompactError, PassReport};
 use super::testing::Scene;
 use crate::env::{Call, Failure, Fs as _, OpenMode};
-use crate::storage::{FirstBatch, LogConfig, Pace, Read};
+use crate::storage::{FirstBatch, LogConfig, Pace, Read, Step};
 use crate::types::{Offset, Timestamp};
 
 const SCRIPT: &str = "a=1 b=1 roll a=2 c=1 roll d=1 b=~ roll";
@@ -241,8 +241,10 @@ fn a_length_that_damage_made_up_takes_no_memory() {
     scribble(&scene, FIRST, second + 8, &(3_u32 << 20).to_be_bytes());
     let mut most = 0;
     let report = scene
-        .clean_within(&mut |bytes| {
-            most = most.max(bytes);
+        .clean_within(&mut |step| {
+            if let Step::Bytes(bytes) = step {
+                most = most.max(bytes);
+            }
             Pace::Go
         })
         .expect("the rest is cleaned");

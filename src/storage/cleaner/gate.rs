@@ -1,5 +1,5 @@
-//! The gate: every byte that a pass reads or writes goes through it, so that a pass stops soon when it should, and lets others
-//! at the segments between two chunks.
+//! The gate: every byte that a pass reads or writes goes through it, and so does every file that it has freed, so that a pass
+//! stops soon when it should, and lets others at the segments between two chunks.
 //!
 //! While its turn is lent, retention may take segments away from the beginning of the log. What a pass is at is lost then only
 //! if the first of its segments ([`Gate::needs`]) is gone: it goes on with those that are left.
@@ -13,19 +13,40 @@ use crate::types::{Offset, Timestamp};
 
 use super::super::maintenance::Maintenance;
 
-/// What a budget says about bytes that are about to be read or written.
+/// What a pass asks its budget about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// So many bytes are about to be read or written.
+    Bytes(u64),
+    /// The space of a file has just been freed. That cannot be done in parts, and a disk that is told of free space may keep
+    /// every sync waiting for as long as it takes.
+    Freed,
+}
+
+/// What a budget says about a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pace {
     /// Go on.
     Go,
-    /// Ask once more about the same bytes. The log is left to others meanwhile, so that the answer may take its time.
+    /// Go on; clients are at the disk, too: have what is written on it before more is written.
+    Gently,
+    /// Ask once more about the same step. The log is left to others meanwhile, so that the answer may take its time.
     Linger,
     /// End the pass.
     Stop,
 }
 
-/// Asked before each chunk, with its size in bytes. It may take its time to answer.
-pub type Budget<'a> = &'a mut dyn FnMut(u64) -> Pace;
+/// Asked before each chunk, and after each file that was freed. It may take its time to answer.
+pub type Budget<'a> = &'a mut dyn FnMut(Step) -> Pace;
+
+/// How what is written gets to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Writing {
+    /// In steps, while more is written.
+    Freely,
+    /// At once.
+    Gently,
+}
 
 /// Why a pass did not come to its end. What it had replaced until then stays replaced, all else is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -94,19 +115,26 @@ impl<'a> Gate<'a> {
 
     pub(super) fn read(&mut self, len: usize) -> Result<(), CompactError> {
         let bytes = len as u64;
-        self.pass(bytes)?;
+        self.pass(Step::Bytes(bytes))?;
         self.read_bytes += bytes;
         Ok(())
     }
 
-    pub(super) fn write(&mut self, len: usize) -> Result<(), CompactError> {
+    pub(super) fn write(&mut self, len: usize) -> Result<Writing, CompactError> {
         let bytes = len as u64;
-        self.pass(bytes)?;
+        let writing = self.pass(Step::Bytes(bytes))?;
         self.written_bytes += bytes;
+        Ok(writing)
+    }
+
+    /// Asked between two pieces of work: no segment is needed.
+    pub(super) fn freed(&mut self) -> Result<(), CompactError> {
+        self.needs = Offset(i64::MAX);
+        self.pass(Step::Freed)?;
         Ok(())
     }
 
-    fn pass(&mut self, bytes: u64) -> Result<(), CompactError> {
+    fn pass(&mut self, step: Step) -> Result<Writing, CompactError> {
         if self.maintenance.is_wanted() {
             return Err(CompactError::Interrupted);
         }
@@ -120,14 +148,15 @@ impl<'a> Gate<'a> {
             })?;
             self.begins_at(log_start)?;
         }
-        let mut pace = (self.budget)(bytes);
+        let mut pace = (self.budget)(step);
         if pace == Pace::Linger {
             let budget = &mut *self.budget;
-            let log_start = (self.lend)(&mut || pace = budget(bytes))?;
+            let log_start = (self.lend)(&mut || pace = budget(step))?;
             self.begins_at(log_start)?;
         }
         match pace {
-            Pace::Go | Pace::Linger => Ok(()),
+            Pace::Go | Pace::Linger => Ok(Writing::Freely),
+            Pace::Gently => Ok(Writing::Gently),
             Pace::Stop => Err(CompactError::Stopped),
         }
     }

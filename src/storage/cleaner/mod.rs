@@ -56,7 +56,7 @@ mod told;
 mod transactions;
 
 pub use choose::{Bound, CompactionView, Due, NotDue, breaks_its_promise};
-pub use gate::{Budget, CompactError, Pace};
+pub use gate::{Budget, CompactError, Pace, Step};
 pub use offset_map::OffsetMap;
 pub use pass::{Pass, RollFor, Rolled};
 #[cfg(test)]

@@ -9,7 +9,8 @@
 //! Invariants
 //! - What lies before the first change is a prefix of the sources, byte for byte.
 //! - Each [`SYNC_STEP`] bytes are synced, on another thread, while the next are gathered; further than that it does not get
-//!   ahead. So little is ever unsynced, and a sync of this file keeps those of others waiting for no longer than a step takes.
+//!   ahead. Beside clients ([`Writing::Gently`]) each [`BUFFER`] is on disk before anything else is done: whoever else syncs
+//!   waits for no more than that.
 //! - A sync that fails ends the file: at the next step, or when it is finished.
 //! - A file that is not finished is removed.
 //!
@@ -28,7 +29,7 @@ use crate::types::{Offset, Timestamp};
 use super::super::gap::Gap;
 use super::super::index_set::{ContentSpan, IndexSet};
 use super::super::paths::{CLEANED, SegmentFile};
-use super::gate::{CompactError, Gate, Tried};
+use super::gate::{CompactError, Gate, Tried, Writing};
 use super::pieces::len_32;
 use super::survivors::TimeSpan;
 
@@ -233,16 +234,19 @@ impl Draft {
     }
 
     fn write_now(&mut self, bytes: &[u8], gate: &mut Gate<'_>) -> Result<(), CompactError> {
-        gate.write(bytes.len())?;
+        let writing = gate.write(bytes.len())?;
         self.file
             .write_all_at(&[IoSlice::new(bytes)], self.written)
             .tried("write", &self.path)?;
         self.written += u64::from(len_32(bytes.len()));
         self.unsynced += bytes.len();
-        if self.unsynced >= SYNC_STEP {
+        if writing == Writing::Gently || self.unsynced >= SYNC_STEP {
             self.begin_sync()?;
         }
-        Ok(())
+        match writing {
+            Writing::Freely => Ok(()),
+            Writing::Gently => self.settle(),
+        }
     }
 
     /// Begins to sync what is written, once the sync of the step before has ended.

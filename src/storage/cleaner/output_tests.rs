@@ -5,18 +5,23 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Output, OutputLimits, SITE, SYNC_STEP};
+use super::{BUFFER, Output, OutputLimits, SITE, SYNC_STEP};
 use crate::env::{Call, Failure, Fs, SimFs};
-use crate::storage::cleaner::gate::{CompactError, Gate, Pace};
+use crate::storage::cleaner::gate::{CompactError, Gate, Pace, Step};
+use crate::storage::cleaner::pieces::len_32;
 use crate::storage::maintenance::Maintenance;
 use crate::storage::testing::fault;
 use crate::types::{Offset, Timestamp};
 
 /// Writes so many bytes, in parts of 100,000, and finishes the file.
 fn write(fs: &SimFs, len: usize) -> Result<(), CompactError> {
+    write_at(fs, len, Pace::Go)
+}
+
+fn write_at(fs: &SimFs, len: usize, pace: Pace) -> Result<(), CompactError> {
     let shared: Arc<dyn Fs> = Arc::new(fs.clone());
     let maintenance = Maintenance::default();
-    let mut budget = |_: u64| Pace::Go;
+    let mut budget = |_: Step| pace;
     let mut lend = |_: &mut dyn FnMut()| Ok(Offset::ZERO);
     let mut gate = Gate::new(&mut budget, &maintenance, &mut lend);
     let mut output = Output::new(Offset(7), OutputLimits::of_a_segment(4096, Timestamp(0)));
@@ -49,6 +54,28 @@ fn a_file_is_synced_every_four_mebibytes_and_at_its_end() {
             "{len} bytes: {found} syncs"
         );
     }
+}
+
+#[test]
+fn beside_clients_a_file_is_synced_at_each_write() {
+    let fs = SimFs::new();
+    let syncs = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&syncs);
+    fs.watch_syncs(move |site| *counted.lock() += usize::from(site == SITE));
+    write_at(&fs, 3 * SYNC_STEP, Pace::Gently).expect("written");
+    let least = 3 * SYNC_STEP / BUFFER;
+    assert!(*syncs.lock() > least, "{} syncs", *syncs.lock());
+}
+
+#[test]
+fn beside_clients_a_sync_that_fails_ends_the_file_before_more_is_written() {
+    let fs = SimFs::new();
+    fs.inject(fault(Call::SyncData, ".cleaned", 1, Failure::LosesDirtyPages));
+    let failed = write_at(&fs, 3 * SYNC_STEP, Pace::Gently);
+    assert!(matches!(failed, Err(CompactError::Storage(_))), "{failed:?}");
+    let cleaned = fs.stat(Path::new("/00000000000000000007.log.cleaned"));
+    let written = cleaned.expect("it is there").len_bytes;
+    assert!(written <= len_32(BUFFER).into(), "{written} bytes are written");
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct Pass<'a> {
     pub seed: [u64; 2],
     /// The present.
     pub now: Timestamp,
-    /// Asked before each chunk.
+    /// Asked at each step.
     pub budget: Budget<'a>,
 }
 
@@ -221,7 +221,7 @@ impl Partition {
             });
         }
         let producers = self.producers(pass.now, &config)?;
-        swap::finish_earlier(self)?;
+        drop(swap::finish_earlier(self)?);
         let dir = self.dir();
         let mut view = self.choice(&config, pass.now);
         view.first_uncleanable = view.first_uncleanable.min(bound);
@@ -400,7 +400,8 @@ impl Round<'_> {
                     self.partition
                         .cleaner
                         .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
-                    swap::swap(self.partition, next, outputs)?;
+                    let old = swap::swap(self.partition, next, outputs)?;
+                    swap::Old::free(old, gate)?;
                 }
                 Err(CompactError::Interrupted) if gate.take_lost() => {
                     // The first of them is gone; what is left of the group is another group.

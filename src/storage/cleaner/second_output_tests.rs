@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::super::segment::{Sealed, Segment};
 use super::copy::{Copied, Copying, Found};
-use super::gate::{CompactError, Gate, Pace};
+use super::gate::{CompactError, Gate, Pace, Step};
 use super::grouping::Soundness;
 use super::learn::Learning;
 use super::output::OutputLimits;
@@ -52,7 +52,7 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
         .collect();
     let until = sources.last().expect("there are segments").bound;
     let log = Arc::clone(&scene.log);
-    let mut budget = |_: u64| Pace::Go;
+    let mut budget = |_: Step| Pace::Go;
     let mut lend = |_: &mut dyn FnMut()| Ok(Offset::ZERO);
     let mut gate = Gate::new(&mut budget, &log.maintenance, &mut lend);
     scene.map.reset([1, 2], Offset(0), 100);

@@ -7,12 +7,13 @@
 //! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
 //!    syncs the directory (it may be the process alone that died, in step 3), removes every old file in the range and gives
 //!    `.swap` its final name.
-//! 5. The old files are removed; the directory is synced. What was open and mapped of them is kept until the end of the swap.
-//!    If it dies here: as above.
+//! 5. The old files are removed; the directory is synced. The logs among them are kept open, and what was mapped of them
+//!    mapped, until after the swap. If it dies here: as above.
 //! 6. `.swap` becomes `<base>.log`; readers are given that name, with what was open and mapped of it. If it dies here: as
 //!    above, for what is found under the old name.
 //! 7. Indexes are written and synced, and with their names those of the logs. If it dies here: a start reads the log and makes
 //!    them.
+//! 8. What was kept of the old files is let go of, one after the other ([`Old`]). If it dies here: the system does that.
 //!
 //! When step 5 or 6 fails, the log goes on under the temporary names and the next pass finishes them, or the next start. What
 //! retention has taken out of the log until then is removed under the name it has, and not given another.
@@ -20,8 +21,7 @@
 //! Invariants
 //! - Steps 4 and 6 are exchanges that readers are told of (`turnover`): who was looking looks again. Between them the new file
 //!   has a name of its own, so nobody waits for the removal and its sync.
-//! - No lock that an append or a reader takes is held, and no exchange is under way, while something is unmapped or the space
-//!   of a file is freed.
+//! - No lock is held, and no exchange is under way, while something is unmapped or the space of a log is freed.
 //! - The producer snapshot of the first base stays: the state before it is the same.
 //!
 //! What is not here: retry, and what a start does (`partition_dir`).
@@ -30,7 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::env::{FileKind, Fs, SyncSite};
+use crate::env::{File, FileKind, Forgotten, Fs, OpenMode, SyncSite};
 use crate::types::Offset;
 
 use super::super::cleaner_state::Unfinished;
@@ -40,19 +40,44 @@ use super::super::partition::Partition;
 use super::super::paths::{CLEANED, SWAP, SegmentFile};
 use super::super::segment::{Extent, Sealed, add_pending_indexes};
 use super::copy::append_times;
-use super::gate::{CompactError, Tried};
+use super::gate::{CompactError, Gate, Tried};
 use super::output::Output;
 use super::source::Source;
 
+/// So many logs are kept open at once. Where more become one, they are small, and are freed by their removal.
+const KEPT_OPEN_MAX: usize = 64;
 const SITE_SWAP: SyncSite = SyncSite("directory of finished cleaned logs");
 const SITE_OLD: SyncSite = SyncSite("directory without cleaned logs' originals");
+
+/// What is kept of a log whose name is gone, and maybe of its indexes.
+#[derive(Debug, Default)]
+pub(super) struct Old {
+    /// Keeps the space, so that it is not the removal that frees it.
+    log: Option<Arc<dyn File>>,
+    /// A reader that still has bytes of it is done sooner: unmapping it is left to this thread.
+    forgotten: Vec<Forgotten>,
+}
+
+impl Old {
+    /// Lets go of them one by one; the gate says when.
+    pub(super) fn free(all: Vec<Self>, gate: &mut Gate<'_>) -> Result<(), CompactError> {
+        for old in all {
+            let had_log = old.log.is_some();
+            drop(old);
+            if had_log {
+                gate.freed()?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Replaces `sources` by finished files.
 pub(super) fn swap(
     partition: &Partition,
     sources: &[Source],
     drafts: Vec<(Output, PathBuf)>,
-) -> Result<(), CompactError> {
+) -> Result<Vec<Old>, CompactError> {
     let _names = partition.names.lock();
     let dir = partition.dir();
     let until = sources.last().map_or(Offset::ZERO, |last| last.bound);
@@ -81,30 +106,35 @@ pub(super) fn swap(
 }
 
 /// Finishes the replacement that an earlier pass could not finish, if there is one.
-pub(super) fn finish_earlier(partition: &Partition) -> Result<(), CompactError> {
+pub(super) fn finish_earlier(partition: &Partition) -> Result<Vec<Old>, CompactError> {
     let Some(swap) = partition.cleaner.look().unfinished else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let _names = partition.names.lock();
     finish(partition, &swap)
 }
 
 /// Steps 5 to 7. What was done already is done again, or found done.
-fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> {
+fn finish(partition: &Partition, swap: &Unfinished) -> Result<Vec<Old>, CompactError> {
     let (files, dir) = (&partition.files, partition.dir());
     let first = swap.new.first().map(|sealed| sealed.extent.base);
-    // A reader that still has bytes of an old file is done sooner: unmapping it, and freeing its space, is left to this thread.
-    let mut forgotten = Vec::new();
+    let mut kept = Vec::with_capacity(swap.old.len());
     for old in &swap.old {
         let kinds = SegmentFile::ALL.into_iter().rev();
         let keeps_snapshot = Some(old.extent.base) == first;
+        let mut of_it = Old::default();
         for kind in kinds.filter(|kind| *kind != SegmentFile::Snapshot || !keeps_snapshot) {
             let path = kind.path(&dir, old.extent.base);
-            forgotten.push(files.forget(&path));
+            if kind == SegmentFile::Log && kept.len() < KEPT_OPEN_MAX {
+                // An earlier try may have removed it.
+                of_it.log = files.fs().open(&path, OpenMode::Read).ok();
+            }
+            of_it.forgotten.push(files.forget(&path));
             remove_if_there(files, &path).tried("remove", &path)?;
             // Once more: what was opened just before the name was gone must not be found under it later.
-            forgotten.push(files.forget(&path));
+            of_it.forgotten.push(files.forget(&path));
         }
+        kept.push(of_it);
     }
     files.fs().sync_dir(&dir, SITE_OLD).tried("sync", &dir)?;
     let mut replacements = Replacements::default();
@@ -137,7 +167,7 @@ fn finish(partition: &Partition, swap: &Unfinished) -> Result<(), CompactError> 
     for (sealed, lens) in written {
         sealed.indexes_written(lens);
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// How far a new segment is, by the list of segments.

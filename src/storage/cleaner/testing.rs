@@ -27,7 +27,7 @@ use super::super::testing::{open_store, small, spec};
 use super::super::walk::read;
 use super::super::{
     CleanupPolicy, CompactError, Compaction, Hold, LogConfig, OffsetMap, Origin, Pace, Partition,
-    PartitionSpec, Pass, PassReport, RollFor, Store,
+    PartitionSpec, Pass, PassReport, RollFor, Step, Store,
 };
 
 const LIMIT: DecompressLimit = DecompressLimit(8 << 20);
@@ -210,7 +210,7 @@ impl Scene {
 
     pub(super) fn clean_within(
         &mut self,
-        budget: &mut dyn FnMut(u64) -> Pace,
+        budget: &mut dyn FnMut(Step) -> Pace,
     ) -> Result<PassReport, CompactError> {
         let mut pass = Pass {
             map: &mut self.map,
