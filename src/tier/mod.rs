@@ -36,11 +36,13 @@ mod manifest;
 mod object;
 mod object_writer;
 mod read;
+mod root_hash;
 mod state;
 mod store;
 #[cfg(test)]
 mod testing;
 mod upload;
+mod verify;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
 pub use epoch::{Claim, Claimant, Claims, Owner};
@@ -52,6 +54,8 @@ pub use manifest::{Manifest, ManifestEdit, TieredSegment, Waiting};
 pub use object::{CHUNK_BYTES, Footer, ObjectDamage, Section, SectionKind, TRAILER_LEN, Trailer};
 pub use object_writer::{ObjectFacts, ObjectWriter, Tail, WriteError};
 pub use read::{ColdLog, FindTime, read_footer};
+pub use root_hash::Hash;
 pub use state::{Contradiction, State};
 pub use store::{CallLimits, LargePut, Listed, Listing, Published, TierStore};
 pub use upload::{Replacement, SealedSegment, SectionSource, Ticket, Uploaded, Uploader};
+pub use verify::{Counts, Depth, Finding, FindingKind, Report, Told, VerifyOptions, verify};

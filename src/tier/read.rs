@@ -327,6 +327,20 @@ pub async fn read_footer(
     partition: &PartitionKey,
     segment: &TieredSegment,
 ) -> Result<Footer, TierError> {
+    read_end(store, partition, segment)
+        .await
+        .map(|(footer, _)| footer)
+}
+
+/// As [`read_footer`]; also returns the bytes from the footer to the end of the object.
+///
+/// # Errors
+/// As [`read_footer`].
+pub(super) async fn read_end(
+    store: &TierStore,
+    partition: &PartitionKey,
+    segment: &TieredSegment,
+) -> Result<(Footer, Bytes), TierError> {
     let key = partition.segment(segment.id);
     let damaged = |damage: ObjectDamage| TierError::object(&store.name(&key), damage);
     let end_len = u64::from(segment.footer_len) + TRAILER_LEN as u64;
@@ -335,16 +349,16 @@ pub async fn read_footer(
         .checked_sub(end_len)
         .ok_or_else(|| damaged(ObjectDamage::Length { object_len }))?;
     let bytes = fetch(store, &key, start..object_len).await?;
-    let (footer, trailer) = bytes.split_at(bytes.len() - TRAILER_LEN);
+    let (inner, trailer) = bytes.split_at(bytes.len() - TRAILER_LEN);
     let trailer = Trailer::decode(trailer, object_len).map_err(damaged)?;
-    let footer = Footer::decode(footer, &trailer).map_err(damaged)?;
+    let footer = Footer::decode(inner, &trailer).map_err(damaged)?;
     let is_it = trailer.footer_crc == segment.footer_crc
         && footer.id == segment.id
         && footer.topic_id == partition.topic_id
         && footer.partition == partition.partition
         && footer.summary == segment.summary;
     is_it
-        .then_some(footer)
+        .then_some((footer, bytes.clone()))
         .ok_or_else(|| damaged(ObjectDamage::Stranger))
 }
 

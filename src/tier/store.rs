@@ -38,6 +38,7 @@ use object_store::{
 
 use super::error::{TierError, Trouble};
 use super::keys;
+use crate::types::Timestamp;
 
 /// How long a call may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +77,8 @@ pub struct Listed {
     pub key: String,
     /// Its length in bytes.
     pub len_bytes: u64,
+    /// When it was put, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// A bucket, or a folder, and a prefix in it. Cheap to clone.
@@ -400,6 +403,7 @@ impl Listing {
         Ok(Some(Listed {
             key: parts.join("/"),
             len_bytes: meta.size,
+            modified: Timestamp(meta.last_modified.timestamp_millis()),
         }))
     }
 }
