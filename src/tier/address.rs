@@ -109,7 +109,15 @@ type ReadyFolder = fn(&FilePath) -> std::io::Result<()>;
 
 fn folder(url: &str, path: &str, ready: ReadyFolder) -> Result<Arc<dyn ObjectStore>, TierError> {
     let path = PathBuf::from(path);
-    ready(&path).map_err(|error| opening(url, error))?;
+    ready(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => TierError::Call {
+            operation: "opening",
+            key: url.to_owned(),
+            trouble: Trouble::NotFound,
+            source: error.into(),
+        },
+        _ => opening(url, error),
+    })?;
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| opening(url, error))?;
     // Empty folders stay: removing them races with another put into them.
     Ok(Arc::new(store.with_fsync(true)))

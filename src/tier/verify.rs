@@ -4,7 +4,7 @@
 //! claims, catalog -> every key once: names, topics     strays are told
 //!                 -> each partition: list its objects, then read its manifest
 //!                       -> each segment: there? as long as it says? footer and trailer those of the manifest?
-//!                            -> in depth: every byte (`verify_object`)
+//!                            -> in depth: every byte (`verify_object`), and every entry of the ledgers
 //!                       -> each object that is left over: on its way, or an orphan?
 //! ```
 //!
@@ -29,14 +29,17 @@ use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 
 use super::catalog::{ArchivedTopic, Catalog};
-use super::epoch::Claims;
+use super::epoch::Owner;
 use super::error::{TierError, Trouble};
-use super::keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of};
-use super::ledger::Ledger;
+use super::keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of, numbered};
+use super::ledger::{ANCHOR_EVERY, Ledger};
+use super::ledger_entry::{LedgerEntry, MAX_LEN};
 use super::manifest::{Manifest, TieredSegment};
 use super::read::read_end;
 use super::root_hash::{Hash, RootHash, SegmentsHash};
+use super::state::State;
 use super::store::{Listed, TierStore};
+use super::verify_object::check_object;
 use crate::storage::SegmentFlags;
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
 
@@ -44,6 +47,8 @@ use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
 const PARTITIONS: usize = 4;
 /// Segments of one partition that are looked at at the same time.
 const SEGMENTS: usize = 4;
+/// Entries of a ledger that are fetched at the same time.
+const ENTRIES: usize = 4;
 /// Calls that may fail before it is the store that is at fault, not an object.
 const MAX_UNANSWERED: u32 = 16;
 /// Objects of one partition that a listing may have.
@@ -201,9 +206,12 @@ struct PartitionHash {
 impl Verifier<'_> {
     async fn run(mut self) -> Result<Report, TierError> {
         let mut complete = true;
-        match Claims::read(self.store.clone()).await {
-            Ok(claims) => self.owner = claims.owner().map(|owner| owner.epoch),
-            Err(error) => self.note(error)?,
+        match Ledger::open(self.store.clone(), EPOCHS.to_owned(), Owner::default()).await {
+            Ok(claims) => {
+                self.owner = claims.state().claim().map(|owner| owner.epoch);
+                self.history(&claims).await?;
+            }
+            Err(error) => self.note_damage(error)?,
         }
         let catalog = Ledger::open(self.store.clone(), CATALOG.to_owned(), Catalog::default()).await;
         let catalog = match catalog {
@@ -215,10 +223,13 @@ impl Verifier<'_> {
                     source: "there is no archive".into(),
                 });
             }
-            Ok(ledger) => ledger.state().clone(),
+            Ok(ledger) => {
+                self.history(&ledger).await?;
+                ledger.state().clone()
+            }
             Err(error) => {
                 complete = false;
-                self.note(error)?;
+                self.note_damage(error)?;
                 Catalog::default()
             }
         };
@@ -282,6 +293,7 @@ impl Verifier<'_> {
             Ok(manifest) => manifest,
             Err(error) => return self.note(error).map(|()| None),
         };
+        self.history(&manifest).await?;
         let state = manifest.state();
         let log_start = state.log_start();
         let named = u64::try_from(state.segments().len()).expect("64 bits fit");
@@ -313,6 +325,47 @@ impl Verifier<'_> {
             log_start,
             segments: hash.finish(),
         }))
+    }
+
+    /// Reads all that a ledger must still have, also what came before its newest snapshot.
+    async fn history<S: State>(&self, ledger: &Ledger<S>) -> Result<(), TierError> {
+        let (Some(head), Depth::Bytes) = (ledger.head(), self.options.depth) else {
+            return Ok(());
+        };
+        let path = ledger.path();
+        let mut entries = stream::iter(head.number - head.number % ANCHOR_EVERY..=head.number)
+            .map(|number| async move { (number, self.store.get(&numbered(path, number), MAX_LEN).await) })
+            .buffered(ENTRIES);
+        let mut before = None;
+        while let Some((number, found)) = entries.next().await {
+            let key = self.store.name(&numbered(path, number));
+            let bytes = match found {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => {
+                    let reason = "it is not there, and entries behind it are".to_owned();
+                    self.find(FindingKind::Missing, key, reason);
+                    before = None;
+                    continue;
+                }
+                Err(error) => {
+                    self.note(error)?;
+                    before = None;
+                    continue;
+                }
+            };
+            let reason = match LedgerEntry::decode(&bytes, S::KIND, number) {
+                Err(damage) => Some(damage.to_string()),
+                Ok(entry) if before.is_some_and(|crc| crc != entry.previous_crc) => {
+                    Some("it does not follow the entry before it".to_owned())
+                }
+                Ok(_) => None,
+            };
+            before = reason.is_none().then(|| crc32fast::hash(&bytes));
+            if let Some(reason) = reason {
+                self.find(FindingKind::Damaged, key, reason);
+            }
+        }
+        Ok(())
     }
 
     async fn listed(&self, key: &PartitionKey) -> Result<BTreeMap<ObjectId, Listed>, TierError> {
@@ -403,8 +456,14 @@ impl Verifier<'_> {
             }
             Some(_) => {}
         }
-        let (_, end) = read_end(self.store, key, segment).await?;
-        self.count(|counts| counts.read_bytes += u64::try_from(end.len()).expect("64 bits fit"));
+        let (footer, end) = read_end(self.store, key, segment).await?;
+        let read = |bytes: u64| self.count(|counts| counts.read_bytes += bytes);
+        read(u64::try_from(end.len()).expect("64 bits fit"));
+        if self.options.depth == Depth::Bytes
+            && let Err(error) = check_object(self.store, &object, &footer, &read).await
+        {
+            self.note(error)?;
+        }
         Ok(Some(Hash::of(&end)))
     }
 
@@ -516,6 +575,17 @@ impl Verifier<'_> {
         (self.tell)(Told::Finding(&Finding { kind, key, reason }));
     }
 
+    /// Tells damage of what all else hangs on as a finding.
+    ///
+    /// # Errors
+    /// Whatever else went wrong: without it there is nothing to go on with.
+    fn note_damage(&self, error: TierError) -> Result<(), TierError> {
+        match error {
+            TierError::Damaged { .. } => self.note(error),
+            error => Err(error),
+        }
+    }
+
     /// Tells an error about an object as a finding.
     ///
     /// # Errors
@@ -577,3 +647,7 @@ fn place(key: &str) -> Place<'_> {
         _ => Place::Nowhere,
     }
 }
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;
