@@ -1,10 +1,10 @@
 //! The tier: sealed segments in an object store, for good.
 //!
 //! ```text
-//!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)
-//!      |        |                                            |            |
-//!      |   object_writer --- object: one segment, whole -----'            |
-//!      |                                                                  |
+//!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)     verify (all of it)
+//!      |        |                                            |            |                                 | root_hash
+//!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
+//!      |                                                                  |                                 |
 //!   ledger: numbered objects, created only if absent                      |
 //!      manifest (segments of a partition)  catalog (topics)  epoch (who owns the bucket)
 //!      |                                                                  |
@@ -25,6 +25,8 @@
 
 mod address;
 mod catalog;
+mod chunk_cache;
+mod disk_cache;
 mod epoch;
 mod error;
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod manifest;
 mod object;
 mod object_writer;
 mod read;
+mod recent;
 mod root_hash;
 mod state;
 mod store;
@@ -47,6 +50,7 @@ mod verify;
 mod verify_object;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
+pub use chunk_cache::{CacheLimits, ChunkCache};
 pub use epoch::{Claim, Claimant, Claims, Owner};
 pub use error::{Retry, TierError, Trouble};
 pub use keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of, numbered};

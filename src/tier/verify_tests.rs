@@ -250,7 +250,8 @@ async fn a_segment_that_was_wrong_when_it_was_uploaded_is_found_in_depth() {
     .assert_eq(&uploaded(|log| log[batch_len + 100] ^= 1, offsets, same).await);
     expect![[r#"
         damaged: S: at position 108: a batch of offsets 0 to 0, expected within 1 to 10
-    "#]].assert_eq(&uploaded(|log| log[batch_len + 7] = 0, offsets, same).await);
+    "#]]
+    .assert_eq(&uploaded(|log| log[batch_len + 7] = 0, offsets, same).await);
     expect![[r#"
         damaged: S: its offset index has a batch that ends with offset 3 at position 216, its log has none
     "#]]
