@@ -25,6 +25,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +89,14 @@ pub struct TierStore {
     prefix: Path,
     url: Arc<str>,
     limits: CallLimits,
+    asked: Arc<Asked>,
+}
+
+/// What was asked of a store, by all clones of it together.
+#[derive(Debug, Default)]
+struct Asked {
+    calls: AtomicU64,
+    fetched_bytes: AtomicU64,
 }
 
 impl TierStore {
@@ -98,7 +107,18 @@ impl TierStore {
             prefix,
             url: url.trim_end_matches('/').into(),
             limits,
+            asked: Arc::default(),
         }
+    }
+
+    /// Returns how many calls were made until now: requests, but for the pages of listings and for what the client below tries again.
+    pub fn calls(&self) -> u64 {
+        self.asked.calls.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes of ranges were fetched until now.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.asked.fetched_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns the address of the bucket and prefix.
@@ -121,6 +141,7 @@ impl TierStore {
         limit: Duration,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, TierError> {
+        self.asked.calls.fetch_add(1, Ordering::Relaxed);
         let (trouble, source) = match tokio::time::timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => (trouble_of(&error), error.into()),
@@ -274,7 +295,11 @@ impl TierStore {
                     reason: format!("{} bytes came of the range {range:?}", bytes.len()),
                 })
             }
-            found => Ok(found),
+            Some(bytes) => {
+                self.asked.fetched_bytes.fetch_add(len, Ordering::Relaxed);
+                Ok(Some(bytes))
+            }
+            None => Ok(None),
         }
     }
 
