@@ -228,7 +228,7 @@ fn a_changed_byte_behind_the_log_of_an_object_is_found_by_verify_alone() {
     verify(&path).expect("it is sound");
     // A byte of the offset index: the log has 876.
     let (_directory, path) = object(|bytes| bytes[877] ^= 1);
-    let error = verify(&path).err().expect("it is damaged").to_string();
+    let error = verify(&path).expect_err("it is damaged").to_string();
     assert!(
         error.contains(&*path.to_string_lossy()) && error.contains("page 0 of its section of kind 1"),
         "{error}"
@@ -238,7 +238,7 @@ fn a_changed_byte_behind_the_log_of_an_object_is_found_by_verify_alone() {
     let mut bytes = log();
     bytes[70] ^= 1;
     std::fs::write(&path, bytes).expect("written");
-    let error = verify(&path).err().expect("it is damaged").to_string();
+    let error = verify(&path).expect_err("it is damaged").to_string();
     assert!(error.ends_with("1 place is damaged"), "{error}");
     drop(directory);
 }

@@ -108,7 +108,7 @@ def on_s3(suite: Suite, temporary: Path) -> None:
             ran = siltstone(environment, "tier", "verify", "--deep", "--json", "--in-flight-s", "0", "--from", archive)
             equal((ran.returncode, ran.stderr), (0, ""), f"exit code; it said {ran.stdout}")
             equal(json.loads(ran.stdout)["segments"] > 0, True, "segments")
-        listed = s3.list_objects_v2(Bucket="archive", Prefix="some/prefix/topics/")["Contents"]
+        listed = s3.list_objects_v2(Bucket="archive", Prefix="some/prefix/topics/").get("Contents", [])
         segments = [entry["Key"] for entry in listed if entry["Key"].endswith(".segment")]
         with suite.case("an object is verified by its address"):
             ran = siltstone(environment, "segment", "verify", f"s3://archive/{segments[0]}")
