@@ -144,7 +144,7 @@ impl TierStore {
         self.asked.calls.fetch_add(1, Ordering::Relaxed);
         let (trouble, source) = match tokio::time::timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => (trouble_of(&error), error.into()),
+            Ok(Err(error)) => (trouble_of(&error), in_one_line(error)),
             Err(_) => (
                 Trouble::TimedOut,
                 format!("nothing came within {} s", limit.as_secs()).into(),
@@ -519,7 +519,29 @@ fn trouble_of(error: &object_store::Error) -> Trouble {
         | Error::NotImplemented { .. }
         | Error::InvalidPath { .. }
         | Error::UnknownConfigurationKey { .. } => Trouble::Unsupported,
+        // Of a listing, the client below tells no more than what the store said.
+        Error::Generic { source, .. } => {
+            let said = source.to_string();
+            let says = |status: &str| said.contains(status);
+            if says("404 Not Found") {
+                Trouble::NotFound
+            } else if says("401 Unauthorized") || says("403 Forbidden") {
+                Trouble::Denied
+            } else {
+                Trouble::Unavailable
+            }
+        }
         _ => Trouble::Unavailable,
+    }
+}
+
+/// Stores answer in XML, over several lines.
+fn in_one_line(error: object_store::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let text = error.to_string();
+    if text.contains('\n') {
+        text.split_whitespace().collect::<Vec<_>>().join(" ").into()
+    } else {
+        error.into()
     }
 }
 
