@@ -520,6 +520,14 @@ impl Local {
         bytes
     }
 
+    /// Writes over a file of the partition.
+    pub(super) fn overwrite(&self, name: &str, bytes: &[u8]) {
+        let path = PathBuf::from(DATA).join("t-0").join(name);
+        let file = self.fs.open(&path, OpenMode::ReadWrite).expect("it is there");
+        file.write_all_at(&[std::io::IoSlice::new(bytes)], 0)
+            .expect("written");
+    }
+
     /// The sealed segments, by offset.
     pub(super) fn sealed(&self) -> Vec<SealedSegment> {
         let manifest = storage::Manifest::decode(&self.file(MANIFEST_FILE_NAME))

@@ -21,3 +21,5 @@ mod process;
 mod serve;
 mod support;
 mod tidy;
+#[cfg(feature = "tier")]
+mod tier_conformance;
