@@ -46,7 +46,16 @@ impl Core {
         let pass = self.gate.enter()?;
         let mut admin = Arc::clone(&self.admin).lock_owned().await;
         let core = Arc::clone(self);
-        off_thread(pass, move || work(&core, &mut admin)).await
+        let done = off_thread(pass, move || work(&core, &mut admin)).await;
+        self.topics_changed();
+        done
+    }
+
+    /// Topics may have been made, changed or deleted.
+    pub(super) fn topics_changed(&self) {
+        if let Some(archive) = &self.archive {
+            archive.look_at_topics();
+        }
     }
 
     /// See [`super::Broker::create_topic`].
@@ -227,6 +236,7 @@ impl Core {
             core.settings
                 .check_requests(&change.set, core.config.max_request_bytes)?;
             config.holds = topic.config.holds.clone();
+            check_all_is_local(&topic, &config)?;
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
             }
@@ -257,9 +267,7 @@ impl Core {
         let _no_look = self.retention.alone();
         for served in &topic.partitions {
             let partition = served.id().partition;
-            let config = topic
-                .config
-                .log_config(self.config.max_decompressed_bytes, partition);
+            let config = self.config.log_config(&topic.name, &topic.config, partition);
             served.log.configure(config);
             served.cleaning.forget();
         }
@@ -388,6 +396,25 @@ impl Core {
             partitions: Vec::new(),
             config: self.settings.entries(&config.overrides),
         }
+    }
+}
+
+/// Compaction looks at all of a log: what is only in the archive it could not see.
+fn check_all_is_local(topic: &Topic, config: &TopicConfig) -> Result<(), Error> {
+    let is_cold = |served: &&Arc<Served>| {
+        let marks = served.log.watermarks();
+        marks.log_start < marks.local_start
+    };
+    match topic.partitions.iter().find(is_cold) {
+        Some(served) if config.cleanup.compacts() && !topic.config.cleanup.compacts() => {
+            let reason = format!(
+                "{} is partly in the archive alone, below offset {}: cleanup.policy=compact needs all of a topic on the local disk",
+                served.id(),
+                served.log.watermarks().local_start
+            );
+            Err(Error::PolicyViolation { reason })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -547,7 +547,7 @@ impl Local {
                 }
                 SealedSegment {
                     summary: summary.clone(),
-                    log: path("log"),
+                    log: file("log"),
                     sections,
                 }
             })
