@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::storage::PartitionSpec;
 use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
+use super::archive::PartitionArchive;
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
 use super::producer_ids::ProducerIds;
@@ -379,7 +380,7 @@ impl Core {
             partitions: topic
                 .partitions
                 .iter()
-                .map(|served| describe_partition(served))
+                .map(|served| self.describe_partition(served))
                 .collect(),
             config: self.settings.entries(&topic.config.overrides),
         }
@@ -431,19 +432,28 @@ pub(super) fn new_topic_id() -> Result<TopicId, Error> {
     Ok(TopicId(id))
 }
 
-fn describe_partition(served: &Served) -> PartitionDescription {
-    let stats = served.log.describe();
-    PartitionDescription {
-        partition: served.id().partition,
-        log_start: stats.watermarks.log_start,
-        last_stable: stats.watermarks.last_stable,
-        high_watermark: stats.watermarks.high_watermark,
-        log_end: stats.watermarks.log_end,
-        recovery_point: stats.watermarks.recovery_point,
-        segments: stats.segments,
-        size_bytes: stats.size_bytes,
-        least_timestamp: stats.least_timestamp,
-        greatest_timestamp: stats.greatest_timestamp,
-        write_refusal: stats.refusal,
+impl Core {
+    /// Tells how a partition stands in the archive.
+    pub(super) fn archive_status(&self, served: &Served) -> Option<PartitionArchive> {
+        self.archive.as_ref().and_then(|archive| archive.status(served))
+    }
+
+    fn describe_partition(&self, served: &Served) -> PartitionDescription {
+        let stats = served.log.describe();
+        PartitionDescription {
+            partition: served.id().partition,
+            log_start: stats.watermarks.log_start,
+            last_stable: stats.watermarks.last_stable,
+            high_watermark: stats.watermarks.high_watermark,
+            log_end: stats.watermarks.log_end,
+            recovery_point: stats.watermarks.recovery_point,
+            segments: stats.segments,
+            size_bytes: stats.size_bytes,
+            least_timestamp: stats.least_timestamp,
+            greatest_timestamp: stats.greatest_timestamp,
+            write_refusal: stats.refusal,
+            local_start: stats.watermarks.local_start,
+            archive: self.archive_status(served),
+        }
     }
 }

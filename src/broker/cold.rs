@@ -103,7 +103,11 @@ impl Core {
         let max_bytes = self.config.max_decompressed_bytes;
         loop {
             let marks = served.log.watermarks();
-            if let Some(archive) = self.archive.as_ref().filter(|_| marks.log_start < marks.local_start) {
+            if let Some(archive) = self
+                .archive
+                .as_ref()
+                .filter(|_| marks.log_start < marks.local_start)
+            {
                 let range = marks.log_start..bound.min(marks.local_start);
                 let found = archive.find_time(served, (at, range), max_bytes).await?;
                 if found.is_some() {
@@ -133,7 +137,11 @@ impl Core {
         loop {
             let marks = served.log.watermarks();
             let mut cold = None;
-            if let Some(archive) = self.archive.as_ref().filter(|_| marks.log_start < marks.local_start) {
+            if let Some(archive) = self
+                .archive
+                .as_ref()
+                .filter(|_| marks.log_start < marks.local_start)
+            {
                 let range = marks.log_start..bound.min(marks.local_start);
                 cold = archive.find_max_timestamp(served, range, max_bytes).await?;
             }

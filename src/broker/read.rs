@@ -24,6 +24,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
+use super::Error;
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan, Starts};
 use super::fetch::{Stretch, out_of_range};
@@ -31,7 +32,6 @@ use super::requests::{Chunk, Progress, ReadSpec, ReadStep};
 use super::served::Served;
 use super::topics::Topic;
 use super::wait::Wait;
-use super::Error;
 
 /// Partitions whose starts are looked up by time at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
@@ -134,7 +134,6 @@ impl Core {
         }
     }
 }
-
 
 /// Returns the partitions of a read, ascending.
 fn chosen(topic: &Topic, spec: &ReadSpec) -> Result<Vec<Arc<Served>>, Error> {

@@ -275,7 +275,11 @@ fn check_local_retention(config: &TopicConfig) -> Result<(), Error> {
     };
     let total_bytes = config.retention_bytes.and_then(|bytes| i64::try_from(bytes).ok());
     let pairs = [
-        (table::LOCAL_RETENTION_MS, table::RETENTION_MS, config.retention_ms),
+        (
+            table::LOCAL_RETENTION_MS,
+            table::RETENTION_MS,
+            config.retention_ms,
+        ),
         (table::LOCAL_RETENTION_BYTES, table::RETENTION_BYTES, total_bytes),
     ];
     for (name, total_name, total) in pairs {

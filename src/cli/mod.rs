@@ -24,6 +24,7 @@ mod record_text;
 mod retention;
 mod segment;
 pub mod serve;
+mod tier;
 mod time;
 mod topic;
 
@@ -61,6 +62,9 @@ enum Command {
     Read(read::ReadArgs),
     /// Find offsets by time, or the ends of the log
     Offsets(offsets::OffsetsArgs),
+    /// Look after what is in the object store
+    #[command(subcommand)]
+    Tier(tier::TierCommand),
     /// Look into segment files, without a server
     #[command(subcommand)]
     Segment(segment::SegmentCommand),
@@ -198,6 +202,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Produce(args) => connect::block_on(produce::run(&cli.server, args)),
         Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
         Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
+        Command::Tier(command) => tier::run(command, &cli.server),
         Command::Segment(command) => segment::run(command),
         Command::Bench(args) => connect::block_on(bench::run(&cli.server, args)),
         Command::Completion(args) => completion::run(&args, &mut command()),

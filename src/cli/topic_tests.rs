@@ -18,6 +18,8 @@ fn topic() -> TopicDescription {
         size_bytes: end * 100,
         least_timestamp: (end > 0).then_some(Timestamp(1_357_035_300_000)),
         greatest_timestamp: (end > 0).then_some(Timestamp(1_357_035_301_500)),
+        local_start: Offset(0),
+        archive: None,
         write_refusal: refusal.map(str::to_owned),
     };
     TopicDescription {

@@ -202,7 +202,9 @@ impl Partition {
     pub fn has_unsynced_sealed(&self) -> bool {
         let recovery_point = self.watermarks().recovery_point;
         let list = self.segments.read();
-        list.sealed().last().is_some_and(|last| last.extent.next > recovery_point)
+        list.sealed()
+            .last()
+            .is_some_and(|last| last.extent.next > recovery_point)
     }
 
     /// Tells whether the cleaner wrote anew what the archive has; looks at memory only.

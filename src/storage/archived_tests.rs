@@ -50,7 +50,10 @@ fn look(store: &Store, log: &Arc<Partition>) -> usize {
 }
 
 fn logs(fs: &SimFs) -> usize {
-    names(fs, "t-0").iter().filter(|name| name.ends_with(".log")).count()
+    names(fs, "t-0")
+        .iter()
+        .filter(|name| name.ends_with(".log"))
+        .count()
 }
 
 fn filled(config: LogConfig) -> House {
@@ -67,7 +70,10 @@ fn sealed_and_synced_segments_go_in_order_with_all_that_belongs_to_them() {
     for sequence in 0..40 {
         house.append(&numbered(7, sequence, "of a producer"));
     }
-    assert!(upload(&house.log, &mut Vec::new()).is_empty(), "nothing is synced yet");
+    assert!(
+        upload(&house.log, &mut Vec::new()).is_empty(),
+        "nothing is synced yet"
+    );
     house.sync().expect("synced");
     let gone = upload(&house.log, &mut Vec::new());
     assert!(gone.len() > 1);
@@ -86,7 +92,12 @@ fn sealed_and_synced_segments_go_in_order_with_all_that_belongs_to_them() {
     let active = house.log.watermarks().log_end;
     assert!(next < active, "the active segment stays");
     assert!(house.log.roll_if_appended_before(NOW, NOW).expect("rolled"));
-    assert!(!house.log.roll_if_appended_before(NOW, NOW).expect("nothing is left to roll"));
+    assert!(
+        !house
+            .log
+            .roll_if_appended_before(NOW, NOW)
+            .expect("nothing is left to roll")
+    );
 }
 
 #[test]
@@ -111,10 +122,18 @@ fn what_is_archived_leaves_the_disk_and_stays_in_the_log() {
         assert!(matches!(log.read(&read(Offset(3))), Err(ReadError::Cold { .. })));
         assert!(matches!(log.find_time(NOW, end), Err(ReadError::Cold { .. })));
         assert!(log.find_max_timestamp(end).is_err());
-        assert!(!log.read(&read(marks.local_start)).expect("local").bytes.is_empty());
+        assert!(
+            !log.read(&read(marks.local_start))
+                .expect("local")
+                .bytes
+                .is_empty()
+        );
         let found = log.find_time_from(NOW, marks.local_start, end).expect("local");
         assert_eq!(found.map(|found| found.offset), Some(marks.local_start));
-        assert!(log.epoch_at(Offset(0)).is_some(), "epochs of what is cold stay known");
+        assert!(
+            log.epoch_at(Offset(0)).is_some(),
+            "epochs of what is cold stay known"
+        );
     };
     check(&house.log);
     let crashed = House::with(house.fs.crash(CrashChoice::KeepAll), all_leaves());
@@ -135,10 +154,14 @@ fn a_log_that_is_in_the_archive_alone_needs_no_directory() {
     look(&house.store, &house.log);
     let end = house.log.watermarks().log_end;
     let fs = house.close();
-    fs.remove_dir_all(&std::path::Path::new(DATA).join("t-0")).expect("removed");
+    fs.remove_dir_all(&std::path::Path::new(DATA).join("t-0"))
+        .expect("removed");
     let house = House::with(fs, all_leaves());
     let marks = house.log.watermarks();
-    assert_eq!((marks.log_start, marks.local_start, marks.log_end), (Offset(0), end, end));
+    assert_eq!(
+        (marks.log_start, marks.local_start, marks.log_end),
+        (Offset(0), end, end)
+    );
     house.acknowledge(&plain("what comes then"));
     let house = House::with(house.fs.crash(CrashChoice::KeepAll), all_leaves());
     let marks = house.log.watermarks();
@@ -232,7 +255,10 @@ fn the_lag_counts_what_lies_behind_the_archive() {
     let all = house.log.archive_lag(Offset(0));
     assert_eq!(all.since, Some(NOW));
     let mut known = Vec::new();
-    let gone: u64 = upload(&house.log, &mut known).iter().map(|gone| gone.summary.log_bytes).sum();
+    let gone: u64 = upload(&house.log, &mut known)
+        .iter()
+        .map(|gone| gone.summary.log_bytes)
+        .sum();
     let end = known.last().expect("some").end;
     let left = house.log.archive_lag(end);
     assert_eq!((left.bytes, left.segments), (all.bytes - gone, 1));
@@ -250,15 +276,24 @@ fn differences_begin_and_end_where_both_have_a_segment() {
         };
         list.iter().map(extent).collect()
     };
-    let check = |old: &[(i64, i64, u64)], new: &[(i64, i64, u64)]| {
-        first_difference(&extents(old), &extents(new))
-    };
+    let check =
+        |old: &[(i64, i64, u64)], new: &[(i64, i64, u64)]| first_difference(&extents(old), &extents(new));
     let four = [(0, 10, 5), (10, 20, 5), (20, 30, 5), (30, 40, 5)];
     assert_eq!(check(&four, &four), None);
-    assert_eq!(check(&four, &[(0, 10, 5), (10, 18, 3), (20, 30, 5), (30, 40, 5)]), Some((1..2, 1..2)));
+    assert_eq!(
+        check(&four, &[(0, 10, 5), (10, 18, 3), (20, 30, 5), (30, 40, 5)]),
+        Some((1..2, 1..2))
+    );
     assert_eq!(check(&four, &[(0, 25, 7), (30, 40, 5)]), Some((0..3, 0..1)));
-    assert_eq!(check(&four, &[(10, 20, 5), (20, 30, 5), (30, 40, 5)]), Some((0..1, 0..0)));
+    assert_eq!(
+        check(&four, &[(10, 20, 5), (20, 30, 5), (30, 40, 5)]),
+        Some((0..1, 0..0))
+    );
     assert_eq!(check(&four, &[(0, 10, 5), (10, 35, 9)]), Some((1..4, 1..2)));
-    assert_eq!(check(&four, &[(0, 10, 5), (10, 50, 9)]), None, "more than the archive has");
+    assert_eq!(
+        check(&four, &[(0, 10, 5), (10, 50, 9)]),
+        None,
+        "more than the archive has"
+    );
     assert_eq!(check(&four, &[]), Some((0..4, 0..0)));
 }

@@ -134,8 +134,10 @@ impl Partition {
         let first = list.at(0).map_or(marks.log_end, |first| first.bounds().0);
         let archived = Arc::clone(&self.archived.read());
         let cold = archived.iter().take_while(|segment| segment.base < first);
-        let mut segments: Vec<SegmentFacts> =
-            cold.filter(|segment| segment.end > marks.log_start).copied().collect();
+        let mut segments: Vec<SegmentFacts> = cold
+            .filter(|segment| segment.end > marks.log_start)
+            .copied()
+            .collect();
         segments.extend(list.sealed().iter().map(|sealed| facts(&sealed.extent)));
         segments.extend(
             list.active()
@@ -512,7 +514,11 @@ impl Job {
 }
 
 /// Makes the producer state at `end` from the newest snapshot and the batches of `segments`, as the bytes of a snapshot.
-pub(super) fn producers_at(state: StateFiles<'_>, segments: &[Segment], end: Offset) -> Result<Vec<u8>, StoreError> {
+pub(super) fn producers_at(
+    state: StateFiles<'_>,
+    segments: &[Segment],
+    end: Offset,
+) -> Result<Vec<u8>, StoreError> {
     match rebuild_producers(state, segments, end) {
         Ok(producers) => Ok(encode_snapshot(&producers.snapshot())),
         Err(ReadError::Storage(error)) => Err(error),

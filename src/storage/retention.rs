@@ -220,7 +220,10 @@ pub fn plan_local(
         let age_ms = segment.age_ms(now);
         let reason = if limits.bytes.is_some_and(|bytes| left >= bytes) {
             DeletionReason::Size
-        } else if limits.ms.is_some_and(|ms| age_ms.is_some_and(|age_ms| age_ms > ms)) {
+        } else if limits
+            .ms
+            .is_some_and(|ms| age_ms.is_some_and(|age_ms| age_ms > ms))
+        {
             DeletionReason::Time
         } else {
             break;

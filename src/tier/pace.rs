@@ -27,7 +27,9 @@ impl Pace {
 
     /// Waits until what was taken before is over, and takes `bytes`.
     pub async fn take(&self, bytes: u64) {
-        let Some(limit) = self.bytes_per_second else { return };
+        let Some(limit) = self.bytes_per_second else {
+            return;
+        };
         let micros = bytes.saturating_mul(1_000_000) / limit;
         let begins = {
             let mut over = self.over.lock();

@@ -404,9 +404,9 @@ impl Source {
         let file = match source {
             SectionSource::Bytes(bytes) => return Ok(Self::Bytes(bytes)),
             SectionSource::Open(file) => file,
-            SectionSource::File(path) => fs.open(&path, OpenMode::Read).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-            })?,
+            SectionSource::File(path) => fs
+                .open(&path, OpenMode::Read)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
         };
         let len_bytes = match len_bytes {
             Some(len_bytes) => len_bytes,

@@ -26,7 +26,9 @@ impl Archive {
         match &config.archive.url {
             None => Ok(None),
             Some(url) => Err(Error::ArchiveRefused {
-                reason: format!("tier.url is {url:?}, and this build of siltstone was made without the feature `tier`"),
+                reason: format!(
+                    "tier.url is {url:?}, and this build of siltstone was made without the feature `tier`"
+                ),
             }),
         }
     }

@@ -105,7 +105,8 @@ impl Archive {
 
     /// Topics were made, changed or deleted.
     pub(in crate::broker) fn look_at_topics(&self) {
-        self.catalog_is_old.store(true, std::sync::atomic::Ordering::Release);
+        self.catalog_is_old
+            .store(true, std::sync::atomic::Ordering::Release);
         self.wake.notify_one();
     }
 
@@ -190,7 +191,10 @@ impl Tiered {
     /// Tells the log which segments the bucket has.
     pub(super) fn tell(&self, served: &Served) {
         let manifest = self.manifest();
-        let facts = manifest.segments().values().map(|segment| SegmentFacts::of(&segment.summary));
+        let facts = manifest
+            .segments()
+            .values()
+            .map(|segment| SegmentFacts::of(&segment.summary));
         served.log.set_archived(facts.collect());
     }
 }

@@ -228,8 +228,6 @@ fn greatest_of(batch: &RecordBatch, range: &Range<Offset>, max_decompressed_byte
         return None;
     }
     let records = batch.records(DecompressLimit(max_decompressed_bytes)).ok()?;
-    let inside = records
-        .flatten()
-        .filter(|record| range.contains(&record.offset));
+    let inside = records.flatten().filter(|record| range.contains(&record.offset));
     inside.filter_map(|record| record.timestamp).max()
 }

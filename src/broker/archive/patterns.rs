@@ -73,7 +73,10 @@ mod tests {
         assert!(like("f*s", "flights") && like("*light*", "flights") && like("f*g*t*", "flights"));
         assert!(!like("", "flights") && !like("flight", "flights") && !like("f*t", "flights"));
         assert!(!like("ab*ba", "aba") && like("ab*ba", "abba") && like("a*b*b", "abb"));
-        assert_eq!(TopicPatterns::parse(" a , b* ").expect("sound").to_string(), "a,b*");
+        assert_eq!(
+            TopicPatterns::parse(" a , b* ").expect("sound").to_string(),
+            "a,b*"
+        );
         TopicPatterns::parse("a b").expect_err("no topic has a blank in its name");
     }
 }

@@ -19,8 +19,8 @@ use crate::env::Fs;
 use crate::storage::Store;
 use crate::telemetry::Metrics;
 use crate::tier::{
-    CATALOG, CallLimits, Catalog, Claimant, Claims, Ledger, Manifest, Pace, PartitionKey, TierError, TierStore,
-    Uploader, WriterId,
+    CATALOG, CallLimits, Catalog, Claimant, Claims, Ledger, Manifest, Pace, PartitionKey, TierError,
+    TierStore, Uploader, WriterId,
 };
 use crate::types::{Offset, Timestamp};
 
@@ -113,7 +113,9 @@ impl Archive {
         for (served, tiered) in read.map_err(|error| refused(&error))? {
             reconcile(&served, &tiered)?;
             tiered.tell(&served);
-            self.partitions.write().insert(served.id().clone(), Arc::new(tiered));
+            self.partitions
+                .write()
+                .insert(served.id().clone(), Arc::new(tiered));
         }
         Ok(())
     }
@@ -214,7 +216,9 @@ fn refused(error: &TierError) -> Error {
     let short: String = text.chars().take(REFUSAL_MAX).collect();
     let advice = match error {
         TierError::Url { .. } | TierError::IgnoresCreateOnly { .. } => "choose another tier.url",
-        TierError::ForeignCluster { .. } => "choose another tier.url, or the data directory that belongs to this archive",
+        TierError::ForeignCluster { .. } => {
+            "choose another tier.url, or the data directory that belongs to this archive"
+        }
         TierError::Fenced { .. } => "stop the other server first",
         TierError::Damaged { .. } => "look at the archive with `siltstone tier verify`",
         _ => "look at the bucket's name, its credentials and what they permit, or start without tier.url",

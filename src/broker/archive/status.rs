@@ -25,9 +25,7 @@ impl Archive {
             size_bytes: segments.values().map(|segment| segment.summary.log_bytes).sum(),
             lag_bytes: lag.bytes,
             lag_since: lag.since,
-            uploading_bytes: state
-                .is_uploading
-                .then(|| tiered.sent.load(Ordering::Relaxed)),
+            uploading_bytes: state.is_uploading.then(|| tiered.sent.load(Ordering::Relaxed)),
             failures: state.failures,
             trouble: state.trouble.clone(),
             is_stuck: state.is_stuck,
@@ -53,7 +51,9 @@ impl Archive {
         }
         let lag_ms = oldest.map_or(0, |oldest| core.now().ms_since(oldest).max(0));
         let metrics = &self.metrics;
-        metrics.tier_lag_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        metrics
+            .tier_lag_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         metrics.tier_lag_seconds.set(lag_ms / 1000);
         metrics.tier_stuck.set(stuck);
         metrics.tier_failing.set(failing);

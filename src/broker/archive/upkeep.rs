@@ -180,7 +180,9 @@ impl Archive {
         tiered: &Tiered,
         ledger: &Ledger<Manifest>,
     ) -> Result<(), TierError> {
-        let is_ours = ledger.head().is_some_and(|head| head.writer == self.author.writer);
+        let is_ours = ledger
+            .head()
+            .is_some_and(|head| head.writer == self.author.writer);
         let looked = tiered.state.lock().orphans_at;
         if !is_ours || looked.is_some_and(|at| at.elapsed() < ORPHANS_EVERY) {
             return Ok(());

@@ -18,7 +18,7 @@ use crate::broker::served::Served;
 use crate::broker::topics::Topic;
 use crate::storage::{ArchivedExtent, HandedOver, NextToArchive, Rewritten};
 use crate::tier::{
-    Ledger, Manifest, Replacement, SealedSegment, SectionKind, SectionSource, TierError, Ticket, Uploaded,
+    Ledger, Manifest, Replacement, SealedSegment, SectionKind, SectionSource, Ticket, TierError, Uploaded,
 };
 use crate::types::{Offset, Timestamp, TopicPartition};
 
@@ -375,7 +375,9 @@ impl Archive {
                 core.repairs.add(&served);
             }
             served.advance(served.log.watermarks().high_watermark, &core.metrics.ack_latency);
-            Ok(synced.map(drop).map_err(|error| Failure::Local(error.to_string())))
+            Ok(synced
+                .map(drop)
+                .map_err(|error| Failure::Local(error.to_string())))
         })
         .await?
     }
@@ -414,7 +416,11 @@ impl Archive {
 
     async fn finish_one(&self, core: &Arc<Core>, wish: &Wish) {
         while !self.is_fenced() {
-            if !wish.served.log.has_for_archive(self.end_of(wish), wish.roll_before) {
+            if !wish
+                .served
+                .log
+                .has_for_archive(self.end_of(wish), wish.roll_before)
+            {
                 return;
             }
             match self.job(core, wish).await {

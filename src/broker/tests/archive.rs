@@ -33,7 +33,9 @@ async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
 }
 
 async fn house(store: &TierStore) -> House {
-    start_with(SimFs::new(), archiving(store)).await.expect("it starts")
+    start_with(SimFs::new(), archiving(store))
+        .await
+        .expect("it starts")
 }
 
 const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
@@ -145,7 +147,10 @@ async fn without_its_archive_a_log_says_where_the_rest_is_and_loses_nothing() {
     house.broker.shutdown().await.expect("a good disk");
     let without = start_with(house.fs.clone(), config()).await.expect("it starts");
     let error = without.fetch(&topic, 0, 0).await.expect_err("it is not here");
-    assert!(error.to_string().contains("start the server with its tier.url"), "{error}");
+    assert!(
+        error.to_string().contains("start the server with its tier.url"),
+        "{error}"
+    );
     let query = OffsetQuery::Time(NOW);
     let found = without
         .broker
@@ -154,7 +159,9 @@ async fn without_its_archive_a_log_says_where_the_rest_is_and_loses_nothing() {
     assert!(matches!(found, Err(Error::ArchiveOnly { .. })), "{found:?}");
     fill(&without, &topic, 60..62).await;
     without.broker.shutdown().await.expect("a good disk");
-    let house = start_with(without.fs.clone(), archiving(&store)).await.expect("it starts");
+    let house = start_with(without.fs.clone(), archiving(&store))
+        .await
+        .expect("it starts");
     assert_eq!(all_values(&house, &topic).await, values(0..62));
 }
 
@@ -167,11 +174,16 @@ async fn an_idle_segment_is_archived_within_the_lag_and_a_stop_takes_the_rest() 
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert_eq!(status(&house, &topic).end, None);
     house.clock.advance_ms(60_000);
-    until("the idle segment goes", || status(&house, &topic).end == Some(Offset(3))).await;
+    until("the idle segment goes", || {
+        status(&house, &topic).end == Some(Offset(3))
+    })
+    .await;
     assert_eq!(status(&house, &topic).lag_bytes, 0);
     fill(&house, &topic, 3..5).await;
     house.broker.shutdown().await.expect("a good disk");
-    let again = start_with(house.fs.clone(), archiving(&store)).await.expect("it starts");
+    let again = start_with(house.fs.clone(), archiving(&store))
+        .await
+        .expect("it starts");
     assert_eq!(status(&again, &topic).end, Some(Offset(5)));
 }
 
@@ -195,12 +207,22 @@ async fn retention_of_the_whole_shrinks_the_archive_and_objects_are_swept_after_
         .alter_topic(&topic, change, Execution::Apply)
         .await
         .expect("altered");
-    until("the log start rises", || marks(&house, &topic).log_start > Offset(30)).await;
+    until("the log start rises", || {
+        marks(&house, &topic).log_start > Offset(30)
+    })
+    .await;
     let start = marks(&house, &topic).log_start;
     assert!(start < marks(&house, &topic).local_start);
-    until("the manifest shrinks", || status(&house, &topic).size_bytes < 60_000).await;
+    until("the manifest shrinks", || {
+        status(&house, &topic).size_bytes < 60_000
+    })
+    .await;
     assert_eq!(all_values(&house, &topic).await, values(start.0..100));
-    assert_eq!(objects(&store, "/segments/").await, before, "nothing is swept yet");
+    assert_eq!(
+        objects(&store, "/segments/").await,
+        before,
+        "nothing is swept yet"
+    );
     house.clock.advance_ms(3_600_000);
     let (mut left, begin) = (before, tokio::time::Instant::now());
     while left >= before {
@@ -235,12 +257,17 @@ async fn of_two_servers_on_one_archive_the_older_stops_publishing_and_says_so() 
     let second = start_with(copy, archiving(&store)).await.expect("it starts");
     let lost = tokio::time::timeout(LONG, first.broker.archive_lost()).await;
     let reason = lost.expect("it learns that it was replaced");
-    assert!(reason.contains("another server has taken this archive over"), "{reason}");
+    assert!(
+        reason.contains("another server has taken this archive over"),
+        "{reason}"
+    );
     fill(&first, &topic, 20..60).await;
     first.broker.shutdown().await.expect("its own disk is good");
     fill(&second, &topic, 20..40).await;
     second.broker.shutdown().await.expect("a good disk");
-    let again = start_with(second.fs.clone(), archiving(&store)).await.expect("it starts");
+    let again = start_with(second.fs.clone(), archiving(&store))
+        .await
+        .expect("it starts");
     assert_eq!(all_values(&again, &topic).await, values(0..40));
     assert_eq!(status(&again, &topic).end, Some(Offset(40)));
 }
@@ -258,8 +285,14 @@ async fn a_start_on_another_clusters_archive_or_on_an_older_disk_is_refused() {
     let refused = stranger.map(drop).expect_err("another cluster's").to_string();
     assert!(refused.contains("belongs to cluster"), "{refused}");
     let older = start_with(old, archiving(&store)).await;
-    let refused = older.map(drop).expect_err("it would give offsets again").to_string();
-    assert!(refused.contains("the archive has flights-0 up to offset 40"), "{refused}");
+    let refused = older
+        .map(drop)
+        .expect_err("it would give offsets again")
+        .to_string();
+    assert!(
+        refused.contains("the archive has flights-0 up to offset 40"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,12 +302,19 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
     let refused = house
         .broker
         .create_topic(
-            new_topic("t", 1, &[("cleanup.policy", "compact"), ("local.retention.ms", "1")]),
+            new_topic(
+                "t",
+                1,
+                &[("cleanup.policy", "compact"), ("local.retention.ms", "1")],
+            ),
             Execution::Apply,
         )
         .await;
     let refused = refused.expect_err("it keeps its data local").to_string();
-    assert!(refused.contains("keeps all of its data on the local disk"), "{refused}");
+    assert!(
+        refused.contains("keeps all of its data on the local disk"),
+        "{refused}"
+    );
     let settings = [("cleanup.policy", "compact"), ("segment.bytes", "16384")];
     let topic = house.create("flights", 1, &settings).await;
     let (over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
@@ -285,7 +325,10 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
     }
     drop(over);
     house.clock.advance_ms(60_000);
-    until("all is archived", || status(&house, &topic).end == Some(Offset(40))).await;
+    until("all is archived", || {
+        status(&house, &topic).end == Some(Offset(40))
+    })
+    .await;
     let before = status(&house, &topic);
     let wish = CompactNow {
         topic: topic.clone(),
@@ -337,8 +380,12 @@ async fn topics_that_the_server_or_they_themselves_leave_out_are_not_archived() 
     config.archive.topics = TopicPatterns::parse("flights*").expect("sound");
     let house = start_with(SimFs::new(), config).await.expect("it starts");
     let by_rule = house.create("flights-2013", 1, &SMALL).await;
-    let by_wish = house.create("other", 1, &[("remote.storage.enable", "true")]).await;
-    let not = house.create("flights-not", 1, &[("remote.storage.enable", "false")]).await;
+    let by_wish = house
+        .create("other", 1, &[("remote.storage.enable", "true")])
+        .await;
+    let not = house
+        .create("flights-not", 1, &[("remote.storage.enable", "false")])
+        .await;
     let neither = house.create("neither", 1, &[]).await;
     for topic in [&by_rule, &by_wish, &not, &neither] {
         fill(&house, topic, 0..40).await;
