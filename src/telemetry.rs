@@ -856,9 +856,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 49);
+        assert_eq!(types.len(), 60);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 49);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 60);
     }
 
     #[test]

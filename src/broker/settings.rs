@@ -549,9 +549,12 @@ fn server_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
-    let nearest = known
-        .map(|candidate| (edits(name, candidate), candidate))
-        .min()
+    let is_broad = |setting: &&Setting| setting.synonyms.iter().any(|synonym| synonym.name == name);
+    let narrow = SETTINGS.iter().find(is_broad).map(|setting| (0, setting.name));
+    let nearest = known.map(|candidate| (edits(name, candidate), candidate)).min();
+    // A broker-level name has a topic-level one, however near another may be.
+    let nearest = narrow
+        .or(nearest)
         .filter(|(edits, candidate)| *edits <= candidate.len() / 3);
     Error::InvalidConfig {
         reason: match nearest {

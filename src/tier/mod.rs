@@ -40,7 +40,7 @@ mod read;
 mod state;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::process::{Server, siltstone, run, signal};
+use crate::process::{Server, run, signal, siltstone};
 
 const COUNT: i64 = 400;
 /// The time of the first record; they are a second apart.
@@ -29,7 +29,10 @@ fn wait_until_it_left(server: &Server) -> Value {
             return status;
         }
     }
-    panic!("the log never left: {}", server.done(&["tier", "status", "flights"]));
+    panic!(
+        "the log never left: {}",
+        server.done(&["tier", "status", "flights"])
+    );
 }
 
 #[test]
@@ -37,11 +40,25 @@ fn a_topic_whose_local_data_is_dropped_is_read_back_from_a_folder_and_two_server
     let (dir, bucket) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let url = format!("--tier-url=file://{}", bucket.path().display());
     let server = Server::start(dir.path(), &[&url]);
-    let settings = ["segment.bytes=16384", "local.retention.bytes=0", "tier.max.lag.ms=100"];
+    let settings = [
+        "segment.bytes=16384",
+        "local.retention.bytes=0",
+        "tier.max.lag.ms=100",
+    ];
     let mut create = vec!["topic", "create", "flights"];
     create.extend(settings.iter().flat_map(|setting| ["--config", setting]));
     server.done(&create);
-    let (code, _, said) = server.pipe(&["produce", "flights", "--input", "json"], &lines());
+    let (code, _, said) = server.pipe(
+        &[
+            "produce",
+            "flights",
+            "--format",
+            "json",
+            "--timestamp-field",
+            "timestamp",
+        ],
+        &lines(),
+    );
     assert_eq!(code, Some(0), "{said}");
     let status = wait_until_it_left(&server);
     assert!(status["segments"].as_i64().expect("a number") > 5, "{status}");
@@ -50,7 +67,11 @@ fn a_topic_whose_local_data_is_dropped_is_read_back_from_a_folder_and_two_server
     let all = server.done(&["read", "flights", "--json"]);
     let numbers: Vec<i64> = all
         .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap()["offset"].as_i64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<Value>(line).unwrap()["offset"]
+                .as_i64()
+                .unwrap()
+        })
         .collect();
     assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>());
     let at = (BEGIN_MS + 100_000).to_string();
@@ -60,7 +81,14 @@ fn a_topic_whose_local_data_is_dropped_is_read_back_from_a_folder_and_two_server
 
     // Another start on a copy of the directory takes the bucket over; the first stops and says so.
     let stranger = TempDir::new().unwrap();
-    let mut refused = siltstone(&["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", &url]);
+    let mut refused = siltstone(&[
+        "serve",
+        "--grpc-listen",
+        "127.0.0.1:0",
+        "--http-listen",
+        "127.0.0.1:0",
+        &url,
+    ]);
     refused.arg("--data-dir").arg(stranger.path().join("data"));
     let (code, _, said) = run(refused);
     assert_eq!(code, Some(1), "{said}");

@@ -1,6 +1,7 @@
 //! The archive behind a broker: what goes there, what leaves the disk, and that every call answers as before.
 
 use super::*;
+use crate::tier::testing::{Fault, FaultyStore, Kind, bucket as faulty_bucket, memory};
 use crate::tier::{CallLimits, Catalog, Ledger, TierStore};
 
 /// How long virtual time goes on, at most, until what the background does is to be seen.
@@ -399,4 +400,72 @@ async fn topics_that_the_server_or_they_themselves_leave_out_are_not_archived() 
         let found = house.broker.core.topics.find(topic).expect("there");
         assert_eq!(archive.status(&found.partitions[0]), None);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &SMALL).await;
+    until("the catalog is there", || {
+        house.broker.core.topics.find(&topic).is_ok_and(|topic| {
+            let archive = house.broker.core.archive.as_ref().expect("it has one");
+            archive.status(&topic.partitions[0]).is_some()
+        })
+    })
+    .await;
+    faulty.always(Kind::Put, Fault::Refuse);
+    fill(&house, &topic, 0..60).await;
+    until("the failure shows", || status(&house, &topic).failures > 2).await;
+    let told = status(&house, &topic);
+    let trouble = told.trouble.expect("it says what");
+    assert!(trouble.contains("topics/flights/"), "{trouble}");
+    assert!(trouble.contains("the store is not available"), "{trouble}");
+    assert_eq!((told.end, told.is_stuck), (None, false));
+    assert!(told.lag_bytes > 60_000);
+    assert_eq!(marks(&house, &topic).local_start, Offset(0), "nothing leaves");
+    faulty.heal();
+    until("it goes on", || marks(&house, &topic).local_start > Offset(20)).await;
+    assert_eq!(status(&house, &topic).failures, 0);
+    assert_eq!(all_values(&house, &topic).await, values(0..60));
+    faulty.always(Kind::Get, Fault::Hang);
+    let cold = house.fetch(&topic, 0, 0).await.expect_err("no answer comes");
+    assert!(matches!(cold, Error::ArchiveUnavailable { .. }), "{cold}");
+    assert!(cold.retry_after().is_some());
+    let local = marks(&house, &topic).local_start;
+    house
+        .fetch(&topic, local.0, 0)
+        .await
+        .expect("what is local is read as ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_is_gone_is_named_and_one_that_nobody_names_is_removed() {
+    let store = bucket();
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &SMALL).await;
+    let id = house.broker.core.topics.find(&topic).expect("there").id;
+    let orphan = format!(
+        "topics/flights/{id}/0/segments/{:020}-{:010}-{:016x}.segment",
+        0, 0, 7
+    );
+    store.publish(&orphan, "left behind".into()).await.expect("put");
+    fill(&house, &topic, 0..60).await;
+    until("the local part leaves", || {
+        marks(&house, &topic).local_start > Offset(20)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(store.len_of(&orphan).await.expect("looked"), None);
+    let mut listing = store.list(&format!("topics/flights/{id}/0/segments"));
+    let mut keys = Vec::new();
+    while let Some(found) = listing.next().await.expect("listed") {
+        keys.push(found.key);
+    }
+    let first = keys.into_iter().min().expect("there are some");
+    store.delete(&first).await.expect("deleted by hand");
+    let error = house.fetch(&topic, 0, 0).await.expect_err("it is gone");
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains(&first), "{error}");
 }

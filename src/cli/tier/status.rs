@@ -15,7 +15,7 @@ use crate::client::{InternalTopics, PartitionArchive, PartitionDescription};
 
 /// Flags of `siltstone tier status`.
 #[derive(Args, Debug)]
-pub(super) struct StatusArgs {
+pub(in crate::cli) struct StatusArgs {
     /// Only this topic; all without it, the internal ones too
     #[arg(value_name = "TOPIC")]
     topic: Option<String>,
