@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::process::{Server, run, signal, siltstone};
 
-const COUNT: i64 = 400;
+const COUNT: i64 = 4000;
 /// The time of the first record; they are a second apart.
 const BEGIN_MS: i64 = 1_357_000_000_000;
 
@@ -41,7 +41,7 @@ fn a_topic_whose_local_data_is_dropped_is_read_back_from_a_folder_and_two_server
     let url = format!("--tier-url=file://{}", bucket.path().display());
     let server = Server::start(dir.path(), &[&url]);
     let settings = [
-        "segment.bytes=16384",
+        "segment.bytes=262144",
         "local.retention.bytes=0",
         "tier.max.lag.ms=100",
     ];
