@@ -424,7 +424,6 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
-        metrics.register_cleaner_state();
         metrics.register_retention();
         metrics.register_tier();
         metrics
@@ -613,6 +612,7 @@ impl Metrics {
     }
 
     fn register_cleaner(&mut self) {
+        self.register_cleaner_state();
         let r = &mut self.registry;
         for (name, help, counter) in [
             (

@@ -171,8 +171,8 @@ impl Core {
     }
 }
 
-/// Reads a stretch that begins in the archive, up to the local start. What it finds nothing in it passes over, unless a time is asked for:
-/// then who reads is to see how far it came.
+/// Reads a stretch that begins in the archive, up to the local start. Where there is nothing in it the answer is empty, and says where
+/// reading goes on.
 async fn cold_chunk(archive: &Arc<Archive>, served: &Arc<Served>, stretch: Stretch) -> Result<Chunk, Error> {
     let local_start = served.log.watermarks().local_start;
     let read = Read {

@@ -147,7 +147,12 @@ fn local_starts(resolved: &[Resolved]) -> Vec<Offset> {
 
 impl Pass {
     fn is_answer(&self, min_bytes: usize) -> bool {
-        self.bytes >= min_bytes || self.chunks.iter().any(Result::is_err)
+        // Passed over what is missing at the end of the archive: the next fetch begins behind it.
+        let goes_on = |chunk: &Chunk| {
+            chunk.batches.is_empty() && chunk.next_offset > chunk.from && chunk.next_offset < chunk.until
+        };
+        let told = |chunk: &Result<Chunk, Error>| chunk.as_ref().map_or(true, goes_on);
+        self.bytes >= min_bytes || self.chunks.iter().any(told)
     }
 }
 

@@ -265,7 +265,7 @@ impl Archive {
         if knows && self.shrink(&mut ledger, start_of(&wish.served), now).await? {
             wish.tiered.show(&ledger, &wish.served);
         }
-        if wish.uploads {
+        if wish.uploads && self.has_in_catalog(wish).await {
             done = self.upload(core, wish, &mut ledger).await?;
         }
         if self.sweep(&wish.tiered, &mut ledger, now).await? {
@@ -274,6 +274,17 @@ impl Archive {
         }
         self.remove_orphans(&wish.tiered, &ledger).await?;
         Ok(done)
+    }
+
+    /// Tells whether the catalog has the topic: one that was just made is not there yet, one that was deleted no more.
+    async fn has_in_catalog(&self, wish: &Wish) -> bool {
+        let catalog = self.catalog.lock().await;
+        let is_there = catalog.state().topics().contains_key(&wish.tiered.key.topic_id);
+        drop(catalog);
+        if !is_there {
+            self.look_at_topics();
+        }
+        is_there
     }
 
     /// Uploads what the cleaner wrote anew, and the next segment.
