@@ -221,7 +221,7 @@ impl Local {
             logs.push(Bytes::from(std::fs::read(&log).context("read", &log)?));
             segments.push(SealedSegment {
                 summary: summary.clone(),
-                log,
+                log: SectionSource::File(log),
                 sections: vec![
                     (SectionKind::OFFSET_INDEX, SectionSource::File(path("index"))),
                     (SectionKind::TIME_INDEX, SectionSource::File(path("timeindex"))),

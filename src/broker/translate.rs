@@ -132,6 +132,11 @@ pub(super) fn read(partition: &TopicPartition, error: ReadError, high_watermark:
             log_start,
             high_watermark,
         },
+        ReadError::Cold { offset, local_start } => Error::ArchiveOnly {
+            partition,
+            offset,
+            local_start,
+        },
         damaged @ ReadError::Damaged { .. } => Error::Damaged {
             partition,
             reason: damaged.to_string(),

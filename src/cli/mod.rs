@@ -24,7 +24,6 @@ mod record_text;
 mod retention;
 mod segment;
 pub mod serve;
-#[cfg(feature = "tier")]
 mod tier;
 mod time;
 mod topic;
@@ -64,7 +63,6 @@ enum Command {
     /// Find offsets by time, or the ends of the log
     Offsets(offsets::OffsetsArgs),
     /// Look after what is in the object store
-    #[cfg(feature = "tier")]
     #[command(subcommand)]
     Tier(tier::TierCommand),
     /// Look into segment files, without a server
@@ -224,8 +222,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Produce(args) => connect::block_on(produce::run(&cli.server, args)),
         Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
         Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
-        #[cfg(feature = "tier")]
-        Command::Tier(command) => tier::run(command),
+        Command::Tier(command) => tier::run(command, &cli.server),
         Command::Segment(command) => segment::run(command),
         Command::Bench(args) => connect::block_on(bench::run(&cli.server, args)),
         Command::Completion(args) => completion::run(&args, &mut command()),

@@ -69,7 +69,7 @@ async fn make(store: &TierStore) {
         let section = |kind, path| (kind, SectionSource::File(path));
         let segment = SealedSegment {
             summary: summary.clone(),
-            log: path(base, "log"),
+            log: SectionSource::File(path(base, "log")),
             sections: vec![
                 section(SectionKind::OFFSET_INDEX, path(base, "index")),
                 section(SectionKind::TIME_INDEX, path(base, "timeindex")),

@@ -243,7 +243,7 @@ fn sealed() -> (PartitionKey, Vec<SealedSegment>) {
         let path = |suffix: &str| golden().join(format!("{:020}.{suffix}", summary.base_offset.0));
         SealedSegment {
             summary: summary.clone(),
-            log: path("log"),
+            log: SectionSource::File(path("log")),
             sections: vec![
                 (SectionKind::OFFSET_INDEX, SectionSource::File(path("index"))),
                 (SectionKind::TIME_INDEX, SectionSource::File(path("timeindex"))),
@@ -251,6 +251,13 @@ fn sealed() -> (PartitionKey, Vec<SealedSegment>) {
         }
     };
     (key, sealed.map(hand_over).collect())
+}
+
+fn log_of(segment: &SealedSegment) -> Vec<u8> {
+    let SectionSource::File(log) = &segment.log else {
+        panic!("handed over as files");
+    };
+    std::fs::read(log).expect("it is checked in")
 }
 
 async fn gives_back_what_was_uploaded(store: &TierStore) {
@@ -291,7 +298,7 @@ async fn gives_back_what_was_uploaded(store: &TierStore) {
         assert!(matches!(uploaded, Ok(Uploaded::Now(_))), "{uploaded:?}");
         let again = uploader.upload(&key, &mut manifest, segment, ticket).await;
         assert!(matches!(again, Ok(Uploaded::Already)), "{again:?}");
-        expected.extend(std::fs::read(&segment.log).expect("it is checked in"));
+        expected.extend(log_of(segment));
     }
     let state = Arc::new(manifest.state().clone());
     let cache = ChunkCache::in_memory(CacheLimits::default());
