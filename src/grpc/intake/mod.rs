@@ -11,8 +11,8 @@
 //! Invariants
 //! - The decoder is given whole messages alone, and of a call with one request only when the client has closed its side: a
 //!   decoded request never waits for its client.
-//! - Bytes are charged when they come in and given back when their message is decoded (a stream) or the call has taken its
-//!   request. Beyond the budget a request is refused, retriably; one alone is let in whatever the budget.
+//! - Bytes are charged when they come in and given back when their message is decoded (a stream, wherever its frames end) or
+//!   the call has taken its request. Beyond the budget a request is refused, retriably; one alone is let in whatever the budget.
 //! - So a server holds, beside what the broker counts: `max_buffered_bytes` of requests coming in; for each thread at
 //!   work one decoded request of `max_request_bytes` + [`MAX_PARTS`] x 104 bytes (27 MiB), twice that while a list grows; and
 //!   what HTTP/2 windows let clients send unread, `max_connections` x 4 MiB.
@@ -187,15 +187,17 @@ impl Share {
         Ok(())
     }
 
-    fn give_back(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.intake.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Gives back what is beyond `bytes`.
+    fn keep(&mut self, bytes: usize) {
+        let beyond = self.bytes.saturating_sub(bytes);
+        self.bytes -= beyond;
+        self.intake.buffered_bytes.fetch_sub(beyond, Ordering::Relaxed);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.give_back();
+        self.keep(0);
     }
 }
 
@@ -236,9 +238,10 @@ impl hyper::body::Body for Incoming {
             if self.side == Side::Closed {
                 return Poll::Ready(None);
             }
-            if self.sends == Sends::Many && self.gathered.len == 0 {
+            if self.sends == Sends::Many {
                 // The decoder has all that was whole and asks for more: it has decoded it.
-                self.share.give_back();
+                let held = self.gathered.cost();
+                self.share.keep(held);
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -305,6 +308,10 @@ impl Incoming {
             }
             self.gathered.move_to(&mut self.whole, framed);
         }
+        if !self.whole.is_empty() {
+            // Once for all messages of a frame, or the cost of short ones would be that of their square.
+            self.gathered.own_first();
+        }
         Ok(())
     }
 }
@@ -322,6 +329,11 @@ impl Pieces {
         if !piece.is_empty() {
             self.pieces.push_back(piece);
         }
+    }
+
+    /// Returns what the pieces are charged.
+    fn cost(&self) -> usize {
+        self.len + self.pieces.len() * PIECE_OVERHEAD_BYTES
     }
 
     /// Returns the length of the message that begins here, once its prefix is there.
@@ -356,6 +368,13 @@ impl Pieces {
             if piece.is_empty() {
                 self.pieces.pop_front();
             }
+        }
+    }
+
+    /// Lets go of the frame that the first piece was cut from.
+    fn own_first(&mut self) {
+        if let Some(piece) = self.pieces.front_mut() {
+            *piece = Bytes::copy_from_slice(piece);
         }
     }
 }
