@@ -13,7 +13,7 @@ use crate::broker::AutoCreate;
 /// Where topic settings stand that a server gives as defaults.
 pub(super) const TOPIC_DEFAULTS: &str = "topic_defaults.";
 /// What every variable of the environment begins with.
-pub(super) const ENV_PREFIX: &str = "SILTSTONE_";
+pub const ENV_PREFIX: &str = "SILTSTONE_";
 
 /// One setting.
 #[derive(Clone, Debug)]
