@@ -72,8 +72,8 @@ impl Core {
         })
     }
 
-    /// See [`super::Broker::delete_records`]. All partitions are checked before the first is changed. The data below is
-    /// removed by retention.
+    /// See [`super::Broker::delete_records`]. All partitions and their holds are checked before the first is changed; only a
+    /// hold that is added in between is met half way. The data below is removed by retention.
     pub(super) async fn delete_records(
         self: &Arc<Self>,
         name: &TopicName,
@@ -102,6 +102,10 @@ impl Core {
             raises.push((served, to));
         }
         self.blocking(move |core| {
+            for (served, to) in &raises {
+                let allowed = served.log.may_raise_log_start(*to);
+                allowed.map_err(|error| start_refused(&topic, served, error))?;
+            }
             let mut raised = Vec::with_capacity(raises.len());
             for (served, to) in raises {
                 let log_start = served.log.raise_log_start(to);
