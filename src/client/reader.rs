@@ -7,7 +7,7 @@
 //!   something.
 //! - A read that follows is opened again after a loss, at its token, and says so to whom [`Reader::watch`] named. A bounded
 //!   read is not: its end was that of the call.
-//! - Memory is bounded by the connection's receive window and one chunk.
+//! - Memory is bounded by the receive window of the read's own stream and one chunk; who is not polled holds up nobody else.
 //!
 //! What is not here: which records of a batch count (`filter`).
 

@@ -131,6 +131,5 @@ pub use producers::{
 pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
 pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
-pub use scan::MAX_BATCH_BYTES;
 pub use store::{Closing, Store, StoreConfig};
 pub use watermarks::WatermarkView;
