@@ -3,6 +3,7 @@
 //! A variant says what happened and on what; [`Error::kind`] says what a caller can do about it. The doors map kinds
 //! (gRPC status) and variants (machine-readable reasons, Kafka codes) in one exhaustive match each.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
@@ -221,6 +222,8 @@ pub enum Error {
     Damaged {
         /// Which partition.
         partition: TopicPartition,
+        /// The offsets that cannot be read, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// Which file, where, how.
         reason: String,
     },

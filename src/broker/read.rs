@@ -244,6 +244,7 @@ impl ReadStream {
         if chunk.next_offset <= range.start {
             return Err(Error::Damaged {
                 partition: chunk.partition,
+                lost: None,
                 reason: format!("reading from offset {} makes no progress", range.start),
             });
         }

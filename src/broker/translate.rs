@@ -132,9 +132,10 @@ pub(super) fn read(partition: &TopicPartition, error: ReadError, high_watermark:
             log_start,
             high_watermark,
         },
-        damaged @ ReadError::Damaged { .. } => Error::Damaged {
+        ReadError::Damaged { ref lost, .. } => Error::Damaged {
             partition,
-            reason: damaged.to_string(),
+            lost: lost.clone(),
+            reason: error.to_string(),
         },
         ReadError::Storage(error) => store(&partition, &error),
     }
@@ -152,6 +153,7 @@ pub(super) fn store(target: &dyn std::fmt::Display, error: &StoreError) -> Error
 pub(super) fn damage(partition: &TopicPartition, at: Offset, damage: &Damage) -> Error {
     Error::Damaged {
         partition: partition.clone(),
+        lost: None,
         reason: format!("the batch at offset {at}: {damage}"),
     }
 }

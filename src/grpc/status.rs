@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::Range;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -240,6 +241,10 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
         } => &[("free_bytes", free), ("min_free_bytes", least)],
         Error::Overloaded { what, limit } => &[("resource", what), ("limit", limit)],
         Error::Storage { target, .. } => &[("target", target)],
+        Error::Damaged {
+            lost: Some(Range { start, end }),
+            ..
+        } => &[("offset", start), ("next_offset", end)],
         Error::UnknownTopic { .. }
         | Error::UnknownHold { .. }
         | Error::TopicExists { .. }
@@ -251,7 +256,7 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
         | Error::PolicyViolation { .. }
         | Error::WritesRefused { .. }
         | Error::ShuttingDown
-        | Error::Damaged { .. } => &[],
+        | Error::Damaged { lost: None, .. } => &[],
     };
     named
         .iter()
