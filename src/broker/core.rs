@@ -10,12 +10,12 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::{Gate, Pass};
-use super::inflight::Inflight;
 use super::opening::Openings;
 use super::removal::Removals;
 use super::repair::Repairs;

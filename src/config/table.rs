@@ -224,7 +224,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "produce.max_inflight_bytes",
         default: "256MiB",
-        doc: "Bytes of produce requests that may wait for acknowledgement at once, over all clients.",
+        doc: "Bytes of produce requests that may be under way at once, over all clients.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.broker.max_inflight_produce_bytes = bytes;
         }),
