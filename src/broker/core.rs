@@ -48,7 +48,10 @@ pub(super) struct Core {
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
     pub(super) disk: Arc<DiskGuard>,
-    pub(super) inflight: Arc<Inflight>,
+    /// Bytes of produce requests.
+    pub(super) inflight: Arc<Budget>,
+    /// Partitions of open reads.
+    pub(super) open_positions: Arc<Budget>,
     pub(super) waits: Arc<WaitSet>,
     pub(super) metrics: Arc<Metrics>,
 }

@@ -224,7 +224,8 @@ impl Broker {
     /// Opens a read over partitions of one topic.
     ///
     /// # Errors
-    /// An unknown topic or partition, or a start outside the log.
+    /// An unknown topic or partition, or a start outside the log; [`Error::Overloaded`] when open reads have too many
+    /// partitions between them.
     pub async fn open_read(&self, spec: ReadSpec) -> Result<ReadStream, Error> {
         let result = self.core.open_read(spec).await;
         self.core.counted(result)

@@ -38,6 +38,7 @@ use super::gate::Gate;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
 use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::read::OPEN_POSITIONS_MAX;
 use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
@@ -234,6 +235,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         removals: Removals::default(),
         openings: Openings::default(),
         retention: RetentionWork::default(),
+        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,
