@@ -11,12 +11,12 @@ use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
 use super::archive::Archive;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::{Gate, Pass};
-use super::inflight::Inflight;
 use super::opening::Openings;
 use super::removal::Removals;
 use super::repair::Repairs;
@@ -51,7 +51,10 @@ pub(super) struct Core {
     /// Where segments go for good, if the server has such a place.
     pub(super) archive: Option<Arc<Archive>>,
     pub(super) disk: Arc<DiskGuard>,
-    pub(super) inflight: Arc<Inflight>,
+    /// Bytes of produce requests.
+    pub(super) inflight: Arc<Budget>,
+    /// Partitions of open reads.
+    pub(super) open_positions: Arc<Budget>,
     pub(super) waits: Arc<WaitSet>,
     pub(super) metrics: Arc<Metrics>,
 }

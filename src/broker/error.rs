@@ -3,6 +3,7 @@
 //! A variant says what happened and on what; [`Error::kind`] says what a caller can do about it. The doors map kinds
 //! (gRPC status) and variants (machine-readable reasons, Kafka codes) in one exhaustive match each.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
@@ -72,6 +73,10 @@ pub enum Error {
     /// A setting's name or value is wrong; the text names the allowed range.
     #[error("{reason}")]
     InvalidConfig {
+        /// Of which topic; the server's own have none.
+        topic: Option<TopicName>,
+        /// The setting, as it was named.
+        setting: String,
         /// What is wrong and what would be right.
         reason: String,
     },
@@ -174,6 +179,8 @@ pub enum Error {
     /// The policy of the topic forbids the operation.
     #[error("{reason}")]
     PolicyViolation {
+        /// Of which topic, if of one.
+        topic: Option<TopicName>,
         /// Which policy of which topic.
         reason: String,
     },
@@ -247,6 +254,8 @@ pub enum Error {
     Damaged {
         /// Which partition.
         partition: TopicPartition,
+        /// The offsets that cannot be read, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// Which file, where, how.
         reason: String,
     },
@@ -291,6 +300,14 @@ impl Error {
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::Storage { .. } => ErrorKind::Internal,
         }
+    }
+
+    /// Says of which topic the settings are, where that is not known yet.
+    pub(super) fn of_topic(mut self, name: &TopicName) -> Self {
+        if let Self::InvalidConfig { topic, .. } = &mut self {
+            topic.get_or_insert_with(|| name.clone());
+        }
+        self
     }
 
     /// Returns the least wait before a retry, where one may succeed.

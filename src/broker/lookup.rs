@@ -81,8 +81,8 @@ impl Core {
         })
     }
 
-    /// See [`super::Broker::delete_records`]. All partitions are checked before the first is changed. The data below is
-    /// removed by retention.
+    /// See [`super::Broker::delete_records`]. All partitions and their holds are checked before the first is changed; only a
+    /// hold that is added in between is met half way. The data below is removed by retention.
     pub(super) async fn delete_records(
         self: &Arc<Self>,
         name: &TopicName,
@@ -93,7 +93,10 @@ impl Core {
         if cleanup.compacts() && !cleanup.deletes() {
             let reason =
                 format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
-            return Err(Error::PolicyViolation { reason });
+            return Err(Error::PolicyViolation {
+                topic: Some(name.clone()),
+                reason,
+            });
         }
         let mut raises = Vec::with_capacity(before.len());
         let mut seen = BTreeSet::new();
@@ -111,6 +114,10 @@ impl Core {
             raises.push((served, to));
         }
         self.blocking(move |core| {
+            for (served, to) in &raises {
+                let allowed = served.log.may_raise_log_start(*to);
+                allowed.map_err(|error| start_refused(&topic, served, error))?;
+            }
             let mut raised = Vec::with_capacity(raises.len());
             for (served, to) in raises {
                 let log_start = served.log.raise_log_start(to);
@@ -137,7 +144,10 @@ fn start_refused(topic: &Topic, served: &Served, error: StartError) -> Error {
             let reason = format!(
                 "records of {id} before offset {to} are held by {name:?} ({hold}); remove the hold first"
             );
-            Error::PolicyViolation { reason }
+            Error::PolicyViolation {
+                topic: Some(id.topic.clone()),
+                reason,
+            }
         }
     }
 }

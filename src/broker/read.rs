@@ -25,6 +25,7 @@ use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
 use super::Error;
+use super::budget::BudgetShare;
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan, Starts};
 use super::fetch::{Stretch, out_of_range};
@@ -35,6 +36,9 @@ use super::wait::Wait;
 
 /// Partitions whose starts are looked up by time at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
+/// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
+/// them.
+pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -52,6 +56,8 @@ pub struct ReadStream {
     state: State,
     /// While it follows and found nothing.
     wait: Option<Wait<Served>>,
+    /// Of [`OPEN_POSITIONS_MAX`].
+    _share: BudgetShare,
 }
 
 #[derive(Debug)]
@@ -78,6 +84,8 @@ impl Core {
     pub(super) async fn open_read(self: &Arc<Self>, spec: ReadSpec) -> Result<ReadStream, Error> {
         let topic = self.topics.find(&spec.topic)?;
         let partitions = chosen(&topic, &spec)?;
+        let count = u64::try_from(partitions.len()).unwrap_or(u64::MAX);
+        let share = self.open_positions.take(count)?;
         let mut lanes = Vec::with_capacity(partitions.len());
         let mut look_up = Vec::new();
         let starts = Starts::of(&spec);
@@ -113,6 +121,7 @@ impl Core {
             last_step: tokio::time::Instant::now(),
             state: State::Reading,
             wait: None,
+            _share: share,
         })
     }
 
@@ -202,12 +211,12 @@ impl ReadStream {
                     };
                     let due = self.last_step.elapsed() >= PROGRESS_INTERVAL;
                     if found || due || progress == Progress::Complete {
-                        return Ok(self.returned(chunk, progress));
+                        return Ok(self.returned(lane, chunk, progress));
                     }
                 }
                 Next::Complete => {
                     let chunk = self.nothing()?;
-                    return Ok(self.returned(chunk, Progress::Complete));
+                    return Ok(self.returned(0, chunk, Progress::Complete));
                 }
                 Next::Wait if self.wait.is_none() => {
                     // Registered first, planned again after: what came in between is seen.
@@ -255,6 +264,7 @@ impl ReadStream {
         if chunk.next_offset <= range.start {
             return Err(Error::Damaged {
                 partition: chunk.partition,
+                lost: None,
                 reason: format!("reading from offset {} makes no progress", range.start),
             });
         }
@@ -285,17 +295,17 @@ impl ReadStream {
         stretch.chunk(served)
     }
 
-    fn returned(&mut self, chunk: Chunk, progress: Progress) -> ReadStep {
+    fn returned(&mut self, lane: usize, chunk: Chunk, progress: Progress) -> ReadStep {
         self.last_step = tokio::time::Instant::now();
         ReadStep {
             partition: chunk.partition.partition,
             chunk,
-            positions: self.positions(),
+            position: self.lanes[lane].cursor.position,
             progress,
         }
     }
 
-    /// Returns where every partition of the read stands.
+    /// Returns where every partition of the read stands after the last step.
     pub fn positions(&self) -> Vec<(PartitionId, Offset)> {
         self.lanes
             .iter()

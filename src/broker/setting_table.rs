@@ -13,7 +13,7 @@
 //! `unclean.leader.election.enable`, replication throttles, `compression.lz4.level`: lz4 has one level here); they are refused like unknown names, because accepting what
 //! does nothing is a promise not kept.
 
-use crate::storage::MAX_BATCH_BYTES;
+use crate::record::MAX_BATCH_BYTES;
 
 /// What values a setting takes.
 #[derive(Clone, Copy, PartialEq, Debug)]

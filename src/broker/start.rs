@@ -30,16 +30,17 @@ use crate::types::{TopicName, TopicPartition};
 
 use super::admin::Admin;
 use super::archive::Archive;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::core::Core;
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::Gate;
-use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
 use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::read::OPEN_POSITIONS_MAX;
 use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
@@ -190,7 +191,7 @@ impl Drop for Running {
 
 /// Opens everything; blocks for the disk.
 fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
-    let settings = Settings::new(&config.topic_defaults)?;
+    let settings = Settings::new(&config.topic_defaults)?.within(config.max_request_bytes)?;
     let limits = CacheLimits {
         open_files: config.max_open_files,
         maps: config.max_maps,
@@ -222,7 +223,10 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let core = Core {
         cleaner: Desk::new(config.cleaner),
         disk: Arc::clone(&disk),
-        inflight: Inflight::new(config.max_inflight_produce_bytes),
+        inflight: Budget::new(
+            "bytes of produce requests under way",
+            config.max_inflight_produce_bytes,
+        ),
         clock: world.clock,
         files,
         settings,
@@ -243,6 +247,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         openings: Openings::default(),
         retention: RetentionWork::default(),
         archive,
+        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,

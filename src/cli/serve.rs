@@ -3,6 +3,7 @@
 //! Standard output carries the ready line alone; logs go to standard error. SIGTERM and Ctrl-C stop cleanly and exit 0; a
 //! second Ctrl-C exits at once, and the next start recovers.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +61,14 @@ pub enum ServeError {
         /// What was given.
         text: String,
     },
+    /// A variable of ours that is no text: exit code 2.
+    #[error("{} is {value:?} in the environment, which is not UTF-8: set it to text, or use a flag", name.display())]
+    NotText {
+        /// The variable.
+        name: OsString,
+        /// What it is set to.
+        value: OsString,
+    },
     /// A log filter that cannot be: exit code 2.
     #[error("log is {filter:?}: {reason}")]
     LogFilter {
@@ -102,7 +111,9 @@ impl ServeError {
     /// Returns the exit code: 2 for wrong usage, else 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::NotPair { .. } | Self::LogFilter { .. } => ExitCode::from(2),
+            Self::Config(_) | Self::NotPair { .. } | Self::NotText { .. } | Self::LogFilter { .. } => {
+                ExitCode::from(2)
+            }
             Self::NotEmpty { .. }
             | Self::System { .. }
             | Self::Start(_)
@@ -188,9 +199,7 @@ fn announce(ready_line: &str) {
 }
 
 fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
-    let environment: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = ours(std::env::vars_os())?;
     let mut flags = Vec::new();
     for text in args.set {
         match text.split_once('=') {
@@ -219,6 +228,17 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         environment,
         flags,
     })
+}
+
+/// The variables that may be settings. Those of others may hold anything.
+fn ours(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ServeError> {
+    let prefix = config::ENV_PREFIX.as_bytes();
+    all.filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix))
+        .map(|(name, value)| match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(ServeError::NotText { name, value }),
+        })
+        .collect()
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), ServeError> {

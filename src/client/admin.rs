@@ -175,7 +175,7 @@ impl Client {
             validate_only: false,
         };
         let response = self.answer(self.admin().create_topic(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Lists topics ascending by name; `internal` says whether the store's own are among them.
@@ -209,22 +209,18 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
-        let request = v1::DescribeTopicRequest {
-            name: name.to_owned(),
-            for_writing: false,
-        };
-        let response = self.answer(self.admin().describe_topic(request)).await?;
-        self.description(response.topic)
+        let topic = self.page(name, Page::default()).await?;
+        self.description(topic).await
     }
 
     /// Describes a topic that is about to be written: a missing one is made if the server makes topics by their names.
     pub(super) async fn topic_to_write(&self, name: &TopicName) -> Result<TopicDescription, Error> {
-        let request = v1::DescribeTopicRequest {
-            name: name.as_str().to_owned(),
+        let page = Page {
             for_writing: true,
+            ..Page::default()
         };
-        let response = self.answer(self.admin().describe_topic(request)).await?;
-        self.description(response.topic)
+        let topic = self.page(name.as_str(), page).await?;
+        self.description(topic).await
     }
 
     /// Changes settings: all of `changes` or none.
@@ -239,7 +235,7 @@ impl Client {
             validate_only: false,
         };
         let response = self.answer(self.admin().alter_topic(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Raises the number of partitions to `total`.
@@ -252,7 +248,7 @@ impl Client {
             total,
         };
         let response = self.answer(self.admin().add_partitions(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Deletes a topic and its data.
@@ -309,8 +305,31 @@ impl Client {
         Ok(TopicId(id))
     }
 
-    fn description(&self, topic: Option<v1::TopicDescription>) -> Result<TopicDescription, Error> {
-        let topic = topic.ok_or_else(|| self.protocol_error("a topic's description is missing"))?;
+    async fn page(&self, name: &str, page: Page) -> Result<Option<v1::TopicDescription>, Error> {
+        let request = v1::DescribeTopicRequest {
+            name: name.to_owned(),
+            for_writing: page.for_writing,
+            first_partition: page.first_partition,
+        };
+        Ok(self.answer(self.admin().describe_topic(request)).await?.topic)
+    }
+
+    /// Takes in a description, with the partitions that did not fit the response.
+    async fn description(&self, topic: Option<v1::TopicDescription>) -> Result<TopicDescription, Error> {
+        let missing = || self.protocol_error("a topic's description is missing");
+        let mut topic = topic.ok_or_else(missing)?;
+        while let Some(first_partition) = topic.next_partition {
+            let page = Page {
+                first_partition,
+                ..Page::default()
+            };
+            let more = self.page(&topic.name, page).await?.ok_or_else(missing)?;
+            if more.partitions.is_empty() {
+                return Err(self.protocol_error("a topic's description goes on with nothing"));
+            }
+            topic.partitions.extend(more.partitions);
+            topic.next_partition = more.next_partition;
+        }
         Ok(TopicDescription {
             id: self.topic_id(&topic.topic_id)?,
             name: topic.name,
@@ -319,6 +338,13 @@ impl Client {
             config: topic.config.into_iter().map(config_entry).collect(),
         })
     }
+}
+
+/// A part of a description.
+#[derive(Clone, Copy, Default)]
+struct Page {
+    for_writing: bool,
+    first_partition: i32,
 }
 
 /// Whether the store's own topics are meant too.

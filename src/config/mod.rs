@@ -21,7 +21,7 @@ mod value;
 
 pub use example::example;
 pub use load::{ConfigError, Loaded, Origin, Sources, load};
-pub use table::{SETTINGS, Setting};
+pub use table::{ENV_PREFIX, SETTINGS, Setting};
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! What can go wrong on disk, with the path and the offset that only this layer knows.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::types::Offset;
@@ -124,6 +125,8 @@ pub enum ReadError {
         path: PathBuf,
         /// Byte position.
         position: u64,
+        /// The offsets that are lost, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// Which check failed.
         reason: String,
     },

@@ -44,6 +44,7 @@ impl Gap {
         ReadError::Damaged {
             path: path.to_path_buf(),
             position: u64::from(self.positions.start),
+            lost: Some(self.offsets.clone()),
             reason: format!(
                 "{}; offsets {first} to {last} are lost, reading can go on at {behind}",
                 self.reason

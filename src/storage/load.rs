@@ -164,6 +164,7 @@ fn index_files(files: &FileCache, sealed: &Sealed) -> Result<IndexFiles, ReadErr
         Err(ReadError::Damaged {
             path,
             position: 0,
+            lost: None,
             reason,
         })
     };

@@ -135,6 +135,5 @@ pub use retain::Retained;
 pub use retention::{
     Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan, plan_local,
 };
-pub use scan::MAX_BATCH_BYTES;
 pub use store::{Closing, Store, StoreConfig};
 pub use watermarks::WatermarkView;

@@ -484,14 +484,27 @@ impl Partition {
     pub fn raise_log_start(&self, to: Offset) -> Result<Offset, StartError> {
         // Held until the start is raised: a hold that comes meanwhile finds it done, or prevents it.
         let config = self.config.read();
+        self.start_allowed(to, &config)?;
+        Ok(self.marks.raise_log_start(to).log_start)
+    }
+
+    /// Says whether [`Partition::raise_log_start`] would be refused now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn may_raise_log_start(&self, to: Offset) -> Result<(), StartError> {
+        self.start_allowed(to, &self.config.read())
+    }
+
+    fn start_allowed(&self, to: Offset, config: &LogConfig) -> Result<(), StartError> {
         let high_watermark = self.marks.view().high_watermark;
         if to > high_watermark {
             return Err(StartError::BeyondHighWatermark { to, high_watermark });
         }
-        if let Some(hold) = self.held_before(to, &config) {
-            return Err(StartError::Held { to, hold });
+        match self.held_before(to, config) {
+            Some(hold) => Err(StartError::Held { to, hold }),
+            None => Ok(()),
         }
-        Ok(self.marks.raise_log_start(to).log_start)
     }
 
     /// Describes it as it is now, from memory.

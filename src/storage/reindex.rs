@@ -95,6 +95,7 @@ fn make_anew(
         return Err(ReadError::Damaged {
             path: path.to_path_buf(),
             position: u64::from(scanned.end),
+            lost: None,
             reason,
         });
     }

@@ -13,17 +13,13 @@ use std::ops::ControlFlow;
 use bytes::{Bytes, BytesMut};
 
 use crate::env::File;
-use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
+use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, MAX_BATCH_BYTES, RecordBatch};
 use crate::types::{Offset, Timestamp};
 
 use super::gap::Gap;
 use super::index_set::{ContentSpan, IndexSet};
 use super::spacing::{Holes, told, was_moved};
 use super::{OffsetIndex, Position};
-
-/// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
-/// limit, `max.message.bytes`, is 1 MiB unless raised.
-pub const MAX_BATCH_BYTES: u32 = 512 << 20;
 
 /// Greatest number of gaps in one log: the last of them reaches to its end.
 const MAX_GAPS: usize = 1_000;

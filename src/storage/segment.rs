@@ -306,6 +306,7 @@ impl Sealed {
         let damaged = |reason| ReadError::Damaged {
             path: path.clone(),
             position: 0,
+            lost: None,
             reason,
         };
         let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| damaged(damage.to_string()))?;

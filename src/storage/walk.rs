@@ -243,6 +243,7 @@ impl<'a> Walk<'a> {
         ReadError::Damaged {
             path: self.path.to_path_buf(),
             position: u64::from(position),
+            lost: None,
             reason,
         }
     }

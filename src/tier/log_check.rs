@@ -16,8 +16,8 @@
 
 use bytes::{Buf as _, BytesMut};
 
-use crate::record::{BatchHeader, HEADER_LEN, RecordBatch};
-use crate::storage::{MAX_BATCH_BYTES, OffsetEntry, SegmentSummary, TimeEntry};
+use crate::record::{BatchHeader, HEADER_LEN, MAX_BATCH_BYTES, RecordBatch};
+use crate::storage::{OffsetEntry, SegmentSummary, TimeEntry};
 use crate::types::{Offset, Timestamp};
 
 /// A batch, as the indexes know it.

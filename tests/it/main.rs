@@ -9,6 +9,7 @@ mod cli_produce;
 mod cli_read;
 mod cli_records;
 mod cli_tls;
+mod client;
 mod compaction;
 mod grpc_errors;
 mod grpc_produce;

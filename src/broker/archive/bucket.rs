@@ -239,10 +239,12 @@ pub(super) fn told(id: &TopicPartition, error: &TierError) -> Error {
     match error {
         TierError::Damaged { .. } => Error::Damaged {
             partition: id.clone(),
+            lost: None,
             reason: error.to_string(),
         },
         error if error.trouble() == Some(Trouble::NotFound) => Error::Damaged {
             partition: id.clone(),
+            lost: None,
             reason: error.to_string(),
         },
         error => Error::ArchiveUnavailable {

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::record::DecompressLimit;
+use crate::record::{DecompressLimit, MAX_BATCH_BYTES};
 use crate::storage::{
     AbortedTransaction, AppendError, LogConfig, Partition, ProducerEntry, ReadError, StoreError,
 };
@@ -29,7 +29,6 @@ use crate::types::{Offset, Timestamp};
 use super::super::cleaner_state::{Announced, PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
-use super::super::scan::MAX_BATCH_BYTES;
 use super::super::segment::Segment;
 use super::choose::{CompactionView, Due, NotDue, Shape, Span, Wishes, choose, roll_begins};
 use super::copy::{Copied, Copying, Found};

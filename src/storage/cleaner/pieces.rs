@@ -26,11 +26,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::env::{File, Fs, OpenMode};
-use crate::record::{BatchHeader, Damage, HEADER_LEN, PartwiseCheck, RecordBatch};
+use crate::record::{BatchHeader, Damage, HEADER_LEN, MAX_BATCH_BYTES, PartwiseCheck, RecordBatch};
 use crate::storage::StoreError;
 use crate::types::Offset;
 
-use super::super::scan::MAX_BATCH_BYTES;
 use super::super::spacing::{Holes, told, was_moved};
 use super::gate::{CompactError, Gate, UnreadPlace};
 use super::source::Source;
