@@ -621,7 +621,11 @@ fn a_log_cut_under_its_mapping_fails_the_read_and_not_the_process() {
     let first = log.dir().join("00000000000000000000.log");
     let file = fs.open(&first, OpenMode::ReadWrite).expect("there");
     file.set_len(0).expect("cut");
-    read_all(&log, 1 << 20).expect_err("the bytes are gone");
+    let told = read_all(&log, 1 << 20).expect_err("the bytes are gone");
+    assert!(
+        told.ends_with("00.log is damaged at position 0: the file ends before what was in it"),
+        "{told}"
+    );
 }
 
 /// Both look for files: a checkpoint for those it makes safe, a removal for those it takes away.

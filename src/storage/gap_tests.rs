@@ -314,3 +314,28 @@ fn a_hole_that_a_repair_left_at_the_end_of_a_log_is_no_loss() {
         assert_eq!(house.acknowledge(&plain("next")), 2, "{choice:?}");
     }
 }
+
+#[test]
+fn bytes_that_are_missing_after_a_clean_stop_are_told_to_who_comes_to_them() {
+    for len in CUT_TO {
+        let from = i64::try_from(len / BATCH_BYTES).expect("small");
+        let fs = closed(20);
+        cut(&fs, FIRST, len);
+        let house = House::on(fs);
+        if from > 0 {
+            let all = Read {
+                from: Offset(0),
+                until: Offset(20),
+                times: None,
+                max_bytes: 1 << 20,
+                first: FirstBatch::Whole,
+            };
+            let sound = house.log.read(&all).expect("what is there is read");
+            assert_eq!(sound.next_offset, Offset(from), "{len} bytes");
+        }
+        let left: Vec<i64> = (0..from).chain(9..20).collect();
+        assert_eq!(readable(&house.log, 20), left, "{len} bytes");
+        assert_eq!(house.acknowledge(&plain("goes on")), 20, "{len} bytes");
+        assert_lost(&house.close(), from, 9, &format!("closed with {len} bytes"));
+    }
+}
