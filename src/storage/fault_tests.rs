@@ -704,3 +704,18 @@ fn ten_thousand_partitions_of_a_hundred_topics_are_there_after_a_restart() {
     }
     assert!(store.dir.files.stats().open_files <= CacheLimits::default().open_files);
 }
+
+#[test]
+fn a_directory_that_a_kill_left_unsynced_is_still_its_topics_after_a_power_cut() {
+    let House { fs, store, log } = House::new();
+    log.append(&plain("killed before its sync"), Origin::Client, NOW)
+        .expect("appended");
+    drop((store, log));
+    let house = House::on(fs);
+    house.acknowledge(&plain("acknowledged"));
+    house.store.checkpoint().expect("checkpointed");
+    for choice in [CrashChoice::LoseAll, CrashChoice::KeepAll, CrashChoice::Random(1)] {
+        let house = House::on(house.fs.crash(choice));
+        assert_eq!(offsets(&house.log), [0, 1], "{choice:?}");
+    }
+}
