@@ -156,6 +156,7 @@ fn open_known(
         log_start,
         local_start,
         stop,
+        threads: data.threads,
         now,
     };
     let recovered = recovery.run(known)?;

@@ -36,7 +36,7 @@ use super::spacing::Holes;
 use super::{AppendTimes, LeaderEpochs, PartitionMetadata, Producers};
 
 const SITE_LOGS: SyncSite = SyncSite("recovered logs");
-/// So many recovered files are held open to be synced together.
+/// So many recovered files are held open to be synced together, by all threads that recover.
 const SYNC_AT_ONCE: usize = 64;
 const SITE_DIR: SyncSite = SyncSite("recovered directory");
 
@@ -54,6 +54,8 @@ pub(super) struct Recovery<'a> {
     /// As the checkpoint says: what lies before it is only in the archive.
     pub(super) local_start: Option<Offset>,
     pub(super) stop: Stop,
+    /// How many threads recover beside each other.
+    pub(super) threads: usize,
     pub(super) now: Timestamp,
 }
 
@@ -313,7 +315,7 @@ impl Recovery<'_> {
                 "damage below the recovery point: the file is kept as it is, and reads of these offsets fail");
         }
         found.verified.push((Arc::clone(&path), file));
-        if found.verified.len() >= SYNC_AT_ONCE {
+        if found.verified.len() >= held_by_each(self.threads) {
             self.sync_logs(&mut found.verified)?;
         }
         let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
@@ -422,6 +424,11 @@ impl Recovery<'_> {
 /// Returns where the first of `segments` begins; `end` when there is none.
 fn begins(segments: &[Arc<Sealed>], end: Offset) -> Offset {
     segments.first().map_or(end, |first| first.extent.base)
+}
+
+/// Returns how many files each of some threads may hold, beside the one that it reads.
+pub(super) fn held_by_each(threads: usize) -> usize {
+    (SYNC_AT_ONCE / threads.max(1)).max(1)
 }
 
 /// A log to verify.

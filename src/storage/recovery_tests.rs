@@ -527,3 +527,9 @@ fn indexes_of_one_segment_that_are_lost_together_are_made_anew_by_the_first_read
         assert_eq!(offsets(&House::on(fs).log), all, "{lost}");
     }
 }
+
+#[test]
+fn threads_that_recover_share_the_files_that_are_held_open() {
+    use super::recovery::held_by_each;
+    assert_eq!([1, 2, 64, 1_024].map(held_by_each), [64, 32, 1, 1]);
+}
