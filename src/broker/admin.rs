@@ -389,6 +389,17 @@ impl Core {
         .await
     }
 
+    /// Sees to it that no id up to `upto` is given from now on. On return that is durable.
+    pub(super) fn pass_producer_ids(&self, admin: &mut Admin, upto: ProducerId) -> Result<(), Error> {
+        if let Some((end, recorded)) = admin.producer_ids.block_behind(upto) {
+            let before = Change::producer_ids(recorded).into_value();
+            self.record(admin, Change::producer_ids(end), before)?;
+            admin.producer_ids.recorded(end);
+        }
+        admin.producer_ids.pass(upto);
+        Ok(())
+    }
+
     /// Describes a topic as it is now, from memory.
     pub(super) fn describe(&self, topic: &Topic) -> TopicDescription {
         TopicDescription {

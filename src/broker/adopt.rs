@@ -84,6 +84,9 @@ impl Core {
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
         let from = foreign.from.clone();
+        if let Some(id) = foreign.verified.greatest_producer() {
+            self.pass_producer_ids(admin, id)?;
+        }
         let report = match self.topics.find_writable(name) {
             Ok(topic) if topic.id == foreign.verified.topic_id() => {
                 self.adopt_into(&topic, foreign, partition)?

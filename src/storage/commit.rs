@@ -94,7 +94,8 @@ fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [R
         let mut open: Vec<Arc<dyn File>> = Vec::with_capacity(some.len());
         let mut of: Vec<(usize, &Arc<Path>)> = Vec::with_capacity(some.len());
         for (index, path) in some {
-            match files.open_rw(path).context("open", path) {
+            // Not to be created: the topic may have been deleted meanwhile, and made again.
+            match files.open(path).context("open", path) {
                 Ok(file) => {
                     open.push(file);
                     of.push((*index, path));

@@ -16,6 +16,7 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
+use super::examine::Examined;
 use super::files::{read_whole, remove_if_there};
 use super::index_set::{IndexFiles, IndexSet};
 use super::journal::JournalOf;
@@ -224,13 +225,31 @@ pub(super) fn producers_of(
         dir: &writer.dir,
         now,
     };
-    rebuild_producers(state, &segments, log_end).map_err(|error| match error {
+    let mut rebuilt = rebuild_producers(state, &segments, log_end);
+    if let Err(ReadError::Damaged { .. }) = &rebuilt
+        && examine_all(state.files, &segments)? == Examined::NewGaps
+    {
+        // What lies beside the damage tells of producers all the same, as in a start that found it.
+        rebuilt = rebuild_producers(state, &segments, log_end);
+    }
+    rebuilt.map_err(|error| match error {
         ReadError::Storage(error) => error,
         other => StoreError::Unusable {
             path: writer.dir.to_path_buf(),
             reason: other.to_string(),
         },
     })
+}
+
+/// Looks for damage in the segments that producers are looked for in first.
+fn examine_all(files: &FileCache, segments: &[Segment]) -> Result<Examined, StoreError> {
+    let mut examined = Examined::NothingNew;
+    for segment in &segments[backfill_from(segments)..] {
+        if segment.examine(files)? == Examined::NewGaps {
+            examined = Examined::NewGaps;
+        }
+    }
+    Ok(examined)
 }
 
 /// Where producer state is kept, and the time at which its producers count as seen.

@@ -64,6 +64,8 @@ mod read_tests;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod refused_tests;
 mod reindex;
 mod repair;
 mod retain;

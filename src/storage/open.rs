@@ -156,6 +156,7 @@ fn open_known(
         log_start,
         local_start,
         stop,
+        threads: data.threads,
         now,
     };
     let recovered = recovery.run(known)?;
@@ -195,7 +196,13 @@ fn look(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Resu
     if data.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
         return Ok(Look::Ours);
     }
+    let is_checkpointed = || data.checkpoints.lock().recovery_point(&spec.id) > Offset::ZERO;
     match partition_dir::read_topic_id(&data.files, dir)? {
+        // No checkpoint tells of it yet: the process may have been killed before its first sync, which covers that file, too,
+        // and nothing else will sync what is read here from memory.
+        Some(id) if id == spec.topic_id && data.stop == Stop::Unclean && !is_checkpointed() => {
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
+        }
         Some(id) if id == spec.topic_id => Ok(Look::Ours),
         // The metadata file is damaged; the manifest says whose log it is, and it may be gone at the next start.
         None if known.belongs_to(spec.topic_id) => {
@@ -205,7 +212,7 @@ fn look(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Resu
         None if partition_dir::has_no_log(&data.files, dir)? => Ok(Look::Nothing),
         // It died before the first sync, which covers that file, too: no checkpoint tells of the partition yet. An older one
         // of its name is gone from the directory and from the checkpoints before the name is given again.
-        None if data.checkpoints.lock().recovery_point(&spec.id) == Offset::ZERO => {
+        None if !is_checkpointed() => {
             partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
         }
         found => {

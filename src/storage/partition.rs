@@ -321,7 +321,7 @@ impl Partition {
     pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
         self.turnover.steady(|| {
             self.check_range(read.from)?;
-            self.reader().read(read)
+            self.mended(|| self.reader().read(read))
         })
     }
 
@@ -342,7 +342,7 @@ impl Partition {
     pub fn read_committed(&self, read: &Read) -> Result<(Slice, Vec<AbortedTransaction>), ReadError> {
         self.turnover.steady(|| {
             self.check_range(read.from)?;
-            let slice = self.reader().read(read)?;
+            let slice = self.mended(|| self.reader().read(read))?;
             let aborted = if slice.bytes.is_empty() {
                 Vec::new()
             } else {
@@ -352,13 +352,19 @@ impl Partition {
         })
     }
 
-    /// Reads the transaction indexes; makes those anew that are lost.
+    /// Reads the transaction indexes.
     fn aborted_now(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        match self.reader().aborted(range) {
-            Err(error) if reindex::says_index_is_lost(&error) => {
+        self.mended(|| self.reader().aborted(range))
+    }
+
+    /// Looks into the log; where that misses an index of transactions that is lost, makes it anew and looks again. Who reads
+    /// without transactions comes to one, too, where the other indexes of a segment are lost with it.
+    fn mended<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        match look() {
+            Err(error) if reindex::says_transactions_are_lost(&error) => {
                 let config = Arc::clone(&self.config.read());
                 reindex::mend_aborted(&self.files, &super::read::snapshot(&self.segments), &config)?;
-                self.reader().aborted(range)
+                look()
             }
             found => found,
         }
@@ -410,7 +416,8 @@ impl Partition {
         from: Offset,
         bound: Offset,
     ) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_time_now(at, from, bound))
+        self.turnover
+            .steady(|| self.mended(|| self.find_time_now(at, from, bound)))
     }
 
     fn find_time_now(&self, at: Timestamp, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
@@ -438,7 +445,8 @@ impl Partition {
     /// # Errors
     /// [`ReadError::Cold`] when a part of the log from there on is only in the archive; damage; what the disk says.
     pub fn find_max_timestamp_from(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_max_timestamp_now(from, bound))
+        self.turnover
+            .steady(|| self.mended(|| self.find_max_timestamp_now(from, bound)))
     }
 
     fn find_max_timestamp_now(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {

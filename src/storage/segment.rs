@@ -30,7 +30,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError};
 use super::files::Replacements;
-use super::gap::Gap;
+use super::gap::{Gap, Lost};
 use super::index_set::{ContentSpan, IndexFiles, IndexSet};
 use super::paths::SegmentFile;
 use super::spacing::Holes;
@@ -180,6 +180,12 @@ impl Sealed {
     /// Returns what of the log is known to be lost, by position.
     pub(super) fn gaps(&self) -> &[Gap] {
         self.gaps.get().map_or(&[], |gaps| gaps)
+    }
+
+    /// Tells whether the file ends before the log did.
+    pub(super) fn ends_early(&self) -> bool {
+        let last = self.gaps().last();
+        last.is_some_and(|gap| gap.lost == Lost::Missing)
     }
 
     /// Parts of the log cannot be read; the first word stays.

@@ -32,7 +32,7 @@ use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use super::checkpoints::Checkpoints;
-use super::data_dir::{DataDir, Removed, create_if_missing};
+use super::data_dir::{DataDir, Removed, create_if_missing, refused};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
 use super::open::{PartitionSpec, Past, open_all};
@@ -79,11 +79,7 @@ impl Store {
             .lock(&path.join(LOCK))
             .map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => StoreError::Locked { dir: path.clone() },
-                _ => StoreError::Io {
-                    action: "lock",
-                    path: path.join(LOCK),
-                    source: error,
-                },
+                _ => refused("lock", &path, error),
             })?;
         let stop = take_clean_marker(&files, &path)?;
         let identity = Identity::load_or_make(&files, &path)?;

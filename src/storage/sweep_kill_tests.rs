@@ -78,3 +78,21 @@ fn a_power_cut_in_the_start_that_followed_a_kill_breaks_no_promise() {
         }
     }
 }
+
+#[test]
+fn a_power_cut_after_a_checkpoint_of_the_life_that_followed_a_kill_breaks_no_promise() {
+    for death in 0..calls_of_a_life() {
+        let mut world = killed_at(disk(), death).expect("no promise is broken");
+        start(&mut world, death).expect("no promise is broken");
+        let logs: Vec<_> = world.open.keys().copied().collect();
+        let mut live_on = || {
+            logs.iter().try_for_each(|name| world.fill(name, 1))?;
+            world.sync()?;
+            world.checkpoint()
+        };
+        if let Err(stop) = live_on() {
+            panic!("killed at {death}: {stop:?}");
+        }
+        check_after(&world, CrashChoice::LoseAll, death);
+    }
+}
