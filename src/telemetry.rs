@@ -314,7 +314,7 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Waits for data under way, counted per partition.
     pub waiters: Gauge,
-    /// Bytes waiting for acknowledgement.
+    /// Bytes of produce requests under way.
     pub inflight_bytes: Gauge,
     /// Bytes free on the disk.
     pub disk_free_bytes: Gauge,
@@ -465,7 +465,7 @@ impl Metrics {
         );
         r.register(
             "produce_inflight_bytes",
-            "Bytes waiting for acknowledgement. Near max_inflight_produce_bytes: producers are about to be refused",
+            "Bytes of produce requests under way. Near max_inflight_produce_bytes: producers are about to be refused",
             self.inflight_bytes.clone(),
         );
     }

@@ -10,12 +10,12 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::{Gate, Pass};
-use super::inflight::Inflight;
 use super::opening::Openings;
 use super::removal::Removals;
 use super::repair::Repairs;
@@ -48,7 +48,10 @@ pub(super) struct Core {
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
     pub(super) disk: Arc<DiskGuard>,
-    pub(super) inflight: Arc<Inflight>,
+    /// Bytes of produce requests.
+    pub(super) inflight: Arc<Budget>,
+    /// Partitions of open reads.
+    pub(super) open_positions: Arc<Budget>,
     pub(super) waits: Arc<WaitSet>,
     pub(super) metrics: Arc<Metrics>,
 }

@@ -18,6 +18,7 @@
 
 mod admin;
 mod adopt;
+mod budget;
 mod chunk;
 mod cleaner;
 mod commit;
@@ -29,7 +30,6 @@ mod fetch;
 mod flush;
 mod gate;
 mod holds;
-mod inflight;
 mod lookup;
 mod metadata;
 mod opening;
@@ -50,6 +50,7 @@ mod translate;
 mod wait;
 
 pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use budget::BudgetShare;
 pub use cleaner::{
     CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
     KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
@@ -102,7 +103,8 @@ pub struct BrokerConfig {
     pub recovery_threads: usize,
     /// Largest decompressed size of one batch, in bytes.
     pub max_decompressed_bytes: u32,
-    /// Bytes of produce requests that may be waiting for acknowledgement at once, over all clients.
+    /// Bytes of produce requests that may be under way at once, over all clients: waiting for their topic, their partition or
+    /// their acknowledgement.
     pub max_inflight_produce_bytes: u64,
     /// Largest request that a door lets in, in bytes: no topic is given a `max.message.bytes` that would not fit.
     pub max_request_bytes: usize,
@@ -164,8 +166,9 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Appends one raw batch; the result is the acknowledgement to wait for. Waits itself only for a partition to be opened,
-    /// at its first append after a start; awaited one after the other, batches lie in the order of the calls.
+    /// Appends one raw batch; the result is the acknowledgement to wait for. Waits itself only for a topic that is made by being
+    /// named, and for a partition to be opened, at its first append after a start; awaited one after the other, batches lie in
+    /// the order of the calls. Counts against the limit on what is under way from before it waits until it is acknowledged.
     ///
     /// # Errors
     /// Everything that keeps the batch out of the log.
@@ -178,6 +181,15 @@ impl Broker {
     ) -> Result<PendingAck, Error> {
         let result = self.core.append_batch(topic, partition, batch, acks).await;
         self.core.counted(result)
+    }
+
+    /// Takes `size_bytes` of the limit on requests under way, for one that is kept before it is appended: an append takes its
+    /// own share.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] at the limit.
+    pub fn reserve(&self, size_bytes: u64) -> Result<BudgetShare, Error> {
+        self.core.counted(self.core.inflight.take(size_bytes))
     }
 
     /// Begins to open a partition for appends that are to come, so that those to many partitions do not wait for one after the
@@ -212,7 +224,8 @@ impl Broker {
     /// Opens a read over partitions of one topic.
     ///
     /// # Errors
-    /// An unknown topic or partition, or a start outside the log.
+    /// An unknown topic or partition, or a start outside the log; [`Error::Overloaded`] when open reads have too many
+    /// partitions between them.
     pub async fn open_read(&self, spec: ReadSpec) -> Result<ReadStream, Error> {
         let result = self.core.open_read(spec).await;
         self.core.counted(result)
@@ -259,8 +272,8 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults. A
-    /// door calls it before it appends.
+    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults, as an
+    /// append does.
     ///
     /// # Errors
     /// [`Error::UnknownTopic`] where topics are not made by being named; what [`Broker::create_topic`] says.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
+use super::budget::BudgetShare;
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan, Starts};
 use super::fetch::{Stretch, out_of_range};
@@ -31,6 +32,9 @@ use super::topics::Topic;
 use super::wait::Wait;
 use super::{Error, translate};
 
+/// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
+/// them.
+pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -48,6 +52,8 @@ pub struct ReadStream {
     state: State,
     /// While it follows and found nothing.
     wait: Option<Wait<Served>>,
+    /// Of [`OPEN_POSITIONS_MAX`].
+    _share: BudgetShare,
 }
 
 #[derive(Debug)]
@@ -74,6 +80,8 @@ impl Core {
     pub(super) async fn open_read(self: &Arc<Self>, spec: ReadSpec) -> Result<ReadStream, Error> {
         let topic = self.topics.find(&spec.topic)?;
         let partitions = chosen(&topic, &spec)?;
+        let count = u64::try_from(partitions.len()).unwrap_or(u64::MAX);
+        let share = self.open_positions.take(count)?;
         let mut lanes = Vec::with_capacity(partitions.len());
         let mut look_up = Vec::new();
         let starts = Starts::of(&spec);
@@ -107,6 +115,7 @@ impl Core {
             last_step: tokio::time::Instant::now(),
             state: State::Reading,
             wait: None,
+            _share: share,
         })
     }
 }

@@ -209,7 +209,7 @@ impl Core {
         self.metrics.open_maps.set(of(files.maps));
         self.metrics.waiters.set(of(self.waits.registrations()));
         self.metrics.repairing.set(of(self.repairs.waiting()));
-        self.metrics.inflight_bytes.set(gauge(self.inflight.used_bytes()));
+        self.metrics.inflight_bytes.set(gauge(self.inflight.used()));
         self.metrics.disk_free_bytes.set(gauge(self.disk.free_bytes()));
         self.metrics.disk_full.set(i64::from(self.disk.is_full()));
         self.metrics.text(exposition)

@@ -28,16 +28,17 @@ use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::core::Core;
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::Gate;
-use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
 use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::read::OPEN_POSITIONS_MAX;
 use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
@@ -211,7 +212,10 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let core = Core {
         cleaner: Desk::new(config.cleaner),
         disk: Arc::clone(&disk),
-        inflight: Inflight::new(config.max_inflight_produce_bytes),
+        inflight: Budget::new(
+            "bytes of produce requests under way",
+            config.max_inflight_produce_bytes,
+        ),
         clock: world.clock,
         files,
         settings,
@@ -231,6 +235,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         removals: Removals::default(),
         openings: Openings::default(),
         retention: RetentionWork::default(),
+        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,

@@ -154,7 +154,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "grpc.max_streams_per_connection",
         default: "256",
-        doc: "Calls at once on one connection; further ones wait in the client. Each read may hold 128 KiB beyond max_buffered_bytes.",
+        doc: "Calls at once on one connection; further ones wait in the client. Each read may hold 128 KiB beyond max_buffered_bytes, and 120 bytes for each of its partitions, 1,048,576 over all clients.",
         kind: Kind::Number(1..=65_536, |config, count| {
             config.grpc.max_streams_per_connection = u32::try_from(count).expect("the range fits");
         }),
@@ -224,7 +224,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "produce.max_inflight_bytes",
         default: "256MiB",
-        doc: "Bytes of produce requests that may wait for acknowledgement at once, over all clients.",
+        doc: "Bytes of produce requests that may be under way at once, over all clients.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.broker.max_inflight_produce_bytes = bytes;
         }),
