@@ -199,12 +199,12 @@ impl ReadStream {
                     };
                     let due = self.last_step.elapsed() >= PROGRESS_INTERVAL;
                     if found || due || progress == Progress::Complete {
-                        return Ok(self.returned(chunk, progress));
+                        return Ok(self.returned(lane, chunk, progress));
                     }
                 }
                 Next::Complete => {
                     let chunk = self.nothing()?;
-                    return Ok(self.returned(chunk, Progress::Complete));
+                    return Ok(self.returned(0, chunk, Progress::Complete));
                 }
                 Next::Wait if self.wait.is_none() => {
                     // Registered first, planned again after: what came in between is seen.
@@ -284,17 +284,17 @@ impl ReadStream {
         stretch.chunk(served)
     }
 
-    fn returned(&mut self, chunk: Chunk, progress: Progress) -> ReadStep {
+    fn returned(&mut self, lane: usize, chunk: Chunk, progress: Progress) -> ReadStep {
         self.last_step = tokio::time::Instant::now();
         ReadStep {
             partition: chunk.partition.partition,
             chunk,
-            positions: self.positions(),
+            position: self.lanes[lane].cursor.position,
             progress,
         }
     }
 
-    /// Returns where every partition of the read stands.
+    /// Returns where every partition of the read stands after the last step.
     pub fn positions(&self) -> Vec<(PartitionId, Offset)> {
         self.lanes
             .iter()

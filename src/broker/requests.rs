@@ -198,8 +198,8 @@ pub struct ReadStep {
     pub partition: PartitionId,
     /// Its records, possibly none.
     pub chunk: Chunk,
-    /// Where every partition of the read stands after this step.
-    pub positions: Vec<(PartitionId, Offset)>,
+    /// Where it stands after this step; [`super::ReadStream::positions`] tells of all.
+    pub position: Offset,
     /// Whether more comes.
     pub progress: Progress,
 }

@@ -327,6 +327,8 @@ impl Reader {
             isolation: isolation.into(),
             format: v1::RecordFormat::Batches.into(),
             max_response_bytes: 0,
+            // `take` keeps the rest.
+            changed_positions: true,
         }
     }
 
@@ -339,6 +341,7 @@ impl Reader {
         (!positions.is_empty()).then_some(v1::ResumeToken { positions })
     }
 
+    /// Takes a response in; its token tells of the partitions that moved.
     fn take(&mut self, response: v1::ReadResponse) -> Result<Chunk, Error> {
         let partition = PartitionId(response.partition);
         let token = response.resume.unwrap_or_default();

@@ -129,7 +129,7 @@ async fn a_read_to_the_end_delivers_everything_once_and_completes_at_the_end_as_
     let last = last.expect("there were steps");
     assert_eq!(last.progress, Progress::Complete);
     let ten = |partition| (PartitionId(partition), Offset(10));
-    assert_eq!(last.positions, [ten(0), ten(1), ten(2)]);
+    assert_eq!(stream.positions(), [ten(0), ten(1), ten(2)]);
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_read_goes_on_exactly_where_its_token_says() {
         let mut stream = house.broker.open_read(spec.clone()).await.expect("known");
         let step = stream.next().await.expect("good").expect("a step");
         values.extend(texts(&step.chunk));
-        spec.resume = step.positions;
+        spec.resume = stream.positions();
         if step.progress == Progress::Complete {
             break;
         }
