@@ -111,9 +111,13 @@ impl Core {
         }
         let count = new.partitions.unwrap_or(self.config.num_partitions);
         self.check_count(&name, count, 0)?;
-        let config = self.settings.resolve(&new.config)?;
+        let config = self
+            .settings
+            .resolve(&new.config)
+            .map_err(|error| error.of_topic(&name))?;
         self.settings
-            .check_requests(&new.config, self.config.max_request_bytes)?;
+            .check_requests(&new.config, self.config.max_request_bytes)
+            .map_err(|error| error.of_topic(&name))?;
         Ok(Checked { name, count, config })
     }
 
@@ -213,6 +217,15 @@ impl Core {
         }
     }
 
+    /// Checks a change of a topic's settings, and returns them as they are to be.
+    fn altered(&self, topic: &Topic, change: &ConfigChange) -> Result<TopicConfig, Error> {
+        let overrides = changed(&topic.config.overrides, change)?;
+        let config = self.settings.resolve(&overrides)?;
+        self.settings
+            .check_requests(&change.set, self.config.max_request_bytes)?;
+        Ok(config)
+    }
+
     /// See [`super::Broker::alter_topic`].
     pub(super) async fn alter_topic(
         self: &Arc<Self>,
@@ -222,10 +235,9 @@ impl Core {
     ) -> Result<TopicDescription, Error> {
         self.administer(move |core, admin| {
             let topic = core.topics.find_writable(&name)?;
-            let overrides = changed(&topic.config.overrides, &change)?;
-            let mut config = core.settings.resolve(&overrides)?;
-            core.settings
-                .check_requests(&change.set, core.config.max_request_bytes)?;
+            let mut config = core
+                .altered(&topic, &change)
+                .map_err(|error| error.of_topic(&name))?;
             config.holds = topic.config.holds.clone();
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
@@ -306,7 +318,10 @@ impl Core {
                     "topic {name} has hold {:?} ({}); remove its holds before you delete it",
                     hold.name, hold.range
                 );
-                return Err(Error::PolicyViolation { reason });
+                return Err(Error::PolicyViolation {
+                    topic: Some(name.clone()),
+                    reason,
+                });
             }
             let before = entry_of(&topic);
             let entry = before.deleting();
@@ -355,6 +370,7 @@ impl Core {
                     core.record(admin, Change::producer_ids(end), before)?;
                     admin.producer_ids.recorded(end);
                     admin.producer_ids.take().ok_or_else(|| Error::PolicyViolation {
+                        topic: None,
                         reason: "all producer ids were given".to_owned(),
                     })?
                 }

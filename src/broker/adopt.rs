@@ -93,7 +93,10 @@ impl Core {
                     "topic {name} was made while {} was verified; adopt it again",
                     from.display()
                 );
-                return Err(Error::PolicyViolation { reason });
+                return Err(Error::PolicyViolation {
+                    topic: Some(name.clone()),
+                    reason,
+                });
             }
             Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, foreign, name, partition)?,
             Err(error) => return Err(error),
@@ -214,5 +217,8 @@ fn is_empty(served: &Served) -> Result<(), Error> {
     }
     let id = served.id();
     let reason = format!("{id} holds records, up to offset {log_end}; adopt into an empty partition");
-    Err(Error::PolicyViolation { reason })
+    Err(Error::PolicyViolation {
+        topic: Some(id.topic.clone()),
+        reason,
+    })
 }

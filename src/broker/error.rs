@@ -73,6 +73,10 @@ pub enum Error {
     /// A setting's name or value is wrong; the text names the allowed range.
     #[error("{reason}")]
     InvalidConfig {
+        /// Of which topic; the server's own have none.
+        topic: Option<TopicName>,
+        /// The setting, as it was named.
+        setting: String,
         /// What is wrong and what would be right.
         reason: String,
     },
@@ -175,6 +179,8 @@ pub enum Error {
     /// The policy of the topic forbids the operation.
     #[error("{reason}")]
     PolicyViolation {
+        /// Of which topic, if of one.
+        topic: Option<TopicName>,
         /// Which policy of which topic.
         reason: String,
     },
@@ -263,6 +269,14 @@ impl Error {
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::Storage { .. } => ErrorKind::Internal,
         }
+    }
+
+    /// Says of which topic the settings are, where that is not known yet.
+    pub(super) fn of_topic(mut self, name: &TopicName) -> Self {
+        if let Self::InvalidConfig { topic, .. } = &mut self {
+            topic.get_or_insert_with(|| name.clone());
+        }
+        self
     }
 
     /// Returns the least wait before a retry, where one may succeed.

@@ -84,7 +84,10 @@ impl Core {
         if cleanup.compacts() && !cleanup.deletes() {
             let reason =
                 format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
-            return Err(Error::PolicyViolation { reason });
+            return Err(Error::PolicyViolation {
+                topic: Some(name.clone()),
+                reason,
+            });
         }
         let mut raises = Vec::with_capacity(before.len());
         let mut seen = BTreeSet::new();
@@ -132,7 +135,10 @@ fn start_refused(topic: &Topic, served: &Served, error: StartError) -> Error {
             let reason = format!(
                 "records of {id} before offset {to} are held by {name:?} ({hold}); remove the hold first"
             );
-            Error::PolicyViolation { reason }
+            Error::PolicyViolation {
+                topic: Some(id.topic.clone()),
+                reason,
+            }
         }
     }
 }

@@ -197,19 +197,16 @@ impl Settings {
         };
         let config = values.topic_config()?;
         if config.levels.gzip == 0 {
-            let reason = format!("{} must be -1 or 1 to 9, got 0", table::COMPRESSION_GZIP_LEVEL);
-            return Err(Error::InvalidConfig { reason });
+            let name = table::COMPRESSION_GZIP_LEVEL;
+            return Err(wrong(name, format!("{name} must be -1 or 1 to 9, got 0")));
         }
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
-            return Err(Error::InvalidConfig {
-                reason: format!(
-                    "{} = {} must not exceed {} = {}",
-                    table::MIN_COMPACTION_LAG_MS,
-                    config.min_compaction_lag_ms,
-                    table::MAX_COMPACTION_LAG_MS,
-                    config.max_compaction_lag_ms
-                ),
-            });
+            let (least, greatest) = (table::MIN_COMPACTION_LAG_MS, table::MAX_COMPACTION_LAG_MS);
+            let reason = format!(
+                "{least} = {} must not exceed {greatest} = {}",
+                config.min_compaction_lag_ms, config.max_compaction_lag_ms
+            );
+            return Err(wrong(least, reason));
         }
         Ok(config)
     }
@@ -225,16 +222,49 @@ impl Settings {
         max_request_bytes: usize,
     ) -> Result<(), Error> {
         let name = table::MAX_MESSAGE_BYTES;
-        let largest = max_request_bytes.saturating_sub(REQUEST_ROOM);
+        let largest = largest_batch(max_request_bytes);
         let wanted = given.get(name).and_then(|text| text.trim().parse::<usize>().ok());
         match wanted {
-            Some(wanted) if wanted > largest => Err(Error::InvalidConfig {
-                reason: format!(
+            Some(wanted) if wanted > largest => Err(wrong(
+                name,
+                format!(
                     "{name} must be 0 to {largest} on this server, which takes requests of {max_request_bytes} bytes, got {wanted}"
                 ),
-            }),
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// Makes these the settings of a server that takes requests of `max_request_bytes`: where nobody says how large a batch
+    /// may be, it is no larger than fits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when the server's own default does not fit.
+    pub fn within(mut self, max_request_bytes: usize) -> Result<Self, Error> {
+        let name = table::MAX_MESSAGE_BYTES;
+        let largest = largest_batch(max_request_bytes);
+        match self
+            .server
+            .get(name)
+            .and_then(|text| text.trim().parse::<usize>().ok())
+        {
+            Some(own) if own > largest => {
+                let reason = format!(
+                    "topic_defaults.{name} = {own} does not fit grpc.max_request_bytes = {max_request_bytes}: lower it to \
+                     {largest}, or raise that to {}",
+                    own.saturating_add(REQUEST_ROOM)
+                );
+                return Err(wrong(name, reason));
+            }
+            Some(_) => {}
+            None => {
+                let default = find(name).and_then(|setting| setting.default.parse().ok());
+                if default.is_some_and(|default: usize| default > largest) {
+                    self.server.insert(name, largest.to_string());
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// Lists every setting as a topic with these `overrides` has it, ascending by name.
@@ -271,8 +301,7 @@ pub(super) fn changed(
             return Err(unknown(name, SETTINGS.iter().map(|setting| setting.name)));
         }
         if change.set.contains_key(name) {
-            let reason = format!("{name} is both set and unset; choose one");
-            return Err(Error::InvalidConfig { reason });
+            return Err(wrong(name, format!("{name} is both set and unset; choose one")));
         }
         new.remove(name);
     }
@@ -439,8 +468,11 @@ fn read(setting: &Setting, name: &str, text: &str) -> Result<Value, Error> {
             known.then(|| Value::Words(chosen()))
         }
     };
-    value.ok_or_else(|| Error::InvalidConfig {
-        reason: format!("{name} must be {}, got {text}", allowed(setting.kind)),
+    value.ok_or_else(|| {
+        wrong(
+            name,
+            format!("{name} must be {}, got {text}", allowed(setting.kind)),
+        )
     })
 }
 
@@ -468,9 +500,10 @@ fn in_own_unit(name: &str, text: &str, factor: i64) -> Result<String, Error> {
         }
     }) {
         Some(number) => Ok(number.to_string()),
-        None => Err(Error::InvalidConfig {
-            reason: format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
-        }),
+        None => Err(wrong(
+            name,
+            format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
+        )),
     }
 }
 
@@ -491,12 +524,25 @@ fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
         .map(|candidate| (edits(name, candidate), candidate))
         .min()
         .filter(|(edits, candidate)| *edits <= candidate.len() / 3);
+    let reason = match nearest {
+        Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),
+        None => format!("no setting is named {name:?}"),
+    };
+    wrong(name, reason)
+}
+
+/// A setting that is wrong; of which topic, the caller knows.
+fn wrong(setting: &str, reason: String) -> Error {
     Error::InvalidConfig {
-        reason: match nearest {
-            Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),
-            None => format!("no setting is named {name:?}"),
-        },
+        topic: None,
+        setting: setting.to_owned(),
+        reason,
     }
+}
+
+/// The largest batch that fits into a request of so many bytes.
+fn largest_batch(max_request_bytes: usize) -> usize {
+    max_request_bytes.saturating_sub(REQUEST_ROOM)
 }
 
 /// Counts the single-character changes that turn one name into the other. A name from outside is cut first: no longer

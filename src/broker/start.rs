@@ -181,7 +181,7 @@ impl Drop for Running {
 
 /// Opens everything; blocks for the disk.
 fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
-    let settings = Settings::new(&config.topic_defaults)?;
+    let settings = Settings::new(&config.topic_defaults)?.within(config.max_request_bytes)?;
     let limits = CacheLimits {
         open_files: config.max_open_files,
         maps: config.max_maps,

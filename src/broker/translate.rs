@@ -81,6 +81,7 @@ pub(super) fn append(partition: &TopicPartition, error: AppendError) -> Error {
         AppendError::Producer(error) => producer(partition, error),
         AppendError::Refused { reason } => Error::WritesRefused { partition, reason },
         AppendError::Exhausted => Error::PolicyViolation {
+            topic: Some(partition.topic.clone()),
             reason: format!("{partition} has no offset left; write to another partition"),
         },
         AppendError::Storage(error) => store(&partition, &error),

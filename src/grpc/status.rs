@@ -167,6 +167,9 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
         Error::UnknownTopic { topic } => vec![("topic", topic.clone())],
         Error::UnknownHold { topic, hold } => vec![("topic", topic.to_string()), ("hold", hold.clone())],
         Error::TopicExists { topic } | Error::InternalTopic { topic } => vec![("topic", topic.to_string())],
+        Error::InvalidConfig { topic, .. } | Error::PolicyViolation { topic, .. } => {
+            topic.iter().map(|topic| ("topic", topic.to_string())).collect()
+        }
         Error::UnknownPartition { topic, partition, .. } => {
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
         }
@@ -185,8 +188,6 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
         }
         Error::InvalidRequest { .. }
-        | Error::InvalidConfig { .. }
-        | Error::PolicyViolation { .. }
         | Error::DiskFull { .. }
         | Error::Overloaded { .. }
         | Error::ShuttingDown
@@ -198,6 +199,7 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
 fn details(error: &Error) -> Vec<(&'static str, String)> {
     let named: &[(&'static str, &dyn Display)] = match error {
         Error::UnknownPartition { count, .. } => &[("partition_count", count)],
+        Error::InvalidConfig { setting, .. } => &[("setting", setting)],
         Error::OffsetOutOfRange {
             offset: asked,
             log_start: from,
@@ -250,7 +252,6 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
         | Error::TopicExists { .. }
         | Error::InternalTopic { .. }
         | Error::InvalidRequest { .. }
-        | Error::InvalidConfig { .. }
         | Error::CorruptBatch { .. }
         | Error::InvalidTransactionState { .. }
         | Error::PolicyViolation { .. }

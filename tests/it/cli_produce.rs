@@ -106,6 +106,33 @@ fn a_load_makes_its_topic_where_the_server_makes_topics_by_their_names() {
     assert_eq!(server.done(&["topic", "list"]).lines().count(), 2);
 }
 
+#[test]
+fn a_server_of_small_requests_takes_a_load_in_batches_that_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--set", "grpc.max_request_bytes=128KiB"]);
+    server.done(&["topic", "create", "flights"]);
+    let described = server.done(&["topic", "describe", "flights", "--json"]);
+    assert!(described.contains("130048"), "{described}");
+    let lines = format!("{}\n", "x".repeat(1000)).repeat(2000);
+    let (code, stdout, stderr) = server.pipe(&["produce", "flights"], lines.as_bytes());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.starts_with("2000 records acknowledged"), "{stdout}");
+    drop(server);
+    let (code, _, stderr) = run(siltstone(&[
+        "serve",
+        "--ephemeral",
+        "--set=grpc.max_request_bytes=128KiB",
+        "--set=topic_defaults.max.message.bytes=200000",
+        "--set=grpc.listen=127.0.0.1:0",
+        "--set=http.listen=127.0.0.1:0",
+    ]));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("lower it to 130048, or raise that to 201024"),
+        "{stderr}"
+    );
+}
+
 /// So often a second Ctrl-C may come too late, on a machine that is very slow.
 const TRIES: usize = 20;
 
