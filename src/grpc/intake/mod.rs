@@ -275,24 +275,31 @@ impl Incoming {
     fn gather(&mut self, data: Bytes) -> Result<(), Status> {
         self.share.take(data.len() + PIECE_OVERHEAD_BYTES)?;
         self.gathered.push(data);
-        let Limit { bytes, name } = self.limit;
-        let too_long = self.gathered.prefix().is_some_and(|len| len > bytes);
-        if too_long || self.gathered.len > PREFIX_LEN + bytes {
-            // Not left to the decoder: its word for it is the one for an offset out of range.
-            let too_long = invalid(format!(
-                "the request has more than {bytes} bytes, {name}; send it as several"
-            ));
-            return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_long));
-        }
+        let limit = self.limit.bytes;
         match self.sends {
-            Sends::One => Ok(()),
+            // The frames of a stream may hold several messages, each of which is within the limit.
             Sends::Many => self.count(),
+            Sends::One if self.gathered.len > PREFIX_LEN + limit => Err(self.too_long()),
+            Sends::One if self.gathered.prefix().is_some_and(|len| len > limit) => Err(self.too_long()),
+            Sends::One => Ok(()),
         }
+    }
+
+    /// Refuses a message by its length. Not left to the decoder: its word for it is the one for an offset out of range.
+    fn too_long(&self) -> Status {
+        let Limit { bytes, name } = self.limit;
+        let too_long = invalid(format!(
+            "the request has more than {bytes} bytes, {name}; send it as several"
+        ));
+        self.share.intake.refused(Refusal::InvalidArgument, &too_long)
     }
 
     /// Counts the parts of every whole message gathered, and lets it pass.
     fn count(&mut self) -> Result<(), Status> {
         while let Some(message_len) = self.gathered.prefix() {
+            if message_len > self.limit.bytes {
+                return Err(self.too_long());
+            }
             let framed = PREFIX_LEN.saturating_add(message_len);
             if self.gathered.len < framed {
                 break;

@@ -204,6 +204,35 @@ async fn frames_that_never_end_where_a_message_ends_are_charged_for_what_is_left
 }
 
 #[tokio::test]
+async fn a_frame_of_several_messages_passes_when_each_is_within_the_limit() {
+    let intake = intake(16 * MIB);
+    let message = |len| {
+        framed(&v1::ProduceStreamRequest {
+            id: 1,
+            request: Some(v1::ProduceRequest {
+                batch: Some(vec![7; len].into()),
+                ..produce(0)
+            }),
+        })
+    };
+    let small = Limit {
+        bytes: 64 << 10,
+        name: "the limit of this test",
+    };
+    let three = message(60 << 10).repeat(3);
+    let mut open = incoming(&intake, "ProduceStream", vec![three.clone().into()], Side::Open);
+    open.limit = small;
+    let (seen, ended) = drain(&mut open).await;
+    assert!(ended.is_none(), "{ended:?}");
+    assert_eq!(seen, three);
+    let one_too_long = [message(1), message(64 << 10)].concat();
+    let mut open = incoming(&intake, "ProduceStream", vec![one_too_long.into()], Side::Open);
+    open.limit = small;
+    let refused = drain(&mut open).await.1.unwrap().unwrap_err();
+    assert!(refused.message().contains("more than 65536 bytes"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_retry() {
     use tonic_types::StatusExt;
     let intake = intake(MIB);
