@@ -148,12 +148,16 @@ const WORLD: [(&[&str], &[&str]); 5] = [
     ),
 ];
 
+/// True for files that hold tests, or what tests share, and nothing else.
+fn is_of_tests(path: &str) -> bool {
+    path.split('/').any(|part| {
+        part == "tests" || part == "tests.rs" || part == "testing.rs" || part.ends_with("_tests.rs")
+    })
+}
+
 /// What of the world a file knows and its module must not. Tests may.
 fn worldly(path: &str, top: &str, text: &str) -> Vec<String> {
-    let is_test = |part: &str| {
-        part == "tests" || part == "tests.rs" || part.ends_with("_tests.rs") || part == "testing.rs"
-    };
-    if path.split('/').any(is_test) {
+    if is_of_tests(path) {
         return Vec::new();
     }
     let known = std_paths(before_tests(text));
@@ -224,7 +228,7 @@ fn imports<'a>(layer: &str, files: &'a [(String, String)]) -> BTreeMap<&'a str, 
     let folder = format!("src/{layer}/");
     let inside: Vec<(&str, &str)> = files
         .iter()
-        .filter(|(path, _)| path.starts_with(&folder) && !path.ends_with("_tests.rs"))
+        .filter(|(path, _)| path.starts_with(&folder) && !is_of_tests(path))
         .map(|(path, text)| (&path[folder.len()..], before_tests(text)))
         .collect();
     let child = |path: &'a str| {
@@ -434,6 +438,7 @@ mod tests {
                 "\n#[cfg(test)]\nmod tests {\n    use super::super::log::Log;\n}\n",
             ),
             ("segment_tests.rs", "use super::log::Log;"),
+            ("segment/testing.rs", "use crate::storage::log::Log;"),
         ]);
         assert_eq!(cycle("storage", &in_tests), None);
     }
