@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::storage::PartitionSpec;
 use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
+use super::archive::PartitionArchive;
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
 use super::producer_ids::ProducerIds;
@@ -46,7 +47,16 @@ impl Core {
         let pass = self.gate.enter()?;
         let mut admin = Arc::clone(&self.admin).lock_owned().await;
         let core = Arc::clone(self);
-        off_thread(pass, move || work(&core, &mut admin)).await
+        let done = off_thread(pass, move || work(&core, &mut admin)).await;
+        self.topics_changed();
+        done
+    }
+
+    /// Topics may have been made, changed or deleted.
+    pub(super) fn topics_changed(&self) {
+        if let Some(archive) = &self.archive {
+            archive.look_at_topics();
+        }
     }
 
     /// See [`super::Broker::create_topic`].
@@ -239,6 +249,7 @@ impl Core {
                 .altered(&topic, &change)
                 .map_err(|error| error.of_topic(&name))?;
             config.holds = topic.config.holds.clone();
+            check_all_is_local(&topic, &config)?;
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
             }
@@ -269,9 +280,7 @@ impl Core {
         let _no_look = self.retention.alone();
         for served in &topic.partitions {
             let partition = served.id().partition;
-            let config = topic
-                .config
-                .log_config(self.config.max_decompressed_bytes, partition);
+            let config = self.config.log_config(&topic.name, &topic.config, partition);
             served.log.configure(config);
             served.cleaning.forget();
         }
@@ -387,7 +396,7 @@ impl Core {
             partitions: topic
                 .partitions
                 .iter()
-                .map(|served| describe_partition(served))
+                .map(|served| self.describe_partition(served))
                 .collect(),
             config: self.settings.entries(&topic.config.overrides),
         }
@@ -407,6 +416,28 @@ impl Core {
     }
 }
 
+/// Compaction looks at all of a log: what is only in the archive it could not see.
+fn check_all_is_local(topic: &Topic, config: &TopicConfig) -> Result<(), Error> {
+    let is_cold = |served: &&Arc<Served>| {
+        let marks = served.log.watermarks();
+        marks.log_start < marks.local_start
+    };
+    match topic.partitions.iter().find(is_cold) {
+        Some(served) if config.cleanup.compacts() && !topic.config.cleanup.compacts() => {
+            let reason = format!(
+                "{} is partly in the archive alone, below offset {}: cleanup.policy=compact needs all of a topic on the local disk",
+                served.id(),
+                served.log.watermarks().local_start
+            );
+            Err(Error::PolicyViolation {
+                topic: Some(topic.name.clone()),
+                reason,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn entry_of(topic: &Topic) -> TopicEntry {
     TopicEntry::active(topic.id, topic.count(), &topic.config)
 }
@@ -420,19 +451,28 @@ pub(super) fn new_topic_id() -> Result<TopicId, Error> {
     Ok(TopicId(id))
 }
 
-fn describe_partition(served: &Served) -> PartitionDescription {
-    let stats = served.log.describe();
-    PartitionDescription {
-        partition: served.id().partition,
-        log_start: stats.watermarks.log_start,
-        last_stable: stats.watermarks.last_stable,
-        high_watermark: stats.watermarks.high_watermark,
-        log_end: stats.watermarks.log_end,
-        recovery_point: stats.watermarks.recovery_point,
-        segments: stats.segments,
-        size_bytes: stats.size_bytes,
-        least_timestamp: stats.least_timestamp,
-        greatest_timestamp: stats.greatest_timestamp,
-        write_refusal: stats.refusal,
+impl Core {
+    /// Tells how a partition stands in the archive.
+    pub(super) fn archive_status(&self, served: &Served) -> Option<PartitionArchive> {
+        self.archive.as_ref().and_then(|archive| archive.status(served))
+    }
+
+    fn describe_partition(&self, served: &Served) -> PartitionDescription {
+        let stats = served.log.describe();
+        PartitionDescription {
+            partition: served.id().partition,
+            log_start: stats.watermarks.log_start,
+            last_stable: stats.watermarks.last_stable,
+            high_watermark: stats.watermarks.high_watermark,
+            log_end: stats.watermarks.log_end,
+            recovery_point: stats.watermarks.recovery_point,
+            segments: stats.segments,
+            size_bytes: stats.size_bytes,
+            least_timestamp: stats.least_timestamp,
+            greatest_timestamp: stats.greatest_timestamp,
+            write_refusal: stats.refusal,
+            local_start: stats.watermarks.local_start,
+            archive: self.archive_status(served),
+        }
     }
 }

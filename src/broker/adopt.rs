@@ -148,6 +148,7 @@ impl Core {
         let mut partitions = topic.partitions.clone();
         partitions[place] = served;
         self.topics.put(topic.with_partitions(partitions));
+        self.topics_changed();
         report
     }
 
@@ -169,6 +170,7 @@ impl Core {
             brought_in.inspect_err(|_| self.take_back(admin, &name, None))?;
         partitions.push(Served::new(log));
         self.topics.put(Topic::new(name, id, config, partitions));
+        self.topics_changed();
         Ok(report)
     }
 

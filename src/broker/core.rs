@@ -10,6 +10,7 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::archive::Archive;
 use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
@@ -47,6 +48,8 @@ pub(super) struct Core {
     pub(super) openings: Openings,
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
+    /// Where segments go for good, if the server has such a place.
+    pub(super) archive: Option<Arc<Archive>>,
     pub(super) disk: Arc<DiskGuard>,
     /// Bytes of produce requests.
     pub(super) inflight: Arc<Budget>,
@@ -88,7 +91,7 @@ impl Core {
         PartitionSpec {
             id: TopicPartition::new(topic.clone(), PartitionId(number)),
             topic_id: id,
-            config: config.log_config(self.config.max_decompressed_bytes, PartitionId(number)),
+            config: self.config.log_config(topic, config, PartitionId(number)),
         }
     }
 

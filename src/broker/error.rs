@@ -223,6 +223,32 @@ pub enum Error {
     /// The server is stopping.
     #[error("the server is shutting down; connect again later")]
     ShuttingDown,
+    /// What is asked for left the local disk, and this server has no archive to read it from.
+    #[error(
+        "offset {offset} of {partition} is only in the archive, the local disk begins with {local_start}: start the server with its tier.url"
+    )]
+    ArchiveOnly {
+        /// Of which partition.
+        partition: TopicPartition,
+        /// The offset asked for.
+        offset: Offset,
+        /// The first on the local disk.
+        local_start: Offset,
+    },
+    /// The archive did not answer, or not in time.
+    #[error("the archive of {target} is not available: {reason}")]
+    ArchiveUnavailable {
+        /// A partition.
+        target: String,
+        /// What the store said, on which object.
+        reason: String,
+    },
+    /// The archive cannot be used before a person has changed something.
+    #[error("{reason}")]
+    ArchiveRefused {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// Stored bytes are damaged.
     #[error("{partition} is damaged: {reason}")]
     Damaged {
@@ -262,9 +288,14 @@ impl Error {
             | Self::OutOfOrderSequence { .. }
             | Self::FencedProducer { .. }
             | Self::InvalidTransactionState { .. }
+            | Self::ArchiveOnly { .. }
+            | Self::ArchiveRefused { .. }
             | Self::PolicyViolation { .. } => ErrorKind::FailedPrecondition,
             Self::Overloaded { .. } => ErrorKind::ResourceExhausted,
-            Self::DiskFull { .. } | Self::WritesRefused { .. } | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::DiskFull { .. }
+            | Self::WritesRefused { .. }
+            | Self::ArchiveUnavailable { .. }
+            | Self::ShuttingDown => ErrorKind::Unavailable,
             Self::AckTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::Storage { .. } => ErrorKind::Internal,

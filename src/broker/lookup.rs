@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
 use crate::storage::StartError;
 use crate::types::{Isolation, Offset, PartitionId, TopicName};
 
@@ -13,6 +15,9 @@ use super::requests::{FoundOffset, OffsetQuery};
 use super::served::Served;
 use super::topics::Topic;
 use super::{Error, translate};
+
+/// Partitions of one call that are searched at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
 
 impl Core {
     /// See [`super::Broker::list_offsets`].
@@ -33,16 +38,20 @@ impl Core {
                 .map(|partition| topic.partition(partition).map(Arc::clone))
                 .collect::<Result<_, _>>()?
         };
-        self.blocking(move |core| {
-            served
-                .iter()
-                .map(|served| core.find(served, query, isolation))
-                .collect()
-        })
-        .await
+        let found = served.into_iter().map(|served| {
+            let core = Arc::clone(self);
+            async move { core.find(&served, query, isolation).await }.boxed()
+        });
+        let found: Vec<_> = found.collect();
+        stream::iter(found).buffered(LOOKUPS_AT_ONCE).try_collect().await
     }
 
-    fn find(&self, served: &Served, query: OffsetQuery, isolation: Isolation) -> Result<FoundOffset, Error> {
+    async fn find(
+        self: &Arc<Self>,
+        served: &Arc<Served>,
+        query: OffsetQuery,
+        isolation: Isolation,
+    ) -> Result<FoundOffset, Error> {
         let marks = served.log.watermarks();
         let readable = bound(&marks, isolation);
         let partition = served.id().partition;
@@ -60,10 +69,10 @@ impl Core {
                     ..at(readable)
                 });
             }
-            OffsetQuery::MaxTimestamp => served.log.find_max_timestamp(readable),
-            OffsetQuery::Time(time) => served.log.find_time(time, readable),
+            OffsetQuery::MaxTimestamp => self.find_max_timestamp(served, readable).await,
+            OffsetQuery::Time(time) => self.find_time(served, time, readable).await,
         };
-        let found = by_time.map_err(|error| translate::read(served.id(), error, marks.high_watermark))?;
+        let found = by_time?;
         Ok(FoundOffset {
             partition,
             offset: found.map(|found| found.offset),

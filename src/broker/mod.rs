@@ -18,9 +18,11 @@
 
 mod admin;
 mod adopt;
+mod archive;
 mod budget;
 mod chunk;
 mod cleaner;
+mod cold;
 mod commit;
 mod core;
 mod cursor;
@@ -50,6 +52,7 @@ mod translate;
 mod wait;
 
 pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use archive::{ArchiveConfig, PartitionArchive, TopicPatterns};
 pub use budget::BudgetShare;
 pub use cleaner::{
     CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
@@ -110,6 +113,8 @@ pub struct BrokerConfig {
     pub max_request_bytes: usize,
     /// How compacted topics are cleaned.
     pub cleaner: CleanerConfig,
+    /// Where segments go for good.
+    pub archive: ArchiveConfig,
 }
 
 /// Whether topics come into being by being named.
@@ -435,6 +440,17 @@ impl Broker {
     /// Returns the broker's metrics; the doors count their calls there.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.core.metrics
+    }
+
+    /// Completes, with the reason, when another server has taken the archive over: this one publishes nothing any more and is to stop.
+    pub fn archive_lost(&self) -> impl Future<Output = String> + Send + 'static {
+        let lost = self.core.archive.as_ref().map(|archive| archive.lost());
+        async move {
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Whether it serves: open, not stopping.

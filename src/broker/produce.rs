@@ -369,6 +369,9 @@ impl Core {
         }
         if served.log.take_rolled() {
             self.retention.want(served);
+            if let Some(archive) = &self.archive {
+                archive.look();
+            }
             if target.config.cleanup.compacts() {
                 self.cleaner.look();
             }

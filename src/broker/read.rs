@@ -19,9 +19,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
 use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
+use super::Error;
 use super::budget::BudgetShare;
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan, Starts};
@@ -30,11 +33,12 @@ use super::requests::{Chunk, Progress, ReadSpec, ReadStep};
 use super::served::Served;
 use super::topics::Topic;
 use super::wait::Wait;
-use super::{Error, translate};
 
 /// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
 /// them.
 pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
+/// Partitions whose starts are looked up by time at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -95,16 +99,18 @@ impl Core {
             }
             lanes.push(Lane { served, cursor });
         }
-        if !look_up.is_empty() {
-            let found = self.blocking(move |_| {
-                let find = |(lane, served, at, bound): (usize, Arc<Served>, _, _)| {
-                    Ok((lane, first_from(&served, at, bound)?))
-                };
-                look_up.into_iter().map(find).collect::<Result<Vec<_>, Error>>()
-            });
-            for (lane, position) in found.await? {
-                lanes[lane].cursor.position = position;
+        let found = look_up.into_iter().map(|(lane, served, at, bound)| {
+            let core = Arc::clone(self);
+            async move {
+                let position = core.first_from(&served, at, bound).await?;
+                Ok::<_, Error>((lane, position))
             }
+            .boxed()
+        });
+        let found: Vec<_> = found.collect();
+        let mut found = stream::iter(found).buffer_unordered(LOOKUPS_AT_ONCE);
+        while let Some((lane, position)) = found.try_next().await? {
+            lanes[lane].cursor.position = position;
         }
         Ok(ReadStream {
             core: Arc::clone(self),
@@ -118,16 +124,22 @@ impl Core {
             _share: share,
         })
     }
-}
 
-/// Finds the first record below `bound` that is late enough, in what is there: what is deleted under the search is not.
-fn first_from(served: &Served, at: Timestamp, bound: Offset) -> Result<Offset, Error> {
-    loop {
-        let log_start = served.log.watermarks().log_start;
-        match served.log.find_time(at, bound) {
-            Ok(found) => return Ok(found.map_or(bound, |found| found.offset)),
-            Err(_) if served.log.watermarks().log_start > log_start => {}
-            Err(error) => return Err(translate::read(served.id(), error, bound)),
+    /// Finds the first record below `bound` that is late enough, in what is there: what is deleted under the search is not.
+    async fn first_from(
+        self: &Arc<Self>,
+        served: &Arc<Served>,
+        at: Timestamp,
+        bound: Offset,
+    ) -> Result<Offset, Error> {
+        loop {
+            let log_start = served.log.watermarks().log_start;
+            match self.find_time(served, at, bound).await {
+                Ok(found) => return Ok(found.map_or(bound, |found| found.offset)),
+                Err(Error::ShuttingDown) => return Err(Error::ShuttingDown),
+                Err(_) if served.log.watermarks().log_start > log_start => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -241,10 +253,9 @@ impl ReadStream {
 
     async fn read(&self, lane: usize, range: Range<Offset>) -> Result<Chunk, Error> {
         let Lane { served, cursor } = &self.lanes[lane];
-        let served = Arc::clone(served);
-        let stretch = self.stretch(cursor, range.clone());
         let started = Instant::now();
-        let chunk = self.core.blocking(move |_| stretch.chunk(&served)).await?;
+        let stretch = || self.stretch(cursor, range.clone());
+        let chunk = self.core.chunk(served, stretch).await?;
         self.core.metrics.fetch_latency.record(started.elapsed());
         self.core
             .metrics

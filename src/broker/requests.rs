@@ -11,6 +11,7 @@ use crate::types::{
 };
 
 use super::Error;
+use super::archive::PartitionArchive;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -315,6 +316,10 @@ pub struct PartitionDescription {
     pub greatest_timestamp: Option<Timestamp>,
     /// Why it refuses writes, while it does.
     pub write_refusal: Option<String>,
+    /// The first offset on the local disk; what lies before it is only in the archive.
+    pub local_start: Offset,
+    /// How it stands in the archive, if it has to do with one.
+    pub archive: Option<PartitionArchive>,
 }
 
 /// Where a setting's value comes from.

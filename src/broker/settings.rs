@@ -20,6 +20,9 @@ use super::setting_table::{self as table, Kind, SETTINGS, Setting};
 /// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
 const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
 
+/// A local retention that is that of the whole: Kafka's -2.
+const AS_THE_WHOLE: i64 = -2;
+
 /// What a request takes at most beside its one batch, in bytes: the topic's name, numbers, tags.
 const REQUEST_ROOM: usize = 1024;
 
@@ -82,6 +85,12 @@ pub struct TopicConfig {
     pub flush_ms: i64,
     /// `durability`.
     pub durability: Durability,
+    /// `remote.storage.enable`; `None` leaves it to the server.
+    pub archived: Option<bool>,
+    /// `local.retention.*`, of a topic that is archived.
+    pub local_retention: Retention,
+    /// `tier.max.lag.ms`.
+    pub tier_max_lag_ms: i64,
 }
 
 impl TopicConfig {
@@ -95,7 +104,7 @@ impl TopicConfig {
         }
     }
 
-    /// Returns what storage is told of `partition`; `max_decompressed_bytes` is the server's bound.
+    /// Returns what storage is told of `partition` where nothing is archived; `max_decompressed_bytes` is the server's bound.
     pub fn log_config(&self, max_decompressed_bytes: u32, partition: PartitionId) -> LogConfig {
         LogConfig {
             segment_bytes: self.segment_bytes,
@@ -120,6 +129,7 @@ impl TopicConfig {
                 .filter(|hold| hold.is_of(partition))
                 .map(|hold| hold.range.clone())
                 .collect(),
+            archived: None,
         }
     }
 
@@ -200,6 +210,7 @@ impl Settings {
             let name = table::COMPRESSION_GZIP_LEVEL;
             return Err(wrong(name, format!("{name} must be -1 or 1 to 9, got 0")));
         }
+        check_local_retention(&config)?;
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
             let (least, greatest) = (table::MIN_COMPACTION_LAG_MS, table::MAX_COMPACTION_LAG_MS);
             let reason = format!(
@@ -286,6 +297,39 @@ impl Settings {
     }
 }
 
+/// A compacted topic keeps all of its data local; and what is to be kept longer here than at all says so by mistake.
+fn check_local_retention(config: &TopicConfig) -> Result<(), Error> {
+    let own = |name: &str| {
+        let text = config.overrides.get(name)?;
+        text.trim().parse::<i64>().ok().filter(|value| *value >= 0)
+    };
+    let total_bytes = config.retention_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    let pairs = [
+        (
+            table::LOCAL_RETENTION_MS,
+            table::RETENTION_MS,
+            config.retention_ms,
+        ),
+        (table::LOCAL_RETENTION_BYTES, table::RETENTION_BYTES, total_bytes),
+    ];
+    for (name, total_name, total) in pairs {
+        let Some(local) = own(name) else { continue };
+        if config.cleanup.compacts() {
+            let reason = format!(
+                "{name} does not go with {} = compact: a compacted topic keeps all of its data on the local disk, because \
+                 compaction looks at all of it",
+                table::CLEANUP_POLICY
+            );
+            return Err(wrong(name, reason));
+        }
+        if let Some(total) = total.filter(|total| local > *total && config.cleanup.deletes()) {
+            let reason = format!("{name} = {local} must not exceed {total_name} = {total}");
+            return Err(wrong(name, reason));
+        }
+    }
+    Ok(())
+}
+
 /// Applies a change to a topic's own settings.
 ///
 /// # Errors
@@ -335,12 +379,14 @@ impl Values<'_> {
             i64::MAX
         };
         self.whole(table::MIN_INSYNC_REPLICAS)?;
+        let retention_ms = Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0);
+        let retention_bytes = u64::try_from(self.whole(table::RETENTION_BYTES)?).ok();
         Ok(TopicConfig {
             overrides: self.overrides.clone(),
             holds: Vec::new(),
             cleanup,
-            retention_ms: Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0),
-            retention_bytes: u64::try_from(self.whole(table::RETENTION_BYTES)?).ok(),
+            retention_ms,
+            retention_bytes,
             segment_bytes: self.size(table::SEGMENT_BYTES)?,
             segment_ms: self.whole(table::SEGMENT_MS)?.min(longest_segment_ms),
             segment_jitter_ms: self.whole(table::SEGMENT_JITTER_MS)?,
@@ -368,6 +414,22 @@ impl Values<'_> {
                 "written" => Durability::Written,
                 _ => Durability::Synced,
             },
+            archived: match self.word(table::REMOTE_STORAGE_ENABLE)? {
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            },
+            local_retention: Retention {
+                ms: match self.whole(table::LOCAL_RETENTION_MS)? {
+                    AS_THE_WHOLE => retention_ms,
+                    ms => Some(ms).filter(|ms| *ms >= 0),
+                },
+                bytes: match self.whole(table::LOCAL_RETENTION_BYTES)? {
+                    AS_THE_WHOLE => retention_bytes,
+                    bytes => u64::try_from(bytes).ok(),
+                },
+            },
+            tier_max_lag_ms: self.whole(table::TIER_MAX_LAG_MS)?,
         })
     }
 
@@ -520,9 +582,12 @@ fn server_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
-    let nearest = known
-        .map(|candidate| (edits(name, candidate), candidate))
-        .min()
+    let is_broad = |setting: &&Setting| setting.synonyms.iter().any(|synonym| synonym.name == name);
+    let narrow = SETTINGS.iter().find(is_broad).map(|setting| (0, setting.name));
+    let nearest = known.map(|candidate| (edits(name, candidate), candidate)).min();
+    // A broker-level name has a topic-level one, however near another may be.
+    let nearest = narrow
+        .or(nearest)
         .filter(|(edits, candidate)| *edits <= candidate.len() / 3);
     let reason = match nearest {
         Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),

@@ -133,6 +133,11 @@ pub(super) fn read(partition: &TopicPartition, error: ReadError, high_watermark:
             log_start,
             high_watermark,
         },
+        ReadError::Cold { offset, local_start } => Error::ArchiveOnly {
+            partition,
+            offset,
+            local_start,
+        },
         ReadError::Damaged { ref lost, .. } => Error::Damaged {
             partition,
             lost: lost.clone(),

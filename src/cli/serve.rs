@@ -35,6 +35,9 @@ pub struct ServeArgs {
     /// Address of HTTP: health and metrics [key: http.listen, default: 127.0.0.1:9644]
     #[arg(long, value_name = "HOST:PORT")]
     pub http_listen: Option<String>,
+    /// Archive of sealed segments: s3://, gs://, az:// or file:/// [key: tier.url]
+    #[arg(long, value_name = "URL")]
+    pub tier_url: Option<String>,
     /// Configuration file [env: SILTSTONE_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -96,6 +99,12 @@ pub enum ServeError {
     /// The server did not stop cleanly.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// Another server has the archive now.
+    #[error("stopped: {reason}")]
+    ArchiveLost {
+        /// Which object shows it.
+        reason: String,
+    },
 }
 
 impl ServeError {
@@ -105,7 +114,11 @@ impl ServeError {
             Self::Config(_) | Self::NotPair { .. } | Self::NotText { .. } | Self::LogFilter { .. } => {
                 ExitCode::from(2)
             }
-            Self::NotEmpty { .. } | Self::System { .. } | Self::Start(_) | Self::Stop(_) => ExitCode::FAILURE,
+            Self::NotEmpty { .. }
+            | Self::System { .. }
+            | Self::Start(_)
+            | Self::Stop(_)
+            | Self::ArchiveLost { .. } => ExitCode::FAILURE,
         }
     }
 }
@@ -155,9 +168,15 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
     };
     announce(&server.ready_line());
     tracing::info!(grpc = %server.grpc_addr(), http = %server.http_addr(), "ready");
+    let archive_lost = server.broker().archive_lost();
+    let mut lost = None;
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "Ctrl-C",
+        reason = archive_lost => {
+            lost = Some(reason);
+            "none: the archive belongs to another server"
+        }
     };
     tracing::info!(signal, "stopping; a second Ctrl-C exits at once");
     tokio::select! {
@@ -168,7 +187,7 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
         }
     }
     tracing::info!("stopped");
-    Ok(())
+    lost.map_or(Ok(()), |reason| Err(ServeError::ArchiveLost { reason }))
 }
 
 /// Prints the ready line. Nobody may be reading it any more, which is no reason not to serve.
@@ -192,6 +211,7 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         ("data_dir", args.data_dir),
         ("grpc.listen", args.grpc_listen),
         ("http.listen", args.http_listen),
+        ("tier.url", args.tier_url),
         ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
     ];
     flags.extend(

@@ -71,6 +71,33 @@ pub struct PartitionDescription {
     pub greatest_timestamp: Option<Timestamp>,
     /// While it refuses writes: why.
     pub write_refusal: Option<String>,
+    /// The first offset on the server's own disk; what lies before it is only in the archive.
+    pub local_start: Offset,
+    /// How it stands in the archive, if it has to do with one.
+    pub archive: Option<PartitionArchive>,
+}
+
+/// How a partition stands in the archive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionArchive {
+    /// The offset after the last that is there; `None` when nothing is.
+    pub end: Option<Offset>,
+    /// Segments there.
+    pub segments: i64,
+    /// Bytes of their batches.
+    pub size_bytes: i64,
+    /// Bytes that are not there yet.
+    pub lag_bytes: i64,
+    /// When the oldest of them was appended.
+    pub lag_since: Option<Timestamp>,
+    /// Bytes that the upload under way has sent, while there is one.
+    pub uploading_bytes: Option<i64>,
+    /// Tries that failed one after the other.
+    pub failures: i64,
+    /// What the last of them said, or what keeps the partition from going on.
+    pub trouble: Option<String>,
+    /// It does not go on until a person has looked.
+    pub is_stuck: bool,
 }
 
 /// One setting of a topic.
@@ -342,6 +369,22 @@ fn partition_description(partition: v1::PartitionDescription) -> PartitionDescri
         least_timestamp: partition.least_timestamp_ms.map(Timestamp),
         greatest_timestamp: partition.greatest_timestamp_ms.map(Timestamp),
         write_refusal: Some(partition.write_refusal).filter(|text| !text.is_empty()),
+        local_start: Offset(partition.local_start_offset),
+        archive: partition.archive.map(partition_archive),
+    }
+}
+
+fn partition_archive(archive: v1::PartitionArchive) -> PartitionArchive {
+    PartitionArchive {
+        end: archive.end_offset.map(Offset),
+        segments: archive.segments,
+        size_bytes: archive.size_bytes,
+        lag_bytes: archive.lag_bytes,
+        lag_since: archive.lag_since_ms.map(Timestamp),
+        uploading_bytes: archive.uploading_bytes,
+        failures: archive.failures,
+        trouble: Some(archive.trouble).filter(|text| !text.is_empty()),
+        is_stuck: archive.stuck,
     }
 }
 

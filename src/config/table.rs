@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, DataLife, value};
-use crate::broker::AutoCreate;
+use crate::broker::{AutoCreate, TopicPatterns};
 
 /// Where topic settings stand that a server gives as defaults.
 pub(super) const TOPIC_DEFAULTS: &str = "topic_defaults.";
@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Switch(fn(&mut Config, bool)),
     Address(fn(&mut Config, String)),
     Text(fn(&mut Config, String)),
+    /// Text that not any text will do for; the function says what would.
+    Checked(fn(&mut Config, &str) -> Result<(), String>),
     /// A path that must be given.
     Path(fn(&mut Config, PathBuf)),
     /// A path that may be absent.
@@ -56,7 +58,12 @@ impl Setting {
                 value::size_text(*range.end())
             )),
             Kind::Number(range, _) => Some(format!("{} to {}", range.start(), range.end())),
-            Kind::Switch(_) | Kind::Address(_) | Kind::Text(_) | Kind::Path(_) | Kind::File(_) => None,
+            Kind::Switch(_)
+            | Kind::Address(_)
+            | Kind::Text(_)
+            | Kind::Checked(_)
+            | Kind::Path(_)
+            | Kind::File(_) => None,
         }
     }
 
@@ -76,6 +83,7 @@ impl Setting {
             Kind::Switch(set) => set(config, value::switch(text)?),
             Kind::Address(set) => set(config, value::address(text)?),
             Kind::Text(set) => set(config, text.to_owned()),
+            Kind::Checked(set) => set(config, text)?,
             Kind::Path(_) if text.is_empty() => return Err("a path".to_owned()),
             Kind::Path(set) => set(config, PathBuf::from(text)),
             Kind::File(set) => set(config, (!text.is_empty()).then(|| PathBuf::from(text))),
@@ -85,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 26] = [
+pub const SETTINGS: [Setting; 29] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -275,6 +283,29 @@ pub const SETTINGS: [Setting; 26] = [
         doc: "Partitions of a topic created without a number.",
         kind: Kind::Number(1..=10_000, |config, count| {
             config.broker.num_partitions = i32::try_from(count).expect("the range fits");
+        }),
+    },
+    Setting {
+        key: "tier.url",
+        default: "",
+        doc: "Address of the archive: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder; none when empty. Credentials are found as each cloud's own tools find them.",
+        kind: Kind::Text(|config, url| config.broker.archive.url = Some(url).filter(|url| !url.is_empty())),
+    },
+    Setting {
+        key: "tier.topics",
+        default: "*",
+        doc: "Topics that go to the archive unless they say otherwise by remote.storage.enable: names joined by commas, * for any characters.",
+        kind: Kind::Checked(|config, text| {
+            config.broker.archive.topics = TopicPatterns::parse(text)?;
+            Ok(())
+        }),
+    },
+    Setting {
+        key: "tier.upload_max_bytes_per_second",
+        default: "0",
+        doc: "Bytes that all uploads send in a second; 0 means no limit.",
+        kind: Kind::Size(0..=1 << 40, |config, bytes| {
+            config.broker.archive.upload_max_bytes_per_second = bytes;
         }),
     },
 ];

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::broker::{
     Aborted, Acks, Appended, ConfigSource, Error, FoundOffset, NewRecord, Novelty, OffsetQuery,
-    PartitionDescription, ReadEnd, ReadStart, TopicDescription, TopicSummary,
+    PartitionArchive, PartitionDescription, ReadEnd, ReadStart, TopicDescription, TopicSummary,
 };
 use crate::proto::v1;
 use crate::record::{Codec, Header, ProducerStamp, Record};
@@ -344,6 +344,23 @@ fn partition_description(partition: PartitionDescription) -> v1::PartitionDescri
         least_timestamp_ms: partition.least_timestamp.map(|timestamp| timestamp.0),
         greatest_timestamp_ms: partition.greatest_timestamp.map(|timestamp| timestamp.0),
         write_refusal: partition.write_refusal.unwrap_or_default(),
+        local_start_offset: partition.local_start.0,
+        archive: partition.archive.map(partition_archive),
+    }
+}
+
+/// Tells how a partition stands in the archive.
+pub(super) fn partition_archive(archive: PartitionArchive) -> v1::PartitionArchive {
+    v1::PartitionArchive {
+        end_offset: archive.end.map(|end| end.0),
+        segments: count(archive.segments),
+        size_bytes: count(archive.size_bytes),
+        lag_bytes: count(archive.lag_bytes),
+        lag_since_ms: archive.lag_since.map(|since| since.0),
+        uploading_bytes: archive.uploading_bytes.map(count),
+        failures: archive.failures.into(),
+        trouble: archive.trouble.unwrap_or_default(),
+        stuck: archive.is_stuck,
     }
 }
 
@@ -374,6 +391,8 @@ mod tests {
             least_timestamp: Some(Timestamp::MAX),
             greatest_timestamp: Some(Timestamp::MAX),
             write_refusal: None,
+            local_start: Offset::MAX,
+            archive: None,
         };
         let topic = TopicDescription {
             summary: TopicSummary {

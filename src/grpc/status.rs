@@ -148,6 +148,9 @@ fn reason(error: &Error) -> &'static str {
         Error::WritesRefused { .. } => "WRITES_REFUSED",
         Error::AckTimeout { .. } => "ACK_TIMEOUT",
         Error::ShuttingDown => "SHUTTING_DOWN",
+        Error::ArchiveOnly { .. } => "ARCHIVE_ONLY",
+        Error::ArchiveUnavailable { .. } => "ARCHIVE_UNAVAILABLE",
+        Error::ArchiveRefused { .. } => "ARCHIVE_REFUSED",
         Error::Damaged { .. } => "DAMAGED",
         Error::Storage { .. } => "STORAGE_FAILED",
     }
@@ -183,6 +186,7 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
         | Error::InvalidTransactionState { partition, .. }
         | Error::WritesRefused { partition, .. }
         | Error::AckTimeout { partition, .. }
+        | Error::ArchiveOnly { partition, .. }
         | Error::Damaged { partition, .. } => {
             let TopicPartition { topic, partition } = partition;
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
@@ -191,6 +195,8 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
         | Error::DiskFull { .. }
         | Error::Overloaded { .. }
         | Error::ShuttingDown
+        | Error::ArchiveUnavailable { .. }
+        | Error::ArchiveRefused { .. }
         | Error::Storage { .. } => Vec::new(),
     }
 }
@@ -242,7 +248,12 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
             ..
         } => &[("free_bytes", free), ("min_free_bytes", least)],
         Error::Overloaded { what, limit } => &[("resource", what), ("limit", limit)],
-        Error::Storage { target, .. } => &[("target", target)],
+        Error::Storage { target, .. } | Error::ArchiveUnavailable { target, .. } => &[("target", target)],
+        Error::ArchiveOnly {
+            offset: asked,
+            local_start: local,
+            ..
+        } => &[("offset", asked), ("local_start_offset", local)],
         Error::Damaged {
             lost: Some(Range { start, end }),
             ..
@@ -257,6 +268,7 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
         | Error::PolicyViolation { .. }
         | Error::WritesRefused { .. }
         | Error::ShuttingDown
+        | Error::ArchiveRefused { .. }
         | Error::Damaged { lost: None, .. } => &[],
     };
     named

@@ -110,6 +110,14 @@ pub enum ReadError {
         /// The next to be assigned.
         log_end: Offset,
     },
+    /// It is not on this disk: the archive alone has it.
+    #[error("offset {offset} is only in the archive, the local log begins at {local_start}")]
+    Cold {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first on local disk.
+        local_start: Offset,
+    },
     /// Bytes in the log are not what was written.
     #[error("{} is damaged at position {position}: {reason}", path.display())]
     Damaged {

@@ -276,7 +276,7 @@ fn manifest_of(log: &JournalOf<'_>, sealed: &[Arc<Sealed>]) -> Manifest {
     manifest
 }
 
-fn summary_of(sealed: &Sealed) -> SegmentSummary {
+pub(super) fn summary_of(sealed: &Sealed) -> SegmentSummary {
     let (extent, lens) = (&sealed.extent, sealed.index_lens());
     SegmentSummary {
         next_offset: extent.next,

@@ -103,6 +103,10 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
     if !has_room || !last.gaps().is_empty() {
         return Ok(false);
     }
+    if opening.config.archived.is_some() && last.extent.end > 0 {
+        // The archive may have it, and what it has does not grow.
+        return Ok(false);
+    }
     let links = writer
         .files
         .fs()

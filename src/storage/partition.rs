@@ -7,6 +7,7 @@
 //! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | `archived` | which of them the archive has | memory work |
 //! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
@@ -40,7 +41,7 @@ use super::standing::Stand;
 use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
-use super::{AbortedTransaction, Hold, Marker, Origin, Verdict, load, reindex, stamps};
+use super::{AbortedTransaction, Hold, Marker, Origin, SegmentFacts, Verdict, load, reindex, stamps};
 
 /// One partition's log. All methods may be called from any thread.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Partition {
     pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
     pub(super) maintenance: Maintenance,
     pub(super) names: Mutex<()>,
+    /// The segments that the archive has, by offset.
+    pub(super) archived: RwLock<Arc<[SegmentFacts]>>,
     pub(super) cleaner: CleanerState,
 }
 
@@ -322,8 +325,12 @@ impl Partition {
         })
     }
 
-    /// Returns the aborted transactions that may have batches in a range, by first offset. May read a disk.
-    pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+    /// Returns the aborted transactions that may have batches in a range, by first offset, as far as markers on local disk tell.
+    /// May read a disk.
+    ///
+    /// # Errors
+    /// Damage; what the disk says.
+    pub fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
         self.turnover.steady(|| self.aborted_now(range))
     }
 
@@ -367,6 +374,14 @@ impl Partition {
                 log_end,
             });
         }
+        self.check_local(offset)
+    }
+
+    fn check_local(&self, offset: Offset) -> Result<(), ReadError> {
+        let local_start = self.marks.view().local_start;
+        if offset < local_start {
+            return Err(ReadError::Cold { offset, local_start });
+        }
         Ok(())
     }
 
@@ -380,14 +395,28 @@ impl Partition {
     /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
     ///
     /// # Errors
-    /// Damage; what the disk says.
+    /// [`ReadError::Cold`] when a part of the log is only in the archive; damage; what the disk says.
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_time_now(at, bound))
+        self.find_time_from(at, self.marks.view().log_start, bound)
     }
 
-    fn find_time_now(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
+    /// As [`find_time`](Self::find_time), from an offset on.
+    ///
+    /// # Errors
+    /// [`ReadError::Cold`] when a part of the log from there on is only in the archive; damage; what the disk says.
+    pub fn find_time_from(
+        &self,
+        at: Timestamp,
+        from: Offset,
+        bound: Offset,
+    ) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_time_now(at, from, bound))
+    }
+
+    fn find_time_now(&self, at: Timestamp, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        let from = self.marks.view().log_start;
+        let from = from.max(self.marks.view().log_start);
+        self.check_local(from)?;
         self.reader().find_time(&FindTime {
             at,
             from,
@@ -399,17 +428,26 @@ impl Partition {
     /// Finds the first record below `bound` that has the greatest timestamp. May read a disk.
     ///
     /// # Errors
-    /// Damage; what the disk says.
+    /// [`ReadError::Cold`] when a part of the log is only in the archive; damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_max_timestamp_now(bound))
+        self.find_max_timestamp_from(self.marks.view().log_start, bound)
     }
 
-    fn find_max_timestamp_now(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
-        let from = self.marks.view().log_start;
+    /// As [`find_max_timestamp`](Self::find_max_timestamp), of the records from an offset on.
+    ///
+    /// # Errors
+    /// [`ReadError::Cold`] when a part of the log from there on is only in the archive; damage; what the disk says.
+    pub fn find_max_timestamp_from(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover.steady(|| self.find_max_timestamp_now(from, bound))
+    }
+
+    fn find_max_timestamp_now(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
+        let from = from.max(self.marks.view().log_start);
+        self.check_local(from)?;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
-        if let Some(found) = self.find_time_now(greatest, bound)? {
+        if let Some(found) = self.find_time_now(greatest, from, bound)? {
             return Ok(Some(found));
         }
         // The greatest of the segments belongs to a record before the log start, or not yet visible.
@@ -418,7 +456,7 @@ impl Partition {
             .reader()
             .greatest_within(&(from..bound), max_decompressed_bytes)?
         {
-            Some(greatest) => self.find_time_now(greatest, bound),
+            Some(greatest) => self.find_time_now(greatest, from, bound),
             None => Ok(None),
         }
     }

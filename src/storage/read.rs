@@ -52,6 +52,16 @@ pub enum FirstBatch {
     IfItFits,
 }
 
+impl FirstBatch {
+    /// Of several reads that share an answer, the first that finds something returns its batch whole.
+    pub fn after(bytes_so_far: usize) -> Self {
+        match bytes_so_far {
+            0 => Self::Whole,
+            _ => Self::IfItFits,
+        }
+    }
+}
+
 /// Whole batches lying back to back.
 #[derive(Clone, Debug)]
 pub struct Slice {

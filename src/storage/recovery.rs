@@ -51,6 +51,8 @@ pub(super) struct Recovery<'a> {
     pub(super) recovery_point: Offset,
     /// As the checkpoint says.
     pub(super) log_start: Option<Offset>,
+    /// As the checkpoint says: what lies before it is only in the archive.
+    pub(super) local_start: Option<Offset>,
     pub(super) stop: Stop,
     pub(super) now: Timestamp,
 }
@@ -67,6 +69,8 @@ pub(super) enum Stop {
 pub(super) struct Recovered {
     pub(super) segments: Vec<Arc<Sealed>>,
     pub(super) log_start: Offset,
+    /// What lies before it is only in the archive.
+    pub(super) local_start: Offset,
     pub(super) log_end: Offset,
     pub(super) journal: Journal,
     /// The first offset of the earliest open transaction.
@@ -96,9 +100,15 @@ impl Recovery<'_> {
             }
         }
         let log_start = closed.log_start.max(self.log_start.unwrap_or(closed.log_start));
+        let log_start = log_start.min(closed.log_end);
+        let local_start = match self.may_be_cold() {
+            true => begins(&segments, closed.log_end).max(log_start),
+            false => log_start,
+        };
         Some(Recovered {
             segments,
-            log_start: log_start.min(closed.log_end),
+            log_start,
+            local_start,
             log_end: closed.log_end,
             journal: Journal::intact(known),
             first_unstable: closed.first_unstable,
@@ -134,14 +144,15 @@ impl Recovery<'_> {
         let log_start = self
             .log_start
             .unwrap_or_else(|| self.log_start_without_checkpoint(&known, &found));
-        let mut log_end = found.segments.last().map_or(log_start, |last| last.extent.next);
+        let begins_at = log_start.max(self.local_start.unwrap_or(log_start));
+        let mut log_end = found.segments.last().map_or(begins_at, |last| last.extent.next);
         if log_end < log_start {
             tracing::warn!(partition = %self.id, %log_start, %log_end, "the log ends before its start; it begins anew there");
             self.remove_all(&found.segments)?;
             found.segments.clear();
             log_end = log_start;
         }
-        let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
+        let first_base = begins(&found.segments, log_end);
         // Offsets before the recovery point are not given again: what a repair or damage took leaves a hole, and the point
         // never vouches for records that came after it was written.
         log_end = log_end.max(self.believable_recovery_point(log_end));
@@ -156,14 +167,25 @@ impl Recovery<'_> {
             Some(producers) => producers,
             None => self.producers(&found.segments, log_end)?,
         };
+        let local_start = log_start.max(first_base).min(log_end);
         Ok(Recovered {
             segments: found.segments,
-            log_start: log_start.max(first_base).min(log_end),
+            log_start: match self.may_be_cold() {
+                true => log_start.min(log_end),
+                false => local_start,
+            },
+            local_start,
             log_end,
             journal: Journal::stale(&known),
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
+    }
+
+    /// Tells whether the archive may have what lies between the log start and the first segment: a checkpoint says so, or
+    /// segments of this log go there. A compacted log keeps all of its own: what its first segments do not have is gone.
+    fn may_be_cold(&self) -> bool {
+        self.local_start.is_some() || (self.config.archived.is_some() && !self.config.cleanup.compacts())
     }
 
     /// What the manifest says is a lower bound: the log start never goes back. It takes nothing away that is there.
@@ -360,6 +382,11 @@ impl Recovery<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns where the first of `segments` begins; `end` when there is none.
+fn begins(segments: &[Arc<Sealed>], end: Offset) -> Offset {
+    segments.first().map_or(end, |first| first.extent.base)
 }
 
 /// A log to verify.

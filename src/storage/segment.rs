@@ -31,7 +31,7 @@ use crate::types::{Offset, Timestamp};
 use super::error::{IoContext, ReadError};
 use super::files::Replacements;
 use super::gap::Gap;
-use super::index_set::{ContentSpan, IndexSet};
+use super::index_set::{ContentSpan, IndexFiles, IndexSet};
 use super::paths::SegmentFile;
 use super::spacing::Holes;
 use super::walk::{EVERY_OFFSET, Start, Stretch, Walk};
@@ -317,6 +317,36 @@ impl Sealed {
                 beyond.last_offset
             ))),
             None => Ok(index.iter().collect()),
+        }
+    }
+
+    /// Returns all indexes: those in memory, those on disk if they are sound, else made anew from the log.
+    pub(super) fn sound_indexes(&self, files: &FileCache) -> Result<IndexFiles, ReadError> {
+        let of = |set: &IndexSet| IndexFiles {
+            offsets: set.offset_bytes().to_vec(),
+            times: set.time_bytes().to_vec(),
+            aborted: set.aborted().to_vec(),
+        };
+        let indexes = self.indexes.lock().clone();
+        let lens = match indexes {
+            Indexes::Pending(set) => return Ok(of(&set)),
+            Indexes::Unchecked(lens) | Indexes::Checked(lens) => lens,
+        };
+        let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
+        let on_disk = || -> Option<(Bytes, Bytes)> {
+            let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets).ok()?;
+            let times = self.map(files, SegmentFile::TimeIndex, lens.times).ok()?;
+            OffsetIndex::open(&offsets, self.extent.end).ok()?;
+            TimeIndex::open(&times, last).ok()?;
+            Some((offsets, times))
+        };
+        match on_disk() {
+            Some((offsets, times)) => Ok(IndexFiles {
+                offsets: offsets.to_vec(),
+                times: times.to_vec(),
+                aborted: self.aborted(files)?,
+            }),
+            None => self.rebuild_indexes(files).map(|set| of(&set)),
         }
     }
 

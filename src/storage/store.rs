@@ -4,6 +4,7 @@
 //!   .lock                              held while open
 //!   meta.properties                    cluster, node and directory ids
 //!   siltstone.epoch                    the epochs claimed so far, see `epoch_file`
+//!   local-start-offset-checkpoint      per partition of which a part is only in the archive: where the local part begins
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
@@ -101,6 +102,14 @@ impl Store {
     /// Returns the epoch of this start.
     pub fn epoch(&self) -> LeaderEpoch {
         self.dir.epoch()
+    }
+
+    /// Makes the epoch of this start at least `least`, durably.
+    ///
+    /// # Errors
+    /// What the disk says; an epoch that is greater already is none.
+    pub fn raise_epoch(&self, least: LeaderEpoch) -> Result<(), StoreError> {
+        self.dir.raise_epoch(least)
     }
 
     /// Returns the cluster's id.

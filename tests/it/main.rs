@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+#[cfg(feature = "tier")]
+mod archive;
 mod cli_bench;
 mod cli_produce;
 mod cli_read;
@@ -22,3 +24,5 @@ mod process;
 mod serve;
 mod support;
 mod tidy;
+#[cfg(feature = "tier")]
+mod tier_conformance;
