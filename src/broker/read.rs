@@ -34,6 +34,9 @@ use super::served::Served;
 use super::topics::Topic;
 use super::wait::Wait;
 
+/// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
+/// them.
+pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// Partitions whose starts are looked up by time at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
 /// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name

@@ -246,6 +246,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         removals: Removals::default(),
         openings: Openings::default(),
         retention: RetentionWork::default(),
+        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         archive,
         open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         waits: WaitSet::new(REGISTRATIONS_MAX),

@@ -152,7 +152,7 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         (
             vec!["--data-dir", "full/inside"],
             1,
-            "cannot use full/inside: Not a directory (os error 20); choose another data directory",
+            "cannot use full/inside: cannot look at it: Not a directory (os error 20); ",
         ),
         (
             vec!["--data-dir", "missing/inside"],

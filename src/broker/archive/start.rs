@@ -220,8 +220,7 @@ pub(super) fn random<const LEN: usize>() -> Result<[u8; LEN], Error> {
 
 /// Where this server runs, for a person who finds two on one bucket.
 fn host() -> String {
-    let name = std::env::var("HOSTNAME").unwrap_or_default();
-    format!("{name} process {}", std::process::id()).trim().to_owned()
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "a host without a name".to_owned())
 }
 
 fn refused(error: &TierError) -> Error {
