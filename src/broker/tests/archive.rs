@@ -428,7 +428,6 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
     faulty.heal();
     until("it goes on", || marks(&house, &topic).local_start > Offset(20)).await;
     assert_eq!(status(&house, &topic).failures, 0);
-    assert_eq!(all_values(&house, &topic).await, values(0..60));
     faulty.always(Kind::Get, Fault::Hang);
     let cold = house.fetch(&topic, 0, 0).await.expect_err("no answer comes");
     assert!(matches!(cold, Error::ArchiveUnavailable { .. }), "{cold}");
@@ -438,6 +437,14 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
         .fetch(&topic, local.0, 0)
         .await
         .expect("what is local is read as ever");
+    faulty.heal();
+    assert_eq!(all_values(&house, &topic).await, values(0..60));
+    faulty.always(Kind::Get, Fault::Hang);
+    let again = house.fetch(&topic, 0, 0).await;
+    assert_eq!(
+        texts(&again.expect("it was read before, and is kept"))[0],
+        value(0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
