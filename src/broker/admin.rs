@@ -465,7 +465,18 @@ pub(super) fn new_topic_id() -> Result<TopicId, Error> {
 impl Core {
     /// Tells how a partition stands in the archive.
     pub(super) fn archive_status(&self, served: &Served) -> Option<PartitionArchive> {
-        self.archive.as_ref().and_then(|archive| archive.status(served))
+        let archive = self.archive.as_ref()?;
+        archive.status(served).or_else(|| {
+            // It was made a moment ago: nobody who uploads has looked at it yet.
+            let topic = self.topics.find(&served.id().topic).ok()?;
+            let lag = served.log.archive_lag(served.log.watermarks().log_start);
+            let is_archived = self.config.archives(&topic.name, &topic.config);
+            is_archived.then(|| PartitionArchive {
+                lag_bytes: lag.bytes,
+                lag_since: lag.since,
+                ..PartitionArchive::default()
+            })
+        })
     }
 
     fn describe_partition(&self, served: &Served) -> PartitionDescription {

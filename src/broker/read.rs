@@ -39,9 +39,6 @@ use super::wait::Wait;
 pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// Partitions whose starts are looked up by time at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
-/// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
-/// them.
-pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -248,7 +248,6 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         retention: RetentionWork::default(),
         open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         archive,
-        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,

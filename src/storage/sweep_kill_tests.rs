@@ -58,6 +58,17 @@ pub(super) fn violation_without(site: SyncSite) -> Option<String> {
     })
 }
 
+/// The promise that a life and the start after its end break with one sync switched off, when the life is killed and the power
+/// goes in that start.
+pub(super) fn violation_in_the_next_start_without(site: SyncSite) -> Option<String> {
+    let mut tries = (0..calls_of_a_life()).flat_map(|death| [1, 4, 9].map(|again| (death, again)));
+    tries.find_map(|(death, again)| {
+        let fs = disk();
+        fs.disable_sync(site);
+        killed_and_cut(fs, death, again).err()
+    })
+}
+
 #[test]
 fn a_power_cut_after_the_start_that_followed_a_kill_breaks_no_promise() {
     for death in 0..calls_of_a_life() {

@@ -60,6 +60,9 @@ fn a_topic_whose_local_data_is_dropped_is_read_back_from_a_folder_and_two_server
         &lines(),
     );
     assert_eq!(code, Some(0), "{said}");
+    let waited = server.done(&["tier", "status", "flights", "--wait-s", "600", "--json"]);
+    let waited: Value = serde_json::from_str(waited.trim()).expect("one line for one partition");
+    assert_eq!(waited["end_offset"], COUNT, "{waited}");
     let status = wait_until_it_left(&server);
     assert!(status["segments"].as_i64().expect("a number") > 5, "{status}");
     assert_eq!(status["stuck"], false);

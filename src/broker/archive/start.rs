@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::{BrokerConfig, Error};
-use crate::env::Fs;
+use crate::env::{Fs, process_name};
 use crate::storage::Store;
 use crate::telemetry::Metrics;
 use crate::tier::{
@@ -52,7 +52,7 @@ impl Archive {
         };
         let claimant = Claimant {
             cluster_id: store.cluster_id().to_owned(),
-            host: host(),
+            host: process_name(),
             least_epoch: store.epoch(),
             writer: WriterId(random()?),
         };
@@ -216,11 +216,6 @@ pub(super) fn random<const LEN: usize>() -> Result<[u8; LEN], Error> {
         reason: error.to_string(),
     })?;
     Ok(bytes)
-}
-
-/// Where this server runs, for a person who finds two on one bucket.
-fn host() -> String {
-    std::env::var("HOSTNAME").unwrap_or_else(|_| "a host without a name".to_owned())
 }
 
 fn refused(error: &TierError) -> Error {

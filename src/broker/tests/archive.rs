@@ -439,6 +439,12 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
         .expect("what is local is read as ever");
     faulty.heal();
     assert_eq!(all_values(&house, &topic).await, values(0..60));
+    faulty.always(Kind::Get, Fault::Hang);
+    let again = house.fetch(&topic, 0, 0).await;
+    assert_eq!(
+        texts(&again.expect("it was read before, and is kept"))[0],
+        value(0)
+    );
 }
 
 #[tokio::test(start_paused = true)]
