@@ -162,7 +162,7 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         (
             vec!["--data-dir", "/proc/x"],
             1,
-            "cannot use /proc/x: No such file or directory (os error 2); choose another data directory",
+            "cannot use /proc/x: cannot create it: No such file or directory (os error 2); ",
         ),
         (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
         (vec![], 1, "siltstone-data"),
