@@ -127,7 +127,8 @@ impl Partition {
                 reason,
             })
         };
-        if end.is_some() && next.extent.base < from {
+        let reaches_over = end.is_some() && next.extent.base < from;
+        if reaches_over && !self.config.read().cleanup.compacts() {
             return stuck(format!(
                 "the local segment from offset {} reaches over offset {from}, where the archive ends",
                 next.extent.base
@@ -141,14 +142,16 @@ impl Partition {
                 gap.reason
             ));
         }
-        if !next.has_its_name() {
+        // What the cleaner put together over the archive's end goes there in the place of what it was made of: see `rewritten`.
+        if reaches_over || !next.has_its_name() {
             return Ok(NextToArchive::Nothing);
         }
         let handed_over = self.hand_over(next, now)?;
         Ok(NextToArchive::Segment(Box::new(handed_over)))
     }
 
-    /// Returns what the cleaner made of segments that the archive has, each by offset: the first such neighbours. Reads a disk.
+    /// Returns what the cleaner made of segments that the archive has, each by offset: the first such neighbours. At the archive's end
+    /// that may hold segments, too, that the archive has not got yet. Reads a disk.
     ///
     /// # Errors
     /// What the disk says; trying again loses nothing.
@@ -164,9 +167,11 @@ impl Partition {
         let Some((removed, new)) = self.difference(archived) else {
             return Ok(None);
         };
+        let marks = self.watermarks();
+        let safe = marks.last_stable.min(marks.recovery_point);
         let is_ready = new
             .iter()
-            .all(|sealed| sealed.has_its_name() && sealed.gaps().is_empty());
+            .all(|sealed| sealed.has_its_name() && sealed.gaps().is_empty() && sealed.extent.next <= safe);
         if !is_ready {
             return Ok(None);
         }
@@ -353,10 +358,7 @@ fn first_difference(
             Some((at, found)) => (at, new + found),
             None => (archived.len(), local.len()),
         };
-        let until = archived[old_end - 1].next;
-        // What reaches further was sealed behind the archive's end, and goes there by itself.
-        let within = local[new..new_end].iter().all(|segment| segment.next <= until);
-        return within.then_some((old..old_end, new..new_end));
+        return Some((old..old_end, new..new_end));
     }
     None
 }

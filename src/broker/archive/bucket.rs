@@ -184,6 +184,11 @@ impl Tiered {
         })
     }
 
+    /// Tells whether somebody is writing the manifest.
+    pub(super) fn is_taken(&self) -> bool {
+        self.ledger.lock().is_none()
+    }
+
     /// Shows readers, and the log, what the manifest says now.
     pub(super) fn show(&self, ledger: &Ledger<Manifest>, served: &Served) {
         let cold = ColdLog::new(

@@ -164,7 +164,8 @@ impl Archive {
     }
 
     fn is_due(&self, wish: &Wish, now: Timestamp) -> bool {
-        if wish.served.closed().is_some() {
+        // What a stop is at, too, is left to it.
+        if wish.served.closed().is_some() || wish.tiered.is_taken() {
             return false;
         }
         {
@@ -203,7 +204,8 @@ impl Archive {
                     state.failures = 0;
                     state.trouble = None;
                     state.is_stuck = false;
-                    state.again_at = None;
+                    // What is due and cannot be done yet is looked at again in a while, not at once.
+                    state.again_at = (done == Done::All).then(|| Instant::now() + LOOK_INTERVAL);
                     state.is_doubtful = false;
                 }
                 drop(state);

@@ -1,6 +1,9 @@
 //! The archive behind a broker: what goes there, what leaves the disk, and that every call answers as before.
 
+use super::golden::{end, one};
 use super::*;
+use crate::record::{Accepted, Outcome};
+use crate::storage::Origin;
 use crate::tier::testing::{Fault, FaultyStore, Kind, bucket as faulty_bucket, memory};
 use crate::tier::{CallLimits, Catalog, Ledger, TierStore};
 
@@ -43,6 +46,13 @@ async fn house(store: &TierStore) -> House {
 
 const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
 
+/// As [`SMALL`], of keys; compacted only by command.
+const COMPACTED: [(&str, &str); 3] = [
+    ("cleanup.policy", "compact"),
+    ("segment.bytes", "16384"),
+    ("min.cleanable.dirty.ratio", "1"),
+];
+
 fn value(number: i64) -> String {
     format!("{number:06} {}", "x".repeat(1000))
 }
@@ -79,6 +89,17 @@ async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
         let others = tokio::task::spawn_blocking(std::thread::yield_now);
         others.await.expect("it only yields");
     }
+}
+
+/// Waits until the archive has heard of the topic.
+async fn until_known(house: &House, topic: &TopicName) {
+    until("the catalog is there", || {
+        house.broker.core.topics.find(topic).is_ok_and(|topic| {
+            let archive = house.broker.core.archive.as_ref().expect("it has one");
+            archive.status(&topic.partitions[0]).is_some()
+        })
+    })
+    .await;
 }
 
 async fn all_values(house: &House, topic: &TopicName) -> Vec<String> {
@@ -203,6 +224,11 @@ async fn retention_of_the_whole_shrinks_the_archive_and_objects_are_swept_after_
         marks(&house, &topic).local_start > Offset(50)
     })
     .await;
+    house.clock.advance_ms(60_000);
+    until("all is archived", || {
+        status(&house, &topic).end == Some(Offset(100))
+    })
+    .await;
     let before = objects(&store, "/segments/").await;
     let change = ConfigChange {
         set: BTreeMap::from([("retention.bytes".to_owned(), "40000".to_owned())]),
@@ -321,39 +347,205 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
         refused.contains("keeps all of its data on the local disk"),
         "{refused}"
     );
-    let settings = [("cleanup.policy", "compact"), ("segment.bytes", "16384")];
-    let topic = house.create("flights", 1, &settings).await;
-    let (over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
-    tokio::task::spawn_blocking(move || is_over.recv());
-    for round in 0..40 {
-        let record = keyed(&format!("key {}", round % 2), &value(round));
-        house.append(&topic, 0, vec![record]).await.expect("appended");
-    }
-    drop(over);
+    let topic = house.create("flights", 1, &COMPACTED).await;
+    write_keys(&house, &topic, 0..40).await;
     house.clock.advance_ms(60_000);
     until("all is archived", || {
         status(&house, &topic).end == Some(Offset(40))
     })
     .await;
     let before = status(&house, &topic);
+    compact(&house, &topic).await;
+    let found = house.broker.core.topics.find(&topic).expect("there");
+    let local_bytes = || found.partitions[0].log.describe().size_bytes;
+    assert!(local_bytes() < before.size_bytes / 2);
+    until("the archive follows", || {
+        status(&house, &topic).size_bytes == local_bytes()
+    })
+    .await;
+    assert_eq!(marks(&house, &topic).local_start, Offset(0));
+}
+
+/// Appends records of two keys in turn, one for each call.
+async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
+    let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
+    tokio::task::spawn_blocking(move || is_over.recv());
+    for number in numbers {
+        let record = keyed(&format!("key {}", number % 2), &value(number));
+        house.append(topic, 0, vec![record]).await.expect("appended");
+    }
+}
+
+async fn compact(house: &House, topic: &TopicName) {
     let wish = CompactNow {
         topic: topic.clone(),
         partitions: Vec::new(),
     };
-    house
-        .broker
-        .compact_now(&wish, CompactWait::UntilDone)
-        .await
-        .expect("compacted");
-    until("the archive follows", || {
-        status(&house, &topic).size_bytes < before.size_bytes / 2
+    let compacted = house.broker.compact_now(&wish, CompactWait::UntilDone).await;
+    compacted.expect("compacted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_cleaner_puts_together_over_the_end_of_the_archive_goes_there_whole() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &COMPACTED).await;
+    write_keys(&house, &topic, 0..20).await;
+    house.clock.advance_ms(60_000);
+    until("the first half is archived", || {
+        status(&house, &topic).end == Some(Offset(20))
     })
     .await;
-    assert_eq!(marks(&house, &topic).local_start, Offset(0));
-    let local = house.broker.core.topics.find(&topic).expect("there").partitions[0]
-        .log
-        .describe();
-    assert_eq!(status(&house, &topic).size_bytes, local.size_bytes);
+    faulty.always(Kind::Put, Fault::Refuse);
+    // The second pass puts together what the first left little of.
+    write_keys(&house, &topic, 20..30).await;
+    compact(&house, &topic).await;
+    write_keys(&house, &topic, 30..40).await;
+    compact(&house, &topic).await;
+    let found = house.broker.core.topics.find(&topic).expect("there");
+    let log = &found.partitions[0].log;
+    assert!(
+        log.describe().segments <= 2,
+        "one from both sides, and the active one"
+    );
+    assert_eq!(status(&house, &topic).end, Some(Offset(20)));
+    faulty.heal();
+    house.clock.advance_ms(60_000);
+    until("all is archived", || {
+        status(&house, &topic).end == Some(Offset(40))
+    })
+    .await;
+    let told = status(&house, &topic);
+    assert_eq!((told.is_stuck, told.segments), (false, 1), "{told:?}");
+    assert_eq!(told.size_bytes, log.describe().size_bytes);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_aborted_transactions_stay_unread_wherever_the_transaction_lies() {
+    let store = bucket();
+    let house = house(&store).await;
+    let settings = [("segment.bytes", "16384"), ("local.retention.bytes", "40000")];
+    let topic = house.create("flights", 1, &settings).await;
+    let found = house.broker.core.topics.find(&topic).expect("there");
+    let log = Arc::clone(&found.partitions[0].log);
+    let put = |batch: Accepted, origin: Origin| {
+        log.append(&batch, origin, NOW).expect("appended");
+    };
+    // 6, 7 and 8 begin in what leaves the disk. 7 ends there, the others in what stays, in which 9 begins and ends.
+    put(one(Some(7), "aborted 7"), Origin::Client);
+    put(one(Some(8), "aborted 8"), Origin::Client);
+    fill(&house, &topic, 0..20).await;
+    put(end(7, Outcome::Abort), Origin::Coordinator);
+    put(one(Some(6), "committed 6"), Origin::Client);
+    fill(&house, &topic, 20..80).await;
+    put(end(6, Outcome::Commit), Origin::Coordinator);
+    put(end(8, Outcome::Abort), Origin::Coordinator);
+    put(one(Some(9), "aborted 9"), Origin::Client);
+    put(end(9, Outcome::Abort), Origin::Coordinator);
+    fill(&house, &topic, 80..81).await;
+    let committed = [values(0..20), vec!["committed 6".to_owned()], values(20..81)].concat();
+    let check = async |house: &House| {
+        let spec = ReadSpec {
+            isolation: Isolation::ReadCommitted,
+            ..read(&topic, ReadStart::Earliest, ReadEnd::Now)
+        };
+        assert_eq!(house.values(spec).await.expect("readable"), committed);
+        let everything = all_values(house, &topic).await;
+        assert_eq!(everything.len(), committed.len() + 3);
+        let chunk = house.broker.fetch(Fetch {
+            isolation: Isolation::ReadCommitted,
+            ..fetch(vec![target(&topic, 0, 0)], 0)
+        });
+        let chunk = chunk.await.pop().expect("one").expect("readable");
+        let got = texts(&chunk);
+        assert!(!got.is_empty() && got == committed[..got.len()], "{got:?}");
+    };
+    until("the first part leaves", || {
+        let marks = marks(&house, &topic);
+        marks.local_start > Offset(25) && marks.local_start < Offset(80)
+    })
+    .await;
+    check(&house).await;
+    let change = ConfigChange {
+        set: BTreeMap::from([("local.retention.bytes".to_owned(), "0".to_owned())]),
+        unset: Vec::new(),
+    };
+    let altered = house.broker.alter_topic(&topic, change, Execution::Apply).await;
+    altered.expect("altered");
+    house.clock.advance_ms(60_000);
+    until("all of it leaves", || {
+        let marks = marks(&house, &topic);
+        marks.local_start == marks.log_end
+    })
+    .await;
+    check(&house).await;
+    let fs = house.fs.crash(CrashChoice::LoseAll);
+    drop(house);
+    let house = start_with(fs, archiving(&store)).await.expect("it starts");
+    check(&house).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_leaves_the_disk_and_stays_in_the_archive_until_the_hold_is_removed() {
+    let store = bucket();
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &SMALL).await;
+    fill(&house, &topic, 0..100).await;
+    let hold = TopicHold {
+        name: "case 7".to_owned(),
+        partition: Some(PartitionId(0)),
+        range: HeldRange::Offsets(Offset(20)..Offset(21)),
+    };
+    house.broker.add_hold(&topic, hold).await.expect("held");
+    until("the local part leaves", || {
+        marks(&house, &topic).local_start > Offset(50)
+    })
+    .await;
+    let change = ConfigChange {
+        set: BTreeMap::from([("retention.bytes".to_owned(), "0".to_owned())]),
+        unset: Vec::new(),
+    };
+    let altered = house.broker.alter_topic(&topic, change, Execution::Apply).await;
+    altered.expect("altered");
+    until("what lies before goes", || {
+        marks(&house, &topic).log_start > Offset(0)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    house.clock.advance_ms(3_600_000);
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    let kept = marks(&house, &topic).log_start;
+    assert!(kept <= Offset(20), "{kept}");
+    assert_eq!(all_values(&house, &topic).await, values(kept.0..100));
+    let removed = house.broker.remove_hold(&topic, "case 7").await;
+    removed.expect("it is there");
+    until("it goes, too", || marks(&house, &topic).log_start > Offset(20)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_half_a_minute_for_a_store_that_does_not_answer_and_the_next_start_goes_on() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &[]).await;
+    fill(&house, &topic, 0..5).await;
+    faulty.always(Kind::Put, Fault::Hang);
+    let begin = tokio::time::Instant::now();
+    house.broker.shutdown().await.expect("the disk is good");
+    let waited = begin.elapsed();
+    assert!(
+        waited >= Duration::from_secs(30) && waited < Duration::from_secs(40),
+        "{waited:?}"
+    );
+    faulty.heal();
+    let again = start_with(house.fs.clone(), archiving(&store)).await;
+    let again = again.expect("it starts");
+    again.clock.advance_ms(60_000);
+    until("the rest is archived", || {
+        status(&again, &topic).end == Some(Offset(5))
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -413,13 +605,7 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
     let store = faulty_bucket(Arc::new(faulty.clone()));
     let house = house(&store).await;
     let topic = house.create("flights", 1, &SMALL).await;
-    until("the catalog is there", || {
-        house.broker.core.topics.find(&topic).is_ok_and(|topic| {
-            let archive = house.broker.core.archive.as_ref().expect("it has one");
-            archive.status(&topic.partitions[0]).is_some()
-        })
-    })
-    .await;
+    until_known(&house, &topic).await;
     faulty.always(Kind::Put, Fault::Refuse);
     fill(&house, &topic, 0..60).await;
     until("the failure shows", || status(&house, &topic).failures > 2).await;
@@ -480,4 +666,48 @@ async fn an_object_that_is_gone_is_named_and_one_that_nobody_names_is_removed() 
     let error = house.fetch(&topic, 0, 0).await.expect_err("it is gone");
     assert!(matches!(error, Error::Damaged { .. }), "{error}");
     assert!(error.to_string().contains(&first), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_freed_by_what_the_archive_has_and_nothing_is_lost_by_a_crash_then() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    let topic = house.create("flights", 1, &SMALL).await;
+    let fill_the_disk = |times: u32| {
+        house.fs.inject(crate::env::Fault {
+            call: Call::Write,
+            path_contains: "local-start-offset-checkpoint".to_owned(),
+            times,
+            failure: Failure::Kind(IoErrorKind::StorageFull),
+        });
+    };
+    until_known(&house, &topic).await;
+    faulty.always(Kind::Put, Fault::Refuse);
+    fill(&house, &topic, 0..60).await;
+    // Without a word of what is only in the archive nothing may leave; it is tried again.
+    fill_the_disk(4);
+    faulty.heal();
+    until("there is room again", || {
+        marks(&house, &topic).local_start > Offset(20)
+    })
+    .await;
+    until("the disk is looked at", || !house.broker.core.disk.is_full()).await;
+    faulty.always(Kind::Put, Fault::Refuse);
+    fill(&house, &topic, 60..120).await;
+    // From then on the directory itself tells.
+    fill_the_disk(u32::MAX);
+    faulty.heal();
+    until("segments leave, without the checkpoint", || {
+        marks(&house, &topic).local_start > Offset(80)
+    })
+    .await;
+    assert_eq!(marks(&house, &topic).log_start, Offset(0));
+    assert_eq!(all_values(&house, &topic).await, values(0..120));
+    for choice in [CrashChoice::LoseAll, CrashChoice::KeepAll] {
+        let again = start_with(house.fs.crash(choice), archiving(&store)).await;
+        let again = again.expect("it starts");
+        assert_eq!(marks(&again, &topic).log_start, Offset(0), "{choice:?}");
+        assert_eq!(all_values(&again, &topic).await, values(0..120), "{choice:?}");
+    }
 }
