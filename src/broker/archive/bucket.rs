@@ -33,6 +33,8 @@ pub(in crate::broker) struct Archive {
     pub(super) config: ArchiveConfig,
     pub(super) claims: tokio::sync::Mutex<Claims>,
     pub(super) catalog: tokio::sync::Mutex<Ledger<Catalog>>,
+    /// How the work on the catalog goes; while it fails, nothing else does.
+    pub(super) catalog_state: Mutex<State>,
     pub(super) partitions: RwLock<HashMap<TopicPartition, Arc<Tiered>>>,
     pub(super) cold_reads: Semaphore,
     /// What all cold reads share.
@@ -86,6 +88,7 @@ impl Archive {
             config,
             claims: tokio::sync::Mutex::new(claims),
             catalog: tokio::sync::Mutex::new(catalog),
+            catalog_state: Mutex::default(),
             partitions: RwLock::default(),
             cold_reads: Semaphore::new(COLD_READS),
             cache,

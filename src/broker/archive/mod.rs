@@ -14,6 +14,7 @@
 //! | `partitions` | which partitions have something to do with the bucket | memory work |
 //! | `Tiered::ledger` | a partition's manifest as it is written; taken out by whoever writes | memory work: it is out meanwhile |
 //! | `Tiered::seen` | the manifest as readers see it | memory work |
+//! | `catalog_state` | failures of the work on the catalog | memory work |
 //! | `Tiered::state` | failures, what is stuck, when to try again | memory work |
 //!
 //! Invariants

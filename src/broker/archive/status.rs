@@ -18,6 +18,9 @@ impl Archive {
         let lag = served
             .log
             .archive_lag(end.unwrap_or_else(|| served.log.watermarks().log_start));
+        let catalog = self.catalog_state.lock();
+        let (catalog_failures, catalog_trouble) = (catalog.failures, catalog.trouble.clone());
+        drop(catalog);
         let state = tiered.state.lock();
         Some(PartitionArchive {
             end,
@@ -26,8 +29,8 @@ impl Archive {
             lag_bytes: lag.bytes,
             lag_since: lag.since,
             uploading_bytes: state.is_uploading.then(|| tiered.sent.load(Ordering::Relaxed)),
-            failures: state.failures,
-            trouble: state.trouble.clone(),
+            failures: state.failures.max(catalog_failures),
+            trouble: state.trouble.clone().or(catalog_trouble),
             is_stuck: state.is_stuck,
         })
     }

@@ -19,7 +19,7 @@ use crate::tier::{
 };
 use crate::types::{Offset, Timestamp, TopicId};
 
-use super::bucket::{Archive, Tiered};
+use super::bucket::{Archive, State, Tiered};
 
 /// How often objects that nobody names are looked for, in one partition.
 const ORPHANS_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,8 +40,23 @@ impl Archive {
         if done.is_err() {
             self.catalog_is_old.store(true, Ordering::Release);
         }
-        done?;
-        self.remove_topics(core.now(), &mut catalog).await
+        let done = match done {
+            Ok(()) => self.remove_topics(core.now(), &mut catalog).await,
+            failed => failed,
+        };
+        let mut state = self.catalog_state.lock();
+        match &done {
+            Ok(()) => *state = State::default(),
+            Err(error) => {
+                if state.trouble.is_none() && !matches!(error, TierError::Fenced { .. }) {
+                    tracing::warn!(%error, "keeping the archive's catalog failed; it is tried again");
+                }
+                state.failures = state.failures.saturating_add(1);
+                state.trouble = Some(error.to_string());
+            }
+        }
+        drop(state);
+        done
     }
 
     async fn write_catalog(&self, core: &Core, catalog: &mut Ledger<Catalog>) -> Result<(), TierError> {

@@ -95,13 +95,15 @@ impl Archive {
             if archive.is_fenced() {
                 return std::future::pending().await;
             }
+            // Before the catalog has a topic, too: should that fail, its partitions say so.
+            let wishes = archive.due(&core);
             if archive.wants_catalog(core.now())
                 && let Err(error) = archive.keep_catalog(&core).await
             {
                 archive.failed(None, &Failure::Bucket(error));
                 continue;
             }
-            for wish in archive.due(&core) {
+            for wish in wishes {
                 if jobs.len() >= JOBS {
                     break;
                 }

@@ -611,7 +611,10 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
     until("the failure shows", || status(&house, &topic).failures > 2).await;
     let told = status(&house, &topic);
     let trouble = told.trouble.expect("it says what");
-    assert!(trouble.contains("topics/flights/"), "{trouble}");
+    assert!(
+        trouble.contains("topics/flights/") || trouble.contains("catalog/"),
+        "{trouble}"
+    );
     assert!(trouble.contains("the store is not available"), "{trouble}");
     assert_eq!((told.end, told.is_stuck), (None, false));
     assert!(told.lag_bytes > 60_000);
@@ -636,6 +639,23 @@ async fn a_store_that_fails_keeps_no_append_waiting_and_is_told_until_it_is_well
         texts(&again.expect("it was read before, and is kept"))[0],
         value(0)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_cannot_be_written_is_told_by_the_partitions_that_wait_for_it() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    faulty.always(Kind::Put, Fault::Refuse);
+    let topic = house.create("flights", 1, &SMALL).await;
+    fill(&house, &topic, 0..20).await;
+    until_known(&house, &topic).await;
+    until("the failure shows", || status(&house, &topic).failures > 2).await;
+    let trouble = status(&house, &topic).trouble.expect("it says what");
+    assert!(trouble.contains("catalog/"), "{trouble}");
+    faulty.heal();
+    until("it goes on", || status(&house, &topic).end.is_some()).await;
+    assert_eq!(status(&house, &topic).trouble, None);
 }
 
 #[tokio::test(start_paused = true)]
