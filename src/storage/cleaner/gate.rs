@@ -36,7 +36,7 @@ pub enum CompactError {
     /// The budget said stop.
     #[error("stopped by its budget")]
     Stopped,
-    /// Somebody else needs the segments: retention, a repair. Begin again afterwards.
+    /// Somebody else needs the segments: other settings, a removal. Begin again afterwards.
     #[error("interrupted, something else changes the segments")]
     Interrupted,
     /// The topic's policy does not compact.

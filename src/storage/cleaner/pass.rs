@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Invariants
-//! - One pass at a time, and none while a repair works on the segments (`maintenance`). Retention comes between two chunks; the
-//!   pass goes on with what it leaves.
+//! - One pass at a time (`maintenance`). A repair replaces what is above the recovery point, a pass what is below: each takes the
+//!   other's segments as it finds them. Retention comes between two chunks; the pass goes on with what it leaves.
 //! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
 //! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
