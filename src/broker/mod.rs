@@ -63,7 +63,7 @@ pub use error::{Error, ErrorKind};
 pub use fetch::FETCH_BYTES_MAX;
 pub use holds::TopicHold;
 pub use produce::{ACK_TIMEOUT, PendingAck};
-pub use read::ReadStream;
+pub use read::{MOVED_MAX, ReadStream};
 pub use requests::{
     Aborted, Acks, Adopted, Appended, Chunk, ConfigChange, ConfigEntry, ConfigSource, Execution, Fetch,
     FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,

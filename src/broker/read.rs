@@ -39,6 +39,8 @@ use super::wait::Wait;
 pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
 /// Partitions whose starts are looked up by time at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
+/// A step tells of so many partitions that have moved: one without records comes when there are more.
+pub const MOVED_MAX: usize = 1_000;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -53,6 +55,8 @@ pub struct ReadStream {
     turn: usize,
     /// When the last step was returned.
     last_step: tokio::time::Instant,
+    /// Lanes that have come further since.
+    moved: BTreeSet<usize>,
     state: State,
     /// While it follows and found nothing.
     wait: Option<Wait<Served>>,
@@ -119,6 +123,7 @@ impl Core {
             chunk_bytes: spec.chunk_bytes,
             turn: 0,
             last_step: tokio::time::Instant::now(),
+            moved: BTreeSet::new(),
             state: State::Reading,
             wait: None,
             _share: share,
@@ -203,13 +208,14 @@ impl ReadStream {
                     // From here to the return nothing is awaited: the step counts, or it never was.
                     let found = !chunk.batches.is_empty();
                     self.lanes[lane].cursor.advance(chunk.next_offset);
+                    self.moved.insert(lane);
                     self.turn = lane + 1;
                     self.wait = None;
                     let progress = match self.plan() {
                         Ok(Next::Complete) => Progress::Complete,
                         _ => Progress::More,
                     };
-                    let due = self.last_step.elapsed() >= PROGRESS_INTERVAL;
+                    let due = self.last_step.elapsed() >= PROGRESS_INTERVAL || self.moved.len() >= MOVED_MAX;
                     if found || due || progress == Progress::Complete {
                         return Ok(self.returned(lane, chunk, progress));
                     }
@@ -297,10 +303,16 @@ impl ReadStream {
 
     fn returned(&mut self, lane: usize, chunk: Chunk, progress: Progress) -> ReadStep {
         self.last_step = tokio::time::Instant::now();
+        self.moved.insert(lane);
+        let moved = std::mem::take(&mut self.moved);
+        let stands = |lane: usize| {
+            let cursor = &self.lanes[lane].cursor;
+            (cursor.partition, cursor.position)
+        };
         ReadStep {
             partition: chunk.partition.partition,
             chunk,
-            position: self.lanes[lane].cursor.position,
+            moved: moved.into_iter().map(stands).collect(),
             progress,
         }
     }

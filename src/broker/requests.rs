@@ -199,8 +199,9 @@ pub struct ReadStep {
     pub partition: PartitionId,
     /// Its records, possibly none.
     pub chunk: Chunk,
-    /// Where it stands after this step; [`super::ReadStream::positions`] tells of all.
-    pub position: Offset,
+    /// Partitions that have come further since the step before, this one among them, and where they stand;
+    /// [`super::ReadStream::positions`] tells of all.
+    pub moved: Vec<(PartitionId, Offset)>,
     /// Whether more comes.
     pub progress: Progress,
 }

@@ -17,7 +17,7 @@ use futures_util::{Stream, stream};
 use prost::Message;
 use tonic::Status;
 
-use crate::broker::{Broker, Error, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, ReadStream};
+use crate::broker::{Broker, Error, MOVED_MAX, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, ReadStream};
 use crate::proto::v1;
 use crate::types::{Offset, PartitionId};
 
@@ -53,7 +53,7 @@ pub(super) async fn read(
     };
     spec.chunk_bytes = match tokens {
         Tokens::Whole => room(response_bytes, partitions),
-        Tokens::Changes { .. } => room(response_bytes, 1),
+        Tokens::Changes { .. } => room(response_bytes, partitions.min(MOVED_MAX)),
     };
     let responses = Responses {
         response_bytes,
@@ -246,7 +246,7 @@ impl Responses {
     /// Begins to send a step.
     fn begin(&mut self, step: ReadStep) -> Step {
         let positions = match &mut self.tokens {
-            Tokens::Changes { begun: true } => vec![(step.partition, step.position)],
+            Tokens::Changes { begun: true } => step.moved.clone(),
             Tokens::Changes { begun } => {
                 *begun = true;
                 self.steps.positions()

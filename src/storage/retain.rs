@@ -364,7 +364,9 @@ impl Job {
     /// Returns where the local part begins when all is done; `None` when no local segment goes.
     fn files_end(&self) -> Option<Offset> {
         let last = self.leaving.last().or(self.planned.last())?;
-        Some(last.end).filter(|end| *end > self.partition.watermarks().local_start)
+        // By the files, not by the watermarks: a log start that was raised has taken the local start with it.
+        let (first, _, _) = self.partition.segments.read().at(0)?.bounds();
+        Some(last.end).filter(|end| *end > first)
     }
 
     /// Steps 4 to 7, and what an earlier look left behind.

@@ -451,3 +451,32 @@ async fn a_fetch_of_partitions_that_all_fail_keeps_to_its_bound_and_tells_each_i
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn changed_positions_together_are_the_whole_token_also_where_nothing_was_found() {
+    let server = TestServer::start().await;
+    server.topic("flights", 3).await;
+    let mut log = server.log().await;
+    for (partition, timestamp) in (0..3).flat_map(|partition| (1..=10).map(move |time| (partition, time))) {
+        let mut request = records("flights", partition, &["x"]);
+        request.records[0].timestamp_ms = Some(timestamp);
+        log.produce(request).await.unwrap();
+    }
+    let bounded = |changed_positions| v1::ReadRequest {
+        changed_positions,
+        end: Some(v1::ReadEnd {
+            at: Some(v1::read_end::At::TimestampMs(5)),
+        }),
+        ..everything("flights")
+    };
+    let positions = |response: &v1::ReadResponse| {
+        let positions = response.resume.clone().unwrap().positions;
+        positions.into_iter().map(|at| (at.partition, at.offset))
+    };
+    let whole = read_all(&mut log, bounded(false)).await;
+    let mut kept = std::collections::BTreeMap::new();
+    for response in read_all(&mut log, bounded(true)).await {
+        kept.extend(positions(&response));
+    }
+    assert_eq!(kept, positions(whole.last().unwrap()).collect());
+}
