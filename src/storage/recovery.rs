@@ -104,7 +104,7 @@ impl Recovery<'_> {
         let log_start = closed.log_start.max(self.log_start.unwrap_or(closed.log_start));
         let log_start = log_start.min(closed.log_end);
         let local_start = match self.may_be_cold() {
-            true => begins(&segments, closed.log_end).max(log_start),
+            true => self.local_start_of(begins(&segments, closed.log_end).max(log_start), closed.log_end),
             false => log_start,
         };
         Some(Recovered {
@@ -177,7 +177,7 @@ impl Recovery<'_> {
             Some(producers) => producers,
             None => self.producers(&found.segments, log_end)?,
         };
-        let local_start = log_start.max(first_base).min(log_end);
+        let local_start = self.local_start_of(log_start.max(first_base), log_end);
         Ok(Recovered {
             segments: found.segments,
             log_start: match self.may_be_cold() {
@@ -190,6 +190,12 @@ impl Recovery<'_> {
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
+    }
+
+    /// The local part begins where the checkpoint says, if that is later than the first file: a file that should have gone may
+    /// have stayed while others behind it went.
+    fn local_start_of(&self, found: Offset, log_end: Offset) -> Offset {
+        found.max(self.local_start.unwrap_or(found)).min(log_end)
     }
 
     /// Tells whether the archive may have what lies between the log start and the first segment: a checkpoint says so, or
