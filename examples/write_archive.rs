@@ -128,7 +128,7 @@ fn hand_over(fs: &dyn Fs, dir: &Path, summary: &SegmentSummary) -> SealedSegment
     let there = files.into_iter().filter(|(_, path)| fs.stat(path).is_ok());
     SealedSegment {
         summary: summary.clone(),
-        log: path(base, "log"),
+        log: SectionSource::File(path(base, "log")),
         sections: there
             .map(|(kind, path)| (kind, SectionSource::File(path)))
             .collect(),

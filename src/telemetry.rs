@@ -306,6 +306,28 @@ pub struct Metrics {
     pub retention_failures: Counter,
     /// When retention last looked at all partitions, in seconds since the Unix epoch.
     pub retention_last_look: Gauge,
+    /// Segments that were put into the archive.
+    pub tier_uploads: Counter,
+    /// Bytes of their batches.
+    pub tier_upload_bytes: Counter,
+    /// Work for the archive that failed.
+    pub tier_failures: Counter,
+    /// Objects that were removed from the archive.
+    pub tier_swept_objects: Counter,
+    /// Reads from the archive.
+    pub tier_cold_reads: Counter,
+    /// Bytes of batches that they brought.
+    pub tier_cold_bytes: Counter,
+    /// Reads from the archive that failed.
+    pub tier_cold_failures: Counter,
+    /// Bytes that are not in the archive yet.
+    pub tier_lag_bytes: Gauge,
+    /// Age of the oldest record that is not there yet.
+    pub tier_lag_seconds: Gauge,
+    /// Partitions whose archiving does not go on until a person has looked.
+    pub tier_stuck: Gauge,
+    /// Partitions whose archiving failed last time.
+    pub tier_failing: Gauge,
     /// Partitions served.
     pub partitions: Gauge,
     /// Segments of all partitions.
@@ -314,7 +336,7 @@ pub struct Metrics {
     pub log_bytes: Gauge,
     /// Waits for data under way, counted per partition.
     pub waiters: Gauge,
-    /// Bytes waiting for acknowledgement.
+    /// Bytes of produce requests under way.
     pub inflight_bytes: Gauge,
     /// Bytes free on the disk.
     pub disk_free_bytes: Gauge,
@@ -377,6 +399,17 @@ impl Metrics {
             retention_bytes: Family::default(),
             retention_failures: Counter::default(),
             retention_last_look: Gauge::default(),
+            tier_uploads: Counter::default(),
+            tier_upload_bytes: Counter::default(),
+            tier_failures: Counter::default(),
+            tier_swept_objects: Counter::default(),
+            tier_cold_reads: Counter::default(),
+            tier_cold_bytes: Counter::default(),
+            tier_cold_failures: Counter::default(),
+            tier_lag_bytes: Gauge::default(),
+            tier_lag_seconds: Gauge::default(),
+            tier_stuck: Gauge::default(),
+            tier_failing: Gauge::default(),
             partitions: Gauge::default(),
             segments: Gauge::default(),
             log_bytes: Gauge::default(),
@@ -391,8 +424,8 @@ impl Metrics {
         metrics.register_reads();
         metrics.register_disk();
         metrics.register_cleaner();
-        metrics.register_cleaner_state();
         metrics.register_retention();
+        metrics.register_tier();
         metrics
     }
 
@@ -465,7 +498,7 @@ impl Metrics {
         );
         r.register(
             "produce_inflight_bytes",
-            "Bytes waiting for acknowledgement. Near max_inflight_produce_bytes: producers are about to be refused",
+            "Bytes of produce requests under way. Near max_inflight_produce_bytes: producers are about to be refused",
             self.inflight_bytes.clone(),
         );
     }
@@ -579,6 +612,7 @@ impl Metrics {
     }
 
     fn register_cleaner(&mut self) {
+        self.register_cleaner_state();
         let r = &mut self.registry;
         for (name, help, counter) in [
             (
@@ -629,6 +663,69 @@ impl Metrics {
             "Time of a pass. Rises: logs grow, or clients and the budget leave it little room",
             self.cleaner_latency.clone(),
         );
+    }
+
+    fn register_tier(&mut self) {
+        let r = &mut self.registry;
+        for (name, help, counter) in [
+            (
+                "tier_uploads",
+                "Segments put into the archive. Stands still while the lag grows: siltstone tier status says why",
+                &self.tier_uploads,
+            ),
+            (
+                "tier_upload_bytes",
+                "Bytes of batches put into the archive",
+                &self.tier_upload_bytes,
+            ),
+            (
+                "tier_failures",
+                "Work for the archive that failed; it is tried again. Rising: siltstone tier status says why",
+                &self.tier_failures,
+            ),
+            (
+                "tier_swept_objects",
+                "Objects removed from the archive, after their delay or because nothing names them",
+                &self.tier_swept_objects,
+            ),
+            ("tier_cold_reads", "Reads from the archive", &self.tier_cold_reads),
+            (
+                "tier_cold_bytes",
+                "Bytes of batches read from the archive. Much of it: raise local.retention.ms of the topics that are read",
+                &self.tier_cold_bytes,
+            ),
+            (
+                "tier_cold_failures",
+                "Reads from the archive that failed. Rising: look at the store, and with siltstone tier verify at the objects",
+                &self.tier_cold_failures,
+            ),
+        ] {
+            r.register(name, help, counter.clone());
+        }
+        for (name, help, gauge) in [
+            (
+                "tier_lag_bytes",
+                "Bytes that are not in the archive yet. Grows without end: the store or the upload rate is too slow",
+                &self.tier_lag_bytes,
+            ),
+            (
+                "tier_lag_seconds",
+                "Age of the oldest record that is not in the archive yet. Above tier.max.lag.ms: siltstone tier status says why",
+                &self.tier_lag_seconds,
+            ),
+            (
+                "tier_stuck_partitions",
+                "Partitions that do not go on to the archive until a person has looked: siltstone tier status says why",
+                &self.tier_stuck,
+            ),
+            (
+                "tier_failing_partitions",
+                "Partitions whose last work for the archive failed. Stays above 0: siltstone tier status says why",
+                &self.tier_failing,
+            ),
+        ] {
+            r.register(name, help, gauge.clone());
+        }
     }
 
     fn register_cleaner_state(&mut self) {
@@ -759,9 +856,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 49);
+        assert_eq!(types.len(), 60);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 49);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 60);
     }
 
     #[test]

@@ -77,6 +77,17 @@ pub enum BenchError {
         /// What differs.
         what: String,
     },
+    /// The object store.
+    #[cfg(feature = "tier")]
+    #[error(transparent)]
+    Tier(#[from] crate::tier::TierError),
+    /// What went to the archive did not come back from it, or could not go there.
+    #[cfg(feature = "tier")]
+    #[error("the archive: {what}")]
+    Archive {
+        /// What is wrong.
+        what: String,
+    },
     /// The process under measurement did not do what it should.
     #[error("{command}: {reason}")]
     Process {

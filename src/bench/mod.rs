@@ -4,7 +4,8 @@
 //!   produce read latency     load --> target (own server, or the one named) --> rate, percentiles  \
 //!                            load --> sink (plain gRPC, nothing stored)      --> the limit          > Measure
 //!   startup                  the binary itself, on directories made by data_dir                    |
-//!   lookup compact           storage alone, no socket                                              /
+//!   lookup compact           storage alone, no socket                                              |
+//!   tier                     a folder or an object store, and the same client without us           /
 //! ```
 //!
 //! Invariants
@@ -32,6 +33,8 @@ mod sink;
 mod startup;
 mod target;
 mod throughput;
+#[cfg(feature = "tier")]
+mod tier;
 
 pub use compact::compact;
 pub use error::BenchError;
@@ -41,6 +44,8 @@ pub use lookup::lookup;
 pub use measure::{Limit, Measure};
 pub use startup::startup;
 pub use throughput::{produce, read};
+#[cfg(feature = "tier")]
+pub use tier::tier;
 
 use std::path::PathBuf;
 

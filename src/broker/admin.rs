@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::storage::PartitionSpec;
 use crate::types::{Offset, PartitionId, ProducerEpoch, ProducerId, TopicId, TopicName, TopicPartition};
 
+use super::archive::PartitionArchive;
 use super::core::{Core, off_thread};
 use super::metadata::{self, Change, MetadataLog, TopicEntry};
 use super::producer_ids::ProducerIds;
@@ -46,7 +47,16 @@ impl Core {
         let pass = self.gate.enter()?;
         let mut admin = Arc::clone(&self.admin).lock_owned().await;
         let core = Arc::clone(self);
-        off_thread(pass, move || work(&core, &mut admin)).await
+        let done = off_thread(pass, move || work(&core, &mut admin)).await;
+        self.topics_changed();
+        done
+    }
+
+    /// Topics may have been made, changed or deleted.
+    pub(super) fn topics_changed(&self) {
+        if let Some(archive) = &self.archive {
+            archive.look_at_topics();
+        }
     }
 
     /// See [`super::Broker::create_topic`].
@@ -111,9 +121,13 @@ impl Core {
         }
         let count = new.partitions.unwrap_or(self.config.num_partitions);
         self.check_count(&name, count, 0)?;
-        let config = self.settings.resolve(&new.config)?;
+        let config = self
+            .settings
+            .resolve(&new.config)
+            .map_err(|error| error.of_topic(&name))?;
         self.settings
-            .check_requests(&new.config, self.config.max_request_bytes)?;
+            .check_requests(&new.config, self.config.max_request_bytes)
+            .map_err(|error| error.of_topic(&name))?;
         Ok(Checked { name, count, config })
     }
 
@@ -213,6 +227,15 @@ impl Core {
         }
     }
 
+    /// Checks a change of a topic's settings, and returns them as they are to be.
+    fn altered(&self, topic: &Topic, change: &ConfigChange) -> Result<TopicConfig, Error> {
+        let overrides = changed(&topic.config.overrides, change)?;
+        let config = self.settings.resolve(&overrides)?;
+        self.settings
+            .check_requests(&change.set, self.config.max_request_bytes)?;
+        Ok(config)
+    }
+
     /// See [`super::Broker::alter_topic`].
     pub(super) async fn alter_topic(
         self: &Arc<Self>,
@@ -222,11 +245,11 @@ impl Core {
     ) -> Result<TopicDescription, Error> {
         self.administer(move |core, admin| {
             let topic = core.topics.find_writable(&name)?;
-            let overrides = changed(&topic.config.overrides, &change)?;
-            let mut config = core.settings.resolve(&overrides)?;
-            core.settings
-                .check_requests(&change.set, core.config.max_request_bytes)?;
+            let mut config = core
+                .altered(&topic, &change)
+                .map_err(|error| error.of_topic(&name))?;
             config.holds = topic.config.holds.clone();
+            check_all_is_local(&topic, &config)?;
             if execution == Execution::ValidateOnly {
                 return Ok(core.describe(&topic.with_config(config)));
             }
@@ -257,9 +280,7 @@ impl Core {
         let _no_look = self.retention.alone();
         for served in &topic.partitions {
             let partition = served.id().partition;
-            let config = topic
-                .config
-                .log_config(self.config.max_decompressed_bytes, partition);
+            let config = self.config.log_config(&topic.name, &topic.config, partition);
             served.log.configure(config);
             served.cleaning.forget();
         }
@@ -306,7 +327,10 @@ impl Core {
                     "topic {name} has hold {:?} ({}); remove its holds before you delete it",
                     hold.name, hold.range
                 );
-                return Err(Error::PolicyViolation { reason });
+                return Err(Error::PolicyViolation {
+                    topic: Some(name.clone()),
+                    reason,
+                });
             }
             let before = entry_of(&topic);
             let entry = before.deleting();
@@ -355,6 +379,7 @@ impl Core {
                     core.record(admin, Change::producer_ids(end), before)?;
                     admin.producer_ids.recorded(end);
                     admin.producer_ids.take().ok_or_else(|| Error::PolicyViolation {
+                        topic: None,
                         reason: "all producer ids were given".to_owned(),
                     })?
                 }
@@ -364,6 +389,17 @@ impl Core {
         .await
     }
 
+    /// Sees to it that no id up to `upto` is given from now on. On return that is durable.
+    pub(super) fn pass_producer_ids(&self, admin: &mut Admin, upto: ProducerId) -> Result<(), Error> {
+        if let Some((end, recorded)) = admin.producer_ids.block_behind(upto) {
+            let before = Change::producer_ids(recorded).into_value();
+            self.record(admin, Change::producer_ids(end), before)?;
+            admin.producer_ids.recorded(end);
+        }
+        admin.producer_ids.pass(upto);
+        Ok(())
+    }
+
     /// Describes a topic as it is now, from memory.
     pub(super) fn describe(&self, topic: &Topic) -> TopicDescription {
         TopicDescription {
@@ -371,7 +407,7 @@ impl Core {
             partitions: topic
                 .partitions
                 .iter()
-                .map(|served| describe_partition(served))
+                .map(|served| self.describe_partition(served))
                 .collect(),
             config: self.settings.entries(&topic.config.overrides),
         }
@@ -391,6 +427,28 @@ impl Core {
     }
 }
 
+/// Compaction looks at all of a log: what is only in the archive it could not see.
+fn check_all_is_local(topic: &Topic, config: &TopicConfig) -> Result<(), Error> {
+    let is_cold = |served: &&Arc<Served>| {
+        let marks = served.log.watermarks();
+        marks.log_start < marks.local_start
+    };
+    match topic.partitions.iter().find(is_cold) {
+        Some(served) if config.cleanup.compacts() && !topic.config.cleanup.compacts() => {
+            let reason = format!(
+                "{} is partly in the archive alone, below offset {}: cleanup.policy=compact needs all of a topic on the local disk",
+                served.id(),
+                served.log.watermarks().local_start
+            );
+            Err(Error::PolicyViolation {
+                topic: Some(topic.name.clone()),
+                reason,
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn entry_of(topic: &Topic) -> TopicEntry {
     TopicEntry::active(topic.id, topic.count(), &topic.config)
 }
@@ -404,19 +462,39 @@ pub(super) fn new_topic_id() -> Result<TopicId, Error> {
     Ok(TopicId(id))
 }
 
-fn describe_partition(served: &Served) -> PartitionDescription {
-    let stats = served.log.describe();
-    PartitionDescription {
-        partition: served.id().partition,
-        log_start: stats.watermarks.log_start,
-        last_stable: stats.watermarks.last_stable,
-        high_watermark: stats.watermarks.high_watermark,
-        log_end: stats.watermarks.log_end,
-        recovery_point: stats.watermarks.recovery_point,
-        segments: stats.segments,
-        size_bytes: stats.size_bytes,
-        least_timestamp: stats.least_timestamp,
-        greatest_timestamp: stats.greatest_timestamp,
-        write_refusal: stats.refusal,
+impl Core {
+    /// Tells how a partition stands in the archive.
+    pub(super) fn archive_status(&self, served: &Served) -> Option<PartitionArchive> {
+        let archive = self.archive.as_ref()?;
+        archive.status(served).or_else(|| {
+            // It was made a moment ago: nobody who uploads has looked at it yet.
+            let topic = self.topics.find(&served.id().topic).ok()?;
+            let lag = served.log.archive_lag(served.log.watermarks().log_start);
+            let is_archived = self.config.archives(&topic.name, &topic.config);
+            is_archived.then(|| PartitionArchive {
+                lag_bytes: lag.bytes,
+                lag_since: lag.since,
+                ..PartitionArchive::default()
+            })
+        })
+    }
+
+    fn describe_partition(&self, served: &Served) -> PartitionDescription {
+        let stats = served.log.describe();
+        PartitionDescription {
+            partition: served.id().partition,
+            log_start: stats.watermarks.log_start,
+            last_stable: stats.watermarks.last_stable,
+            high_watermark: stats.watermarks.high_watermark,
+            log_end: stats.watermarks.log_end,
+            recovery_point: stats.watermarks.recovery_point,
+            segments: stats.segments,
+            size_bytes: stats.size_bytes,
+            least_timestamp: stats.least_timestamp,
+            greatest_timestamp: stats.greatest_timestamp,
+            write_refusal: stats.refusal,
+            local_start: stats.watermarks.local_start,
+            archive: self.archive_status(served),
+        }
     }
 }

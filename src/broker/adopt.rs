@@ -84,6 +84,9 @@ impl Core {
         partition: PartitionId,
     ) -> Result<Adopted, Error> {
         let from = foreign.from.clone();
+        if let Some(id) = foreign.verified.greatest_producer() {
+            self.pass_producer_ids(admin, id)?;
+        }
         let report = match self.topics.find_writable(name) {
             Ok(topic) if topic.id == foreign.verified.topic_id() => {
                 self.adopt_into(&topic, foreign, partition)?
@@ -93,7 +96,10 @@ impl Core {
                     "topic {name} was made while {} was verified; adopt it again",
                     from.display()
                 );
-                return Err(Error::PolicyViolation { reason });
+                return Err(Error::PolicyViolation {
+                    topic: Some(name.clone()),
+                    reason,
+                });
             }
             Err(Error::UnknownTopic { .. }) => self.adopt_as_new(admin, foreign, name, partition)?,
             Err(error) => return Err(error),
@@ -145,6 +151,7 @@ impl Core {
         let mut partitions = topic.partitions.clone();
         partitions[place] = served;
         self.topics.put(topic.with_partitions(partitions));
+        self.topics_changed();
         report
     }
 
@@ -166,6 +173,7 @@ impl Core {
             brought_in.inspect_err(|_| self.take_back(admin, &name, None))?;
         partitions.push(Served::new(log));
         self.topics.put(Topic::new(name, id, config, partitions));
+        self.topics_changed();
         Ok(report)
     }
 
@@ -214,5 +222,8 @@ fn is_empty(served: &Served) -> Result<(), Error> {
     }
     let id = served.id();
     let reason = format!("{id} holds records, up to offset {log_end}; adopt into an empty partition");
-    Err(Error::PolicyViolation { reason })
+    Err(Error::PolicyViolation {
+        topic: Some(id.topic.clone()),
+        reason,
+    })
 }

@@ -61,13 +61,14 @@ impl Chunk {
         let mut records = Vec::new();
         let mut transactions = Transactions::new(&self.aborted);
         for batch in Batches::over(self.batches.clone(), 0) {
-            let (_, batch) = batch.map_err(|damage| self.damaged(self.from, &damage))?;
-            let at = batch.header().base_offset;
-            batch.verify_crc().map_err(|damage| self.damaged(at, &damage))?;
-            match transactions
-                .next(&batch)
-                .map_err(|damage| self.damaged(at, &damage))?
-            {
+            let (_, batch) = batch.map_err(|damage| Error::Damaged {
+                partition: self.partition.clone(),
+                lost: None,
+                reason: format!("the batch at offset {}: {damage}", self.from),
+            })?;
+            let damaged = |damage| self.damaged(batch.header(), &damage);
+            batch.verify_crc().map_err(damaged)?;
+            match transactions.next(&batch).map_err(damaged)? {
                 Fate::Dropped => {}
                 Fate::Kept => self.collect(&batch, limit, &mut records)?,
             }
@@ -81,9 +82,9 @@ impl Chunk {
         limit: DecompressLimit,
         records: &mut Vec<Record>,
     ) -> Result<(), Error> {
-        let at = batch.header().base_offset;
-        for record in batch.records(limit).map_err(|damage| self.damaged(at, &damage))? {
-            let record = record.map_err(|damage| self.damaged(at, &damage))?;
+        let damaged = |damage| self.damaged(batch.header(), &damage);
+        for record in batch.records(limit).map_err(damaged)? {
+            let record = record.map_err(damaged)?;
             if self.wants(&record) {
                 records.push(record);
             }
@@ -101,10 +102,13 @@ impl Chunk {
         in_time && record.offset >= self.from && record.offset < self.until
     }
 
-    fn damaged(&self, at: Offset, damage: &Damage) -> Error {
+    /// A batch whose place is known and whose records are not.
+    fn damaged(&self, batch: &BatchHeader, damage: &Damage) -> Error {
+        let (at, behind) = (batch.base_offset, batch.next_offset());
         Error::Damaged {
             partition: self.partition.clone(),
-            reason: format!("the batch at offset {at}: {damage}"),
+            lost: Some(at..behind),
+            reason: format!("the batch at offset {at}: {damage}; reading can go on at offset {behind}"),
         }
     }
 }

@@ -10,12 +10,13 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::archive::Archive;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::{Gate, Pass};
-use super::inflight::Inflight;
 use super::opening::Openings;
 use super::removal::Removals;
 use super::repair::Repairs;
@@ -47,8 +48,13 @@ pub(super) struct Core {
     pub(super) openings: Openings,
     pub(super) cleaner: Arc<Desk>,
     pub(super) retention: RetentionWork,
+    /// Where segments go for good, if the server has such a place.
+    pub(super) archive: Option<Arc<Archive>>,
     pub(super) disk: Arc<DiskGuard>,
-    pub(super) inflight: Arc<Inflight>,
+    /// Bytes of produce requests.
+    pub(super) inflight: Arc<Budget>,
+    /// Partitions of open reads.
+    pub(super) open_positions: Arc<Budget>,
     pub(super) waits: Arc<WaitSet>,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -85,7 +91,7 @@ impl Core {
         PartitionSpec {
             id: TopicPartition::new(topic.clone(), PartitionId(number)),
             topic_id: id,
-            config: config.log_config(self.config.max_decompressed_bytes, PartitionId(number)),
+            config: self.config.log_config(topic, config, PartitionId(number)),
         }
     }
 

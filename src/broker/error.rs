@@ -3,6 +3,7 @@
 //! A variant says what happened and on what; [`Error::kind`] says what a caller can do about it. The doors map kinds
 //! (gRPC status) and variants (machine-readable reasons, Kafka codes) in one exhaustive match each.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
@@ -72,6 +73,10 @@ pub enum Error {
     /// A setting's name or value is wrong; the text names the allowed range.
     #[error("{reason}")]
     InvalidConfig {
+        /// Of which topic; the server's own have none.
+        topic: Option<TopicName>,
+        /// The setting, as it was named.
+        setting: String,
         /// What is wrong and what would be right.
         reason: String,
     },
@@ -174,6 +179,8 @@ pub enum Error {
     /// The policy of the topic forbids the operation.
     #[error("{reason}")]
     PolicyViolation {
+        /// Of which topic, if of one.
+        topic: Option<TopicName>,
         /// Which policy of which topic.
         reason: String,
     },
@@ -216,11 +223,39 @@ pub enum Error {
     /// The server is stopping.
     #[error("the server is shutting down; connect again later")]
     ShuttingDown,
+    /// What is asked for left the local disk, and this server has no archive to read it from.
+    #[error(
+        "offset {offset} of {partition} is only in the archive, the local disk begins with {local_start}: start the server with its tier.url"
+    )]
+    ArchiveOnly {
+        /// Of which partition.
+        partition: TopicPartition,
+        /// The offset asked for.
+        offset: Offset,
+        /// The first on the local disk.
+        local_start: Offset,
+    },
+    /// The archive did not answer, or not in time.
+    #[error("the archive of {target} is not available: {reason}")]
+    ArchiveUnavailable {
+        /// A partition.
+        target: String,
+        /// What the store said, on which object.
+        reason: String,
+    },
+    /// The archive cannot be used before a person has changed something.
+    #[error("{reason}")]
+    ArchiveRefused {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// Stored bytes are damaged.
     #[error("{partition} is damaged: {reason}")]
     Damaged {
         /// Which partition.
         partition: TopicPartition,
+        /// The offsets that cannot be read, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// Which file, where, how.
         reason: String,
     },
@@ -253,13 +288,26 @@ impl Error {
             | Self::OutOfOrderSequence { .. }
             | Self::FencedProducer { .. }
             | Self::InvalidTransactionState { .. }
+            | Self::ArchiveOnly { .. }
+            | Self::ArchiveRefused { .. }
             | Self::PolicyViolation { .. } => ErrorKind::FailedPrecondition,
             Self::Overloaded { .. } => ErrorKind::ResourceExhausted,
-            Self::DiskFull { .. } | Self::WritesRefused { .. } | Self::ShuttingDown => ErrorKind::Unavailable,
+            Self::DiskFull { .. }
+            | Self::WritesRefused { .. }
+            | Self::ArchiveUnavailable { .. }
+            | Self::ShuttingDown => ErrorKind::Unavailable,
             Self::AckTimeout { .. } => ErrorKind::DeadlineExceeded,
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::Storage { .. } => ErrorKind::Internal,
         }
+    }
+
+    /// Says of which topic the settings are, where that is not known yet.
+    pub(super) fn of_topic(mut self, name: &TopicName) -> Self {
+        if let Self::InvalidConfig { topic, .. } = &mut self {
+            topic.get_or_insert_with(|| name.clone());
+        }
+        self
     }
 
     /// Returns the least wait before a retry, where one may succeed.

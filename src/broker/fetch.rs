@@ -9,6 +9,7 @@
 //! Readers see up to the high watermark, or the last stable offset. An offset up to the log end is none to complain about:
 //! there is just nothing yet.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use super::{Error, translate};
 pub const FETCH_BYTES_MAX: usize = 55 << 20;
 
 /// A target whose partition was found, or why not.
-type Resolved = (FetchTarget, Result<Arc<Served>, Error>);
+pub(super) type Resolved = (FetchTarget, Result<Arc<Served>, Error>);
 
 /// What one pass of reading gave.
 struct Pass {
@@ -95,9 +96,27 @@ impl Core {
         (target, served)
     }
 
-    /// Reads all targets once; off this thread when there may be anything to read.
+    /// Reads all targets once; off this thread when there may be anything to read. What left the local disk between a look and its
+    /// read is looked at again.
     async fn pass(self: &Arc<Self>, resolved: &Arc<Vec<Resolved>>, limits: Limits) -> Result<Pass, Error> {
+        loop {
+            let local_starts = local_starts(resolved);
+            let pass = self.pass_once(resolved, limits).await?;
+            let is_cold = |chunk: &Result<Chunk, Error>| matches!(chunk, Err(Error::ArchiveOnly { .. }));
+            let moved = self::local_starts(resolved) != local_starts;
+            if self.archive.is_none() || !moved || !pass.chunks.iter().any(is_cold) {
+                return Ok(pass);
+            }
+        }
+    }
+
+    async fn pass_once(
+        self: &Arc<Self>,
+        resolved: &Arc<Vec<Resolved>>,
+        limits: Limits,
+    ) -> Result<Pass, Error> {
         let started = Instant::now();
+        let mut cold = self.cold_chunks(resolved, limits).await;
         let to_read = resolved.iter().any(|(target, served)| {
             served
                 .as_ref()
@@ -105,9 +124,10 @@ impl Core {
         });
         let pass = if to_read {
             let resolved = Arc::clone(resolved);
-            self.blocking(move |_| Ok(limits.read_all(&resolved))).await?
+            self.blocking(move |_| Ok(limits.read_all(&resolved, &mut cold)))
+                .await?
         } else {
-            limits.read_all(resolved)
+            limits.read_all(resolved, &mut cold)
         };
         self.metrics.fetch_latency.record(started.elapsed());
         self.metrics
@@ -117,32 +137,51 @@ impl Core {
     }
 }
 
+fn local_starts(resolved: &[Resolved]) -> Vec<Offset> {
+    let local_start = |served: &Arc<Served>| served.log.watermarks().local_start;
+    resolved
+        .iter()
+        .filter_map(|(_, served)| served.as_ref().ok().map(local_start))
+        .collect()
+}
+
 impl Pass {
     fn is_answer(&self, min_bytes: usize) -> bool {
-        self.bytes >= min_bytes || self.chunks.iter().any(Result::is_err)
+        // Passed over what is missing at the end of the archive: the next fetch begins behind it.
+        let goes_on = |chunk: &Chunk| {
+            chunk.batches.is_empty() && chunk.next_offset > chunk.from && chunk.next_offset < chunk.until
+        };
+        let told = |chunk: &Result<Chunk, Error>| chunk.as_ref().map_or(true, goes_on);
+        self.bytes >= min_bytes || self.chunks.iter().any(told)
     }
 }
 
 /// What holds for a fetch as a whole.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
-    max_bytes: usize,
-    isolation: Isolation,
-    max_decompressed_bytes: u32,
+pub(super) struct Limits {
+    pub(super) max_bytes: usize,
+    pub(super) isolation: Isolation,
+    pub(super) max_decompressed_bytes: u32,
 }
 
 impl Limits {
-    fn bound(self, marks: &WatermarkView) -> Offset {
+    pub(super) fn bound(self, marks: &WatermarkView) -> Offset {
         bound(marks, self.isolation)
     }
 
-    fn read_all(self, resolved: &[Resolved]) -> Pass {
+    /// Reads what is local; `cold` is what was read from the archive, by place, and as much more than an answer takes.
+    fn read_all(self, resolved: &[Resolved], cold: &mut HashMap<usize, Result<Chunk, Error>>) -> Pass {
         let mut bytes = 0;
         let mut chunks = Vec::with_capacity(resolved.len());
-        for (target, served) in resolved {
-            let chunk = match served {
-                Ok(served) => self.read_one(target, served, bytes),
-                Err(error) => Err(error.clone()),
+        for (index, (target, served)) in resolved.iter().enumerate() {
+            let chunk = match (cold.remove(&index), served) {
+                (Some(chunk), _) => chunk.map(|mut chunk| {
+                    let first = FirstBatch::after(bytes);
+                    chunk.cut_to(target.max_bytes.min(self.max_bytes.saturating_sub(bytes)), first);
+                    chunk
+                }),
+                (None, Ok(served)) => self.read_one(target, served, bytes),
+                (None, Err(error)) => Err(error.clone()),
             };
             bytes += chunk.as_ref().map_or(0, Chunk::size_bytes);
             chunks.push(chunk);
@@ -164,11 +203,7 @@ impl Limits {
                 until: self.bound(&marks),
                 times: None,
                 max_bytes: target.max_bytes.min(self.max_bytes.saturating_sub(bytes_so_far)),
-                first: if bytes_so_far == 0 {
-                    FirstBatch::Whole
-                } else {
-                    FirstBatch::IfItFits
-                },
+                first: FirstBatch::after(bytes_so_far),
             },
             isolation: self.isolation,
             max_decompressed_bytes: self.max_decompressed_bytes,
@@ -204,30 +239,17 @@ pub(super) struct Stretch {
 }
 
 impl Stretch {
-    /// Reads it. May touch a disk, unless `until` is not past `from`.
-    pub(super) fn chunk(self, served: &Served) -> Result<Chunk, Error> {
-        let log = &served.log;
+    /// Makes the answer of what was read from the archive.
+    pub(super) fn answer(self, served: &Served, slice: Slice, aborted: Vec<AbortedTransaction>) -> Chunk {
         let Read {
             from,
             until,
             times,
             max_bytes,
             first,
-        } = self.read.clone();
+        } = self.read;
+        let log = &served.log;
         let marks = log.watermarks();
-        let failed = |error| translate::read(served.id(), error, marks.high_watermark);
-        let (slice, aborted) = if from >= until {
-            let nothing = Slice {
-                bytes: Bytes::new(),
-                next_offset: from,
-            };
-            (nothing, Vec::new())
-        } else {
-            match self.isolation {
-                Isolation::ReadCommitted => log.read_committed(&self.read).map_err(failed)?,
-                Isolation::ReadUncommitted => (log.read(&self.read).map_err(failed)?, Vec::new()),
-            }
-        };
         let named = |aborted: AbortedTransaction| Aborted {
             producer_id: aborted.producer_id,
             first_offset: aborted.first_offset,
@@ -250,6 +272,27 @@ impl Stretch {
             max_decompressed_bytes: self.max_decompressed_bytes,
         };
         chunk.cut_to(max_bytes, first);
-        Ok(chunk)
+        chunk
+    }
+
+    /// Reads it. May touch a disk, unless `until` is not past `from`.
+    pub(super) fn chunk(self, served: &Served) -> Result<Chunk, Error> {
+        let log = &served.log;
+        let Read { from, until, .. } = self.read;
+        let marks = log.watermarks();
+        let failed = |error| translate::read(served.id(), error, marks.high_watermark);
+        let (slice, aborted) = if from >= until {
+            let nothing = Slice {
+                bytes: Bytes::new(),
+                next_offset: from,
+            };
+            (nothing, Vec::new())
+        } else {
+            match self.isolation {
+                Isolation::ReadCommitted => log.read_committed(&self.read).map_err(failed)?,
+                Isolation::ReadUncommitted => (log.read(&self.read).map_err(failed)?, Vec::new()),
+            }
+        };
+        Ok(self.answer(served, slice, aborted))
     }
 }

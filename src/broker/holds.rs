@@ -96,7 +96,10 @@ impl Core {
                         "topic {name} has another hold named {:?}; remove it first",
                         hold.name
                     );
-                    return Err(Error::PolicyViolation { reason });
+                    return Err(Error::PolicyViolation {
+                        topic: Some(name.clone()),
+                        reason,
+                    });
                 }
                 None => holds.push(hold),
             }

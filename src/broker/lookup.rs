@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
 use crate::storage::StartError;
 use crate::types::{Isolation, Offset, PartitionId, TopicName};
 
@@ -13,6 +15,9 @@ use super::requests::{FoundOffset, OffsetQuery};
 use super::served::Served;
 use super::topics::Topic;
 use super::{Error, translate};
+
+/// Partitions of one call that are searched at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
 
 impl Core {
     /// See [`super::Broker::list_offsets`].
@@ -33,16 +38,20 @@ impl Core {
                 .map(|partition| topic.partition(partition).map(Arc::clone))
                 .collect::<Result<_, _>>()?
         };
-        self.blocking(move |core| {
-            served
-                .iter()
-                .map(|served| core.find(served, query, isolation))
-                .collect()
-        })
-        .await
+        let found = served.into_iter().map(|served| {
+            let core = Arc::clone(self);
+            async move { core.find(&served, query, isolation).await }.boxed()
+        });
+        let found: Vec<_> = found.collect();
+        stream::iter(found).buffered(LOOKUPS_AT_ONCE).try_collect().await
     }
 
-    fn find(&self, served: &Served, query: OffsetQuery, isolation: Isolation) -> Result<FoundOffset, Error> {
+    async fn find(
+        self: &Arc<Self>,
+        served: &Arc<Served>,
+        query: OffsetQuery,
+        isolation: Isolation,
+    ) -> Result<FoundOffset, Error> {
         let marks = served.log.watermarks();
         let readable = bound(&marks, isolation);
         let partition = served.id().partition;
@@ -60,10 +69,10 @@ impl Core {
                     ..at(readable)
                 });
             }
-            OffsetQuery::MaxTimestamp => served.log.find_max_timestamp(readable),
-            OffsetQuery::Time(time) => served.log.find_time(time, readable),
+            OffsetQuery::MaxTimestamp => self.find_max_timestamp(served, readable).await,
+            OffsetQuery::Time(time) => self.find_time(served, time, readable).await,
         };
-        let found = by_time.map_err(|error| translate::read(served.id(), error, marks.high_watermark))?;
+        let found = by_time?;
         Ok(FoundOffset {
             partition,
             offset: found.map(|found| found.offset),
@@ -72,8 +81,8 @@ impl Core {
         })
     }
 
-    /// See [`super::Broker::delete_records`]. All partitions are checked before the first is changed. The data below is
-    /// removed by retention.
+    /// See [`super::Broker::delete_records`]. All partitions and their holds are checked before the first is changed; only a
+    /// hold that is added in between is met half way. The data below is removed by retention.
     pub(super) async fn delete_records(
         self: &Arc<Self>,
         name: &TopicName,
@@ -84,7 +93,10 @@ impl Core {
         if cleanup.compacts() && !cleanup.deletes() {
             let reason =
                 format!("topic {name} has cleanup.policy=compact: records leave it by compaction alone");
-            return Err(Error::PolicyViolation { reason });
+            return Err(Error::PolicyViolation {
+                topic: Some(name.clone()),
+                reason,
+            });
         }
         let mut raises = Vec::with_capacity(before.len());
         let mut seen = BTreeSet::new();
@@ -102,6 +114,10 @@ impl Core {
             raises.push((served, to));
         }
         self.blocking(move |core| {
+            for (served, to) in &raises {
+                let allowed = served.log.may_raise_log_start(*to);
+                allowed.map_err(|error| start_refused(&topic, served, error))?;
+            }
             let mut raised = Vec::with_capacity(raises.len());
             for (served, to) in raises {
                 let log_start = served.log.raise_log_start(to);
@@ -128,7 +144,10 @@ fn start_refused(topic: &Topic, served: &Served, error: StartError) -> Error {
             let reason = format!(
                 "records of {id} before offset {to} are held by {name:?} ({hold}); remove the hold first"
             );
-            Error::PolicyViolation { reason }
+            Error::PolicyViolation {
+                topic: Some(id.topic.clone()),
+                reason,
+            }
         }
     }
 }

@@ -237,6 +237,7 @@ fn apply_all(contents: &mut Contents, partition: &TopicPartition, bytes: Bytes) 
 fn damaged(partition: &TopicPartition, at: Offset, reason: &str) -> Error {
     Error::Damaged {
         partition: partition.clone(),
+        lost: None,
         reason: format!("topic metadata at offset {at}: {reason}"),
     }
 }

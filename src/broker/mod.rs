@@ -18,8 +18,11 @@
 
 mod admin;
 mod adopt;
+mod archive;
+mod budget;
 mod chunk;
 mod cleaner;
+mod cold;
 mod commit;
 mod core;
 mod cursor;
@@ -29,7 +32,6 @@ mod fetch;
 mod flush;
 mod gate;
 mod holds;
-mod inflight;
 mod lookup;
 mod metadata;
 mod opening;
@@ -50,6 +52,8 @@ mod translate;
 mod wait;
 
 pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use archive::{ArchiveConfig, PartitionArchive, TopicPatterns};
+pub use budget::BudgetShare;
 pub use cleaner::{
     CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Courtesy, Exactness,
     JobState, KeyCounts, LastPass, LogDescription, LogSegment, PartitionJob, PassError, RoundsLeft,
@@ -59,7 +63,7 @@ pub use error::{Error, ErrorKind};
 pub use fetch::FETCH_BYTES_MAX;
 pub use holds::TopicHold;
 pub use produce::{ACK_TIMEOUT, PendingAck};
-pub use read::ReadStream;
+pub use read::{MOVED_MAX, ReadStream};
 pub use requests::{
     Aborted, Acks, Adopted, Appended, Chunk, ConfigChange, ConfigEntry, ConfigSource, Execution, Fetch,
     FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
@@ -102,12 +106,15 @@ pub struct BrokerConfig {
     pub recovery_threads: usize,
     /// Largest decompressed size of one batch, in bytes.
     pub max_decompressed_bytes: u32,
-    /// Bytes of produce requests that may be waiting for acknowledgement at once, over all clients.
+    /// Bytes of produce requests that may be under way at once, over all clients: waiting for their topic, their partition or
+    /// their acknowledgement.
     pub max_inflight_produce_bytes: u64,
     /// Largest request that a door lets in, in bytes: no topic is given a `max.message.bytes` that would not fit.
     pub max_request_bytes: usize,
     /// How compacted topics are cleaned.
     pub cleaner: CleanerConfig,
+    /// Where segments go for good.
+    pub archive: ArchiveConfig,
 }
 
 /// Whether topics come into being by being named.
@@ -164,8 +171,9 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Appends one raw batch; the result is the acknowledgement to wait for. Waits itself only for a partition to be opened,
-    /// at its first append after a start; awaited one after the other, batches lie in the order of the calls.
+    /// Appends one raw batch; the result is the acknowledgement to wait for. Waits itself only for a topic that is made by being
+    /// named, and for a partition to be opened, at its first append after a start; awaited one after the other, batches lie in
+    /// the order of the calls. Counts against the limit on what is under way from before it waits until it is acknowledged.
     ///
     /// # Errors
     /// Everything that keeps the batch out of the log.
@@ -178,6 +186,15 @@ impl Broker {
     ) -> Result<PendingAck, Error> {
         let result = self.core.append_batch(topic, partition, batch, acks).await;
         self.core.counted(result)
+    }
+
+    /// Takes `size_bytes` of the limit on requests under way, for one that is kept before it is appended: an append takes its
+    /// own share.
+    ///
+    /// # Errors
+    /// [`Error::Overloaded`] at the limit.
+    pub fn reserve(&self, size_bytes: u64) -> Result<BudgetShare, Error> {
+        self.core.counted(self.core.inflight.take(size_bytes))
     }
 
     /// Begins to open a partition for appends that are to come, so that those to many partitions do not wait for one after the
@@ -212,7 +229,8 @@ impl Broker {
     /// Opens a read over partitions of one topic.
     ///
     /// # Errors
-    /// An unknown topic or partition, or a start outside the log.
+    /// An unknown topic or partition, or a start outside the log; [`Error::Overloaded`] when open reads have too many
+    /// partitions between them.
     pub async fn open_read(&self, spec: ReadSpec) -> Result<ReadStream, Error> {
         let result = self.core.open_read(spec).await;
         self.core.counted(result)
@@ -259,8 +277,8 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults. A
-    /// door calls it before it appends.
+    /// Makes sure that a topic can be written: with [`AutoCreate::On`], creates a missing one with the server's defaults, as an
+    /// append does.
     ///
     /// # Errors
     /// [`Error::UnknownTopic`] where topics are not made by being named; what [`Broker::create_topic`] says.
@@ -422,6 +440,17 @@ impl Broker {
     /// Returns the broker's metrics; the doors count their calls there.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.core.metrics
+    }
+
+    /// Completes, with the reason, when another server has taken the archive over: this one publishes nothing any more and is to stop.
+    pub fn archive_lost(&self) -> impl Future<Output = String> + Send + 'static {
+        let lost = self.core.archive.as_ref().map(|archive| archive.lost());
+        async move {
+            match lost {
+                Some(lost) => lost.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 
     /// Whether it serves: open, not stopping.

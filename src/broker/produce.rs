@@ -7,11 +7,13 @@
 //!
 //! All of it runs on the caller's thread: a check, and a write into the page cache. Only a partition that takes its first
 //! append since the start is opened before, on a thread that may block; several of one request side by side. Calls awaited one after the other lie in the log in
-//! their order. Records of one request and partition lie back to back, also as several batches.
+//! their order. Records of one request and partition lie back to back, also as several batches. A request takes its share of the
+//! limit on what is under way before it waits for anything.
 //!
-//! Partial success: a request of records is checked as a whole before the first batch is appended. Only a failing disk can
-//! then stop it between two batches of a partition; that partition reports the failure, and a retry may write the first
-//! batches again. A producer with sequences sends one batch at a time and has no such case.
+//! Partial success: of a request of records each partition stands for itself. Its records are checked, all of them, before its
+//! first batch is appended; one that refuses its own reports that beside those that took theirs. Only a failing disk can stop a
+//! partition between two batches: it reports the failure, and a retry may write the first batches again. A producer with
+//! sequences sends one batch at a time and has no such case.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use crate::storage::{Append, AppendError, Durability, Origin, SyncDue, Written};
 use crate::telemetry::Metrics;
 use crate::types::{PartitionId, Timestamp, TopicName, TopicPartition};
 
+use super::budget::BudgetShare;
 use super::core::{Core, count_refusal};
 use super::flush::Urgency;
 use super::gate::Pass;
@@ -107,6 +110,8 @@ impl Core {
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
+        let share = Arc::new(self.inflight.take(as_u64(batch.len()))?);
+        self.ensure_topic(name).await?;
         let (pass, topic) = self.admit(name)?;
         let served = topic.partition(partition)?;
         let started = Instant::now();
@@ -127,7 +132,7 @@ impl Core {
             });
         }
         self.open_for_append(served, target.now).await?;
-        let pending = self.append(&target, &[accepted], pass);
+        let pending = self.append(&target, &[accepted], Hold::new(pass, share));
         self.metrics.append_latency.record(started.elapsed());
         pending
     }
@@ -138,6 +143,8 @@ impl Core {
         new: &NewRecords,
         acks: Acks,
     ) -> Result<Vec<Placed<PendingAck>>, Error> {
+        let held = Arc::new(self.inflight.take(memory_of(new))?);
+        self.ensure_topic(&new.topic).await?;
         let (_pass, topic) = self.admit(&new.topic)?;
         let started = Instant::now();
         let shares = shares(&topic, new)?;
@@ -157,7 +164,7 @@ impl Core {
                 now,
             };
             let outcome = match self.open_for_append(target.served, now).await {
-                Ok(()) => self.append_share(&target, new, &share.indexes),
+                Ok(()) => self.append_share(&target, new, &share.indexes, Arc::clone(&held)),
                 Err(error) => Err(error),
             };
             let indexes = if whole {
@@ -203,6 +210,7 @@ impl Core {
         target: &Target<'_>,
         new: &NewRecords,
         indexes: &[usize],
+        held: Arc<BudgetShare>,
     ) -> Result<PendingAck, Error> {
         let partition = target.served.id();
         let rules = self.rules(target.config, target.now);
@@ -223,7 +231,7 @@ impl Core {
                 limit_bytes: target.config.max_message_bytes.into(),
             });
         }
-        self.append(target, &accepted, self.gate.enter()?)
+        self.append(target, &accepted, Hold::new(self.gate.enter()?, held))
     }
 
     /// Appends batches back to back and prepares their one acknowledgement.
@@ -231,11 +239,10 @@ impl Core {
         self: &Arc<Self>,
         target: &Target<'_>,
         batches: &[Accepted],
-        pass: Pass,
+        hold: Hold,
     ) -> Result<PendingAck, Error> {
-        let size_bytes: u64 = batches.iter().map(|batch| u64::from(batch.size_bytes())).sum();
         let hold = match target.acks {
-            Acks::All => Some(Hold::new(pass, self.inflight.take(size_bytes)?)),
+            Acks::All => Some(hold),
             Acks::Leader | Acks::None => None,
         };
         if let [batch] = batches {
@@ -362,6 +369,9 @@ impl Core {
         }
         if served.log.take_rolled() {
             self.retention.want(served);
+            if let Some(archive) = &self.archive {
+                archive.look();
+            }
             if target.config.cleanup.compacts() {
                 self.cleaner.look();
             }
@@ -482,6 +492,21 @@ fn in_request(rejection: Rejection, indexes: &[usize]) -> Rejection {
         },
         other => other,
     }
+}
+
+/// What a request of records takes in memory, in bytes.
+fn memory_of(new: &NewRecords) -> u64 {
+    let record = |record: &NewRecord| {
+        let (key, value) = (record.key.as_deref(), record.value.as_deref());
+        BatchBuilder::record_len(key, value, &record.headers)
+            + size_of::<NewRecord>()
+            + size_of_val(&record.headers[..])
+    };
+    as_u64(new.records.iter().map(record).sum())
+}
+
+fn as_u64(len: usize) -> u64 {
+    u64::try_from(len).expect("a length fits 64 bits")
 }
 
 fn as_u32(index: usize) -> u32 {

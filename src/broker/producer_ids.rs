@@ -1,7 +1,7 @@
 //! Producer ids: each is given once, over all starts of a data directory.
 //!
 //! Ids come in blocks. The end of a block is recorded, synced, before its first id is given: a crash loses the rest of a
-//! block and never gives an id twice.
+//! block and never gives an id twice. Ids in a log that is adopted were given by another server, and are passed over.
 
 use crate::types::ProducerId;
 
@@ -39,6 +39,18 @@ impl ProducerIds {
         (ProducerId(self.end.saturating_add(BLOCK)), ProducerId(self.end))
     }
 
+    /// As [`next_block`](Self::next_block), of an empty block that ends behind `id`; `None` when the block does that now.
+    pub(super) fn block_behind(&self, id: ProducerId) -> Option<(ProducerId, ProducerId)> {
+        let end = id.0.saturating_add(1);
+        (end > self.end).then_some((ProducerId(end), ProducerId(self.end)))
+    }
+
+    /// Gives no id up to `id`, which lies before the recorded end.
+    pub(super) fn pass(&mut self, id: ProducerId) {
+        assert!(id.0 < self.end, "after a crash id {id:?} would be given");
+        self.next = self.next.max(id.0 + 1);
+    }
+
     /// The end of the next block is recorded: its ids may be given.
     pub(super) fn recorded(&mut self, end: ProducerId) {
         self.next = self.end;
@@ -60,6 +72,20 @@ mod tests {
         let given: Vec<_> = std::iter::from_fn(|| ids.take()).collect();
         assert_eq!(given, (0..1000).map(ProducerId).collect::<Vec<_>>());
 
+        let foreign = ProducerId(1500);
+        let (end, now) = ids.block_behind(foreign).expect("beyond the block");
+        assert_eq!((end, now), (ProducerId(1501), ProducerId(1000)));
+        ids.recorded(end);
+        ids.pass(foreign);
+        assert_eq!(ids.take(), None);
+        let (next_end, _) = ids.next_block();
+        ids.recorded(next_end);
+        assert_eq!(ids.block_behind(ProducerId(1600)), None);
+        ids.pass(ProducerId(1600));
+        ids.pass(ProducerId(3));
+        assert_eq!(ids.take(), Some(ProducerId(1601)));
+
+        let end = ProducerId(1000);
         let mut after_a_crash = ProducerIds::after(end.0);
         assert_eq!(after_a_crash.take(), None);
         let (end, _) = after_a_crash.next_block();

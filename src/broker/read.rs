@@ -19,9 +19,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+
 use crate::storage::{FirstBatch, Read};
 use crate::types::{Isolation, Offset, PartitionId, Timestamp};
 
+use super::Error;
+use super::budget::BudgetShare;
 use super::core::Core;
 use super::cursor::{Begin, Cursor, Plan, Starts};
 use super::fetch::{Stretch, out_of_range};
@@ -29,8 +33,14 @@ use super::requests::{Chunk, Progress, ReadSpec, ReadStep};
 use super::served::Served;
 use super::topics::Topic;
 use super::wait::Wait;
-use super::{Error, translate};
 
+/// Partitions that all open reads of a server read, counted once for each read: about 120 bytes each, with the tokens that name
+/// them.
+pub(super) const OPEN_POSITIONS_MAX: u64 = 1 << 20;
+/// Partitions whose starts are looked up by time at the same time.
+const LOOKUPS_AT_ONCE: usize = 16;
+/// A step tells of so many partitions that have moved: one without records comes when there are more.
+pub const MOVED_MAX: usize = 1_000;
 /// A step without records is returned at most so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -45,9 +55,13 @@ pub struct ReadStream {
     turn: usize,
     /// When the last step was returned.
     last_step: tokio::time::Instant,
+    /// Lanes that have come further since.
+    moved: BTreeSet<usize>,
     state: State,
     /// While it follows and found nothing.
     wait: Option<Wait<Served>>,
+    /// Of [`OPEN_POSITIONS_MAX`].
+    _share: BudgetShare,
 }
 
 #[derive(Debug)]
@@ -74,6 +88,8 @@ impl Core {
     pub(super) async fn open_read(self: &Arc<Self>, spec: ReadSpec) -> Result<ReadStream, Error> {
         let topic = self.topics.find(&spec.topic)?;
         let partitions = chosen(&topic, &spec)?;
+        let count = u64::try_from(partitions.len()).unwrap_or(u64::MAX);
+        let share = self.open_positions.take(count)?;
         let mut lanes = Vec::with_capacity(partitions.len());
         let mut look_up = Vec::new();
         let starts = Starts::of(&spec);
@@ -87,16 +103,18 @@ impl Core {
             }
             lanes.push(Lane { served, cursor });
         }
-        if !look_up.is_empty() {
-            let found = self.blocking(move |_| {
-                let find = |(lane, served, at, bound): (usize, Arc<Served>, _, _)| {
-                    Ok((lane, first_from(&served, at, bound)?))
-                };
-                look_up.into_iter().map(find).collect::<Result<Vec<_>, Error>>()
-            });
-            for (lane, position) in found.await? {
-                lanes[lane].cursor.position = position;
+        let found = look_up.into_iter().map(|(lane, served, at, bound)| {
+            let core = Arc::clone(self);
+            async move {
+                let position = core.first_from(&served, at, bound).await?;
+                Ok::<_, Error>((lane, position))
             }
+            .boxed()
+        });
+        let found: Vec<_> = found.collect();
+        let mut found = stream::iter(found).buffer_unordered(LOOKUPS_AT_ONCE);
+        while let Some((lane, position)) = found.try_next().await? {
+            lanes[lane].cursor.position = position;
         }
         Ok(ReadStream {
             core: Arc::clone(self),
@@ -105,20 +123,28 @@ impl Core {
             chunk_bytes: spec.chunk_bytes,
             turn: 0,
             last_step: tokio::time::Instant::now(),
+            moved: BTreeSet::new(),
             state: State::Reading,
             wait: None,
+            _share: share,
         })
     }
-}
 
-/// Finds the first record below `bound` that is late enough, in what is there: what is deleted under the search is not.
-fn first_from(served: &Served, at: Timestamp, bound: Offset) -> Result<Offset, Error> {
-    loop {
-        let log_start = served.log.watermarks().log_start;
-        match served.log.find_time(at, bound) {
-            Ok(found) => return Ok(found.map_or(bound, |found| found.offset)),
-            Err(_) if served.log.watermarks().log_start > log_start => {}
-            Err(error) => return Err(translate::read(served.id(), error, bound)),
+    /// Finds the first record below `bound` that is late enough, in what is there: what is deleted under the search is not.
+    async fn first_from(
+        self: &Arc<Self>,
+        served: &Arc<Served>,
+        at: Timestamp,
+        bound: Offset,
+    ) -> Result<Offset, Error> {
+        loop {
+            let log_start = served.log.watermarks().log_start;
+            match self.find_time(served, at, bound).await {
+                Ok(found) => return Ok(found.map_or(bound, |found| found.offset)),
+                Err(Error::ShuttingDown) => return Err(Error::ShuttingDown),
+                Err(_) if served.log.watermarks().log_start > log_start => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -182,20 +208,21 @@ impl ReadStream {
                     // From here to the return nothing is awaited: the step counts, or it never was.
                     let found = !chunk.batches.is_empty();
                     self.lanes[lane].cursor.advance(chunk.next_offset);
+                    self.moved.insert(lane);
                     self.turn = lane + 1;
                     self.wait = None;
                     let progress = match self.plan() {
                         Ok(Next::Complete) => Progress::Complete,
                         _ => Progress::More,
                     };
-                    let due = self.last_step.elapsed() >= PROGRESS_INTERVAL;
+                    let due = self.last_step.elapsed() >= PROGRESS_INTERVAL || self.moved.len() >= MOVED_MAX;
                     if found || due || progress == Progress::Complete {
-                        return Ok(self.returned(chunk, progress));
+                        return Ok(self.returned(lane, chunk, progress));
                     }
                 }
                 Next::Complete => {
                     let chunk = self.nothing()?;
-                    return Ok(self.returned(chunk, Progress::Complete));
+                    return Ok(self.returned(0, chunk, Progress::Complete));
                 }
                 Next::Wait if self.wait.is_none() => {
                     // Registered first, planned again after: what came in between is seen.
@@ -232,10 +259,9 @@ impl ReadStream {
 
     async fn read(&self, lane: usize, range: Range<Offset>) -> Result<Chunk, Error> {
         let Lane { served, cursor } = &self.lanes[lane];
-        let served = Arc::clone(served);
-        let stretch = self.stretch(cursor, range.clone());
         let started = Instant::now();
-        let chunk = self.core.blocking(move |_| stretch.chunk(&served)).await?;
+        let stretch = || self.stretch(cursor, range.clone());
+        let chunk = self.core.chunk(served, stretch).await?;
         self.core.metrics.fetch_latency.record(started.elapsed());
         self.core
             .metrics
@@ -244,6 +270,7 @@ impl ReadStream {
         if chunk.next_offset <= range.start {
             return Err(Error::Damaged {
                 partition: chunk.partition,
+                lost: None,
                 reason: format!("reading from offset {} makes no progress", range.start),
             });
         }
@@ -274,17 +301,23 @@ impl ReadStream {
         stretch.chunk(served)
     }
 
-    fn returned(&mut self, chunk: Chunk, progress: Progress) -> ReadStep {
+    fn returned(&mut self, lane: usize, chunk: Chunk, progress: Progress) -> ReadStep {
         self.last_step = tokio::time::Instant::now();
+        self.moved.insert(lane);
+        let moved = std::mem::take(&mut self.moved);
+        let stands = |lane: usize| {
+            let cursor = &self.lanes[lane].cursor;
+            (cursor.partition, cursor.position)
+        };
         ReadStep {
             partition: chunk.partition.partition,
             chunk,
-            positions: self.positions(),
+            moved: moved.into_iter().map(stands).collect(),
             progress,
         }
     }
 
-    /// Returns where every partition of the read stands.
+    /// Returns where every partition of the read stands after the last step.
     pub fn positions(&self) -> Vec<(PartitionId, Offset)> {
         self.lanes
             .iter()

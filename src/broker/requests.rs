@@ -11,6 +11,7 @@ use crate::types::{
 };
 
 use super::Error;
+use super::archive::PartitionArchive;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -198,8 +199,9 @@ pub struct ReadStep {
     pub partition: PartitionId,
     /// Its records, possibly none.
     pub chunk: Chunk,
-    /// Where every partition of the read stands after this step.
-    pub positions: Vec<(PartitionId, Offset)>,
+    /// Partitions that have come further since the step before, this one among them, and where they stand;
+    /// [`super::ReadStream::positions`] tells of all.
+    pub moved: Vec<(PartitionId, Offset)>,
     /// Whether more comes.
     pub progress: Progress,
 }
@@ -315,6 +317,10 @@ pub struct PartitionDescription {
     pub greatest_timestamp: Option<Timestamp>,
     /// Why it refuses writes, while it does.
     pub write_refusal: Option<String>,
+    /// The first offset on the local disk; what lies before it is only in the archive.
+    pub local_start: Offset,
+    /// How it stands in the archive, if it has to do with one.
+    pub archive: Option<PartitionArchive>,
 }
 
 /// Where a setting's value comes from.

@@ -10,6 +10,7 @@
 //! | flush | 100 ms, while something is unsynced | syncs what is due of `written` topics |
 //! | retention | 30 s, after a roll, when records were deleted | removes segments that are due |
 //! | removal | when topics were deleted | removes their files |
+//! | archive | 1 s, after a roll | uploads what is sealed, keeps the bucket's books, looks whether it is still ours |
 //! | repair | when wanted | brings partitions back after a failed write or sync |
 //!
 //! What is due is decided by pure functions of the time given (`Partition::sync_due`, `Partition::expire_producers`); the
@@ -25,6 +26,7 @@ use tokio::time::MissedTickBehavior;
 use crate::telemetry::Exposition;
 
 use super::Error;
+use super::archive::Archive;
 use super::core::Core;
 use super::disk::Change;
 use super::{removal, retention};
@@ -49,6 +51,7 @@ pub(super) fn start(core: &Arc<Core>) -> Vec<JoinHandle<()>> {
         spawn(core, repair),
         spawn(core, retention::look_again_and_again),
         spawn(core, removal::remove_again_and_again),
+        spawn(core, Archive::work),
     ]
 }
 
@@ -199,6 +202,9 @@ impl Core {
         self.metrics.partitions.set(gauge(partitions));
         self.metrics.segments.set(gauge(segments));
         self.metrics.log_bytes.set(gauge(bytes));
+        if let Some(archive) = &self.archive {
+            archive.count_gauges(self);
+        }
     }
 
     /// Takes the gauges that change all the time, then renders everything.
@@ -209,7 +215,7 @@ impl Core {
         self.metrics.open_maps.set(of(files.maps));
         self.metrics.waiters.set(of(self.waits.registrations()));
         self.metrics.repairing.set(of(self.repairs.waiting()));
-        self.metrics.inflight_bytes.set(gauge(self.inflight.used_bytes()));
+        self.metrics.inflight_bytes.set(gauge(self.inflight.used()));
         self.metrics.disk_free_bytes.set(gauge(self.disk.free_bytes()));
         self.metrics.disk_full.set(i64::from(self.disk.is_full()));
         self.metrics.text(exposition)

@@ -22,9 +22,9 @@ use crate::telemetry::Latency;
 use crate::types::{Offset, TopicPartition};
 
 use super::Error;
+use super::budget::BudgetShare;
 use super::cleaner::Cleaning;
 use super::gate::Pass;
-use super::inflight::InflightBytes;
 use super::wait::{Waiters, Watched};
 
 /// One partition at the broker.
@@ -62,13 +62,13 @@ pub(super) enum Turn {
 pub(super) struct Hold {
     /// Keeps the broker from stopping.
     _pass: Pass,
-    /// Its share of the limit.
-    _bytes: InflightBytes,
+    /// Its request's share of the limit.
+    _bytes: Arc<BudgetShare>,
 }
 
 impl Hold {
     /// Joins both.
-    pub(super) fn new(pass: Pass, bytes: InflightBytes) -> Self {
+    pub(super) fn new(pass: Pass, bytes: Arc<BudgetShare>) -> Self {
         Self {
             _pass: pass,
             _bytes: bytes,
@@ -259,8 +259,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::broker::budget::Budget;
     use crate::broker::gate::Gate;
-    use crate::broker::inflight::Inflight;
     use crate::env::{CacheLimits, Call, Failure, Fault, FileCache, SimFs};
     use crate::record::{BatchBuilder, BatchOptions};
     use crate::storage::{LogConfig, Origin, PartitionSpec, Store, StoreConfig};
@@ -316,7 +316,7 @@ mod tests {
             .expect_err("the sync fails");
         // The failure found nobody waiting; the acknowledgement is expected only now.
         let pass = Gate::new().enter().expect("open");
-        let bytes = Inflight::new(1 << 20).take(1).expect("room");
+        let bytes = Arc::new(Budget::new("bytes", 1 << 20).take(1).expect("room"));
         let mut answer = served.expect_ack(&appended, Hold::new(pass, bytes));
         log.repair(NOW).expect("repaired");
         served.advance(log.watermarks().high_watermark, &Latency::default());

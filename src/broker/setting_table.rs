@@ -7,13 +7,13 @@
 //! - `segment.index.bytes` is at least 1 KiB, so that an index holds more than a few entries.
 //! - `max.message.bytes` is at most 512 MiB: recovery takes a larger batch for damage.
 //! - `min.insync.replicas` is 1: there is one copy, on disk.
-//! - `durability` is ours.
+//! - `durability` and `tier.max.lag.ms` are ours; `remote.storage.enable` is `auto` where nobody says otherwise.
 //!
 //! What is not here: Kafka's settings that would have no effect (`file.delete.delay.ms`, `preallocate`,
 //! `unclean.leader.election.enable`, replication throttles, `compression.lz4.level`: lz4 has one level here); they are refused like unknown names, because accepting what
 //! does nothing is a promise not kept.
 
-use crate::storage::MAX_BATCH_BYTES;
+use crate::record::MAX_BATCH_BYTES;
 
 /// What values a setting takes.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -85,6 +85,10 @@ pub(super) const FLUSH_MESSAGES: &str = "flush.messages";
 pub(super) const FLUSH_MS: &str = "flush.ms";
 pub(super) const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
 pub(super) const DURABILITY: &str = "durability";
+pub(super) const REMOTE_STORAGE_ENABLE: &str = "remote.storage.enable";
+pub(super) const LOCAL_RETENTION_MS: &str = "local.retention.ms";
+pub(super) const LOCAL_RETENTION_BYTES: &str = "local.retention.bytes";
+pub(super) const TIER_MAX_LAG_MS: &str = "tier.max.lag.ms";
 
 /// What a topic admits, recovery must take for a batch and not for damage.
 const MESSAGE_MAX: i64 = MAX_BATCH_BYTES as i64;
@@ -170,6 +174,20 @@ pub(super) const SETTINGS: &[Setting] = &[
         doc: "Bytes of log between two entries of the offset index.",
     },
     Setting {
+        name: LOCAL_RETENTION_BYTES,
+        kind: whole(-2, i64::MAX),
+        default: "-2",
+        synonyms: &[same_unit("log.local.retention.bytes")],
+        doc: "Size above which a partition's oldest segments leave the local disk once the archive has them, in bytes; -2 is retention.bytes, -1 keeps.",
+    },
+    Setting {
+        name: LOCAL_RETENTION_MS,
+        kind: whole(-2, i64::MAX),
+        default: "-2",
+        synonyms: &[same_unit("log.local.retention.ms")],
+        doc: "Age above which segments leave the local disk once the archive has them, in milliseconds; -2 is retention.ms, -1 keeps.",
+    },
+    Setting {
         name: MAX_COMPACTION_LAG_MS,
         kind: whole(1, i64::MAX),
         default: LONG_MAX,
@@ -224,6 +242,13 @@ pub(super) const SETTINGS: &[Setting] = &[
         default: "1",
         synonyms: &[],
         doc: "Copies that acks=all waits for; the disk is the one there is.",
+    },
+    Setting {
+        name: REMOTE_STORAGE_ENABLE,
+        kind: Kind::Word(&["auto", "true", "false"]),
+        default: "auto",
+        synonyms: &[],
+        doc: "Whether segments go to the archive of a server that has one; auto is what the server's tier.topics says.",
     },
     Setting {
         name: RETENTION_BYTES,
@@ -288,6 +313,13 @@ pub(super) const SETTINGS: &[Setting] = &[
             },
         ],
         doc: "Age at which a new segment is begun, in milliseconds.",
+    },
+    Setting {
+        name: TIER_MAX_LAG_MS,
+        kind: whole(100, i64::MAX),
+        default: "60000",
+        synonyms: &[],
+        doc: "How far the archive may be behind, in milliseconds: a segment is sealed for it when its first record is as old.",
     },
 ];
 

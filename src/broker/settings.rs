@@ -20,6 +20,9 @@ use super::setting_table::{self as table, Kind, SETTINGS, Setting};
 /// A producer that was idle for so long is forgotten, in milliseconds: Kafka's `producer.id.expiration.ms`.
 const PRODUCER_ID_EXPIRATION_MS: i64 = 86_400_000;
 
+/// A local retention that is that of the whole: Kafka's -2.
+const AS_THE_WHOLE: i64 = -2;
+
 /// What a request takes at most beside its one batch, in bytes: the topic's name, numbers, tags.
 const REQUEST_ROOM: usize = 1024;
 
@@ -82,6 +85,12 @@ pub struct TopicConfig {
     pub flush_ms: i64,
     /// `durability`.
     pub durability: Durability,
+    /// `remote.storage.enable`; `None` leaves it to the server.
+    pub archived: Option<bool>,
+    /// `local.retention.*`, of a topic that is archived.
+    pub local_retention: Retention,
+    /// `tier.max.lag.ms`.
+    pub tier_max_lag_ms: i64,
 }
 
 impl TopicConfig {
@@ -95,7 +104,7 @@ impl TopicConfig {
         }
     }
 
-    /// Returns what storage is told of `partition`; `max_decompressed_bytes` is the server's bound.
+    /// Returns what storage is told of `partition` where nothing is archived; `max_decompressed_bytes` is the server's bound.
     pub fn log_config(&self, max_decompressed_bytes: u32, partition: PartitionId) -> LogConfig {
         LogConfig {
             segment_bytes: self.segment_bytes,
@@ -120,6 +129,7 @@ impl TopicConfig {
                 .filter(|hold| hold.is_of(partition))
                 .map(|hold| hold.range.clone())
                 .collect(),
+            archived: None,
         }
     }
 
@@ -197,19 +207,17 @@ impl Settings {
         };
         let config = values.topic_config()?;
         if config.levels.gzip == 0 {
-            let reason = format!("{} must be -1 or 1 to 9, got 0", table::COMPRESSION_GZIP_LEVEL);
-            return Err(Error::InvalidConfig { reason });
+            let name = table::COMPRESSION_GZIP_LEVEL;
+            return Err(wrong(name, format!("{name} must be -1 or 1 to 9, got 0")));
         }
+        check_local_retention(&config)?;
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms {
-            return Err(Error::InvalidConfig {
-                reason: format!(
-                    "{} = {} must not exceed {} = {}",
-                    table::MIN_COMPACTION_LAG_MS,
-                    config.min_compaction_lag_ms,
-                    table::MAX_COMPACTION_LAG_MS,
-                    config.max_compaction_lag_ms
-                ),
-            });
+            let (least, greatest) = (table::MIN_COMPACTION_LAG_MS, table::MAX_COMPACTION_LAG_MS);
+            let reason = format!(
+                "{least} = {} must not exceed {greatest} = {}",
+                config.min_compaction_lag_ms, config.max_compaction_lag_ms
+            );
+            return Err(wrong(least, reason));
         }
         Ok(config)
     }
@@ -225,16 +233,49 @@ impl Settings {
         max_request_bytes: usize,
     ) -> Result<(), Error> {
         let name = table::MAX_MESSAGE_BYTES;
-        let largest = max_request_bytes.saturating_sub(REQUEST_ROOM);
+        let largest = largest_batch(max_request_bytes);
         let wanted = given.get(name).and_then(|text| text.trim().parse::<usize>().ok());
         match wanted {
-            Some(wanted) if wanted > largest => Err(Error::InvalidConfig {
-                reason: format!(
+            Some(wanted) if wanted > largest => Err(wrong(
+                name,
+                format!(
                     "{name} must be 0 to {largest} on this server, which takes requests of {max_request_bytes} bytes, got {wanted}"
                 ),
-            }),
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// Makes these the settings of a server that takes requests of `max_request_bytes`: where nobody says how large a batch
+    /// may be, it is no larger than fits.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] when the server's own default does not fit.
+    pub fn within(mut self, max_request_bytes: usize) -> Result<Self, Error> {
+        let name = table::MAX_MESSAGE_BYTES;
+        let largest = largest_batch(max_request_bytes);
+        match self
+            .server
+            .get(name)
+            .and_then(|text| text.trim().parse::<usize>().ok())
+        {
+            Some(own) if own > largest => {
+                let reason = format!(
+                    "topic_defaults.{name} = {own} does not fit grpc.max_request_bytes = {max_request_bytes}: lower it to \
+                     {largest}, or raise that to {}",
+                    own.saturating_add(REQUEST_ROOM)
+                );
+                return Err(wrong(name, reason));
+            }
+            Some(_) => {}
+            None => {
+                let default = find(name).and_then(|setting| setting.default.parse().ok());
+                if default.is_some_and(|default: usize| default > largest) {
+                    self.server.insert(name, largest.to_string());
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// Lists every setting as a topic with these `overrides` has it, ascending by name.
@@ -256,6 +297,39 @@ impl Settings {
     }
 }
 
+/// A compacted topic keeps all of its data local; and what is to be kept longer here than at all says so by mistake.
+fn check_local_retention(config: &TopicConfig) -> Result<(), Error> {
+    let own = |name: &str| {
+        let text = config.overrides.get(name)?;
+        text.trim().parse::<i64>().ok().filter(|value| *value >= 0)
+    };
+    let total_bytes = config.retention_bytes.and_then(|bytes| i64::try_from(bytes).ok());
+    let pairs = [
+        (
+            table::LOCAL_RETENTION_MS,
+            table::RETENTION_MS,
+            config.retention_ms,
+        ),
+        (table::LOCAL_RETENTION_BYTES, table::RETENTION_BYTES, total_bytes),
+    ];
+    for (name, total_name, total) in pairs {
+        let Some(local) = own(name) else { continue };
+        if config.cleanup.compacts() {
+            let reason = format!(
+                "{name} does not go with {} = compact: a compacted topic keeps all of its data on the local disk, because \
+                 compaction looks at all of it",
+                table::CLEANUP_POLICY
+            );
+            return Err(wrong(name, reason));
+        }
+        if let Some(total) = total.filter(|total| local > *total && config.cleanup.deletes()) {
+            let reason = format!("{name} = {local} must not exceed {total_name} = {total}");
+            return Err(wrong(name, reason));
+        }
+    }
+    Ok(())
+}
+
 /// Applies a change to a topic's own settings.
 ///
 /// # Errors
@@ -271,8 +345,7 @@ pub(super) fn changed(
             return Err(unknown(name, SETTINGS.iter().map(|setting| setting.name)));
         }
         if change.set.contains_key(name) {
-            let reason = format!("{name} is both set and unset; choose one");
-            return Err(Error::InvalidConfig { reason });
+            return Err(wrong(name, format!("{name} is both set and unset; choose one")));
         }
         new.remove(name);
     }
@@ -306,12 +379,14 @@ impl Values<'_> {
             i64::MAX
         };
         self.whole(table::MIN_INSYNC_REPLICAS)?;
+        let retention_ms = Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0);
+        let retention_bytes = u64::try_from(self.whole(table::RETENTION_BYTES)?).ok();
         Ok(TopicConfig {
             overrides: self.overrides.clone(),
             holds: Vec::new(),
             cleanup,
-            retention_ms: Some(self.whole(table::RETENTION_MS)?).filter(|ms| *ms >= 0),
-            retention_bytes: u64::try_from(self.whole(table::RETENTION_BYTES)?).ok(),
+            retention_ms,
+            retention_bytes,
             segment_bytes: self.size(table::SEGMENT_BYTES)?,
             segment_ms: self.whole(table::SEGMENT_MS)?.min(longest_segment_ms),
             segment_jitter_ms: self.whole(table::SEGMENT_JITTER_MS)?,
@@ -339,6 +414,22 @@ impl Values<'_> {
                 "written" => Durability::Written,
                 _ => Durability::Synced,
             },
+            archived: match self.word(table::REMOTE_STORAGE_ENABLE)? {
+                "true" => Some(true),
+                "false" => Some(false),
+                _ => None,
+            },
+            local_retention: Retention {
+                ms: match self.whole(table::LOCAL_RETENTION_MS)? {
+                    AS_THE_WHOLE => retention_ms,
+                    ms => Some(ms).filter(|ms| *ms >= 0),
+                },
+                bytes: match self.whole(table::LOCAL_RETENTION_BYTES)? {
+                    AS_THE_WHOLE => retention_bytes,
+                    bytes => u64::try_from(bytes).ok(),
+                },
+            },
+            tier_max_lag_ms: self.whole(table::TIER_MAX_LAG_MS)?,
         })
     }
 
@@ -439,8 +530,11 @@ fn read(setting: &Setting, name: &str, text: &str) -> Result<Value, Error> {
             known.then(|| Value::Words(chosen()))
         }
     };
-    value.ok_or_else(|| Error::InvalidConfig {
-        reason: format!("{name} must be {}, got {text}", allowed(setting.kind)),
+    value.ok_or_else(|| {
+        wrong(
+            name,
+            format!("{name} must be {}, got {text}", allowed(setting.kind)),
+        )
     })
 }
 
@@ -468,9 +562,10 @@ fn in_own_unit(name: &str, text: &str, factor: i64) -> Result<String, Error> {
         }
     }) {
         Some(number) => Ok(number.to_string()),
-        None => Err(Error::InvalidConfig {
-            reason: format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
-        }),
+        None => Err(wrong(
+            name,
+            format!("{name} must be -1 to {}, got {text}", i64::MAX / factor),
+        )),
     }
 }
 
@@ -487,16 +582,32 @@ fn server_names() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown(name: &str, known: impl Iterator<Item = &'static str>) -> Error {
-    let nearest = known
-        .map(|candidate| (edits(name, candidate), candidate))
-        .min()
+    let is_broad = |setting: &&Setting| setting.synonyms.iter().any(|synonym| synonym.name == name);
+    let narrow = SETTINGS.iter().find(is_broad).map(|setting| (0, setting.name));
+    let nearest = known.map(|candidate| (edits(name, candidate), candidate)).min();
+    // A broker-level name has a topic-level one, however near another may be.
+    let nearest = narrow
+        .or(nearest)
         .filter(|(edits, candidate)| *edits <= candidate.len() / 3);
+    let reason = match nearest {
+        Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),
+        None => format!("no setting is named {name:?}"),
+    };
+    wrong(name, reason)
+}
+
+/// A setting that is wrong; of which topic, the caller knows.
+fn wrong(setting: &str, reason: String) -> Error {
     Error::InvalidConfig {
-        reason: match nearest {
-            Some((_, nearest)) => format!("no setting is named {name:?}; did you mean {nearest}?"),
-            None => format!("no setting is named {name:?}"),
-        },
+        topic: None,
+        setting: setting.to_owned(),
+        reason,
     }
+}
+
+/// The largest batch that fits into a request of so many bytes.
+fn largest_batch(max_request_bytes: usize) -> usize {
+    max_request_bytes.saturating_sub(REQUEST_ROOM)
 }
 
 /// Counts the single-character changes that turn one name into the other. A name from outside is cut first: no longer

@@ -1,7 +1,8 @@
 //! From a data directory to a running broker, and back.
 //!
 //! Starting
-//! 1. Storage takes the lock and claims its epoch.
+//! 1. Storage takes the lock and claims its epoch. Where there is an archive, it is opened and its epoch is claimed as well
+//!    (`archive/start.rs`); its manifests are read after step 5.
 //! 2. The metadata partition is opened, recovered if need be, and read.
 //! 3. Deletions that had begun are finished. *If it dies here:* the next start finishes them.
 //! 4. Directories that no topic owns are set aside, never removed. If there are some and the metadata is empty, the start
@@ -28,16 +29,18 @@ use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
 use super::admin::Admin;
+use super::archive::Archive;
+use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
 use super::core::Core;
 use super::disk::DiskGuard;
 use super::flush::Flushes;
 use super::gate::Gate;
-use super::inflight::Inflight;
 use super::metadata::{self, Contents, MetadataLog, State, TopicEntry};
 use super::opening::Openings;
 use super::producer_ids::ProducerIds;
+use super::read::OPEN_POSITIONS_MAX;
 use super::removal::Removals;
 use super::repair::Repairs;
 use super::retention::RetentionWork;
@@ -49,6 +52,8 @@ use super::{BrokerConfig, Error, World, schedule, translate};
 
 /// How long a shutdown waits for what is under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How far the archive may be behind the store's own topics, in milliseconds.
+const INTERNAL_MAX_LAG_MS: &str = "5000";
 /// How many stray directories an error names.
 const STRAYS_NAMED: usize = 3;
 
@@ -123,6 +128,12 @@ impl Running {
         {
             tracing::warn!(waited = ?DRAIN_TIMEOUT, "work is still under way; stopping without it");
         }
+        if let Some(archive) = &core.archive {
+            let settling = Arc::clone(core);
+            // Its result is a panic that was reported where it happened.
+            let _ = tokio::task::spawn_blocking(move || settling.settle_metadata()).await;
+            archive.finish(core).await;
+        }
         core.gate.close();
         core.commit.end();
         let background = self.background.lock().take();
@@ -180,7 +191,7 @@ impl Drop for Running {
 
 /// Opens everything; blocks for the disk.
 fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
-    let settings = Settings::new(&config.topic_defaults)?;
+    let settings = Settings::new(&config.topic_defaults)?.within(config.max_request_bytes)?;
     let limits = CacheLimits {
         open_files: config.max_open_files,
         maps: config.max_maps,
@@ -194,6 +205,8 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let store = Store::open(Arc::clone(&files), store_config)
         .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
     let store = Arc::new(store);
+    let metrics = Arc::new(Metrics::new());
+    let archive = Archive::open(&config, files.fs(), &store, (&metrics, world.clock.now()))?;
 
     let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
     let (metadata_topic, served) = open_metadata(&config, &store, world.clock.now())?;
@@ -201,7 +214,6 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let contents = metadata::read(&metadata_log.served().log)?;
     set_strays_aside(&store, &contents, &config.data_dir)?;
 
-    let metrics = Arc::new(Metrics::new());
     let repairs = Arc::new(Repairs::default());
     let admin = Admin {
         metadata: metadata_log,
@@ -211,7 +223,10 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let core = Core {
         cleaner: Desk::new(config.cleaner),
         disk: Arc::clone(&disk),
-        inflight: Inflight::new(config.max_inflight_produce_bytes),
+        inflight: Budget::new(
+            "bytes of produce requests under way",
+            config.max_inflight_produce_bytes,
+        ),
         clock: world.clock,
         files,
         settings,
@@ -231,6 +246,8 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
         removals: Removals::default(),
         openings: Openings::default(),
         retention: RetentionWork::default(),
+        open_positions: Budget::new("partitions of open reads", OPEN_POSITIONS_MAX),
+        archive,
         waits: WaitSet::new(REGISTRATIONS_MAX),
         metrics,
         store,
@@ -239,6 +256,9 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     core.topics.put(metadata_topic);
     core.finish_deletions(&contents)?;
     core.open_topics(contents)?;
+    if let Some(archive) = &core.archive {
+        archive.know(&core)?;
+    }
     core.look_at_disk();
     core.count_gauges();
     Ok(Arc::new(core))
@@ -246,7 +266,11 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
 
 /// Settings of the metadata topic: the table's own, whatever the server's defaults are.
 fn metadata_config() -> Result<TopicConfig, Error> {
-    let own = [("cleanup.policy", "compact"), ("durability", "synced")];
+    let own = [
+        ("cleanup.policy", "compact"),
+        ("durability", "synced"),
+        ("tier.max.lag.ms", INTERNAL_MAX_LAG_MS),
+    ];
     let own = own
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -263,7 +287,7 @@ fn open_metadata(
     let spec = PartitionSpec {
         id: id.clone(),
         topic_id: metadata::TOPIC_ID,
-        config: topic_config.log_config(config.max_decompressed_bytes, id.partition),
+        config: config.log_config(&id.topic, &topic_config, id.partition),
     };
     let log = store
         .open_partitions(vec![spec], now)

@@ -14,6 +14,8 @@ use crate::record::{
 use crate::types::{Sequence, Timestamp};
 
 mod adopt;
+#[cfg(feature = "tier")]
+mod archive;
 mod background;
 mod cleaner;
 mod golden;
@@ -78,6 +80,7 @@ fn config() -> BrokerConfig {
             io_max_bytes_per_second: 0,
             backoff: Duration::from_secs(15),
         },
+        archive: ArchiveConfig::default(),
     }
 }
 

@@ -81,6 +81,7 @@ pub(super) fn append(partition: &TopicPartition, error: AppendError) -> Error {
         AppendError::Producer(error) => producer(partition, error),
         AppendError::Refused { reason } => Error::WritesRefused { partition, reason },
         AppendError::Exhausted => Error::PolicyViolation {
+            topic: Some(partition.topic.clone()),
             reason: format!("{partition} has no offset left; write to another partition"),
         },
         AppendError::Storage(error) => store(&partition, &error),
@@ -132,9 +133,15 @@ pub(super) fn read(partition: &TopicPartition, error: ReadError, high_watermark:
             log_start,
             high_watermark,
         },
-        damaged @ ReadError::Damaged { .. } => Error::Damaged {
+        ReadError::Cold { offset, local_start } => Error::ArchiveOnly {
             partition,
-            reason: damaged.to_string(),
+            offset,
+            local_start,
+        },
+        ReadError::Damaged { ref lost, .. } => Error::Damaged {
+            partition,
+            lost: lost.clone(),
+            reason: error.to_string(),
         },
         ReadError::Storage(error) => store(&partition, &error),
     }
@@ -152,6 +159,7 @@ pub(super) fn store(target: &dyn std::fmt::Display, error: &StoreError) -> Error
 pub(super) fn damage(partition: &TopicPartition, at: Offset, damage: &Damage) -> Error {
     Error::Damaged {
         partition: partition.clone(),
+        lost: None,
         reason: format!("the batch at offset {at}: {damage}"),
     }
 }

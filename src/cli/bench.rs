@@ -37,6 +37,10 @@ pub(super) struct BenchArgs {
     /// Take a few seconds, for figures that only show that it runs
     #[arg(long)]
     quick: bool,
+    /// The object store that tier measures, below a prefix of its own, which stays [default: a folder]
+    #[cfg(feature = "tier")]
+    #[arg(long, value_name = "URL")]
+    archive: Option<String>,
     #[command(flatten)]
     workload: WorkloadArgs,
 }
@@ -140,6 +144,20 @@ enum Subject {
     Lookup,
     /// How fast a compacted log is cleaned, and what others notice of it
     Compact,
+    /// How fast segments go to an object store and come back
+    #[cfg(feature = "tier")]
+    Tier,
+}
+
+impl Subject {
+    /// True for what measures a store of its own, without a server.
+    fn is_alone(self) -> bool {
+        #[cfg(feature = "tier")]
+        if self == Self::Tier {
+            return true;
+        }
+        matches!(self, Self::Startup | Self::Lookup | Self::Compact)
+    }
 }
 
 /// Runs the command.
@@ -149,14 +167,14 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
     if workload.is_some() && args.subject != Subject::Compact {
         return Err(CliError::Usage("a workload is for compact alone".to_owned()));
     }
-    let alone = matches!(
-        args.subject,
-        Subject::Startup | Subject::Lookup | Subject::Compact
-    );
-    if alone && server.is_named() {
+    if args.subject.is_alone() && server.is_named() {
         return Err(CliError::Usage(
-            "startup, lookup and compact measure a store of their own: leave --server out".to_owned(),
+            "startup, lookup, compact and tier measure a store of their own: leave --server out".to_owned(),
         ));
+    }
+    #[cfg(feature = "tier")]
+    if args.archive.is_some() && args.subject != Subject::Tier {
+        return Err(CliError::Usage("an archive is for tier alone".to_owned()));
     }
     let server = if server.is_named() {
         Some(server.connect().await?)
@@ -172,7 +190,11 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
         server,
         dir: Some(dir.path().to_path_buf()),
     };
-    let mut measuring = tokio::spawn(measure(args.subject, options, workload));
+    #[cfg(feature = "tier")]
+    let archive = args.archive.clone();
+    #[cfg(not(feature = "tier"))]
+    let archive = None;
+    let mut measuring = tokio::spawn(measure(args.subject, options, workload, archive));
     let measured = tokio::select! {
         measured = &mut measuring => measured,
         () = interrupts.next() => {
@@ -222,6 +244,8 @@ async fn measure(
     subject: Subject,
     options: Options,
     workload: Option<Workload>,
+    #[cfg_attr(not(feature = "tier"), expect(unused_variables, reason = "only tier has one"))]
+    archive: Option<String>,
 ) -> Result<Vec<Measure>, BenchError> {
     match subject {
         Subject::Produce => bench::produce(&options).await,
@@ -230,6 +254,8 @@ async fn measure(
         Subject::Startup => bench::startup(&options).await,
         Subject::Lookup => bench::lookup(&options),
         Subject::Compact => bench::compact(&options, workload),
+        #[cfg(feature = "tier")]
+        Subject::Tier => bench::tier(&options, archive.as_deref()).await,
     }
 }
 

@@ -10,9 +10,9 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::CliError;
 
@@ -84,6 +84,14 @@ impl Input {
                 reader: Box::new(io::stdin()),
             }),
         }
+    }
+
+    /// Opens `path` on a thread of its own: one that nobody writes to yet may never open, and must not keep the command from
+    /// ending.
+    pub(super) async fn open_aside(path: PathBuf) -> Result<Self, CliError> {
+        let (sender, opened) = oneshot::channel();
+        std::thread::spawn(move || sender.send(Self::open(Some(&path))));
+        opened.await.expect("the thread sends before it ends")
     }
 
     /// Reads on a thread of its own, since a read may never return; ends when the receiver is dropped.

@@ -24,6 +24,7 @@ mod record_text;
 mod retention;
 mod segment;
 pub mod serve;
+mod tier;
 mod time;
 mod topic;
 
@@ -61,6 +62,9 @@ enum Command {
     Read(read::ReadArgs),
     /// Find offsets by time, or the ends of the log
     Offsets(offsets::OffsetsArgs),
+    /// Look after what is in the object store
+    #[command(subcommand)]
+    Tier(tier::TierCommand),
     /// Look into segment files, without a server
     #[command(subcommand)]
     Segment(segment::SegmentCommand),
@@ -71,7 +75,7 @@ enum Command {
 }
 
 /// Commands that talk to no server: the flags that name one mean nothing to them.
-const WITHOUT_SERVER: [&str; 3] = ["serve", "segment", "completion"];
+const WITHOUT_SERVER: [&[&str]; 4] = [&["serve"], &["segment"], &["completion"], &["tier", "verify"]];
 
 /// Returns the description of the command line: every command, flag and help text.
 pub fn command() -> clap::Command {
@@ -81,9 +85,21 @@ pub fn command() -> clap::Command {
         .filter(|argument| argument.is_global_set())
         .map(|argument| argument.clone().hide(true))
         .collect();
-    WITHOUT_SERVER.into_iter().fold(command, |command, name| {
-        command.mut_subcommand(name, |subcommand| subcommand.args(hidden.clone()))
-    })
+    WITHOUT_SERVER
+        .into_iter()
+        .fold(command, |command, path| without_flags(command, path, &hidden))
+}
+
+/// Hides flags from the command that `path` leads to, if this build has it.
+fn without_flags(command: clap::Command, path: &[&str], hidden: &[clap::Arg]) -> clap::Command {
+    match path.split_first() {
+        None => command.args(hidden),
+        Some((&name, rest)) if command.find_subcommand(name).is_some() => {
+            let name = name.to_owned();
+            command.mut_subcommand(name, |subcommand| without_flags(subcommand, rest, hidden))
+        }
+        Some(_) => command,
+    }
 }
 
 /// Runs the command that the process's arguments name, and returns the code to end with.
@@ -180,12 +196,20 @@ fn parse(matches: &ArgMatches) -> Result<Cli, CliError> {
     let mut cli =
         Cli::from_arg_matches(matches).map_err(|error| CliError::Usage(wrong(&error.to_string())))?;
     cli.server.note_origins(matches);
-    let without_server = WITHOUT_SERVER
-        .into_iter()
-        .find(|name| matches.subcommand_name() == Some(name));
-    if let (Some(name), Some(flag)) = (without_server, cli.server.flag()) {
+    let without_server = WITHOUT_SERVER.into_iter().find(|path| {
+        let mut inner = Some(matches);
+        path.iter().all(|name| {
+            let sub = inner.and_then(ArgMatches::subcommand);
+            inner = sub.map(|(_, matches)| matches);
+            sub.is_some_and(|(called, _)| called == *name)
+        })
+    });
+    if let (Some(path), Some(flag)) = (without_server, cli.server.flag()) {
         // Taken in silence, `serve --tls-key` would look like a server with TLS.
-        let text = format!("{flag} is for talking to a server, which '{name}' does not do");
+        let text = format!(
+            "{flag} is for talking to a server, which '{}' does not do",
+            path.join(" ")
+        );
         return Err(CliError::Usage(text));
     }
     Ok(cli)
@@ -198,6 +222,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Produce(args) => connect::block_on(produce::run(&cli.server, args)),
         Command::Read(args) => connect::block_on(read::run(&cli.server, args)),
         Command::Offsets(args) => connect::block_on(offsets::run(&cli.server, args)),
+        Command::Tier(command) => tier::run(command, &cli.server),
         Command::Segment(command) => segment::run(command),
         Command::Bench(args) => connect::block_on(bench::run(&cli.server, args)),
         Command::Completion(args) => completion::run(&args, &mut command()),

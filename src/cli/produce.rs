@@ -9,7 +9,7 @@
 //! - Memory is bounded by the input's blocks and the producer's buffer.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -144,7 +144,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
         elapsed: Duration::ZERO,
     };
     let begun = tokio::select! {
-        begun = begin(server, &args.input, &args.topic, options) => begun.map_err(Ended::Failed),
+        begun = begin(server, args.input, &args.topic, options) => begun.map_err(Ended::Failed),
         () = interrupts.next() => Err(Ended::Interrupted(Times::Once)),
     };
     let ended = match begun {
@@ -190,11 +190,11 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
 /// Opens the input, before a server is asked for anything, and a producer for it.
 async fn begin(
     server: &ServerArgs,
-    input: &Path,
+    input: PathBuf,
     topic: &str,
     options: ProducerOptions,
 ) -> Result<(Producer, Input), CliError> {
-    let input = Input::open(Some(input))?;
+    let input = Input::open_aside(input).await?;
     let client = server.connect().await?;
     Ok((client.producer(topic, options).await?, input))
 }

@@ -1,7 +1,8 @@
-//! `siltstone segment dump`: what lies in a segment's files, read without a server.
+//! `siltstone segment dump|verify`: what lies in a segment's files, read without a server. A file is a `.log`, or the object that an archive has
+//! of one (`.segment`), which begins with it.
 //!
 //! Invariants
-//! - Every batch is checked: header, checksum, and each of its records.
+//! - Every batch is checked: header, checksum, and each of its records. Of an object, `verify` checks every other byte, too.
 //! - Damage is named with its position. After a damaged header nothing can be found; after a damaged body the next batch can.
 //! - Memory is bounded by one batch, whose length is believed only as far as the file goes.
 //!
@@ -26,7 +27,7 @@ const DECOMPRESSED_MAX: DecompressLimit = DecompressLimit(1 << 30);
 /// Subcommands of `segment`.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum SegmentCommand {
-    /// Show the batches of a .log file, and what is damaged in it
+    /// Show the batches of a .log file or of an object of an archive, and what is damaged in it
     Dump {
         /// The file
         file: PathBuf,
@@ -37,13 +38,33 @@ pub(super) enum SegmentCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Check a .log file or an object of an archive, and show only what is damaged in it
+    Verify {
+        /// The file, or the object's address: s3://bucket/prefix/... or file:///folder/...
+        file: PathBuf,
+        /// Print one JSON object for what is damaged
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Runs the command.
 pub(super) fn run(command: SegmentCommand) -> Result<ExitCode, CliError> {
-    let SegmentCommand::Dump { file, records, json } = command;
-    let mut dump = Dump::new(&file, records, json)?;
-    let damaged = dump.run()?;
+    let (file, damaged) = match command {
+        SegmentCommand::Dump { file, records, json } => {
+            let depth = if records { Depth::Records } else { Depth::Batches };
+            let damaged = Dump::new(&file, depth, json)?.run()?;
+            (file, damaged)
+        }
+        #[cfg(feature = "tier")]
+        SegmentCommand::Verify { file, json } if is_object(&file) => {
+            return super::connect::block_on(verify_object(file, json));
+        }
+        SegmentCommand::Verify { file, json } => {
+            let damaged = Dump::new(&file, Depth::Damage, json)?.run()?;
+            (file, damaged)
+        }
+    };
     match damaged {
         0 => Ok(ExitCode::SUCCESS),
         1 => Err(CliError::Failed(format!(
@@ -57,9 +78,75 @@ pub(super) fn run(command: SegmentCommand) -> Result<ExitCode, CliError> {
     }
 }
 
+/// True for an object of an archive, as a file or by its address.
+#[cfg(feature = "tier")]
+fn is_object(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == OBJECT)
+        || file.to_str().is_some_and(|file| file.contains("://"))
+}
+
+/// Checks every byte of an object.
+#[cfg(feature = "tier")]
+async fn verify_object(file: PathBuf, json: bool) -> Result<ExitCode, CliError> {
+    use crate::tier::{CallLimits, TierError, TierStore, check_object, read_lone_footer};
+    let address = match file.to_str() {
+        Some(address) if address.contains("://") => address.to_owned(),
+        _ => {
+            let path = std::fs::canonicalize(&file).map_err(|error| input::read_error(&file, &error))?;
+            format!("file://{}", path.display())
+        }
+    };
+    let Some((folder, key)) = address.rsplit_once('/') else {
+        return Err(CliError::Usage(format!("{address} names no object")));
+    };
+    let checked = async {
+        let store = TierStore::open_to_read(folder, CallLimits::default())?;
+        let footer = read_lone_footer(&store, key).await?;
+        check_object(&store, key, &footer, &|_| ()).await
+    };
+    let Err(error) = checked.await else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let (TierError::Damaged { key, reason }, true) = (&error, json) {
+        output::json_lines(&[json!({ "object": key, "damage": reason })])?;
+    }
+    Err(CliError::Failed(error.to_string()))
+}
+
+/// Returns how long the log in a file is, of an object that it begins with.
+#[cfg(feature = "tier")]
+fn log_len_of_object(path: &Path, file: &mut File, len: u64) -> Result<(u64, TopicPartition), CliError> {
+    use std::io::{Seek as _, SeekFrom};
+
+    use crate::tier::{Footer, ObjectDamage, TRAILER_LEN, Trailer};
+    let damaged = |damage: ObjectDamage| CliError::Failed(format!("{}: {damage}", path.display()));
+    let unread = |error: io::Error| input::read_error(path, &error);
+    let mut trailer = [0; TRAILER_LEN];
+    let at = len
+        .checked_sub(TRAILER_LEN as u64)
+        .ok_or_else(|| damaged(ObjectDamage::Length { object_len: len }))?;
+    file.seek(SeekFrom::Start(at)).map_err(unread)?;
+    file.read_exact(&mut trailer).map_err(unread)?;
+    let trailer = Trailer::decode(&trailer, len).map_err(damaged)?;
+    let mut footer = vec![0; usize::try_from(trailer.footer_len).expect("a footer is small")];
+    file.seek(SeekFrom::Start(trailer.footer_position))
+        .map_err(unread)?;
+    file.read_exact(&mut footer).map_err(unread)?;
+    let footer = Footer::decode(&footer, &trailer).map_err(damaged)?;
+    file.seek(SeekFrom::Start(0)).map_err(unread)?;
+    let owner = TopicPartition::new(footer.topic, footer.partition);
+    Ok((footer.summary.log_bytes, owner))
+}
+
+/// The extension of an object of an archive.
+#[cfg(feature = "tier")]
+const OBJECT: &str = "segment";
+
 /// How far the dump goes into batches.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Depth {
+    /// Nothing is shown but what is damaged.
+    Damage,
     Batches,
     Records,
 }
@@ -83,11 +170,23 @@ struct Dump {
 }
 
 impl Dump {
-    fn new(path: &Path, records: bool, json: bool) -> Result<Self, CliError> {
-        if path.extension().is_none_or(|extension| extension != "log") {
-            return Err(CliError::Usage(format!("{} is not a .log file", path.display())));
+    fn new(path: &Path, depth: Depth, json: bool) -> Result<Self, CliError> {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        #[cfg(feature = "tier")]
+        let is_object = extension == Some(OBJECT);
+        #[cfg(not(feature = "tier"))]
+        let is_object = false;
+        if extension != Some("log") && !is_object {
+            return Err(CliError::Usage(format!(
+                "{} is not a .log file, nor the .segment of an archive",
+                path.display()
+            )));
         }
-        let file = input::open(path)?;
+        #[cfg_attr(
+            not(feature = "tier"),
+            expect(unused_mut, reason = "only an object is looked into first")
+        )]
+        let mut file = input::open(path)?;
         let len = file
             .metadata()
             .map_err(|error| input::read_error(path, &error))?
@@ -98,6 +197,11 @@ impl Dump {
             .and_then(Path::file_name)
             .and_then(|name| name.to_str());
         let named = directory.and_then(TopicPartition::parse_dir_name);
+        #[cfg(feature = "tier")]
+        let (len, named) = match is_object {
+            true => log_len_of_object(path, &mut file, len).map(|(len, owner)| (len, Some(owner)))?,
+            false => (len, named),
+        };
         let partition = named.as_ref().map(|named| named.partition);
         let style = if json {
             Style::Json {
@@ -116,7 +220,7 @@ impl Dump {
                 len,
                 position: 0,
             },
-            depth: if records { Depth::Records } else { Depth::Batches },
+            depth,
             style,
             text: Vec::new(),
             damaged: 0,
@@ -158,8 +262,10 @@ impl Dump {
             Style::Json { .. } => batch_json(position, batch, crc.is_ok()).to_string(),
             Style::Plain { .. } => batch_text(position, batch, crc.is_ok()),
         };
-        self.text.extend_from_slice(line.as_bytes());
-        self.text.push(b'\n');
+        if self.depth != Depth::Damage {
+            self.text.extend_from_slice(line.as_bytes());
+            self.text.push(b'\n');
+        }
         match crc {
             Err(damage) => self.damage(position, &damage.to_string()),
             Ok(()) => self.records(position, batch),
@@ -175,7 +281,7 @@ impl Dump {
         for record in records {
             match (record, self.depth, &self.style) {
                 (Err(damage), _, _) => return self.damage(position, &damage.to_string()),
-                (Ok(_), Depth::Batches, _) => {}
+                (Ok(_), Depth::Damage | Depth::Batches, _) => {}
                 // A marker's key and value are the coordinator's, not a record's.
                 (Ok(_), Depth::Records, _) if batch.header().is_control() => {}
                 (Ok(found), Depth::Records, Style::Json { record, partition }) => {

@@ -63,7 +63,8 @@ fn file(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
 /// Dumps `bytes` without printing: the text and the number of damaged places.
 fn dump(bytes: &[u8], records: bool, json: bool) -> (String, u64) {
     let (_directory, path) = file(bytes);
-    let mut dump = Dump::new(&path, records, json).expect("the file is there");
+    let depth = if records { Depth::Records } else { Depth::Batches };
+    let mut dump = Dump::new(&path, depth, json).expect("the file is there");
     while dump.step().expect("readable") == Step::Further {}
     (String::from_utf8(dump.text).expect("text"), dump.damaged)
 }
@@ -173,8 +174,71 @@ fn as_json_every_line_is_an_object_and_records_say_whose_they_are() {
 
 #[test]
 fn a_file_of_another_kind_is_refused() {
-    let error = Dump::new(Path::new("x.txt"), false, false)
+    let error = Dump::new(Path::new("x.txt"), Depth::Batches, false)
         .err()
         .expect("refused");
     assert!(matches!(error, CliError::Usage(_)), "{error}");
+}
+
+/// An object of the archive that is checked in, in a directory of its own.
+#[cfg(feature = "tier")]
+fn object(change: impl FnOnce(&mut Vec<u8>)) -> (tempfile::TempDir, PathBuf) {
+    let name = "00000000000000000000-0000000001-0000000000000001.segment";
+    let segments = "tests/fixtures/v1/archive/topics/golden/07070707070707070707070707070707/0/segments";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(segments).join(name);
+    let mut bytes = std::fs::read(path).expect("it is checked in");
+    change(&mut bytes);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join(name);
+    std::fs::write(&path, bytes).expect("written");
+    (directory, path)
+}
+
+#[cfg(feature = "tier")]
+#[test]
+fn the_log_of_an_object_is_dumped_and_no_more_than_the_log() {
+    let (_directory, path) = object(|_| ());
+    let mut dump = Dump::new(&path, Depth::Batches, true).expect("it is sound");
+    while dump.step().expect("readable") == Step::Further {}
+    let text = String::from_utf8(dump.text).expect("text");
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let records: u64 = lines
+        .iter()
+        .filter_map(|line| line["record_count"].as_u64())
+        .sum();
+    assert_eq!((dump.damaged, records), (0, 15));
+    let (_directory, path) = object(|bytes| bytes.truncate(bytes.len() - 1));
+    let error = Dump::new(&path, Depth::Batches, true).err().expect("it is cut");
+    assert!(matches!(error, CliError::Failed(_)), "{error}");
+}
+
+#[cfg(feature = "tier")]
+#[test]
+fn a_changed_byte_behind_the_log_of_an_object_is_found_by_verify_alone() {
+    let verify = |path: &Path| {
+        run(SegmentCommand::Verify {
+            file: path.to_owned(),
+            json: false,
+        })
+    };
+    let (_directory, path) = object(|_| ());
+    verify(&path).expect("it is sound");
+    // A byte of the offset index: the log has 876.
+    let (_directory, path) = object(|bytes| bytes[877] ^= 1);
+    let error = verify(&path).expect_err("it is damaged").to_string();
+    assert!(
+        error.contains(&*path.to_string_lossy()) && error.contains("page 0 of its section of kind 1"),
+        "{error}"
+    );
+    let (directory, path) = file(&log());
+    verify(&path).expect("it is sound");
+    let mut bytes = log();
+    bytes[70] ^= 1;
+    std::fs::write(&path, bytes).expect("written");
+    let error = verify(&path).expect_err("it is damaged").to_string();
+    assert!(error.ends_with("1 place is damaged"), "{error}");
+    drop(directory);
 }

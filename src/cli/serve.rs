@@ -3,6 +3,7 @@
 //! Standard output carries the ready line alone; logs go to standard error. SIGTERM and Ctrl-C stop cleanly and exit 0; a
 //! second Ctrl-C exits at once, and the next start recovers.
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,9 @@ pub struct ServeArgs {
     /// Address of HTTP: health and metrics [key: http.listen, default: 127.0.0.1:9644]
     #[arg(long, value_name = "HOST:PORT")]
     pub http_listen: Option<String>,
+    /// Archive of sealed segments: s3://, gs://, az:// or file:/// [key: tier.url]
+    #[arg(long, value_name = "URL")]
+    pub tier_url: Option<String>,
     /// Configuration file [env: SILTSTONE_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -56,6 +60,14 @@ pub enum ServeError {
     NotPair {
         /// What was given.
         text: String,
+    },
+    /// A variable of ours that is no text: exit code 2.
+    #[error("{} is {value:?} in the environment, which is not UTF-8: set it to text, or use a flag", name.display())]
+    NotText {
+        /// The variable.
+        name: OsString,
+        /// What it is set to.
+        value: OsString,
     },
     /// A log filter that cannot be: exit code 2.
     #[error("log is {filter:?}: {reason}")]
@@ -87,14 +99,26 @@ pub enum ServeError {
     /// The server did not stop cleanly.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// Another server has the archive now.
+    #[error("stopped: {reason}")]
+    ArchiveLost {
+        /// Which object shows it.
+        reason: String,
+    },
 }
 
 impl ServeError {
     /// Returns the exit code: 2 for wrong usage, else 1.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Config(_) | Self::NotPair { .. } | Self::LogFilter { .. } => ExitCode::from(2),
-            Self::NotEmpty { .. } | Self::System { .. } | Self::Start(_) | Self::Stop(_) => ExitCode::FAILURE,
+            Self::Config(_) | Self::NotPair { .. } | Self::NotText { .. } | Self::LogFilter { .. } => {
+                ExitCode::from(2)
+            }
+            Self::NotEmpty { .. }
+            | Self::System { .. }
+            | Self::Start(_)
+            | Self::Stop(_)
+            | Self::ArchiveLost { .. } => ExitCode::FAILURE,
         }
     }
 }
@@ -144,9 +168,15 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
     };
     announce(&server.ready_line());
     tracing::info!(grpc = %server.grpc_addr(), http = %server.http_addr(), "ready");
+    let archive_lost = server.broker().archive_lost();
+    let mut lost = None;
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "Ctrl-C",
+        reason = archive_lost => {
+            lost = Some(reason);
+            "none: the archive belongs to another server"
+        }
     };
     tracing::info!(signal, "stopping; a second Ctrl-C exits at once");
     tokio::select! {
@@ -157,7 +187,7 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
         }
     }
     tracing::info!("stopped");
-    Ok(())
+    lost.map_or(Ok(()), |reason| Err(ServeError::ArchiveLost { reason }))
 }
 
 /// Prints the ready line. Nobody may be reading it any more, which is no reason not to serve.
@@ -169,9 +199,7 @@ fn announce(ready_line: &str) {
 }
 
 fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
-    let environment: Vec<(String, String)> = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = ours(std::env::vars_os())?;
     let mut flags = Vec::new();
     for text in args.set {
         match text.split_once('=') {
@@ -183,6 +211,7 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         ("data_dir", args.data_dir),
         ("grpc.listen", args.grpc_listen),
         ("http.listen", args.http_listen),
+        ("tier.url", args.tier_url),
         ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
     ];
     flags.extend(
@@ -199,6 +228,17 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         environment,
         flags,
     })
+}
+
+/// The variables that may be settings. Those of others may hold anything.
+fn ours(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ServeError> {
+    let prefix = config::ENV_PREFIX.as_bytes();
+    all.filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix))
+        .map(|(name, value)| match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(ServeError::NotText { name, value }),
+        })
+        .collect()
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), ServeError> {

@@ -12,8 +12,8 @@ use super::output::{self, Align};
 use super::retention::{self, HoldCommand};
 use super::{CliError, time};
 use crate::client::{
-    Adopted, Client, ConfigChanges, ConfigSource, InternalTopics, PartitionDescription, TopicDescription,
-    TopicSummary,
+    Adopted, Client, ConfigChanges, ConfigSource, InternalTopics, PartitionArchive, PartitionDescription,
+    TopicDescription, TopicSummary,
 };
 use crate::types::{PartitionId, Timestamp};
 
@@ -340,6 +340,21 @@ fn source(source: ConfigSource) -> &'static str {
     }
 }
 
+/// How a partition stands in the archive, as a script reads it.
+pub(super) fn archive_json(archive: &PartitionArchive) -> Value {
+    json!({
+        "end_offset": archive.end.map(|end| end.0),
+        "segments": archive.segments,
+        "size_bytes": archive.size_bytes,
+        "lag_bytes": archive.lag_bytes,
+        "lag_since_ms": archive.lag_since.map(|since| since.0),
+        "uploading_bytes": archive.uploading_bytes,
+        "failures": archive.failures,
+        "trouble": archive.trouble,
+        "stuck": archive.is_stuck,
+    })
+}
+
 fn description_json(topic: &TopicDescription) -> Value {
     let partition = |partition: &PartitionDescription| {
         json!({
@@ -354,6 +369,8 @@ fn description_json(topic: &TopicDescription) -> Value {
             "least_timestamp_ms": partition.least_timestamp.map(|time| time.0),
             "greatest_timestamp_ms": partition.greatest_timestamp.map(|time| time.0),
             "write_refusal": partition.write_refusal,
+            "local_start_offset": partition.local_start.0,
+            "archive": partition.archive.as_ref().map(archive_json),
         })
     };
     let config = topic.config.iter().map(|entry| {
@@ -405,6 +422,16 @@ fn description_text(topic: &TopicDescription) -> String {
                 partition.partition
             ));
         }
+    }
+    for partition in topic
+        .partitions
+        .iter()
+        .filter(|one| one.log_start < one.local_start)
+    {
+        text.push_str(&format!(
+            "\npartition {}: offsets {} to {} are only in the archive\n",
+            partition.partition, partition.log_start, partition.local_start
+        ));
     }
     let columns = [
         ("SETTING", Align::Left),

@@ -18,6 +18,8 @@ fn topic() -> TopicDescription {
         size_bytes: end * 100,
         least_timestamp: (end > 0).then_some(Timestamp(1_357_035_300_000)),
         greatest_timestamp: (end > 0).then_some(Timestamp(1_357_035_301_500)),
+        local_start: Offset(0),
+        archive: None,
         write_refusal: refusal.map(str::to_owned),
     };
     TopicDescription {
@@ -57,7 +59,7 @@ fn a_topic_is_shown_as_tables() {
 #[test]
 fn a_topic_is_one_json_object() {
     let text = description_json(&topic()).to_string();
-    expect![[r#"{"topic":"flights","topic_id":"07070707070707070707070707070707","internal":false,"partitions":[{"partition":0,"log_start_offset":0,"last_stable_offset":1234,"high_watermark":1234,"log_end_offset":1234,"recovery_point":1234,"segments":1,"size_bytes":123400,"least_timestamp_ms":1357035300000,"greatest_timestamp_ms":1357035301500,"write_refusal":null},{"partition":1,"log_start_offset":0,"last_stable_offset":0,"high_watermark":0,"log_end_offset":0,"recovery_point":0,"segments":1,"size_bytes":0,"least_timestamp_ms":null,"greatest_timestamp_ms":null,"write_refusal":"a sync failed; repair is under way"}],"config":{"retention.ms":{"value":"-1","source":"default"}}}"#]]
+    expect![[r#"{"topic":"flights","topic_id":"07070707070707070707070707070707","internal":false,"partitions":[{"partition":0,"log_start_offset":0,"last_stable_offset":1234,"high_watermark":1234,"log_end_offset":1234,"recovery_point":1234,"segments":1,"size_bytes":123400,"least_timestamp_ms":1357035300000,"greatest_timestamp_ms":1357035301500,"write_refusal":null,"local_start_offset":0,"archive":null},{"partition":1,"log_start_offset":0,"last_stable_offset":0,"high_watermark":0,"log_end_offset":0,"recovery_point":0,"segments":1,"size_bytes":0,"least_timestamp_ms":null,"greatest_timestamp_ms":null,"write_refusal":"a sync failed; repair is under way","local_start_offset":0,"archive":null}],"config":{"retention.ms":{"value":"-1","source":"default"}}}"#]]
     .assert_eq(&text);
 }
 

@@ -71,6 +71,33 @@ pub struct PartitionDescription {
     pub greatest_timestamp: Option<Timestamp>,
     /// While it refuses writes: why.
     pub write_refusal: Option<String>,
+    /// The first offset on the server's own disk; what lies before it is only in the archive.
+    pub local_start: Offset,
+    /// How it stands in the archive, if it has to do with one.
+    pub archive: Option<PartitionArchive>,
+}
+
+/// How a partition stands in the archive.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionArchive {
+    /// The offset after the last that is there; `None` when nothing is.
+    pub end: Option<Offset>,
+    /// Segments there.
+    pub segments: i64,
+    /// Bytes of their batches.
+    pub size_bytes: i64,
+    /// Bytes that are not there yet.
+    pub lag_bytes: i64,
+    /// When the oldest of them was appended.
+    pub lag_since: Option<Timestamp>,
+    /// Bytes that the upload under way has sent, while there is one.
+    pub uploading_bytes: Option<i64>,
+    /// Tries that failed one after the other.
+    pub failures: i64,
+    /// What the last of them said, or what keeps the partition from going on.
+    pub trouble: Option<String>,
+    /// It does not go on until a person has looked.
+    pub is_stuck: bool,
 }
 
 /// One setting of a topic.
@@ -148,7 +175,7 @@ impl Client {
             validate_only: false,
         };
         let response = self.answer(self.admin().create_topic(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Lists topics ascending by name; `internal` says whether the store's own are among them.
@@ -182,22 +209,18 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn describe_topic(&self, name: &str) -> Result<TopicDescription, Error> {
-        let request = v1::DescribeTopicRequest {
-            name: name.to_owned(),
-            for_writing: false,
-        };
-        let response = self.answer(self.admin().describe_topic(request)).await?;
-        self.description(response.topic)
+        let topic = self.page(name, Page::default()).await?;
+        self.description(topic).await
     }
 
     /// Describes a topic that is about to be written: a missing one is made if the server makes topics by their names.
     pub(super) async fn topic_to_write(&self, name: &TopicName) -> Result<TopicDescription, Error> {
-        let request = v1::DescribeTopicRequest {
-            name: name.as_str().to_owned(),
+        let page = Page {
             for_writing: true,
+            ..Page::default()
         };
-        let response = self.answer(self.admin().describe_topic(request)).await?;
-        self.description(response.topic)
+        let topic = self.page(name.as_str(), page).await?;
+        self.description(topic).await
     }
 
     /// Changes settings: all of `changes` or none.
@@ -212,7 +235,7 @@ impl Client {
             validate_only: false,
         };
         let response = self.answer(self.admin().alter_topic(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Raises the number of partitions to `total`.
@@ -225,7 +248,7 @@ impl Client {
             total,
         };
         let response = self.answer(self.admin().add_partitions(request)).await?;
-        self.description(response.topic)
+        self.description(response.topic).await
     }
 
     /// Deletes a topic and its data.
@@ -282,8 +305,31 @@ impl Client {
         Ok(TopicId(id))
     }
 
-    fn description(&self, topic: Option<v1::TopicDescription>) -> Result<TopicDescription, Error> {
-        let topic = topic.ok_or_else(|| self.protocol_error("a topic's description is missing"))?;
+    async fn page(&self, name: &str, page: Page) -> Result<Option<v1::TopicDescription>, Error> {
+        let request = v1::DescribeTopicRequest {
+            name: name.to_owned(),
+            for_writing: page.for_writing,
+            first_partition: page.first_partition,
+        };
+        Ok(self.answer(self.admin().describe_topic(request)).await?.topic)
+    }
+
+    /// Takes in a description, with the partitions that did not fit the response.
+    async fn description(&self, topic: Option<v1::TopicDescription>) -> Result<TopicDescription, Error> {
+        let missing = || self.protocol_error("a topic's description is missing");
+        let mut topic = topic.ok_or_else(missing)?;
+        while let Some(first_partition) = topic.next_partition {
+            let page = Page {
+                first_partition,
+                ..Page::default()
+            };
+            let more = self.page(&topic.name, page).await?.ok_or_else(missing)?;
+            if more.partitions.is_empty() {
+                return Err(self.protocol_error("a topic's description goes on with nothing"));
+            }
+            topic.partitions.extend(more.partitions);
+            topic.next_partition = more.next_partition;
+        }
         Ok(TopicDescription {
             id: self.topic_id(&topic.topic_id)?,
             name: topic.name,
@@ -292,6 +338,13 @@ impl Client {
             config: topic.config.into_iter().map(config_entry).collect(),
         })
     }
+}
+
+/// A part of a description.
+#[derive(Clone, Copy, Default)]
+struct Page {
+    for_writing: bool,
+    first_partition: i32,
 }
 
 /// Whether the store's own topics are meant too.
@@ -316,6 +369,22 @@ fn partition_description(partition: v1::PartitionDescription) -> PartitionDescri
         least_timestamp: partition.least_timestamp_ms.map(Timestamp),
         greatest_timestamp: partition.greatest_timestamp_ms.map(Timestamp),
         write_refusal: Some(partition.write_refusal).filter(|text| !text.is_empty()),
+        local_start: Offset(partition.local_start_offset),
+        archive: partition.archive.map(partition_archive),
+    }
+}
+
+fn partition_archive(archive: v1::PartitionArchive) -> PartitionArchive {
+    PartitionArchive {
+        end: archive.end_offset.map(Offset),
+        segments: archive.segments,
+        size_bytes: archive.size_bytes,
+        lag_bytes: archive.lag_bytes,
+        lag_since: archive.lag_since_ms.map(Timestamp),
+        uploading_bytes: archive.uploading_bytes,
+        failures: archive.failures,
+        trouble: Some(archive.trouble).filter(|text| !text.is_empty()),
+        is_stuck: archive.stuck,
     }
 }
 

@@ -22,12 +22,15 @@ use super::endpoint::{Security, ServerAddress};
 use super::error::innermost;
 use crate::proto::v1::admin_service_client::AdminServiceClient;
 use crate::proto::v1::log_service_client::LogServiceClient;
+use crate::record::MAX_BATCH_BYTES;
 
-/// The greatest answer taken: a batch may be larger than the 4 MiB to which the server otherwise keeps.
-const MAX_ANSWER_BYTES: usize = 128 << 20;
-/// Receive windows of one stream and of the connection: enough to keep a fast local link busy.
+/// The greatest answer taken: one batch, however large, may exceed the 4 MiB to which the server otherwise keeps.
+const MAX_ANSWER_BYTES: usize = MAX_BATCH_BYTES as usize + (4 << 20);
+/// Receive window of one stream: enough to keep a fast local link busy, and what a reader that is not polled holds.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Receive window of the connection: HTTP/2's greatest. Each stream is held back by its own, so that readers that are not polled
+/// hold up themselves and nobody else; a window for all together would be theirs, and every call on the connection would wait.
+const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Greatest HTTP/2 frame taken, in bytes. In frames of the default 16 KiB a large response costs more than its bytes do.
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 /// A server that answers no ping for this long is gone.

@@ -37,8 +37,8 @@ mod reader;
 mod retention;
 
 pub use admin::{
-    Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionDescription,
-    TopicDescription, TopicSummary,
+    Adopted, ConfigChanges, ConfigEntry, ConfigSource, InternalTopics, PartitionArchive,
+    PartitionDescription, TopicDescription, TopicSummary,
 };
 pub use compaction::{
     Compaction, CompactionExplanation, CompactionState, KeyCounts, LastPass, PartitionCompaction, PassError,

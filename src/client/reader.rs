@@ -7,7 +7,7 @@
 //!   something.
 //! - A read that follows is opened again after a loss, at its token, and says so to whom [`Reader::watch`] named. A bounded
 //!   read is not: its end was that of the call.
-//! - Memory is bounded by the connection's receive window and one chunk.
+//! - Memory is bounded by the receive window of the read's own stream and one chunk; who is not polled holds up nobody else.
 //!
 //! What is not here: which records of a batch count (`filter`).
 
@@ -327,6 +327,8 @@ impl Reader {
             isolation: isolation.into(),
             format: v1::RecordFormat::Batches.into(),
             max_response_bytes: 0,
+            // `take` keeps the rest.
+            changed_positions: true,
         }
     }
 
@@ -339,6 +341,7 @@ impl Reader {
         (!positions.is_empty()).then_some(v1::ResumeToken { positions })
     }
 
+    /// Takes a response in; its token tells of the partitions that moved.
     fn take(&mut self, response: v1::ReadResponse) -> Result<Chunk, Error> {
         let partition = PartitionId(response.partition);
         let token = response.resume.unwrap_or_default();

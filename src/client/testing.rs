@@ -322,6 +322,7 @@ impl AdminService for Scripted {
             internal: false,
             partitions: (0..count).map(partition).collect(),
             config: vec![limit],
+            next_partition: None,
         };
         Ok(Response::new(v1::DescribeTopicResponse { topic: Some(topic) }))
     }

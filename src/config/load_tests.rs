@@ -93,6 +93,9 @@ fn another(setting: &Setting) -> &'static str {
         "cleaner.io_max_bytes_per_second" => "29MiB",
         "cleaner.backoff_ms" => "3000",
         "topics.num_partitions" => "31",
+        "tier.url" => "file:///archive",
+        "tier.topics" => "flights*,other",
+        "tier.upload_max_bytes_per_second" => "32MiB",
         key => panic!("give {key} a value here, and say below where it arrives"),
     }
 }
@@ -133,6 +136,9 @@ fn arrived(config: &Config, key: &str) -> String {
         "cleaner.io_max_bytes_per_second" => mib(cleaner.io_max_bytes_per_second),
         "cleaner.backoff_ms" => cleaner.backoff.as_millis().to_string(),
         "topics.num_partitions" => broker.num_partitions.to_string(),
+        "tier.url" => broker.archive.url.clone().unwrap(),
+        "tier.topics" => broker.archive.topics.to_string(),
+        "tier.upload_max_bytes_per_second" => mib(broker.archive.upload_max_bytes_per_second),
         key => panic!("say where {key} arrives"),
     }
 }

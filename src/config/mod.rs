@@ -21,11 +21,11 @@ mod value;
 
 pub use example::example;
 pub use load::{ConfigError, Loaded, Origin, Sources, load};
-pub use table::{SETTINGS, Setting};
+pub use table::{ENV_PREFIX, SETTINGS, Setting};
 
 use std::time::Duration;
 
-use crate::broker::{AutoCreate, BrokerConfig, CleanerConfig};
+use crate::broker::{ArchiveConfig, AutoCreate, BrokerConfig, CleanerConfig};
 use crate::grpc::GrpcConfig;
 use crate::http::HttpConfig;
 
@@ -80,6 +80,7 @@ impl Default for Config {
                     io_max_bytes_per_second: 0,
                     backoff: Duration::ZERO,
                 },
+                archive: ArchiveConfig::default(),
             },
             grpc: GrpcConfig {
                 listen: String::new(),

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, DataLife, value};
-use crate::broker::AutoCreate;
+use crate::broker::{AutoCreate, TopicPatterns};
 
 /// Where topic settings stand that a server gives as defaults.
 pub(super) const TOPIC_DEFAULTS: &str = "topic_defaults.";
 /// What every variable of the environment begins with.
-pub(super) const ENV_PREFIX: &str = "SILTSTONE_";
+pub const ENV_PREFIX: &str = "SILTSTONE_";
 
 /// One setting.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub(super) enum Kind {
     Switch(fn(&mut Config, bool)),
     Address(fn(&mut Config, String)),
     Text(fn(&mut Config, String)),
+    /// Text that not any text will do for; the function says what would.
+    Checked(fn(&mut Config, &str) -> Result<(), String>),
     /// A path that must be given.
     Path(fn(&mut Config, PathBuf)),
     /// A path that may be absent.
@@ -56,7 +58,12 @@ impl Setting {
                 value::size_text(*range.end())
             )),
             Kind::Number(range, _) => Some(format!("{} to {}", range.start(), range.end())),
-            Kind::Switch(_) | Kind::Address(_) | Kind::Text(_) | Kind::Path(_) | Kind::File(_) => None,
+            Kind::Switch(_)
+            | Kind::Address(_)
+            | Kind::Text(_)
+            | Kind::Checked(_)
+            | Kind::Path(_)
+            | Kind::File(_) => None,
         }
     }
 
@@ -76,6 +83,7 @@ impl Setting {
             Kind::Switch(set) => set(config, value::switch(text)?),
             Kind::Address(set) => set(config, value::address(text)?),
             Kind::Text(set) => set(config, text.to_owned()),
+            Kind::Checked(set) => set(config, text)?,
             Kind::Path(_) if text.is_empty() => return Err("a path".to_owned()),
             Kind::Path(set) => set(config, PathBuf::from(text)),
             Kind::File(set) => set(config, (!text.is_empty()).then(|| PathBuf::from(text))),
@@ -85,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 26] = [
+pub const SETTINGS: [Setting; 29] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -154,7 +162,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "grpc.max_streams_per_connection",
         default: "256",
-        doc: "Calls at once on one connection; further ones wait in the client. Each read may hold 128 KiB beyond max_buffered_bytes.",
+        doc: "Calls at once on one connection; further ones wait in the client. Each read may hold 128 KiB beyond max_buffered_bytes, and 120 bytes for each of its partitions, 1,048,576 over all clients.",
         kind: Kind::Number(1..=65_536, |config, count| {
             config.grpc.max_streams_per_connection = u32::try_from(count).expect("the range fits");
         }),
@@ -224,7 +232,7 @@ pub const SETTINGS: [Setting; 26] = [
     Setting {
         key: "produce.max_inflight_bytes",
         default: "256MiB",
-        doc: "Bytes of produce requests that may wait for acknowledgement at once, over all clients.",
+        doc: "Bytes of produce requests that may be under way at once, over all clients.",
         kind: Kind::Size(1 << 20..=1 << 40, |config, bytes| {
             config.broker.max_inflight_produce_bytes = bytes;
         }),
@@ -275,6 +283,29 @@ pub const SETTINGS: [Setting; 26] = [
         doc: "Partitions of a topic created without a number.",
         kind: Kind::Number(1..=10_000, |config, count| {
             config.broker.num_partitions = i32::try_from(count).expect("the range fits");
+        }),
+    },
+    Setting {
+        key: "tier.url",
+        default: "",
+        doc: "Address of the archive: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix or file:///folder; none when empty. Credentials are found as each cloud's own tools find them.",
+        kind: Kind::Text(|config, url| config.broker.archive.url = Some(url).filter(|url| !url.is_empty())),
+    },
+    Setting {
+        key: "tier.topics",
+        default: "*",
+        doc: "Topics that go to the archive unless they say otherwise by remote.storage.enable: names joined by commas, * for any characters.",
+        kind: Kind::Checked(|config, text| {
+            config.broker.archive.topics = TopicPatterns::parse(text)?;
+            Ok(())
+        }),
+    },
+    Setting {
+        key: "tier.upload_max_bytes_per_second",
+        default: "0",
+        doc: "Bytes that all uploads send in a second; 0 means no limit.",
+        kind: Kind::Size(0..=1 << 40, |config, bytes| {
+            config.broker.archive.upload_max_bytes_per_second = bytes;
         }),
     },
 ];

@@ -4,6 +4,7 @@
 //!   everything in memory, dies at a chosen call and loses, tears or reorders what was not synced.
 //! - [`FileCache`]: open descriptors and mappings under one limit each, by path.
 //! - [`Clock`]: the wall clock, or one that a test moves.
+//! - [`process_name`]: who this process is, for people.
 //!
 //! Invariants
 //! - The only `unsafe` of the crate is in `mmap`.
@@ -31,3 +32,9 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite, Syncing};
 pub use real::RealFs;
 pub use sim::{Call, CrashChoice, Failure, Fault, SimFs, SimulatedCrash};
+
+/// Names the host and the process, for a person who looks for it among others.
+pub fn process_name() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    format!("{host} process {}", std::process::id()).trim().to_owned()
+}

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescription};
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
+use crate::types::PartitionId;
 
 use super::compaction::{self, Wish};
 use super::observe::Call;
@@ -38,12 +39,14 @@ impl AdminDoor {
             .await
     }
 
-    async fn describe(&self, request: v1::DescribeTopicRequest) -> Result<TopicDescription, Error> {
+    async fn describe(&self, request: v1::DescribeTopicRequest) -> Result<v1::TopicDescription, Error> {
         let topic = convert::topic(&request.name)?;
+        let first = convert::partition(request.first_partition)?;
         if request.for_writing {
             self.broker.ensure_topic(&topic).await?;
         }
-        self.broker.describe_topic(&topic)
+        let described = self.broker.describe_topic(&topic)?;
+        Ok(convert::topic_description(described, first))
     }
 
     async fn alter(&self, request: v1::AlterTopicRequest) -> Result<TopicDescription, Error> {
@@ -113,7 +116,7 @@ fn execution(validate_only: bool) -> Execution {
 }
 
 fn told(topic: TopicDescription) -> Option<v1::TopicDescription> {
-    Some(convert::topic_description(topic))
+    Some(convert::topic_description(topic, PartitionId(0)))
 }
 
 #[tonic::async_trait]
@@ -149,7 +152,7 @@ impl AdminService for AdminDoor {
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
         let call = self.call("DescribeTopic");
         let described = self.describe(request.into_inner()).await;
-        call.end(described.map(|topic| v1::DescribeTopicResponse { topic: told(topic) }))
+        call.end(described.map(|topic| v1::DescribeTopicResponse { topic: Some(topic) }))
     }
 
     async fn alter_topic(

@@ -154,6 +154,8 @@ pub(super) fn told_log(log: LogDescription) -> v1::LogDescription {
         compacted_below: log.compacted_below.0,
         tombstones_gone_below: log.tombstones_gone_below.0,
         holds: log.holds.into_iter().map(told_hold).collect(),
+        local_start_offset: log.local_start.0,
+        archive: log.archive.map(convert::partition_archive),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use crate::broker::{
     Aborted, Acks, Appended, ConfigSource, Error, FoundOffset, NewRecord, Novelty, OffsetQuery,
-    PartitionDescription, ReadEnd, ReadStart, TopicDescription, TopicSummary,
+    PartitionArchive, PartitionDescription, ReadEnd, ReadStart, TopicDescription, TopicSummary,
 };
 use crate::proto::v1;
 use crate::record::{Codec, Header, ProducerStamp, Record};
@@ -15,7 +15,12 @@ use crate::types::{
     Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicName,
 };
 
+use super::MAX_RESPONSE_BYTES;
+use super::portions::field_len;
 use super::status::invalid;
+
+/// What the partitions of one description take, in bytes, at most: the rest of the response is for the settings.
+const MAX_PARTITIONS_LEN: usize = MAX_RESPONSE_BYTES / 2;
 
 /// How records are to travel back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -285,12 +290,30 @@ pub(super) fn topic_summary(summary: &TopicSummary) -> v1::TopicSummary {
     }
 }
 
-pub(super) fn topic_description(topic: TopicDescription) -> v1::TopicDescription {
+/// Describes a topic's partitions from `first` on, as many as fit.
+pub(super) fn topic_description(topic: TopicDescription, first: PartitionId) -> v1::TopicDescription {
+    let mut used = 0;
+    let mut partitions = Vec::new();
+    let mut next_partition = None;
+    for partition in topic
+        .partitions
+        .into_iter()
+        .skip_while(|one| one.partition < first)
+    {
+        let described = partition_description(partition);
+        used += field_len(&described);
+        if used > MAX_PARTITIONS_LEN {
+            next_partition = Some(described.partition);
+            break;
+        }
+        partitions.push(described);
+    }
     v1::TopicDescription {
         name: topic.summary.name.to_string(),
         topic_id: topic.summary.id.0.to_vec().into(),
         internal: topic.summary.name.is_internal(),
-        partitions: topic.partitions.into_iter().map(partition_description).collect(),
+        partitions,
+        next_partition,
         config: topic
             .config
             .into_iter()
@@ -321,10 +344,84 @@ fn partition_description(partition: PartitionDescription) -> v1::PartitionDescri
         least_timestamp_ms: partition.least_timestamp.map(|timestamp| timestamp.0),
         greatest_timestamp_ms: partition.greatest_timestamp.map(|timestamp| timestamp.0),
         write_refusal: partition.write_refusal.unwrap_or_default(),
+        local_start_offset: partition.local_start.0,
+        archive: partition.archive.map(partition_archive),
+    }
+}
+
+/// Tells how a partition stands in the archive.
+pub(super) fn partition_archive(archive: PartitionArchive) -> v1::PartitionArchive {
+    v1::PartitionArchive {
+        end_offset: archive.end.map(|end| end.0),
+        segments: count(archive.segments),
+        size_bytes: count(archive.size_bytes),
+        lag_bytes: count(archive.lag_bytes),
+        lag_since_ms: archive.lag_since.map(|since| since.0),
+        uploading_bytes: archive.uploading_bytes.map(count),
+        failures: archive.failures.into(),
+        trouble: archive.trouble.unwrap_or_default(),
+        stuck: archive.is_stuck,
     }
 }
 
 /// A count as the wire carries it; no disk holds more than its greatest.
 pub(super) fn count(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::broker::TopicSummary;
+    use crate::types::TopicId;
+
+    #[test]
+    fn a_description_of_very_many_partitions_comes_in_pages_that_each_fit_a_response() {
+        let partition = |number| PartitionDescription {
+            partition: PartitionId(number),
+            log_start: Offset::MAX,
+            last_stable: Offset::MAX,
+            high_watermark: Offset::MAX,
+            log_end: Offset::MAX,
+            recovery_point: Offset::MAX,
+            segments: 7,
+            size_bytes: u64::MAX,
+            least_timestamp: Some(Timestamp::MAX),
+            greatest_timestamp: Some(Timestamp::MAX),
+            write_refusal: None,
+            local_start: Offset::MAX,
+            archive: Some(PartitionArchive {
+                end: Some(Offset::MAX),
+                segments: 7,
+                size_bytes: u64::MAX,
+                lag_bytes: u64::MAX,
+                lag_since: Some(Timestamp::MAX),
+                uploading_bytes: Some(u64::MAX),
+                failures: 3,
+                trouble: Some("the bucket does not answer".to_owned()),
+                is_stuck: true,
+            }),
+        };
+        let topic = TopicDescription {
+            summary: TopicSummary {
+                name: TopicName::new("flights").unwrap(),
+                id: TopicId([7; 16]),
+                partitions: 100_000,
+            },
+            partitions: (0..100_000).map(partition).collect(),
+            config: Vec::new(),
+        };
+        let (mut seen, mut next, mut pages) = (Vec::new(), Some(0), 0);
+        while let Some(first) = next {
+            let page = topic_description(topic.clone(), PartitionId(first));
+            assert!(page.encoded_len() < MAX_RESPONSE_BYTES, "{}", page.encoded_len());
+            seen.extend(page.partitions.iter().map(|partition| partition.partition));
+            next = page.next_partition;
+            pages += 1;
+        }
+        assert_eq!(seen, (0..100_000).collect::<Vec<_>>());
+        assert!(pages > 2 && pages < 10, "{pages}");
+    }
 }

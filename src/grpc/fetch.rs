@@ -3,6 +3,13 @@
 //! A response stays within [`super::MAX_RESPONSE_BYTES`] unless one batch, or as plain messages one record, is larger. What
 //! did not fit is left for the next fetch: `next_offset` says where that goes on. It is less while clients that do not read hold
 //! the server's budget (`outgoing`).
+//!
+//! ```text
+//!  MAX_PARTITIONS x (fields of one partition, its reason if it failed) + texts of errors + records <= MAX_RESPONSE_BYTES
+//!                                                                       ERROR_TEXTS        what is left
+//! ```
+//!
+//! Where many partitions fail, the first are told at length and all the others their code and reason.
 
 use std::sync::Arc;
 
@@ -10,7 +17,7 @@ use prost::Message;
 
 use crate::broker::{Broker, Chunk, Error, Fetch, FetchTarget};
 use crate::proto::v1;
-use crate::types::PartitionId;
+use crate::types::{PartitionId, TopicName};
 
 use super::MAX_RESPONSE_BYTES;
 use super::convert::{self, Format};
@@ -19,14 +26,21 @@ use super::portions::{self, Portions};
 use super::read::Sending;
 use super::status::{invalid, message};
 
-/// Most partitions in one fetch.
+/// Most partitions in one fetch: so many fit a response, whatever their names, beside some records.
 const MAX_PARTITIONS: usize = 10_000;
 /// Longest wait, in milliseconds.
 const MAX_WAIT_MS: u32 = 60_000;
 /// What a fetch takes of one partition when it does not say, in bytes.
 const DEFAULT_PARTITION_BYTES: usize = 1 << 20;
-/// What the fields of one partition take in a response beside its name and records, in bytes, at most.
+/// What the fields of one partition take in a response beside its name and records, in bytes, at most; of an error, what is
+/// told of each.
 const PARTITION_OVERHEAD: usize = 80;
+/// What all that is told of errors beyond that takes in a response, in bytes, at most.
+const ERROR_TEXTS: usize = 64 << 10;
+const _: () = {
+    let fields = MAX_PARTITIONS * (PARTITION_OVERHEAD + TopicName::MAX_LEN);
+    assert!(fields + ERROR_TEXTS < MAX_RESPONSE_BYTES * 9 / 10);
+};
 
 /// Fetches; an error of one partition is told in its place.
 pub(super) async fn fetch(
@@ -71,7 +85,7 @@ fn checked(request: v1::FetchRequest) -> Result<(Fetch, Format), Error> {
     let count = request.partitions.len();
     if count == 0 || count > MAX_PARTITIONS {
         return Err(invalid(format!(
-            "the fetch names {count} partitions; name 1 to {MAX_PARTITIONS}"
+            "the fetch names {count} partitions; name 1 to {MAX_PARTITIONS}, the rest in further fetches"
         )));
     }
     if request.max_wait_ms > MAX_WAIT_MS {
@@ -102,7 +116,9 @@ fn checked(request: v1::FetchRequest) -> Result<(Fetch, Format), Error> {
     let fetch = Fetch {
         targets,
         min_bytes: at_most(request.min_bytes, 1, max_bytes),
-        max_bytes: max_bytes.min(MAX_RESPONSE_BYTES.saturating_sub(overhead)).max(1),
+        max_bytes: max_bytes
+            .min(MAX_RESPONSE_BYTES.saturating_sub(overhead + ERROR_TEXTS))
+            .max(1),
         max_wait_ms: request.max_wait_ms,
         isolation,
     };
@@ -123,12 +139,13 @@ fn as_batches(
     mut budget: usize,
 ) -> Vec<v1::FetchedPartition> {
     let mut first = true;
+    let mut failures = Failures::default();
     let mut partitions = Vec::with_capacity(targets.len());
     for (target, chunk) in targets.into_iter().zip(chunks) {
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(error) => {
-                partitions.push(failed(&target.topic, target.partition, &error));
+                partitions.push(failures.tell(&target.topic, target.partition, &error));
                 continue;
             }
         };
@@ -156,12 +173,13 @@ fn as_records(
     mut budget: usize,
 ) -> Vec<v1::FetchedPartition> {
     let mut first = true;
+    let mut failures = Failures::default();
     let mut partitions = Vec::with_capacity(targets.len());
     for (target, chunk) in targets.into_iter().zip(chunks) {
         let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(error) => {
-                partitions.push(failed(&target.topic, target.partition, &error));
+                partitions.push(failures.tell(&target.topic, target.partition, &error));
                 continue;
             }
         };
@@ -187,7 +205,7 @@ fn as_records(
                 }
                 partitions.push(response);
             }
-            Err(error) => partitions.push(failed(&topic, partition, &error)),
+            Err(error) => partitions.push(failures.tell(&topic, partition, &error)),
         }
     }
     partitions
@@ -204,11 +222,67 @@ fn fetched(target: FetchTarget, chunk: &Chunk) -> v1::FetchedPartition {
     }
 }
 
-fn failed(topic: &str, partition: PartitionId, error: &Error) -> v1::FetchedPartition {
-    v1::FetchedPartition {
-        topic: topic.to_owned(),
-        partition: partition.0,
-        error: Some(message(error)),
-        ..v1::FetchedPartition::default()
+/// What is told of partitions that failed.
+#[derive(Default)]
+struct Failures {
+    /// Of [`ERROR_TEXTS`].
+    used: usize,
+}
+
+impl Failures {
+    /// Tells an error at length while there is room, else without its text.
+    fn tell(&mut self, topic: &str, partition: PartitionId, error: &Error) -> v1::FetchedPartition {
+        let mut told = message(error);
+        let len = told.encoded_len();
+        if self.used + len <= ERROR_TEXTS {
+            self.used += len;
+        } else {
+            told = v1::Error {
+                code: told.code,
+                reason: told.reason,
+                retry_after_ms: told.retry_after_ms,
+                ..v1::Error::default()
+            };
+        }
+        v1::FetchedPartition {
+            topic: topic.to_owned(),
+            partition: partition.0,
+            error: Some(told),
+            ..v1::FetchedPartition::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::TopicPartition;
+
+    #[test]
+    fn the_fields_of_a_partition_never_take_more_than_was_set_aside_told_or_failed() {
+        let topic = "x".repeat(TopicName::MAX_LEN);
+        let last = PartitionId(i32::MAX);
+        let sound = v1::FetchedPartition {
+            topic: topic.clone(),
+            partition: last.0,
+            high_watermark: i64::MAX,
+            last_stable_offset: i64::MAX,
+            log_start_offset: i64::MAX,
+            next_offset: i64::MAX,
+            ..v1::FetchedPartition::default()
+        };
+        let mut failures = Failures { used: ERROR_TEXTS };
+        let longest_reason = Error::InvalidTransactionState {
+            partition: TopicPartition::new(TopicName::new("t").unwrap(), PartitionId(0)),
+            reason: "of any length".repeat(100),
+        };
+        for fetched in [
+            sound,
+            failures.tell(&topic, last, &longest_reason),
+            failures.tell(&topic, last, &Error::ShuttingDown),
+        ] {
+            let len = portions::field_len(&fetched);
+            assert!(len <= PARTITION_OVERHEAD + topic.len(), "{len}");
+        }
     }
 }

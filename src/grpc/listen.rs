@@ -5,6 +5,10 @@
 //!
 //! Connections are served by tasks of the transport, which this house does not own. What it owns is what they read from and
 //! write to: when a connection is cut off, both fail, and the task ends with all calls on it, whatever its client does.
+//!
+//! A connection is closed in two steps: first our side ends, and then what the client still sends is read and dropped until it
+//! ends its side, too. Were the socket closed with such bytes unread (a client that reads a long answer sends window updates all
+//! the time), the kernel would answer them by a reset, and the client would lose the end of an answer that was sent in full.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +20,7 @@ use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// How long a client may take to say which protocol it speaks: its HTTP/2 preface, or the beginning of a TLS handshake. What
@@ -24,6 +28,10 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an HTTP/2 preface; no TLS handshake begins with fewer.
 const GREETING_LEN: usize = 24;
+/// How long a client may be silent between the end of our side of a connection and the end of its own.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes read and dropped at once.
+const DROPPED_AT_ONCE: usize = 4096;
 /// Wait after an accept that failed.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -32,7 +40,16 @@ pub(crate) struct Connection {
     stream: TcpStream,
     life: Life,
     greeting: Greeting,
+    farewell: Farewell,
     _place: OwnedSemaphorePermit,
+}
+
+/// How far the connection's end has come.
+enum Farewell {
+    /// Our side is open.
+    NotYet,
+    /// Our side has ended; the client has until then to say something or to end its own.
+    Said(Pin<Box<Sleep>>),
 }
 
 /// Whether the client has said which protocol it speaks.
@@ -142,6 +159,7 @@ where
                         Ok(Connection {
                             stream,
                             life: Life::Until(Box::pin(cut_off())),
+                            farewell: Farewell::NotYet,
                             greeting: Greeting::Awaited {
                                 missing: GREETING_LEN,
                                 deadline: Box::pin(tokio::time::sleep(GREETING_TIMEOUT)),
@@ -189,8 +207,27 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.life.check(cx)?;
+        if let Farewell::NotYet = this.farewell {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.farewell = Farewell::Said(Box::pin(tokio::time::sleep(FAREWELL_TIMEOUT)));
+        }
+        let Farewell::Said(deadline) = &mut this.farewell else {
+            return Poll::Ready(Ok(()));
+        };
+        loop {
+            let mut room = [0; DROPPED_AT_ONCE];
+            let mut dropped = ReadBuf::new(&mut room);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut dropped) {
+                // The client's end; or a client that is gone, which is one, too.
+                Poll::Ready(Ok(())) if dropped.filled().is_empty() => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => deadline.as_mut().reset(Instant::now() + FAREWELL_TIMEOUT),
+                Poll::Pending => return deadline.as_mut().poll(cx).map(Ok),
+            }
+        }
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -204,5 +241,64 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         self.life.check(cx)?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Both ends of a connection; the server's lasts until the returned sender is dropped.
+    async fn pair() -> (Connection, TcpStream, tokio::sync::watch::Sender<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, lasts) = tokio::sync::watch::channel(());
+        let cut_off = move || {
+            let mut lasts = lasts.clone();
+            async move { while lasts.changed().await.is_ok() {} }
+        };
+        let mut incoming = Box::pin(connections(listener, 1, cut_off));
+        let (client, server) = tokio::join!(TcpStream::connect(address), incoming.next());
+        (server.unwrap().unwrap(), client.unwrap(), end)
+    }
+
+    #[tokio::test]
+    async fn the_end_of_an_answer_comes_whole_to_a_client_that_still_sends() {
+        let (mut server, mut client, _lasts) = pair().await;
+        let answer = vec![7; 1 << 20];
+        let serving = tokio::spawn(async move {
+            server.write_all(&answer).await.unwrap();
+            server.shutdown().await.unwrap();
+        });
+        let mut seen = vec![0; 1 << 10];
+        client.read_exact(&mut seen).await.unwrap();
+        client.write_all(b"a window update, say").await.unwrap();
+        // Time for a server that does not wait to close.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        client.read_to_end(&mut seen).await.unwrap();
+        assert_eq!(seen.len(), 1 << 20);
+        drop(client);
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_end_its_side_is_waited_for_only_so_long() {
+        let (mut server, client, lasts) = pair().await;
+        tokio::time::pause();
+        let begun = Instant::now();
+        server.shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), FAREWELL_TIMEOUT.as_secs());
+        drop((server, client, lasts));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_off_waits_for_nobody() {
+        let (mut server, client, lasts) = pair().await;
+        drop(lasts);
+        assert!(server.shutdown().await.is_err());
+        drop(client);
     }
 }

@@ -71,14 +71,15 @@ impl LogService for LogDoor {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
-        let (broker, opener) = (self.broker.clone(), self.broker.clone());
+        let (broker, opener, keeper) = (self.broker.clone(), self.broker.clone(), self.broker.clone());
         let open = move |request: &v1::ProduceRequest| produce::open_ahead(&opener, request);
+        let reserve = move |len| keeper.reserve(u64::try_from(len).unwrap_or(u64::MAX));
         let append = move |request| {
             let broker = broker.clone();
             async move { Ok(produce::append(&broker, request).await?.outcome()) }
         };
         let stopping = self.stopping.clone().begun_owned();
-        let answers = produce_stream::answers(request.into_inner(), open, append, stopping);
+        let answers = produce_stream::answers(request.into_inner(), (open, reserve), append, stopping);
         boxed(self.call("ProduceStream").stream(Ok(answers)))
     }
 

@@ -13,8 +13,8 @@
 //! - A message is checked where it comes in; no message can make this module panic, and what it costs is bounded by the
 //!   limits below.
 //! - Raw batches pass through as the `Bytes` they are; they are decoded only where plain records are asked for.
-//! - Everything that waits, a follower or a long poll, ends when [`Phase::Stopping`] begins; everything at all when
-//!   [`Phase::CutOff`] does.
+//! - Everything that waits, a follower or a long poll, ends when [`Phase::Stopping`] begins; everything else, a read with an
+//!   end too, is finished, and given up when [`Phase::CutOff`] begins.
 //!
 //! What is not here: topics, offsets, durability: the broker's. Ports and signals: the server's.
 

@@ -31,6 +31,8 @@ pub(super) struct Portions {
     decoded: VecDeque<v1::StoredRecord>,
     /// What its records take in memory.
     decoded_bytes: usize,
+    /// What the next portion is: damage that the records before it went ahead of.
+    failed: Option<Error>,
 }
 
 /// Records that fit.
@@ -83,6 +85,7 @@ impl Portions {
             begun: None,
             decoded: VecDeque::new(),
             decoded_bytes: 0,
+            failed: None,
         }
     }
 
@@ -139,12 +142,16 @@ impl Portions {
         }
     }
 
-    /// Takes what fits `budget` bytes as fields of a message; the first record always fits.
+    /// Takes what fits `budget` bytes as fields of a message; the first record always fits. Records before damage are a
+    /// portion, and the damage is the next.
     ///
     /// # Errors
     /// [`Error::Damaged`] when stored bytes are not sound.
     pub(super) fn take(&mut self, budget: usize) -> Result<Portion, Error> {
-        let mut records = Vec::new();
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut records = Vec::<v1::StoredRecord>::new();
         let mut used = 0;
         loop {
             if !self.decoded.is_empty() {
@@ -163,14 +170,21 @@ impl Portions {
                 }
                 self.begun = None;
             }
-            if self.decode_next()? == Rest::Done {
-                return Ok(Portion {
-                    records,
-                    size_bytes: used,
-                    next_offset: self.rest.next_offset,
-                    rest: Rest::Done,
-                });
-            }
+            let (next_offset, rest) = match (self.decode_next(), records.last()) {
+                (Ok(Rest::More), _) => continue,
+                (Ok(Rest::Done), _) => (self.rest.next_offset, Rest::Done),
+                (Err(error), None) => return Err(error),
+                (Err(error), Some(last)) => {
+                    self.failed = Some(error);
+                    (Offset(last.offset).next(), Rest::More)
+                }
+            };
+            return Ok(Portion {
+                records,
+                size_bytes: used,
+                next_offset,
+                rest,
+            });
         }
     }
 
@@ -417,5 +431,25 @@ mod tests {
         assert_eq!(last.next_offset, Offset(100));
         let torn = Portions::of(chunk(vec![1; 30], &[])).take_batches(1000);
         assert_eq!((torn.batches.len(), torn.rest), (30, Rest::Done));
+    }
+
+    #[test]
+    fn records_before_damage_come_first_and_the_damage_says_where_it_ends() {
+        let batches: Vec<_> = (0..5).map(data).collect();
+        let mut bytes: Vec<u8> = batches.iter().flat_map(|batch| batch.bytes().to_vec()).collect();
+        let fourth = 3 * batches[0].bytes().len();
+        bytes[fourth + batches[3].bytes().len() - 1] ^= 1;
+        let mut portions = Portions::of(chunk(bytes, &[]));
+        let sound = portions.take(1 << 20).unwrap();
+        let offsets: Vec<_> = sound.records.iter().map(|record| record.offset).collect();
+        assert_eq!((offsets, sound.rest), (vec![0, 1, 2], Rest::More));
+        assert_eq!(sound.next_offset, Offset(3), "who comes again meets the damage");
+        match portions.take(1 << 20) {
+            Err(Error::Damaged { lost, reason, .. }) => {
+                assert_eq!(lost, Some(Offset(3)..Offset(4)), "{reason}");
+                assert!(reason.ends_with("; reading can go on at offset 4"), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }

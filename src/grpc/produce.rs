@@ -30,18 +30,9 @@ enum Submission {
     Records(NewRecords),
 }
 
-impl Submission {
-    fn topic(&self) -> &TopicName {
-        match self {
-            Self::Batch { topic, .. } | Self::Records(NewRecords { topic, .. }) => topic,
-        }
-    }
-}
-
 /// Appends what `request` carries; waits only where a topic is made by being named, or a partition opened.
 pub(super) async fn append(broker: &Broker, request: v1::ProduceRequest) -> Result<Waiting, Error> {
     let (submission, acks) = submission(request)?;
-    broker.ensure_topic(submission.topic()).await?;
     let placed = match submission {
         Submission::Batch {
             topic,

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A request waits ahead only while its partition, or that of one before it, is opened for its first append: so partitions
-//! are opened side by side, and appends stay in order.
+//! are opened side by side, and appends stay in order. What waits there has its share of the broker's limit on requests under
+//! way; one for which there is no room is refused in its turn.
 //!
 //! Invariants
 //! - Answers come in the order of requests, those of refused requests too.
@@ -41,17 +42,19 @@ type Answer = Result<v1::ProduceStreamResponse, Status>;
 /// Completes when a partition is open.
 pub(super) type Opening = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Appends the requests of `input` by `append`, after what `open` says to wait for, and streams the outcomes of what it
-/// returns; ends early on `stopping`.
-pub(super) fn answers<I, O, A, F, W, S>(
+/// Appends the requests of `input` by `append`, after what `open` says to wait for, with a share that `reserve` gives meanwhile,
+/// and streams the outcomes of what it returns; ends early on `stopping`.
+pub(super) fn answers<I, O, R, H, A, F, W, S>(
     input: I,
-    open: O,
+    (open, reserve): (O, R),
     append: A,
     stopping: S,
 ) -> impl Stream<Item = Answer> + Send + 'static
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Send + Unpin + 'static,
     O: FnMut(&v1::ProduceRequest) -> Option<Opening> + Send + 'static,
+    R: FnMut(usize) -> Result<H, Error> + Send + 'static,
+    H: Send + 'static,
     A: FnMut(v1::ProduceRequest) -> F + Send + 'static,
     F: Future<Output = Result<W, Error>> + Send + 'static,
     W: Future<Output = Result<v1::ProduceResponse, Error>> + Send + 'static,
@@ -60,6 +63,7 @@ where
     let pipeline = Pipeline {
         input,
         open,
+        reserve,
         append,
         stopping: Box::pin(stopping),
         intake: Intake::Open,
@@ -73,24 +77,31 @@ where
     })
 }
 
-struct Pipeline<I, O, A, W> {
+struct Pipeline<I, O, R, H, A, W> {
     input: I,
     open: O,
+    reserve: R,
     append: A,
     stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
     intake: Intake,
     /// Not appended yet.
-    ahead: VecDeque<Ahead>,
+    ahead: VecDeque<Ahead<H>>,
     under_way: VecDeque<UnderWay<W>>,
     /// Of both.
     bytes: usize,
 }
 
-struct Ahead {
+struct Ahead<H> {
     bytes: usize,
-    message: v1::ProduceStreamRequest,
+    request: Result<(v1::ProduceStreamRequest, H), Refused>,
     /// `None`: its turn alone is waited for.
     opening: Option<Opening>,
+}
+
+/// A request that was let go of, for want of room, and is answered in its turn.
+struct Refused {
+    id: u64,
+    error: Error,
 }
 
 /// Whether requests are still taken, and how the stream ends once they are not.
@@ -118,10 +129,11 @@ enum Outcome<W> {
     Refused(Error),
 }
 
-impl<I, O, A, F, W> Pipeline<I, O, A, W>
+impl<I, O, R, H, A, F, W> Pipeline<I, O, R, H, A, W>
 where
     I: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
     O: FnMut(&v1::ProduceRequest) -> Option<Opening>,
+    R: FnMut(usize) -> Result<H, Error>,
     A: FnMut(v1::ProduceRequest) -> F,
     F: Future<Output = Result<W, Error>>,
     W: Future<Output = Result<v1::ProduceResponse, Error>>,
@@ -147,7 +159,7 @@ where
                 }
                 () = opened(&mut self.ahead), if !self.ahead.is_empty() => {
                     if let Some(next) = self.ahead.pop_front() {
-                        self.append(next.message, next.bytes).await;
+                        self.in_turn(next).await;
                     }
                 }
                 () = &mut self.stopping, if open => {
@@ -170,11 +182,35 @@ where
         if opening.is_none() && self.ahead.is_empty() {
             return self.append(message, bytes).await;
         }
+        let request = match (self.reserve)(bytes) {
+            Ok(share) => Ok((message, share)),
+            Err(error) => Err(Refused {
+                id: message.id,
+                error,
+            }),
+        };
         self.ahead.push_back(Ahead {
             bytes,
-            message,
+            request,
             opening,
         });
+    }
+
+    /// Appends a request whose turn has come.
+    async fn in_turn(&mut self, next: Ahead<H>) {
+        match next.request {
+            Ok((message, share)) => {
+                // The append takes its own, before it waits for anything.
+                drop(share);
+                self.append(message, next.bytes).await;
+            }
+            Err(Refused { id, error }) => self.under_way.push_back(UnderWay {
+                id,
+                bytes: next.bytes,
+                silence: Silence::Answer,
+                outcome: Outcome::Refused(error),
+            }),
+        }
     }
 
     async fn append(&mut self, message: v1::ProduceStreamRequest, bytes: usize) {
@@ -227,7 +263,7 @@ fn all_succeeded(response: &v1::ProduceResponse) -> bool {
 }
 
 /// Waits until the partition of the request whose turn it is is open; nothing is lost when the wait is given up.
-async fn opened(ahead: &mut VecDeque<Ahead>) {
+async fn opened<H>(ahead: &mut VecDeque<Ahead<H>>) {
     if let Some(next) = ahead.front_mut()
         && let Some(opening) = &mut next.opening
     {

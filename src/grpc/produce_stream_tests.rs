@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, future};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
@@ -14,6 +14,9 @@ use super::*;
 type Outcomes = Arc<Mutex<HashMap<String, oneshot::Sender<Result<v1::ProduceResponse, Error>>>>>;
 type Requests = mpsc::Sender<Result<v1::ProduceStreamRequest, Status>>;
 
+/// So many requests find room to wait ahead.
+const ROOM: usize = MAX_AHEAD;
+
 /// A stream whose appends wait in `confirm`, by topic; topics named `bad` are refused at once. Requests to a partition wait
 /// until that is opened by hand.
 struct Bench {
@@ -21,6 +24,8 @@ struct Bench {
     confirm: Outcomes,
     appended: Arc<Mutex<Vec<String>>>,
     opening: Arc<Mutex<HashMap<i32, oneshot::Sender<()>>>>,
+    /// For requests that wait ahead.
+    room: Arc<Semaphore>,
     stop: Option<oneshot::Sender<()>>,
     answers: Pin<Box<dyn Stream<Item = Answer> + Send>>,
 }
@@ -54,12 +59,21 @@ impl Bench {
             }
         };
         let stopping = async move { drop(stopping.await) };
-        let answers = answers(ReceiverStream::new(input), open, append, stopping);
+        let room = Arc::new(Semaphore::new(ROOM));
+        let reserve = {
+            let room = Arc::clone(&room);
+            move |_| {
+                let share = Arc::clone(&room).try_acquire_owned();
+                share.map_err(|_| invalid("no room"))
+            }
+        };
+        let answers = answers(ReceiverStream::new(input), (open, reserve), append, stopping);
         Self {
             requests: Some(requests),
             confirm,
             appended,
             opening,
+            room,
             stop: Some(stop),
             answers: Box::pin(answers),
         }
@@ -142,6 +156,37 @@ async fn partitions_are_opened_side_by_side_and_appends_stay_in_order() {
     }
     assert_eq!([(); 4].map(|()| bench.answered_id()), [0, 1, 2, 3]);
     assert!(bench.now().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_waits_for_its_partition_holds_a_share_and_is_refused_in_its_turn_where_there_is_none() {
+    let mut bench = Bench::new();
+    let into = |partition| v1::ProduceRequest {
+        partition: Some(partition),
+        ..to(&format!("t{partition}"))
+    };
+    let others = Arc::clone(&bench.room).try_acquire_many_owned(u32::try_from(ROOM).unwrap() - 1);
+    (0..3).for_each(|partition| bench.send(u64::try_from(partition).unwrap(), into(partition)));
+    assert!(bench.now().is_none());
+    assert_eq!(
+        bench.room.available_permits(),
+        0,
+        "the first waits with the last share"
+    );
+    bench.opening.lock().clear();
+    assert!(bench.now().is_none());
+    assert_eq!(*bench.appended.lock(), ["t0"]);
+    assert_eq!(bench.room.available_permits(), 1, "its append takes its own");
+    bench.confirm("t0");
+    assert_eq!(bench.answered_id(), 0);
+    for id in [1, 2] {
+        let refused = bench.now().unwrap().unwrap().unwrap();
+        assert_eq!(refused.id, id);
+        assert!(
+            matches!(refused.outcome, Some(v1::produce_stream_response::Outcome::Error(error)) if error.message == "no room")
+        );
+    }
+    drop(others);
 }
 
 #[tokio::test]

@@ -5,9 +5,10 @@
 //!   the length of the read, and that is counted (`outgoing`): it is small while others hold the server's budget.
 //! - A response stays within what the request asked for, at most [`super::MAX_RESPONSE_BYTES`], unless one batch, or as
 //!   plain messages one record, is larger.
-//! - Every response carries where all partitions stand after it, also inside a step that takes several responses.
-//! - The last response, and no other, says `complete`. A stopping server ends the read with `SHUTTING_DOWN`, and the last
-//!   token received says where to go on.
+//! - Every response carries where all partitions stand after it, also inside a step that takes several responses; to a reader
+//!   that keeps what it was told, the first says it of all and each after it of its own partition, which alone has moved.
+//! - The last response, and no other, says `complete`. A stopping server ends a read that follows with `SHUTTING_DOWN`, and
+//!   the last token received says where to go on; one that has an end comes to it, unless the stop's deadline comes first.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use futures_util::{Stream, stream};
 use prost::Message;
 use tonic::Status;
 
-use crate::broker::{Broker, Error, Progress, ReadSpec, ReadStart, ReadStep, ReadStream};
+use crate::broker::{Broker, Error, MOVED_MAX, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, ReadStream};
 use crate::proto::v1;
 use crate::types::{Offset, PartitionId};
 
@@ -40,20 +41,26 @@ pub(super) async fn read(
     sending: Sending,
     stopping: Stopping,
 ) -> Result<impl Stream<Item = Result<v1::ReadResponse, Status>> + Send + 'static, Error> {
+    let tokens = match request.changed_positions {
+        true => Tokens::Changes { begun: false },
+        false => Tokens::Whole,
+    };
     let (mut spec, format) = checked(request)?;
-    let response_bytes = spec.chunk_bytes;
+    let (response_bytes, end) = (spec.chunk_bytes, spec.end);
     let partitions = match spec.partitions.len() {
         0 => broker.describe_topic(&spec.topic)?.partitions.len(),
         named => named,
     };
-    // Large tokens must leave room for records: below a quarter of the response, records win.
-    let room = response_bytes.saturating_sub(OVERHEAD + POSITION_LEN * partitions);
-    spec.chunk_bytes = room.max(response_bytes / 4).max(1);
+    spec.chunk_bytes = match tokens {
+        Tokens::Whole => room(response_bytes, partitions),
+        Tokens::Changes { .. } => room(response_bytes, partitions.min(MOVED_MAX)),
+    };
     let responses = Responses {
-        budget: spec.chunk_bytes,
-        overhead: OVERHEAD + POSITION_LEN * partitions,
+        response_bytes,
         steps: broker.open_read(spec).await?,
         format,
+        tokens,
+        end,
         stopping,
         state: State::BetweenSteps,
         sending,
@@ -63,6 +70,27 @@ pub(super) async fn read(
         let response = responses.next().await?;
         Some((response.map_err(|error| status(&error)), responses))
     }))
+}
+
+/// What the fields of a response beside its records take, in bytes, at most.
+fn overhead(positions: usize) -> usize {
+    OVERHEAD + POSITION_LEN * positions
+}
+
+/// What records may take of a response whose token has so many positions. Large tokens must leave room for records: below a
+/// quarter of the response, records win.
+fn room(response_bytes: usize, positions: usize) -> usize {
+    let room = response_bytes.saturating_sub(overhead(positions));
+    room.max(response_bytes / 4).max(1)
+}
+
+/// Of which partitions a resume token tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Tokens {
+    /// Of all.
+    Whole,
+    /// Of those that moved since the response before; first, of all.
+    Changes { begun: bool },
 }
 
 /// How answers are sent: the budget they share, and the way of this call's shares to its frames.
@@ -114,9 +142,10 @@ fn checked(request: v1::ReadRequest) -> Result<(ReadSpec, Format), Error> {
 struct Responses {
     steps: ReadStream,
     format: Format,
-    /// What the records of a response may take, and its other fields at most, in bytes.
-    budget: usize,
-    overhead: usize,
+    /// What was asked for.
+    response_bytes: usize,
+    tokens: Tokens,
+    end: ReadEnd,
     stopping: Stopping,
     state: State,
     sending: Sending,
@@ -134,7 +163,9 @@ enum State {
 struct Step {
     partition: PartitionId,
     portions: Portions,
+    /// After it, of the partitions that the next token tells of.
     positions: Vec<(PartitionId, Offset)>,
+    tokens: Tokens,
     progress: Progress,
     /// The fields that all its responses share.
     frame: v1::ReadResponse,
@@ -158,24 +189,25 @@ impl Responses {
                 let next = tokio::select! {
                     biased;
                     next = self.steps.next() => next,
-                    () = self.stopping.begun() => Err(Error::ShuttingDown),
+                    () = over(self.end, self.stopping.clone()) => Err(Error::ShuttingDown),
                 };
                 match next {
                     Err(error) => return Some(Err(error)),
                     Ok(None) => return None,
-                    Ok(Some(step)) => Box::new(Step::new(step)),
+                    Ok(Some(step)) => Box::new(self.begin(step)),
                 }
             }
         };
         let outgoing = &self.sending.outgoing;
         // A short stretch needs no more than it has; how much plain messages take is not known before they are there.
-        let wanted = match self.format {
-            Format::Records => self.budget,
-            Format::Batches => self.budget.min(step.portions.undecoded_bytes()),
-        };
+        let positions = step.positions.len();
+        let (overhead, most) = (overhead(positions), room(self.response_bytes, positions));
         let wanted = Wanted {
-            records_bytes: wanted,
-            overhead_bytes: self.overhead,
+            records_bytes: match self.format {
+                Format::Records => most,
+                Format::Batches => most.min(step.portions.undecoded_bytes()),
+            },
+            overhead_bytes: overhead,
         };
         let mut share = match outgoing.try_answer(wanted) {
             Some(share) => share,
@@ -185,7 +217,7 @@ impl Responses {
                 outgoing.small_answer(wanted)
             }
         };
-        let budget = share.answer_bytes().saturating_sub(self.overhead).max(1);
+        let budget = share.answer_bytes().saturating_sub(overhead).max(1);
         let made = match self.format {
             Format::Batches => Ok(Ok(step.as_batches(budget))),
             Format::Records => {
@@ -198,7 +230,7 @@ impl Responses {
         };
         match made {
             Ok(Ok(made)) => {
-                share.settle(made.size_bytes + self.overhead);
+                share.settle(made.size_bytes + overhead);
                 let share = Arc::new(share);
                 self.sending.shares.push(Arc::clone(&share));
                 self.last = Some(share);
@@ -210,8 +242,23 @@ impl Responses {
     }
 }
 
+impl Responses {
+    /// Begins to send a step.
+    fn begin(&mut self, step: ReadStep) -> Step {
+        let positions = match &mut self.tokens {
+            Tokens::Changes { begun: true } => step.moved.clone(),
+            Tokens::Changes { begun } => {
+                *begun = true;
+                self.steps.positions()
+            }
+            Tokens::Whole => self.steps.positions(),
+        };
+        Step::new(step, positions, self.tokens)
+    }
+}
+
 impl Step {
-    fn new(step: ReadStep) -> Self {
+    fn new(step: ReadStep, positions: Vec<(PartitionId, Offset)>, tokens: Tokens) -> Self {
         let frame = v1::ReadResponse {
             partition: step.partition.0,
             high_watermark: step.chunk.high_watermark.0,
@@ -223,7 +270,8 @@ impl Step {
         Self {
             partition: step.partition,
             portions: Portions::of(step.chunk),
-            positions: step.positions,
+            positions,
+            tokens,
             progress: step.progress,
             frame,
             kept: None,
@@ -261,7 +309,7 @@ impl Step {
     }
 
     fn made(
-        self: Box<Self>,
+        mut self: Box<Self>,
         mut response: v1::ReadResponse,
         size_bytes: usize,
         next_offset: Offset,
@@ -271,6 +319,10 @@ impl Step {
             Rest::More => {
                 let positions = up_to(&self.positions, self.partition, next_offset);
                 response.resume = Some(convert::resume_token(&positions));
+                if self.tokens != Tokens::Whole {
+                    let own = self.partition;
+                    self.positions.retain(|(partition, _)| *partition == own);
+                }
                 State::InStep(self)
             }
             Rest::Done => {
@@ -284,6 +336,14 @@ impl Step {
             size_bytes,
             state,
         }
+    }
+}
+
+/// Completes when a stopping server gives the read up.
+async fn over(end: ReadEnd, mut stopping: Stopping) {
+    match end {
+        ReadEnd::Follow => stopping.begun().await,
+        ReadEnd::Now | ReadEnd::Offset(_) | ReadEnd::Time(_) => stopping.cut_off().await,
     }
 }
 
@@ -309,7 +369,6 @@ fn up_to(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::ReadEnd;
 
     fn request() -> v1::ReadRequest {
         v1::ReadRequest {
@@ -413,6 +472,6 @@ mod tests {
             complete: true,
             ..Default::default()
         };
-        assert!(largest.encoded_len() <= OVERHEAD + POSITION_LEN * positions.len());
+        assert!(largest.encoded_len() <= overhead(positions.len()));
     }
 }

@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::ops::Range;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -147,6 +148,9 @@ fn reason(error: &Error) -> &'static str {
         Error::WritesRefused { .. } => "WRITES_REFUSED",
         Error::AckTimeout { .. } => "ACK_TIMEOUT",
         Error::ShuttingDown => "SHUTTING_DOWN",
+        Error::ArchiveOnly { .. } => "ARCHIVE_ONLY",
+        Error::ArchiveUnavailable { .. } => "ARCHIVE_UNAVAILABLE",
+        Error::ArchiveRefused { .. } => "ARCHIVE_REFUSED",
         Error::Damaged { .. } => "DAMAGED",
         Error::Storage { .. } => "STORAGE_FAILED",
     }
@@ -166,6 +170,9 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
         Error::UnknownTopic { topic } => vec![("topic", topic.clone())],
         Error::UnknownHold { topic, hold } => vec![("topic", topic.to_string()), ("hold", hold.clone())],
         Error::TopicExists { topic } | Error::InternalTopic { topic } => vec![("topic", topic.to_string())],
+        Error::InvalidConfig { topic, .. } | Error::PolicyViolation { topic, .. } => {
+            topic.iter().map(|topic| ("topic", topic.to_string())).collect()
+        }
         Error::UnknownPartition { topic, partition, .. } => {
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
         }
@@ -179,16 +186,17 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
         | Error::InvalidTransactionState { partition, .. }
         | Error::WritesRefused { partition, .. }
         | Error::AckTimeout { partition, .. }
+        | Error::ArchiveOnly { partition, .. }
         | Error::Damaged { partition, .. } => {
             let TopicPartition { topic, partition } = partition;
             vec![("topic", topic.to_string()), ("partition", partition.to_string())]
         }
         Error::InvalidRequest { .. }
-        | Error::InvalidConfig { .. }
-        | Error::PolicyViolation { .. }
         | Error::DiskFull { .. }
         | Error::Overloaded { .. }
         | Error::ShuttingDown
+        | Error::ArchiveUnavailable { .. }
+        | Error::ArchiveRefused { .. }
         | Error::Storage { .. } => Vec::new(),
     }
 }
@@ -197,6 +205,7 @@ fn place(error: &Error) -> Vec<(&'static str, String)> {
 fn details(error: &Error) -> Vec<(&'static str, String)> {
     let named: &[(&'static str, &dyn Display)] = match error {
         Error::UnknownPartition { count, .. } => &[("partition_count", count)],
+        Error::InvalidConfig { setting, .. } => &[("setting", setting)],
         Error::OffsetOutOfRange {
             offset: asked,
             log_start: from,
@@ -216,22 +225,7 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
             limit_bytes: limit,
             ..
         } => &[("size_bytes", size), ("limit_name", name), ("limit_bytes", limit)],
-        Error::OutOfOrderSequence {
-            producer_id: id,
-            expected,
-            got,
-            ..
-        } => &[
-            ("producer_id", id),
-            ("expected_sequence", expected),
-            ("sequence", got),
-        ],
-        Error::FencedProducer {
-            producer_id: id,
-            current,
-            got,
-            ..
-        } => &[("producer_id", id), ("current_epoch", current), ("epoch", got)],
+        Error::OutOfOrderSequence { .. } | Error::FencedProducer { .. } => return of_producer(error),
         Error::AckTimeout { waited, .. } => return vec![("waited_ms", waited.as_millis().to_string())],
         Error::DiskFull {
             free_bytes: free,
@@ -239,24 +233,60 @@ fn details(error: &Error) -> Vec<(&'static str, String)> {
             ..
         } => &[("free_bytes", free), ("min_free_bytes", least)],
         Error::Overloaded { what, limit } => &[("resource", what), ("limit", limit)],
-        Error::Storage { target, .. } => &[("target", target)],
+        Error::Storage { target, .. } | Error::ArchiveUnavailable { target, .. } => &[("target", target)],
+        Error::ArchiveOnly {
+            offset: asked,
+            local_start: local,
+            ..
+        } => &[("offset", asked), ("local_start_offset", local)],
+        Error::Damaged {
+            lost: Some(Range { start, end }),
+            ..
+        } => &[("offset", start), ("next_offset", end)],
         Error::UnknownTopic { .. }
         | Error::UnknownHold { .. }
         | Error::TopicExists { .. }
         | Error::InternalTopic { .. }
         | Error::InvalidRequest { .. }
-        | Error::InvalidConfig { .. }
         | Error::CorruptBatch { .. }
         | Error::InvalidTransactionState { .. }
         | Error::PolicyViolation { .. }
         | Error::WritesRefused { .. }
         | Error::ShuttingDown
-        | Error::Damaged { .. } => &[],
+        | Error::ArchiveRefused { .. }
+        | Error::Damaged { lost: None, .. } => &[],
     };
     named
         .iter()
         .map(|(name, value)| (*name, value.to_string()))
         .collect()
+}
+
+/// Which producer, and what it should have sent.
+fn of_producer(error: &Error) -> Vec<(&'static str, String)> {
+    match error {
+        Error::OutOfOrderSequence {
+            producer_id,
+            expected,
+            got,
+            ..
+        } => vec![
+            ("producer_id", producer_id.to_string()),
+            ("expected_sequence", expected.to_string()),
+            ("sequence", got.to_string()),
+        ],
+        Error::FencedProducer {
+            producer_id,
+            current,
+            got,
+            ..
+        } => vec![
+            ("producer_id", producer_id.to_string()),
+            ("current_epoch", current.to_string()),
+            ("epoch", got.to_string()),
+        ],
+        _ => Vec::new(),
+    }
 }
 
 /// Numbers of records, comma between them, as many as a text may hold.

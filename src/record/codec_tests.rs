@@ -257,6 +257,17 @@ fn a_wrong_lz4_checksum_is_damage() {
 }
 
 #[test]
+fn an_lz4_block_of_nothing_hides_no_block_behind_it() {
+    let frame = compress(Codec::Lz4, b"records");
+    let (header, blocks) = frame.split_at(7);
+    // Stored, and as one token without a literal.
+    for empty in [&hex("00000080")[..], &hex("01000000 00")] {
+        let hiding = [header, empty, blocks].concat();
+        assert!(decompress(Codec::Lz4, &hiding).is_err(), "{empty:?}");
+    }
+}
+
+#[test]
 fn gzip_is_read_in_many_members_with_names_and_nothing_after_them() {
     let mut named = flate2::GzBuilder::new()
         .filename("records")

@@ -64,3 +64,7 @@ pub use partitioner::partition_for_key;
 pub use record::{Header, Record};
 pub use rejection::{BatchFault, RecordError, RecordErrors, RecordReason, Rejection};
 pub use transaction_end::{Outcome, TransactionEnd};
+
+/// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
+/// limit, `max.message.bytes`, is 1 MiB unless raised.
+pub const MAX_BATCH_BYTES: u32 = 512 << 20;

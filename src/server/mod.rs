@@ -83,11 +83,14 @@ impl Server {
         let (phase, phase_seen) = watch::channel(Phase::Serving);
         let opened = async {
             let broker = Broker::start(config.broker, world).await?;
-            match GrpcDoor::new(broker.clone(), &config.grpc, phase_seen) {
-                Ok(door) => Ok((broker, door, listen("grpc.listen", grpc_socket, grpc_addr))),
+            let door = GrpcDoor::new(broker.clone(), &config.grpc, phase_seen).map_err(StartError::Tls);
+            // A bound port is not kept from another that listens on it first.
+            let open = door.and_then(|door| Ok((door, listen("grpc.listen", grpc_socket, grpc_addr)?)));
+            match open {
+                Ok((door, listener)) => Ok((broker, door, listener)),
                 Err(error) => {
                     broker.shutdown().await?;
-                    Err(StartError::Tls(error))
+                    Err(error)
                 }
             }
         };
@@ -98,7 +101,7 @@ impl Server {
                 return Err(error);
             }
         };
-        let grpc = tokio::spawn(door.serve(listener?));
+        let grpc = tokio::spawn(door.serve(listener));
         subject.set(broker.clone());
         Ok(Self {
             broker,
@@ -230,7 +233,12 @@ fn listen(setting: &'static str, socket: TcpSocket, address: SocketAddr) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use parking_lot::Mutex;
+
     use super::*;
+    use crate::config::{Sources, load};
+    use crate::env::Clock;
+    use crate::types::Timestamp;
 
     #[tokio::test]
     async fn a_port_in_use_is_told_with_what_to_do() {
@@ -241,6 +249,59 @@ mod tests {
         assert_eq!(
             error,
             format!("address {address} is in use: stop the other program or choose another --grpc-listen")
+        );
+    }
+
+    /// A clock that, when it is first asked, listens on a port that the server has bound and does not listen on yet.
+    #[derive(Debug)]
+    struct Usurper {
+        bound: Mutex<Option<TcpSocket>>,
+        listening: Mutex<Option<TcpListener>>,
+    }
+
+    impl Clock for Usurper {
+        fn now(&self) -> Timestamp {
+            if let Some(socket) = self.bound.lock().take() {
+                *self.listening.lock() = Some(socket.listen(1).unwrap());
+            }
+            SystemClock.now()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_lost_while_the_broker_opens_ends_the_start_and_all_that_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let (socket, address) = bind("grpc.listen", "127.0.0.1:0").await.unwrap();
+        let flags = [
+            ("data_dir", data_dir.display().to_string()),
+            ("grpc.listen", address.to_string()),
+            ("http.listen", "127.0.0.1:0".to_owned()),
+        ];
+        let sources = Sources {
+            flags: flags.map(|(key, value)| (key.to_owned(), value)).into(),
+            ..Sources::default()
+        };
+        let world = World {
+            fs: Arc::new(RealFs::new()),
+            clock: Arc::new(Usurper {
+                bound: Some(socket).into(),
+                listening: None.into(),
+            }),
+        };
+        let config = load(&sources).unwrap().config;
+        let failed = Server::start_in(config, world).await.unwrap_err();
+        assert!(
+            failed.to_string().contains("choose another --grpc-listen"),
+            "{failed}"
+        );
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        while tasks() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(
+            data_dir.join(".kafka_cleanshutdown").exists(),
+            "the data was closed as by a stop"
         );
     }
 

@@ -1,11 +1,12 @@
 //! Bringing in a partition directory that a Kafka broker, or another Siltstone, wrote.
 //!
-//! 1. Every log of the foreign directory is read and verified to the last record, into a directory beside the others whose
+//! 1. Every log of the foreign directory is read and verified to the last record, what is compressed too, into a directory beside the others whose
 //!    name ends in `-future`: sealed segments as second names of the same files, or copies where the system allows none; the
 //!    last one as a copy up to its last sound batch, if what follows is a torn tail ([`super::torn`]). If it dies here: the
 //!    next start removes the directory.
 //! 2. Indexes, producer state and epochs are made anew from the batches; all is synced.
-//! 3. The epoch of this server is raised above the foreign ones.
+//! 3. The epoch of this server is raised above the foreign ones, and by the caller the next producer id: a producer of ours with
+//!    the id of a foreign one would find its first batches taken for written.
 //! 4. The directory gets its name. If it dies here: it is found under either name; as in 1, or a partition like any other,
 //!    which a start verifies until a checkpoint vouches for it.
 //! 5. The checkpoint is written. It lies beside the directory, so its sync of their parent keeps the name of both. If this or
@@ -22,7 +23,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::env::{File, FileCache, FileKind, OpenMode, SyncSite};
-use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
+use crate::record::{Damage, DecompressLimit, RecordBatch};
+use crate::types::{LeaderEpoch, Offset, ProducerId, Timestamp, TopicId, TopicPartition};
 
 use super::data_dir::{DataDir, FUTURE, marked_name};
 use super::error::{IoContext, StoreError};
@@ -44,6 +46,8 @@ const SITE_SHARED: SyncSite = SyncSite("adopted log, shared with its original");
 const SITE_COPY: SyncSite = SyncSite("adopted log, copied");
 /// Greatest leader epoch that is brought in: each start of the server needs one of its own after it.
 const EPOCH_MAX: LeaderEpoch = LeaderEpoch(i32::MAX / 2);
+/// Greatest producer id that is brought in: this server's own come after it.
+const PRODUCER_ID_MAX: ProducerId = ProducerId(i64::MAX / 2);
 const COPY_CHUNK: usize = 1 << 20;
 /// What is told with damage: nothing of it is brought in, so something has to be done.
 pub(super) const ADVICE: &str =
@@ -79,11 +83,23 @@ pub struct Verified {
     future: Option<PathBuf>,
     id: TopicPartition,
     topic_id: TopicId,
+    filled: Filled,
+}
+
+/// What was found while it was filled.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filled {
     report: AdoptReport,
     latest: Option<LeaderEpoch>,
+    greatest_producer: Option<ProducerId>,
 }
 
 impl Verified {
+    /// Returns the greatest producer id in its batches: whoever is given that or a lesser one could be taken for its producer.
+    pub fn greatest_producer(&self) -> Option<ProducerId> {
+        self.filled.greatest_producer
+    }
+
     /// Returns the id of the topic that it was filled for.
     pub fn topic_id(&self) -> TopicId {
         self.topic_id
@@ -119,8 +135,7 @@ impl Store {
             future: Some(future.clone()),
             id: spec.id.clone(),
             topic_id: spec.topic_id,
-            report: AdoptReport::default(),
-            latest: None,
+            filled: Filled::default(),
         };
         let adoption = Adoption {
             dir: &self.dir,
@@ -130,7 +145,7 @@ impl Store {
             now,
             go_on,
         };
-        (verified.report, verified.latest) = adoption.fill()?;
+        verified.filled = adoption.fill()?;
         Ok(verified)
     }
 
@@ -162,7 +177,7 @@ impl Store {
             return Err(StoreError::Unusable { path: target, reason });
         }
         self.dir.forget(std::slice::from_ref(&spec.id))?;
-        if let Some(latest) = verified.latest {
+        if let Some(latest) = verified.filled.latest {
             self.dir.raise_epoch(LeaderEpoch(latest.0 + 1))?;
         }
         let id = spec.id.clone();
@@ -176,7 +191,7 @@ impl Store {
             let _ = removed.and_then(|removed| self.remove_files(removed));
         })?;
         verified.future = None;
-        Ok((partition, verified.report))
+        Ok((partition, verified.filled.report))
     }
 
     fn install(
@@ -216,12 +231,13 @@ struct Progress {
     report: AdoptReport,
     epochs: LeaderEpochs,
     producers: Producers,
+    greatest_producer: Option<ProducerId>,
     replacements: Replacements,
     segments: Vec<Arc<Sealed>>,
 }
 
 impl Adoption<'_> {
-    fn fill(&self) -> Result<(AdoptReport, Option<LeaderEpoch>), StoreError> {
+    fn fill(&self) -> Result<Filled, StoreError> {
         let logs = self.logs()?;
         let beside = Beside::read(&self.dir.files, self.from)?;
         let fs = self.dir.files.fs();
@@ -241,6 +257,7 @@ impl Adoption<'_> {
             mut report,
             epochs,
             mut producers,
+            greatest_producer,
             mut replacements,
             segments,
         } = progress;
@@ -268,31 +285,52 @@ impl Adoption<'_> {
         replacements.add(path, bytes);
         // Syncs the directory, too, and with it the names of the logs.
         replacements.commit(&self.dir.files)?;
-        match epochs.latest() {
-            Some(latest) if latest > EPOCH_MAX => Err(StoreError::Unusable {
-                path: self.from.to_path_buf(),
-                reason: format!("its leader epoch {latest} leaves too few for the starts of this server"),
-            }),
-            latest => Ok((report, latest)),
+        let latest = epochs.latest();
+        if let Some(latest) = latest.filter(|latest| *latest > EPOCH_MAX) {
+            let reason = format!("its leader epoch {latest} leaves too few for the starts of this server");
+            return Err(self.unusable(reason));
+        }
+        if let Some(id) = greatest_producer.filter(|id| *id > PRODUCER_ID_MAX) {
+            let id = id.0;
+            let reason = format!("its producer id {id} leaves too few for the producers of this server");
+            return Err(self.unusable(reason));
+        }
+        Ok(Filled {
+            report,
+            latest,
+            greatest_producer,
+        })
+    }
+
+    fn unusable(&self, reason: String) -> StoreError {
+        StoreError::Unusable {
+            path: self.from.to_path_buf(),
+            reason,
         }
     }
 
     /// Lists the foreign logs, ascending.
     fn logs(&self) -> Result<Vec<(Offset, PathBuf)>, StoreError> {
-        let unusable = |reason: &str| StoreError::Unusable {
-            path: self.from.to_path_buf(),
-            reason: reason.to_owned(),
-        };
+        let unusable = |reason: &str| self.unusable(reason.to_owned());
         let entries = readable(self.dir.files.fs().list(self.from), "list", self.from)?;
         let mut logs = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.kind == FileKind::File) {
+        for entry in &entries {
+            let segment_file = SegmentFile::parse(&entry.name);
+            if entry.kind != FileKind::File {
+                if let Some((_, SegmentFile::Log)) = segment_file {
+                    let path = self.from.join(&entry.name);
+                    let reason = "it is no file; put the log itself in its place".to_owned();
+                    return Err(StoreError::Unusable { path, reason });
+                }
+                continue;
+            }
             let in_transit = [super::paths::SWAP, super::paths::CLEANED];
             if in_transit.iter().any(|suffix| entry.name.ends_with(suffix)) {
                 return Err(unusable(
                     "a compaction was cut off in it; let its broker start once and stop cleanly, then adopt it",
                 ));
             }
-            if let Some((base, SegmentFile::Log)) = SegmentFile::parse(&entry.name) {
+            if let Some((base, SegmentFile::Log)) = segment_file {
                 logs.push((base, self.from.join(&entry.name)));
             }
         }
@@ -314,6 +352,10 @@ impl Adoption<'_> {
         let files = &self.dir.files;
         let file = readable(files.fs().open(path, OpenMode::Read), "open", path)?;
         let len = file.len_bytes().context("read", path)?;
+        if len == 0 && matches!(place, Place::Before) {
+            // Compaction has taken all of it. Here an empty log below the recovery point is one that lost its bytes.
+            return Ok(());
+        }
         let scanned = self.verify(file.as_ref(), base, path, progress)?;
         if let Some(damage) = self
             .damage(file.as_ref(), base, &scanned, place)
@@ -374,10 +416,7 @@ impl Adoption<'_> {
         if (self.go_on)() {
             return Ok(());
         }
-        Err(StoreError::Unusable {
-            path: self.from.to_path_buf(),
-            reason: "its verification was given up".to_owned(),
-        })
+        Err(self.unusable("its verification was given up".to_owned()))
     }
 
     fn verify(
@@ -415,9 +454,18 @@ impl Adoption<'_> {
             report,
             epochs,
             producers,
+            greatest_producer,
             ..
         } = progress;
+        let limit = DecompressLimit(config.max_decompressed_bytes);
+        let mut unreadable = None;
         let mut scanned = scan(file, spec, |batch, indexes| {
+            if let Err(damage) = read_records(batch, limit) {
+                unreadable = Some(damage);
+                return ControlFlow::Break("unreadable".to_owned());
+            }
+            let producer = batch.header().producer.map(|stamp| stamp.id);
+            *greatest_producer = (*greatest_producer).max(producer);
             report.skip_to(batch.header().base_offset);
             report.log_end = batch.header().next_offset();
             if let Some(epoch) = batch.header().leader_epoch {
@@ -434,6 +482,13 @@ impl Adoption<'_> {
         })
         .context("read", path)?;
         self.still_wanted()?;
+        if let Some(damage) = unreadable {
+            let (end, source) = (scanned.end, because(&damage));
+            return Err(StoreError::Unusable {
+                path: path.to_path_buf(),
+                reason: format!("position {end}: {damage}{source}; {ADVICE}"),
+            });
+        }
         scanned.indexes.seal();
         Ok(scanned)
     }
@@ -504,6 +559,19 @@ fn readable<T>(result: io::Result<T>, action: &'static str, path: &Path) -> Resu
         }),
         result => result.context(action, path),
     }
+}
+
+/// Reads a batch to its last record. Its checksum says that the bytes are what somebody wrote, and no more.
+fn read_records(batch: &RecordBatch, limit: DecompressLimit) -> Result<(), Damage> {
+    let payload = batch.open(limit)?;
+    payload.glances().try_for_each(|record| record.map(drop))
+}
+
+/// Returns what the text of `error` leaves to its source.
+fn because(error: &dyn std::error::Error) -> String {
+    error
+        .source()
+        .map_or(String::new(), |source| format!(": {source}"))
 }
 
 /// Tells whether a link failed for a reason that keeps nobody from copying.

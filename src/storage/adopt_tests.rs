@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::testing::{
-    FOREIGN, House, NOW, adopt, damage, ended, foreign, foreign_files, names, offsets, open_one, open_store,
-    open_store_in, path, plain, small, spec, transactional,
+    FOREIGN, House, NOW, adopt, damage, ended, foreign, foreign_files, names, numbered, offsets, open_one,
+    open_store, open_store_in, path, plain, small, spec, transactional,
 };
 use super::{LogConfig, Origin};
-use crate::env::{CrashChoice, FileStat, Fs as _, SimFs};
+use crate::env::{CrashChoice, FileStat, Fs as _, OpenMode, SimFs};
 use crate::record::Outcome;
 use crate::types::Offset;
 
@@ -98,4 +98,56 @@ fn the_last_stable_offset_of_an_adopted_log_stays_at_its_open_transaction() {
         .aborted(&(Offset(0)..Offset(16)))
         .expect("read");
     assert_eq!((aborted.len(), aborted[0].first_offset), (1, Offset(1)));
+}
+
+#[test]
+fn producer_ids_that_leave_too_few_for_others_are_refused() {
+    for (id, good) in [(i64::MAX / 2, true), (i64::MAX / 2 + 1, false), (i64::MAX, false)] {
+        let fs = SimFs::new();
+        let store = open_store_in(&fs, FOREIGN).expect("opened");
+        let log = open_one(&store, spec("f", 9, small())).expect("opened");
+        log.append(&numbered(id, 0, "far"), Origin::Client, NOW)
+            .expect("appended");
+        store.close().expect("closed").clean().expect("clean");
+        let store = open_store(&fs).expect("opened");
+        let from = PathBuf::from(FOREIGN).join("f-0");
+        match adopt(&store, &from, spec("t", 1, small())) {
+            Ok(_) => assert!(good, "{id}"),
+            Err(error) => assert!(
+                !good && error.to_string().contains(&format!("producer id {id}")),
+                "{id}: {error}"
+            ),
+        }
+    }
+}
+
+#[test]
+fn an_empty_log_between_others_is_left_out() {
+    let fs = SimFs::new();
+    let store = open_store_in(&fs, FOREIGN).expect("opened");
+    let log = open_one(&store, spec("f", 9, small())).expect("opened");
+    for _ in 0..30 {
+        log.append(&plain("a record"), Origin::Client, NOW)
+            .expect("appended");
+    }
+    store.close().expect("closed").clean().expect("clean");
+    let from = PathBuf::from(FOREIGN).join("f-0");
+    let listed = fs.list(&from).expect("listed").into_iter();
+    let logs: Vec<String> = listed
+        .map(|entry| entry.name)
+        .filter(|name| name.ends_with(".log"))
+        .collect();
+    let base = |name: &str| -> i64 { name.trim_end_matches(".log").parse().expect("an offset") };
+    let (second, third) = (base(&logs[1]), base(&logs[2]));
+    // Compaction has taken all of the second one.
+    let file = fs.open(&from.join(&logs[1]), OpenMode::ReadWrite);
+    file.expect("there").set_len(0).expect("emptied");
+    let store = open_store(&fs).expect("opened");
+    let (log, report) = adopt(&store, &from, spec("t", 1, small())).expect("adopted");
+    let left: Vec<i64> = (0..second).chain(third..30).collect();
+    assert_eq!(offsets(&log), left);
+    assert_eq!(i64::try_from(report.missing_offsets), Ok(third - second));
+    let fs = fs.crash(CrashChoice::KeepAll);
+    fs.remove_file(&path("t-0/siltstone.manifest")).expect("removed");
+    assert_eq!(offsets(&House::on(fs).log), left, "nothing is told to be missing");
 }

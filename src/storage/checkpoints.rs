@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   log-start-offset-checkpoint        per partition: everything before is gone
+//!   local-start-offset-checkpoint      per partition of which a part is only in the archive: everything before is; Kafka has none
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
 //!   cleaner-offset-checkpoint          per compacted partition: everything before is clean, whatever is held
@@ -30,16 +31,18 @@ pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
+pub(super) const LOCAL_STARTS: &str = "local-start-offset-checkpoint";
 const COMPACTED: &str = "compacted-offset-checkpoint";
 const SITE: SyncSite = SyncSite("checkpoint");
 const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
 
 type Lines = BTreeMap<TopicPartition, Offset>;
 
-/// The five files.
+/// The six files.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     log_starts: Checkpoint,
+    local_starts: Checkpoint,
     recovery_points: Checkpoint,
     high_watermarks: Checkpoint,
     cleaner_points: Checkpoint,
@@ -63,6 +66,11 @@ impl Checkpoints {
                 dir.join(LOG_STARTS),
                 "log starts are taken from manifests and segments; records that were deleted may be seen again",
             )?,
+            local_starts: Checkpoint::read(
+                files,
+                dir.join(LOCAL_STARTS),
+                "of topics that are no longer archived, what is only in the archive is not seen",
+            )?,
             recovery_points: Checkpoint::read(
                 files,
                 dir.join(RECOVERY_POINTS),
@@ -84,6 +92,11 @@ impl Checkpoints {
 
     pub(super) fn log_start(&self, id: &TopicPartition) -> Option<Offset> {
         self.log_starts.lines.as_ref()?.get(id).copied()
+    }
+
+    /// What lies before it is only in the archive; `None` where nothing is.
+    pub(super) fn local_start(&self, id: &TopicPartition) -> Option<Offset> {
+        self.local_starts.lines.as_ref()?.get(id).copied()
     }
 
     /// How far it is clean, and compacted: anywhere before `sealed_end`, if nothing tells.
@@ -111,7 +124,12 @@ impl Checkpoints {
     /// Returns where it ended at the latest, as far as these files know.
     pub(super) fn log_end(&self, id: &TopicPartition) -> Offset {
         let line = |checkpoint: &Checkpoint| checkpoint.lines.as_ref()?.get(id).copied();
-        let told = [&self.log_starts, &self.recovery_points, &self.high_watermarks];
+        let told = [
+            &self.log_starts,
+            &self.local_starts,
+            &self.recovery_points,
+            &self.high_watermarks,
+        ];
         told.into_iter().filter_map(line).max().unwrap_or(Offset::ZERO)
     }
 
@@ -128,6 +146,11 @@ impl Checkpoints {
         // Log starts first: a start that knows them forgets less than one that does not.
         let log_starts = pick(|view| view.log_start);
         self.log_starts.write(files, &log_starts, there)?;
+        let local_start = |view: &WatermarkView| match view.local_start > view.log_start {
+            true => view.local_start,
+            false => Offset::ZERO,
+        };
+        self.local_starts.write_if_any(files, &pick(local_start), there)?;
         let recovery_points = pick(|view| view.recovery_point);
         self.recovery_points.write(files, &recovery_points, there)?;
         let high_watermarks = pick(|view| view.high_watermark);
@@ -160,18 +183,23 @@ impl Checkpoints {
         files: &FileCache,
         starts: &[(TopicPartition, Offset)],
     ) -> Result<(), StoreError> {
-        let mut lines = self.log_starts.lines.clone().unwrap_or_default();
-        for (id, start) in starts {
-            let line = lines.entry(id.clone()).or_insert(*start);
-            *line = (*line).max(*start);
-        }
-        self.log_starts.replace(files, lines)
+        self.log_starts.raise(files, starts)
+    }
+
+    /// Raises the local starts of some partitions, durably; every other line stays.
+    pub(super) fn raise_local_starts(
+        &mut self,
+        files: &FileCache,
+        starts: &[(TopicPartition, Offset)],
+    ) -> Result<(), StoreError> {
+        self.local_starts.raise(files, starts)
     }
 
     /// Forgets partitions whose directories are gone, durably.
     pub(super) fn forget(&mut self, files: &FileCache, ids: &[TopicPartition]) -> Result<(), StoreError> {
         let ids: BTreeSet<&TopicPartition> = ids.iter().collect();
         self.log_starts.forget(files, &ids)?;
+        self.local_starts.forget(files, &ids)?;
         self.recovery_points.forget(files, &ids)?;
         self.high_watermarks.forget(files, &ids)?;
         self.cleaner_points.forget(files, &ids)?;
@@ -205,6 +233,31 @@ impl Checkpoint {
             if *offset > Offset::ZERO {
                 lines.insert(id.clone(), *offset);
             }
+        }
+        self.replace(files, lines)
+    }
+
+    /// As [`write`](Self::write), and no file for nothing.
+    fn write_if_any(
+        &mut self,
+        files: &FileCache,
+        open: &[(TopicPartition, Offset)],
+        there: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StoreError> {
+        if self.lines.is_none() && open.iter().all(|(_, offset)| *offset == Offset::ZERO) {
+            return Ok(());
+        }
+        self.write(files, open, there)
+    }
+
+    fn raise(&mut self, files: &FileCache, starts: &[(TopicPartition, Offset)]) -> Result<(), StoreError> {
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let mut lines = self.lines.clone().unwrap_or_default();
+        for (id, start) in starts {
+            let line = lines.entry(id.clone()).or_insert(*start);
+            *line = (*line).max(*start);
         }
         self.replace(files, lines)
     }

@@ -11,6 +11,7 @@
 //!
 //! What is not here: the file of cleaner points (`checkpoints`), and the pass itself (`cleaner`).
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -154,6 +155,8 @@ pub(super) struct Remembered {
     /// Since the last pass that came to its end.
     pub(super) failure: Option<PassFailure>,
     pub(super) unfinished: Option<Unfinished>,
+    /// Where the segments begin that the last pass could not read.
+    pub(super) unread: BTreeSet<Offset>,
     /// A record before it may have been replaced.
     pub(super) compacted_below: Offset,
     /// So far passes may come that are under way: for what is written down.
@@ -213,6 +216,7 @@ impl CleanerState {
             last_pass: None,
             failure: None,
             unfinished: None,
+            unread: BTreeSet::new(),
             horizon: if point > log.start {
                 Horizon::Unknown
             } else {
@@ -294,9 +298,10 @@ impl CleanerState {
         self.0.lock().clone()
     }
 
-    /// A pass that began at `now` has come to its end.
-    pub(super) fn passed(&self, now: Timestamp, report: &PassReport) {
+    /// A pass that began at `now` has come to its end; what it could not read is left as it was.
+    pub(super) fn passed(&self, now: Timestamp, report: &PassReport, unread: BTreeSet<Offset>) {
         let mut state = self.0.lock();
+        state.unread = unread;
         state.point = report.to;
         state.compacted_below = state.compacted_below.max(report.to);
         let met_from = state.met_again.start.max(report.to);
@@ -310,6 +315,14 @@ impl CleanerState {
         state.horizon = Horizon::Known(next.filter(|at| *at > now || before != Horizon::Known(next)));
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
+    }
+
+    /// The pass that has just come to its end, and learned records before `learned_to`, has not come past what it could not read.
+    pub(super) fn stopped_short(&self, failure: PassFailure, learned_to: Offset) {
+        let mut state = self.0.lock();
+        let known = state.met_again.clone();
+        state.met_again = state.point..known.end.max(learned_to);
+        state.failure = Some(failure);
     }
 
     /// A pass that has learned everything before `to` is about to replace segments, and has let so many tombstones go.

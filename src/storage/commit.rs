@@ -7,6 +7,7 @@
 //! 3. Each partition publishes its offset, or refuses writes if a sync of its files failed.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ pub(super) fn sync(
         .collect();
     let mut results: Vec<Result<(), StoreError>> = partitions.iter().map(|_| Ok(())).collect();
     sync_metadata(files, partitions, &tickets, &mut results);
-    sync_logs(files, &tickets, &mut results);
+    sync_logs(files, partitions, &tickets, &mut results);
     sync_names(files, data_dir, partitions, &tickets, &mut results);
     let finish = |((partition, ticket), result): ((&Arc<Partition>, Option<SyncTicket>), _)| match ticket {
         Some(ticket) => partition.finish_sync(ticket, result),
@@ -82,7 +83,12 @@ fn sync_metadata(
     }
 }
 
-fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [Result<(), StoreError>]) {
+fn sync_logs(
+    files: &FileCache,
+    partitions: &[Arc<Partition>],
+    tickets: &[Option<SyncTicket>],
+    results: &mut [Result<(), StoreError>],
+) {
     let logs = tickets
         .iter()
         .enumerate()
@@ -94,12 +100,14 @@ fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [R
         let mut open: Vec<Arc<dyn File>> = Vec::with_capacity(some.len());
         let mut of: Vec<(usize, &Arc<Path>)> = Vec::with_capacity(some.len());
         for (index, path) in some {
-            match files.open_rw(path).context("open", path) {
+            // Not to be created: the topic may have been deleted meanwhile, and made again.
+            match files.open(path) {
                 Ok(file) => {
                     open.push(file);
                     of.push((*index, path));
                 }
-                Err(error) => results[*index] = Err(error),
+                Err(error) if error.kind() == ErrorKind::NotFound && !has(&partitions[*index], path) => {}
+                Err(error) => results[*index] = Err(error).context("open", path),
             }
         }
         for ((index, path), result) in of.into_iter().zip(files.fs().sync_many(&open, SITE_LOG)) {
@@ -108,6 +116,12 @@ fn sync_logs(files: &FileCache, tickets: &[Option<SyncTicket>], results: &mut [R
             }
         }
     }
+}
+
+/// Tells whether a log is still one of the partition's: retention may have taken it since it was to be synced.
+fn has(partition: &Partition, path: &Arc<Path>) -> bool {
+    let segments = super::read::snapshot(&partition.segments);
+    segments.iter().any(|segment| segment.log_path() == path)
 }
 
 fn sync_names(

@@ -102,6 +102,8 @@ pub struct LogConfig {
     pub compaction: Compaction,
     /// Ranges that no policy takes anything from.
     pub holds: Arc<[Hold]>,
+    /// Of a log whose sealed segments go to the archive: when they leave the local disk once they are there.
+    pub archived: Option<Retention>,
 }
 
 impl Default for LogConfig {
@@ -121,6 +123,7 @@ impl Default for LogConfig {
             retention: Retention::default(),
             compaction: Compaction::default(),
             holds: Arc::default(),
+            archived: None,
         }
     }
 }

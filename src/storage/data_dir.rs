@@ -229,10 +229,13 @@ pub(super) fn create_if_missing(files: &FileCache, dir: &Path) -> Result<(), Sto
             reason: "it is not a directory; choose another data directory".to_owned(),
         }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            files.fs().create_dir(dir).map_err(|error| refused(dir, error))?;
+            files
+                .fs()
+                .create_dir(dir)
+                .map_err(|error| refused("create", dir, error))?;
             sync_parent(files, dir)
         }
-        Err(error) => Err(refused(dir, error)),
+        Err(error) => Err(refused("look at", dir, error)),
     }
 }
 
@@ -245,21 +248,18 @@ fn sync_parent(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
 }
 
 /// Says what to do about a directory that the system does not let us have; a failing or full disk is told as it is.
-fn refused(dir: &Path, source: io::Error) -> StoreError {
+pub(super) fn refused(action: &'static str, dir: &Path, source: io::Error) -> StoreError {
     use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
     let path = dir.to_path_buf();
     match source.kind() {
         NotFound | NotADirectory | PermissionDenied | ReadOnlyFilesystem => StoreError::Unusable {
             path,
             reason: format!(
-                "{source}; choose another data directory, in a directory that exists and can be written"
+                "cannot {action} it: {source}; let the user that the server runs as read and write it, or choose another data \
+                 directory, in a directory that exists and can be written"
             ),
         },
-        _ => StoreError::Io {
-            action: "create",
-            path,
-            source,
-        },
+        _ => StoreError::Io { action, path, source },
     }
 }
 
@@ -285,7 +285,11 @@ fn least_epoch(files: &FileCache, dir: &Path, found: &[TopicPartition]) -> Resul
 /// Lists partition directories, and removes those whose deletion or filling was cut off.
 fn found_dirs(files: &FileCache, dir: &Path) -> Result<Vec<TopicPartition>, StoreError> {
     let mut found = Vec::new();
-    for entry in files.fs().list(dir).context("list", dir)? {
+    for entry in files
+        .fs()
+        .list(dir)
+        .map_err(|error| refused("list", dir, error))?
+    {
         let path = dir.join(&entry.name);
         if entry.kind != FileKind::Dir {
             if is_ours_in_transit(&entry.name) {

@@ -1,6 +1,7 @@
 //! What can go wrong on disk, with the path and the offset that only this layer knows.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::types::Offset;
@@ -109,6 +110,14 @@ pub enum ReadError {
         /// The next to be assigned.
         log_end: Offset,
     },
+    /// It is not on this disk: the archive alone has it.
+    #[error("offset {offset} is only in the archive, the local log begins at {local_start}")]
+    Cold {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first on local disk.
+        local_start: Offset,
+    },
     /// Bytes in the log are not what was written.
     #[error("{} is damaged at position {position}: {reason}", path.display())]
     Damaged {
@@ -116,6 +125,8 @@ pub enum ReadError {
         path: PathBuf,
         /// Byte position.
         position: u64,
+        /// The offsets that are lost, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// Which check failed.
         reason: String,
     },

@@ -59,6 +59,7 @@ impl Sealed {
         let vouched = Vouched {
             upto: self.extent.next,
             end: self.extent.next,
+            whole_len: Some(self.extent.end),
             index: &|| index_bytes(files, self.dir(), self.extent.base),
         };
         let scanned = scan_through(file.as_ref(), spec, vouched, |_, _| ControlFlow::Continue(()))

@@ -621,7 +621,11 @@ fn a_log_cut_under_its_mapping_fails_the_read_and_not_the_process() {
     let first = log.dir().join("00000000000000000000.log");
     let file = fs.open(&first, OpenMode::ReadWrite).expect("there");
     file.set_len(0).expect("cut");
-    read_all(&log, 1 << 20).expect_err("the bytes are gone");
+    let told = read_all(&log, 1 << 20).expect_err("the bytes are gone");
+    assert!(
+        told.ends_with("00.log is damaged at position 0: the file ends before what was in it"),
+        "{told}"
+    );
 }
 
 /// Both look for files: a checkpoint for those it makes safe, a removal for those it takes away.
@@ -699,4 +703,19 @@ fn ten_thousand_partitions_of_a_hundred_topics_are_there_after_a_restart() {
         assert_eq!(log.watermarks().log_end, Offset(expected), "{}", log.id());
     }
     assert!(store.dir.files.stats().open_files <= CacheLimits::default().open_files);
+}
+
+#[test]
+fn a_directory_that_a_kill_left_unsynced_is_still_its_topics_after_a_power_cut() {
+    let House { fs, store, log } = House::new();
+    log.append(&plain("killed before its sync"), Origin::Client, NOW)
+        .expect("appended");
+    drop((store, log));
+    let house = House::on(fs);
+    house.acknowledge(&plain("acknowledged"));
+    house.store.checkpoint().expect("checkpointed");
+    for choice in [CrashChoice::LoseAll, CrashChoice::KeepAll, CrashChoice::Random(1)] {
+        let house = House::on(house.fs.crash(choice));
+        assert_eq!(offsets(&house.log), [0, 1], "{choice:?}");
+    }
 }

@@ -123,7 +123,8 @@ pub(super) fn remove_if_there(files: &FileCache, path: &Path) -> io::Result<()> 
     }
 }
 
-/// Gives the first `len` bytes of a log a new file, synced, under the same name.
+/// Gives the first `len` bytes of a log a new file, synced, under the same name. A failure leaves the log as it was, and no copy
+/// to take the room that there may be too little of.
 pub(super) fn copy_over(
     files: &FileCache,
     from: &dyn File,
@@ -134,6 +135,23 @@ pub(super) fn copy_over(
     copy.push(CLEANED);
     let copy = Path::new(&copy);
     remove_if_there(files, copy).context("remove", copy)?;
+    let copied = copy_beside(files, from, path, copy, len)
+        .and_then(|()| files.fs().rename(copy, path).context("replace", path));
+    match &copied {
+        Ok(()) => drop(files.forget(path)),
+        // What failed first is what to tell; a leftover is removed by the next try.
+        Err(_) => drop(remove_if_there(files, copy)),
+    }
+    copied
+}
+
+fn copy_beside(
+    files: &FileCache,
+    from: &dyn File,
+    path: &Path,
+    copy: &Path,
+    len: u32,
+) -> Result<(), StoreError> {
     let to = files
         .fs()
         .open(copy, OpenMode::CreateNew)
@@ -149,10 +167,7 @@ pub(super) fn copy_over(
             .context("write", copy)?;
         position += u64::try_from(part).expect("a chunk fits");
     }
-    to.sync_data(SITE_COPY).context("sync", copy)?;
-    files.fs().rename(copy, path).context("replace", path)?;
-    files.forget(path);
-    Ok(())
+    to.sync_data(SITE_COPY).context("sync", copy)
 }
 
 /// Greatest size of a small file that is read whole, in bytes; beyond it lies damage, not data.

@@ -1,8 +1,10 @@
 //! Damage below the recovery point: whoever comes to it is told, and nobody else is kept from reading.
 
-use super::testing::{House, NOW, closed, damage, killed, offsets, path, plain, small, vouched};
+use super::testing::{
+    House, NOW, closed, cut, damage, fault, killed, names, offsets, path, plain, small, vouched,
+};
 use super::{FirstBatch, LogConfig, MANIFEST_FILE_NAME, Partition, Read};
-use crate::env::{CrashChoice, Fs as _, OpenMode, SimFs};
+use crate::env::{Call, CrashChoice, Failure, Fs as _, OpenMode, SimFs};
 use crate::types::{Offset, Timestamp};
 
 /// What a read of one offset comes to: the offset of the batch it finds, or what it is told.
@@ -208,4 +210,132 @@ fn an_index_that_is_wrong_about_a_batch_keeps_nobody_from_reading() {
     }
     let house = House::on(fs);
     assert_eq!(readable(&house.log, 20), (0..20).collect::<Vec<_>>());
+}
+
+/// What is left of a log, in bytes: nothing, three whole batches, three and a part of the next.
+const CUT_TO: [u64; 3] = [0, 3 * BATCH_BYTES, 3 * BATCH_BYTES + 70];
+
+/// The log has lost what lay from offset `from` to below `until`, and tells so, at every start.
+fn assert_lost(fs: &SimFs, from: i64, until: i64, case: &str) {
+    let mut fs = fs.crash(CrashChoice::KeepAll);
+    for again in 0..3 {
+        let house = House::on(fs);
+        let case = format!("{case}, start {again}");
+        let end = house.log.watermarks().log_end.0;
+        let left: Vec<i64> = (0..end)
+            .filter(|offset| !(from..until).contains(offset))
+            .collect();
+        assert_eq!(readable(&house.log, end), left, "{case}");
+        let told = read_at(&house.log, from).expect_err("lost");
+        let expected = format!(
+            "offsets {from} to {} are lost, reading can go on at {until}",
+            until - 1
+        );
+        assert!(told.ends_with(&expected), "{case}: {told}");
+        assert_eq!(house.acknowledge(&plain("goes on")), end, "{case}");
+        assert_eq!(readable(&house.log, end + 1).last(), Some(&end), "{case}");
+        house.store.checkpoint().expect("checkpointed");
+        fs = match again {
+            0 => house.fs.crash(CrashChoice::KeepAll),
+            _ => house.close(),
+        };
+    }
+}
+
+#[test]
+fn bytes_that_are_missing_below_the_recovery_point_are_told_and_the_file_is_kept() {
+    for manifest in ["told", "lost"] {
+        for len in CUT_TO {
+            let from = i64::try_from(len / BATCH_BYTES).expect("small");
+            let (fs, first) = vouched(5);
+            cut(&fs, &first, len);
+            if manifest == "lost" {
+                fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+                    .expect("removed");
+            }
+            assert_lost(
+                &fs,
+                from,
+                5,
+                &format!("the last log has {len} bytes, manifest {manifest}"),
+            );
+            assert_eq!(fs.stat(&path(&first)).expect("kept").len_bytes, len);
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_missing_of_a_sealed_log_that_the_manifest_tells_of_are_told() {
+    for len in CUT_TO {
+        let from = i64::try_from(len / BATCH_BYTES).expect("small");
+        let (fs, first) = vouched(20);
+        cut(&fs, &first, len);
+        assert_lost(&fs, from, 9, &format!("the first of three logs has {len} bytes"));
+        assert_eq!(fs.stat(&path(&first)).expect("kept").len_bytes, len);
+    }
+}
+
+#[test]
+fn an_empty_log_below_the_recovery_point_is_told_also_without_a_manifest() {
+    let (fs, first) = vouched(20);
+    cut(&fs, &first, 0);
+    fs.remove_file(&path("t-0").join(MANIFEST_FILE_NAME))
+        .expect("removed");
+    assert_lost(&fs, 0, 9, "no manifest");
+}
+
+#[test]
+fn bytes_that_are_missing_before_the_log_start_are_no_loss() {
+    let house = House::on(killed(20));
+    house.log.raise_log_start(Offset(12)).expect("raised");
+    house.store.checkpoint().expect("checkpointed");
+    let fs = house.fs.crash(CrashChoice::KeepAll);
+    cut(&fs, FIRST, 0);
+    let house = House::on(fs);
+    assert_eq!(offsets(&house.log), (12..20).collect::<Vec<_>>());
+    assert!(!names(&house.fs, "t-0").contains(&"00000000000000000000.log".to_owned()));
+}
+
+#[test]
+fn a_hole_that_a_repair_left_at_the_end_of_a_log_is_no_loss() {
+    for choice in [CrashChoice::LoseAll, CrashChoice::KeepAll, CrashChoice::Random(5)] {
+        let house = House::new();
+        house.acknowledge(&plain("safe"));
+        house.append(&plain("never on disk"));
+        house
+            .fs
+            .inject(fault(Call::SyncData, ".log", 1, Failure::LosesDirtyPages));
+        house.sync().expect_err("the sync fails");
+        house.log.repair(NOW).expect("repaired");
+        house.store.checkpoint().expect("checkpointed");
+        let house = House::on(house.fs.crash(choice));
+        assert_eq!(offsets(&house.log), [0], "{choice:?}");
+        assert_eq!(house.log.watermarks().log_end, Offset(2), "{choice:?}");
+        assert_eq!(house.acknowledge(&plain("next")), 2, "{choice:?}");
+    }
+}
+
+#[test]
+fn bytes_that_are_missing_after_a_clean_stop_are_told_to_who_comes_to_them() {
+    for len in CUT_TO {
+        let from = i64::try_from(len / BATCH_BYTES).expect("small");
+        let fs = closed(20);
+        cut(&fs, FIRST, len);
+        let house = House::on(fs);
+        if from > 0 {
+            let all = Read {
+                from: Offset(0),
+                until: Offset(20),
+                times: None,
+                max_bytes: 1 << 20,
+                first: FirstBatch::Whole,
+            };
+            let sound = house.log.read(&all).expect("what is there is read");
+            assert_eq!(sound.next_offset, Offset(from), "{len} bytes");
+        }
+        let left: Vec<i64> = (0..from).chain(9..20).collect();
+        assert_eq!(readable(&house.log, 20), left, "{len} bytes");
+        assert_eq!(house.acknowledge(&plain("goes on")), 20, "{len} bytes");
+        assert_lost(&house.close(), from, 9, &format!("closed with {len} bytes"));
+    }
 }

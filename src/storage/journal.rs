@@ -84,6 +84,12 @@ impl Known {
         if believed { segment_of(dir, summary) } else { None }
     }
 
+    /// Returns the length that a log had, if the manifest tells of it as it was below the recovery point.
+    pub(super) fn safe_len(&self, base: Offset, recovery_point: Offset) -> Option<u64> {
+        let summary = self.manifest.as_ref()?.segments().get(&base)?;
+        (summary.next_offset <= recovery_point).then_some(summary.log_bytes)
+    }
+
     /// What stays true when logs took the place of those that the manifest tells of.
     pub(super) fn without_segments(self) -> Self {
         Self {
@@ -269,14 +275,16 @@ pub(super) fn closed_manifest(
 
 fn manifest_of(log: &JournalOf<'_>, sealed: &[Arc<Sealed>]) -> Manifest {
     let mut manifest = Manifest::new(log.topic_id, log.id.partition);
-    for sealed in sealed.iter().filter(|sealed| sealed.gaps().is_empty()) {
+    // Of a log that has lost bytes it tells what that was: by its length the next start finds that they are missing.
+    let told = |sealed: &&Arc<Sealed>| sealed.gaps().is_empty() || sealed.ends_early();
+    for sealed in sealed.iter().filter(told) {
         let applied = manifest.apply(ManifestRecord::Segment(summary_of(sealed)));
         applied.expect("only a closing record contradicts");
     }
     manifest
 }
 
-fn summary_of(sealed: &Sealed) -> SegmentSummary {
+pub(super) fn summary_of(sealed: &Sealed) -> SegmentSummary {
     let (extent, lens) = (&sealed.extent, sealed.index_lens());
     SegmentSummary {
         next_offset: extent.next,

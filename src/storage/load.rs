@@ -16,6 +16,7 @@ use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
+use super::examine::Examined;
 use super::files::{read_whole, remove_if_there};
 use super::index_set::{IndexFiles, IndexSet};
 use super::journal::JournalOf;
@@ -103,6 +104,10 @@ fn reopen_last(writer: &Writer, log_end: Offset, opening: &Opening<'_>) -> Resul
     if !has_room || !last.gaps().is_empty() {
         return Ok(false);
     }
+    if opening.config.archived.is_some() && last.extent.end > 0 {
+        // The archive may have it, and what it has does not grow.
+        return Ok(false);
+    }
     let links = writer
         .files
         .fs()
@@ -160,6 +165,7 @@ fn index_files(files: &FileCache, sealed: &Sealed) -> Result<IndexFiles, ReadErr
         Err(ReadError::Damaged {
             path,
             position: 0,
+            lost: None,
             reason,
         })
     };
@@ -219,13 +225,31 @@ pub(super) fn producers_of(
         dir: &writer.dir,
         now,
     };
-    rebuild_producers(state, &segments, log_end).map_err(|error| match error {
+    let mut rebuilt = rebuild_producers(state, &segments, log_end);
+    if let Err(ReadError::Damaged { .. }) = &rebuilt
+        && examine_all(state.files, &segments)? == Examined::NewGaps
+    {
+        // What lies beside the damage tells of producers all the same, as in a start that found it.
+        rebuilt = rebuild_producers(state, &segments, log_end);
+    }
+    rebuilt.map_err(|error| match error {
         ReadError::Storage(error) => error,
         other => StoreError::Unusable {
             path: writer.dir.to_path_buf(),
             reason: other.to_string(),
         },
     })
+}
+
+/// Looks for damage in the segments that producers are looked for in first.
+fn examine_all(files: &FileCache, segments: &[Segment]) -> Result<Examined, StoreError> {
+    let mut examined = Examined::NothingNew;
+    for segment in &segments[backfill_from(segments)..] {
+        if segment.examine(files)? == Examined::NewGaps {
+            examined = Examined::NewGaps;
+        }
+    }
+    Ok(examined)
 }
 
 /// Where producer state is kept, and the time at which its producers count as seen.

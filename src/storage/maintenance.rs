@@ -3,7 +3,7 @@
 //! ```text
 //!   a pass of the cleaner     begin_pass, looks at is_wanted at every chunk, gives the turn back when somebody wants it
 //!   retention                 take_for_deletion: the pass lends its turn between two chunks, and goes on afterwards
-//!   settings, repair          take: asks the pass to stop and waits until it did
+//!   settings                  take: asks the pass to stop and waits until it did
 //!   removal, a clean stop     end: take, and no pass begins ever again
 //! ```
 //!

@@ -4,7 +4,7 @@
 //!                    store (the data directory) -- open, close, commit, adopt
 //!                      |
 //!                  partition -- writer (appends) -- load, repair
-//!                    |   |--- cleaner (compaction)
+//!                    |   |--- cleaner (compaction), archived (what goes to the archive)
 //!                      |   `--- read (readers)       recovery, retain (by the plan of retention)
 //!                  segment_list -- segment -- index_set
 //!                                     |    `- walk (batch headers)
@@ -22,6 +22,7 @@
 mod adopt;
 #[cfg(test)]
 mod adopt_tests;
+mod archived;
 mod checkpoints;
 mod cleaner;
 mod cleaner_state;
@@ -63,6 +64,8 @@ mod read_tests;
 mod recovery;
 #[cfg(test)]
 mod recovery_tests;
+#[cfg(test)]
+mod refused_tests;
 mod reindex;
 mod repair;
 mod retain;
@@ -89,6 +92,7 @@ mod watermarks;
 mod writer;
 
 pub use adopt::{AdoptReport, Verified};
+pub use archived::{ArchiveLag, ArchivedExtent, HandedOver, NextToArchive, Rewritten};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView, Step, breaks_its_promise,
@@ -130,7 +134,8 @@ pub use producers::{
 };
 pub use read::{FirstBatch, Found, Read, Slice};
 pub use retain::Retained;
-pub use retention::{Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan};
-pub use scan::MAX_BATCH_BYTES;
+pub use retention::{
+    Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan, plan_local,
+};
 pub use store::{Closing, Store, StoreConfig};
 pub use watermarks::WatermarkView;

@@ -4,6 +4,9 @@
 //! begins where the checkpoints say that it ended: no offset that somebody may hold is given to other content. It is not
 //! refused: one lost directory would keep all others from being served, and nobody could delete its topic. Nothing is made on
 //! disk and no line of the checkpoints changes before its first append, so until then the directory can be put back.
+//!
+//! A partition of which the archive has everything needs no directory: its log start lies below its local start, which is its log
+//! end, as the checkpoints say.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -100,12 +103,22 @@ fn open(
     if ended == Offset::ZERO {
         // What the checkpoints say is of an earlier partition of this name.
         data.forget(std::slice::from_ref(&spec.id))?;
-    } else {
+        return Ok(assemble(data, spec, dir, Opened::absent(ended, ended)));
+    }
+    let (log_start, local_start) = {
+        let checkpoints = data.checkpoints.lock();
+        (checkpoints.log_start(&spec.id), checkpoints.local_start(&spec.id))
+    };
+    if local_start != Some(ended) {
         tracing::error!(partition = %spec.id, dir = %dir.display(), next_offset = ended.0,
             "the directory of a partition is gone, and its records with it; stop the server and put it back before anything is \
              written to the partition, or go on without: new records begin at next_offset");
     }
-    Ok(assemble(data, spec, dir, Opened::absent(ended)))
+    let log_start = match local_start {
+        Some(_) => log_start.unwrap_or(Offset::ZERO),
+        None => ended,
+    };
+    Ok(assemble(data, spec, dir, Opened::absent(log_start, ended)))
 }
 
 /// Opens a partition whose directory was just made as a clean close leaves one.
@@ -126,11 +139,12 @@ fn open_known(
     now: Timestamp,
 ) -> Result<Arc<Partition>, StoreError> {
     let dir: Arc<Path> = data.partition(&spec.id).into();
-    let (recovery_point, log_start) = {
+    let (recovery_point, log_start, local_start) = {
         let checkpoints = data.checkpoints.lock();
         (
             checkpoints.recovery_point(&spec.id),
             checkpoints.log_start(&spec.id),
+            checkpoints.local_start(&spec.id),
         )
     };
     let recovery = Recovery {
@@ -140,7 +154,9 @@ fn open_known(
         config: &spec.config,
         recovery_point,
         log_start,
+        local_start,
         stop,
+        threads: data.threads,
         now,
     };
     let recovered = recovery.run(known)?;
@@ -180,7 +196,13 @@ fn look(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Resu
     if data.stop == Stop::Clean && known.belongs_to(spec.topic_id) {
         return Ok(Look::Ours);
     }
+    let is_checkpointed = || data.checkpoints.lock().recovery_point(&spec.id) > Offset::ZERO;
     match partition_dir::read_topic_id(&data.files, dir)? {
+        // No checkpoint tells of it yet: the process may have been killed before its first sync, which covers that file, too,
+        // and nothing else will sync what is read here from memory.
+        Some(id) if id == spec.topic_id && data.stop == Stop::Unclean && !is_checkpointed() => {
+            partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
+        }
         Some(id) if id == spec.topic_id => Ok(Look::Ours),
         // The metadata file is damaged; the manifest says whose log it is, and it may be gone at the next start.
         None if known.belongs_to(spec.topic_id) => {
@@ -190,7 +212,7 @@ fn look(data: &DataDir, spec: &PartitionSpec, dir: &Path, known: &Known) -> Resu
         None if partition_dir::has_no_log(&data.files, dir)? => Ok(Look::Nothing),
         // It died before the first sync, which covers that file, too: no checkpoint tells of the partition yet. An older one
         // of its name is gone from the directory and from the checkpoints before the name is given again.
-        None if data.checkpoints.lock().recovery_point(&spec.id) == Offset::ZERO => {
+        None if !is_checkpointed() => {
             partition_dir::write_metadata(&data.files, dir, spec.topic_id).map(|()| Look::Ours)
         }
         found => {
@@ -208,6 +230,7 @@ struct Opened {
     readiness: Readiness,
     list: SegmentList,
     log_start: Offset,
+    local_start: Offset,
     log_end: Offset,
     first_unstable: Option<Offset>,
     epochs: LeaderEpochs,
@@ -218,12 +241,13 @@ struct Opened {
 }
 
 impl Opened {
-    /// No directory; the first record gets offset `next`.
-    fn absent(next: Offset) -> Self {
+    /// No directory; the first record gets offset `next`, and what lies before it is gone or in the archive.
+    fn absent(log_start: Offset, next: Offset) -> Self {
         Self {
             readiness: Readiness::Absent,
             list: SegmentList::default(),
-            log_start: next,
+            log_start: log_start.min(next),
+            local_start: next,
             log_end: next,
             first_unstable: None,
             epochs: LeaderEpochs::default(),
@@ -238,6 +262,7 @@ impl Opened {
             readiness: Readiness::Closed,
             list: SegmentList::of(recovered.segments),
             log_start: recovered.log_start,
+            local_start: recovered.local_start,
             log_end: recovered.log_end,
             first_unstable: recovered.first_unstable,
             epochs_file: if recovered.epochs.entries().is_empty() {
@@ -254,6 +279,7 @@ impl Opened {
 
 fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened) -> Arc<Partition> {
     let marks = Watermarks::recovered(opened.log_start, opened.log_end, spec.config.durability);
+    marks.raise_local_start(opened.local_start);
     marks.set_first_unstable(opened.first_unstable);
     let segments = Arc::new(RwLock::new(opened.list));
     let stand = Arc::new(Stand::new());
@@ -293,6 +319,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         retired: Mutex::default(),
         maintenance: Maintenance::default(),
         names: Mutex::default(),
+        archived: RwLock::default(),
         cleaner: CleanerState::new(opened.cleaner, &(opened.log_start..opened.log_end)),
     })
 }

@@ -7,6 +7,7 @@
 //! | `names` | which files the names of sealed segments lead to, while indexes are written or segments swapped | writing and syncing those files; never by an append or a reader |
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
+//! | `archived` | which of them the archive has | memory work |
 //! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
@@ -40,7 +41,7 @@ use super::standing::Stand;
 use super::turnover::Turnover;
 use super::watermarks::{Source, WatermarkView, Watermarks};
 use super::writer::{Incoming, Names, Readiness, Unsynced, Writer};
-use super::{AbortedTransaction, Hold, Marker, Origin, Verdict, load, reindex, stamps};
+use super::{AbortedTransaction, Hold, Marker, Origin, SegmentFacts, Verdict, load, reindex, stamps};
 
 /// One partition's log. All methods may be called from any thread.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub struct Partition {
     pub(super) retired: Mutex<Vec<Arc<Sealed>>>,
     pub(super) maintenance: Maintenance,
     pub(super) names: Mutex<()>,
+    /// The segments that the archive has, by offset.
+    pub(super) archived: RwLock<Arc<[SegmentFacts]>>,
     pub(super) cleaner: CleanerState,
 }
 
@@ -318,12 +321,16 @@ impl Partition {
     pub fn read(&self, read: &Read) -> Result<Slice, ReadError> {
         self.turnover.steady(|| {
             self.check_range(read.from)?;
-            self.reader().read(read)
+            self.mended(|| self.reader().read(read))
         })
     }
 
-    /// Returns the aborted transactions that may have batches in a range, by first offset. May read a disk.
-    pub(super) fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
+    /// Returns the aborted transactions that may have batches in a range, by first offset, as far as markers on local disk tell.
+    /// May read a disk.
+    ///
+    /// # Errors
+    /// Damage; what the disk says.
+    pub fn aborted(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
         self.turnover.steady(|| self.aborted_now(range))
     }
 
@@ -335,7 +342,7 @@ impl Partition {
     pub fn read_committed(&self, read: &Read) -> Result<(Slice, Vec<AbortedTransaction>), ReadError> {
         self.turnover.steady(|| {
             self.check_range(read.from)?;
-            let slice = self.reader().read(read)?;
+            let slice = self.mended(|| self.reader().read(read))?;
             let aborted = if slice.bytes.is_empty() {
                 Vec::new()
             } else {
@@ -345,13 +352,19 @@ impl Partition {
         })
     }
 
-    /// Reads the transaction indexes; makes those anew that are lost.
+    /// Reads the transaction indexes.
     fn aborted_now(&self, range: &Range<Offset>) -> Result<Vec<AbortedTransaction>, ReadError> {
-        match self.reader().aborted(range) {
-            Err(error) if reindex::says_index_is_lost(&error) => {
+        self.mended(|| self.reader().aborted(range))
+    }
+
+    /// Looks into the log; where that misses an index of transactions that is lost, makes it anew and looks again. Who reads
+    /// without transactions comes to one, too, where the other indexes of a segment are lost with it.
+    fn mended<T>(&self, look: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        match look() {
+            Err(error) if reindex::says_transactions_are_lost(&error) => {
                 let config = Arc::clone(&self.config.read());
                 reindex::mend_aborted(&self.files, &super::read::snapshot(&self.segments), &config)?;
-                self.reader().aborted(range)
+                look()
             }
             found => found,
         }
@@ -367,6 +380,14 @@ impl Partition {
                 log_end,
             });
         }
+        self.check_local(offset)
+    }
+
+    fn check_local(&self, offset: Offset) -> Result<(), ReadError> {
+        let local_start = self.marks.view().local_start;
+        if offset < local_start {
+            return Err(ReadError::Cold { offset, local_start });
+        }
         Ok(())
     }
 
@@ -380,14 +401,29 @@ impl Partition {
     /// Finds the first record below `bound` with this timestamp or a later one. May read a disk.
     ///
     /// # Errors
-    /// Damage; what the disk says.
+    /// [`ReadError::Cold`] when a part of the log is only in the archive; damage; what the disk says.
     pub fn find_time(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_time_now(at, bound))
+        self.find_time_from(at, self.marks.view().log_start, bound)
     }
 
-    fn find_time_now(&self, at: Timestamp, bound: Offset) -> Result<Option<Found>, ReadError> {
+    /// As [`find_time`](Self::find_time), from an offset on.
+    ///
+    /// # Errors
+    /// [`ReadError::Cold`] when a part of the log from there on is only in the archive; damage; what the disk says.
+    pub fn find_time_from(
+        &self,
+        at: Timestamp,
+        from: Offset,
+        bound: Offset,
+    ) -> Result<Option<Found>, ReadError> {
+        self.turnover
+            .steady(|| self.mended(|| self.find_time_now(at, from, bound)))
+    }
+
+    fn find_time_now(&self, at: Timestamp, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        let from = self.marks.view().log_start;
+        let from = from.max(self.marks.view().log_start);
+        self.check_local(from)?;
         self.reader().find_time(&FindTime {
             at,
             from,
@@ -399,17 +435,27 @@ impl Partition {
     /// Finds the first record below `bound` that has the greatest timestamp. May read a disk.
     ///
     /// # Errors
-    /// Damage; what the disk says.
+    /// [`ReadError::Cold`] when a part of the log is only in the archive; damage; what the disk says.
     pub fn find_max_timestamp(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
-        self.turnover.steady(|| self.find_max_timestamp_now(bound))
+        self.find_max_timestamp_from(self.marks.view().log_start, bound)
     }
 
-    fn find_max_timestamp_now(&self, bound: Offset) -> Result<Option<Found>, ReadError> {
-        let from = self.marks.view().log_start;
+    /// As [`find_max_timestamp`](Self::find_max_timestamp), of the records from an offset on.
+    ///
+    /// # Errors
+    /// [`ReadError::Cold`] when a part of the log from there on is only in the archive; damage; what the disk says.
+    pub fn find_max_timestamp_from(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
+        self.turnover
+            .steady(|| self.mended(|| self.find_max_timestamp_now(from, bound)))
+    }
+
+    fn find_max_timestamp_now(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
+        let from = from.max(self.marks.view().log_start);
+        self.check_local(from)?;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
-        if let Some(found) = self.find_time_now(greatest, bound)? {
+        if let Some(found) = self.find_time_now(greatest, from, bound)? {
             return Ok(Some(found));
         }
         // The greatest of the segments belongs to a record before the log start, or not yet visible.
@@ -418,7 +464,7 @@ impl Partition {
             .reader()
             .greatest_within(&(from..bound), max_decompressed_bytes)?
         {
-            Some(greatest) => self.find_time_now(greatest, bound),
+            Some(greatest) => self.find_time_now(greatest, from, bound),
             None => Ok(None),
         }
     }
@@ -446,14 +492,27 @@ impl Partition {
     pub fn raise_log_start(&self, to: Offset) -> Result<Offset, StartError> {
         // Held until the start is raised: a hold that comes meanwhile finds it done, or prevents it.
         let config = self.config.read();
+        self.start_allowed(to, &config)?;
+        Ok(self.marks.raise_log_start(to).log_start)
+    }
+
+    /// Says whether [`Partition::raise_log_start`] would be refused now.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn may_raise_log_start(&self, to: Offset) -> Result<(), StartError> {
+        self.start_allowed(to, &self.config.read())
+    }
+
+    fn start_allowed(&self, to: Offset, config: &LogConfig) -> Result<(), StartError> {
         let high_watermark = self.marks.view().high_watermark;
         if to > high_watermark {
             return Err(StartError::BeyondHighWatermark { to, high_watermark });
         }
-        if let Some(hold) = self.held_before(to, &config) {
-            return Err(StartError::Held { to, hold });
+        match self.held_before(to, config) {
+            Some(hold) => Err(StartError::Held { to, hold }),
+            None => Ok(()),
         }
-        Ok(self.marks.raise_log_start(to).log_start)
     }
 
     /// Describes it as it is now, from memory.

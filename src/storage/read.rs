@@ -52,6 +52,16 @@ pub enum FirstBatch {
     IfItFits,
 }
 
+impl FirstBatch {
+    /// Of several reads that share an answer, the first that finds something returns its batch whole.
+    pub fn after(bytes_so_far: usize) -> Self {
+        match bytes_so_far {
+            0 => Self::Whole,
+            _ => Self::IfItFits,
+        }
+    }
+}
+
 /// Whole batches lying back to back.
 #[derive(Clone, Debug)]
 pub struct Slice {
@@ -317,6 +327,7 @@ impl Reader<'_> {
         let damaged = |damage: crate::record::Damage| ReadError::Damaged {
             path: segment.log_path().to_path_buf(),
             position: u64::from(position),
+            lost: None,
             reason: damage.to_string(),
         };
         let bytes = read_range(self.files, segment, position..position + header.size_bytes)?;
@@ -377,6 +388,7 @@ fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<
     let damaged = |damage: Damage| ReadError::Damaged {
         path: segment.log_path().to_path_buf(),
         position: u64::from(batch.position),
+        lost: None,
         reason: damage.to_string(),
     };
     let parsed = RecordBatch::parse(batch.bytes).map_err(damaged)?;

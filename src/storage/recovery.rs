@@ -10,12 +10,12 @@
 //! - Nothing above the old recovery point is published before it was verified and synced.
 //! - Nothing needs free disk space: cutting and removing free it, rebuilt indexes stay in memory until there is room. Only an
 //!   adopted log that shares its bytes with the original is cut as a copy, so that the original stays as it is.
-//! - Below the recovery point nothing is ever cut: damage there is not a torn tail. It is told, the file is kept, and a read
-//!   that comes to it fails ([`super::gap`]).
+//! - Below the recovery point nothing is ever cut: damage there is not a torn tail, and neither are missing bytes. They are told,
+//!   the file is kept, and a read that comes to them fails ([`super::gap`]).
 //! - The log ends at the recovery point or later: no offset below it is given again.
 //! - Dying at any point leaves a directory that the next start brings to the same result.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ use super::spacing::Holes;
 use super::{AppendTimes, LeaderEpochs, PartitionMetadata, Producers};
 
 const SITE_LOGS: SyncSite = SyncSite("recovered logs");
-/// So many recovered files are held open to be synced together.
+/// So many recovered files are held open to be synced together, by all threads that recover.
 const SYNC_AT_ONCE: usize = 64;
 const SITE_DIR: SyncSite = SyncSite("recovered directory");
 
@@ -51,7 +51,11 @@ pub(super) struct Recovery<'a> {
     pub(super) recovery_point: Offset,
     /// As the checkpoint says.
     pub(super) log_start: Option<Offset>,
+    /// As the checkpoint says: what lies before it is only in the archive.
+    pub(super) local_start: Option<Offset>,
     pub(super) stop: Stop,
+    /// How many threads recover beside each other.
+    pub(super) threads: usize,
     pub(super) now: Timestamp,
 }
 
@@ -67,6 +71,8 @@ pub(super) enum Stop {
 pub(super) struct Recovered {
     pub(super) segments: Vec<Arc<Sealed>>,
     pub(super) log_start: Offset,
+    /// What lies before it is only in the archive.
+    pub(super) local_start: Offset,
     pub(super) log_end: Offset,
     pub(super) journal: Journal,
     /// The first offset of the earliest open transaction.
@@ -96,9 +102,15 @@ impl Recovery<'_> {
             }
         }
         let log_start = closed.log_start.max(self.log_start.unwrap_or(closed.log_start));
+        let log_start = log_start.min(closed.log_end);
+        let local_start = match self.may_be_cold() {
+            true => self.local_start_of(begins(&segments, closed.log_end).max(log_start), closed.log_end),
+            false => log_start,
+        };
         Some(Recovered {
             segments,
-            log_start: log_start.min(closed.log_end),
+            log_start,
+            local_start,
             log_end: closed.log_end,
             journal: Journal::intact(known),
             first_unstable: closed.first_unstable,
@@ -134,17 +146,26 @@ impl Recovery<'_> {
         let log_start = self
             .log_start
             .unwrap_or_else(|| self.log_start_without_checkpoint(&known, &found));
-        let mut log_end = found.segments.last().map_or(log_start, |last| last.extent.next);
+        let begins_at = log_start.max(self.local_start.unwrap_or(log_start));
+        let mut log_end = found.segments.last().map_or(begins_at, |last| last.extent.next);
+        if found.segments.is_empty() && self.must_reach(begins_at) > begins_at {
+            tracing::error!(partition = %self.id, dir = %self.dir.display(), from = %begins_at, until = %self.recovery_point,
+                "every log is gone from the directory, and its records with them; new records begin at `until`");
+        }
         if log_end < log_start {
             tracing::warn!(partition = %self.id, %log_start, %log_end, "the log ends before its start; it begins anew there");
             self.remove_all(&found.segments)?;
             found.segments.clear();
             log_end = log_start;
         }
-        let first_base = found.segments.first().map_or(log_end, |first| first.extent.base);
+        let first_base = begins(&found.segments, log_end);
         // Offsets before the recovery point are not given again: what a repair or damage took leaves a hole, and the point
         // never vouches for records that came after it was written.
-        log_end = log_end.max(self.believable_recovery_point(log_end));
+        log_end = self.must_reach(log_end);
+        if log_end < self.recovery_point {
+            tracing::error!(partition = %self.id, recovery_point = %self.recovery_point, %log_end,
+                "the recovery point lies far beyond the log; it is taken for damage");
+        }
         // Written again with the next settled state, changed or not.
         let _ = found.epochs.truncate_from_end(log_end);
         self.sync_logs(&mut found.verified)?;
@@ -156,14 +177,31 @@ impl Recovery<'_> {
             Some(producers) => producers,
             None => self.producers(&found.segments, log_end)?,
         };
+        let local_start = self.local_start_of(log_start.max(first_base), log_end);
         Ok(Recovered {
             segments: found.segments,
-            log_start: log_start.max(first_base).min(log_end),
+            log_start: match self.may_be_cold() {
+                true => log_start.min(log_end),
+                false => local_start,
+            },
+            local_start,
             log_end,
             journal: Journal::stale(&known),
             first_unstable: producers.first_unstable(log_end),
             epochs: found.epochs,
         })
+    }
+
+    /// The local part begins where the checkpoint says, if that is later than the first file: a file that should have gone may
+    /// have stayed while others behind it went.
+    fn local_start_of(&self, found: Offset, log_end: Offset) -> Offset {
+        found.max(self.local_start.unwrap_or(found)).min(log_end)
+    }
+
+    /// Tells whether the archive may have what lies between the log start and the first segment: a checkpoint says so, or
+    /// segments of this log go there. A compacted log keeps all of its own: what its first segments do not have is gone.
+    fn may_be_cold(&self) -> bool {
+        self.local_start.is_some() || (self.config.archived.is_some() && !self.config.cleanup.compacts())
     }
 
     /// What the manifest says is a lower bound: the log start never goes back. It takes nothing away that is there.
@@ -172,21 +210,23 @@ impl Recovery<'_> {
         known.min(found.end().unwrap_or(Offset::ZERO))
     }
 
-    /// The checkpoint has no checksum: a point further from the log's end than a segment can span is damage, not a hole.
-    fn believable_recovery_point(&self, log_end: Offset) -> Offset {
+    /// Returns how far a log that reaches to `log_end` must reach. The checkpoint has no checksum: a point further from the
+    /// log's end than a segment can span is damage, not a hole.
+    fn must_reach(&self, log_end: Offset) -> Offset {
         if self.recovery_point.0.saturating_sub(log_end.0) <= i64::from(i32::MAX) {
-            return self.recovery_point;
+            return self.recovery_point.max(log_end);
         }
-        tracing::error!(partition = %self.id, recovery_point = %self.recovery_point, %log_end,
-            "the recovery point lies far beyond the log; it is taken for damage");
         log_end
     }
 
     fn segments(&self, logs: &Logs, known: &Known, found: &mut Found) -> Result<(), StoreError> {
-        let last_base = logs.keys().next_back().copied();
         let bases: Vec<Offset> = logs.keys().copied().collect();
         for (index, (&base, &len)) in logs.iter().enumerate() {
-            if len == 0 && Some(base) != last_base {
+            let next_base = bases.get(index + 1).copied();
+            let end = next_base.unwrap_or_else(|| self.must_reach(base));
+            let whole_len = self.whole_len(known, base..end, len, next_base);
+            if len == 0 && next_base.is_some() && whole_len.is_none() {
+                tracing::info!(partition = %self.id, %base, "an empty log is removed");
                 self.remove_segment(base)?;
                 continue;
             }
@@ -197,11 +237,12 @@ impl Recovery<'_> {
                 found.segments.push(Arc::new(sealed));
                 continue;
             }
-            let next_base = bases.get(index + 1).copied();
             let log = Log {
                 base,
                 len,
                 next_base,
+                end,
+                whole_len,
                 holes: known.holes(base, len),
             };
             if self.one(log, found)? == Tail::Torn && found.end() != next_base {
@@ -212,6 +253,31 @@ impl Recovery<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns how many bytes a log had, or at least had, if it must have had more than the `len` that are there; [`super::gap`]
+    /// says what tells. What lies before the log start is nobody's loss, and what lies before the local one is in the archive.
+    fn whole_len(
+        &self,
+        known: &Known,
+        offsets: Range<Offset>,
+        len: u64,
+        next_base: Option<Offset>,
+    ) -> Option<u32> {
+        let start = self.log_start.max(self.local_start);
+        if start.is_some_and(|start| start >= offsets.end) {
+            return None;
+        }
+        let more = len.saturating_add(1);
+        let told = known.safe_len(offsets.start, self.recovery_point);
+        let whole_len = match (told, next_base) {
+            // Of the last log a manifest may tell what it was before it grew on.
+            (told, None) => told.unwrap_or(0).max(more),
+            (Some(told), Some(_)) => told,
+            (None, Some(_)) if len == 0 && offsets.start < self.recovery_point => more,
+            (None, Some(_)) => return None,
+        };
+        u32::try_from(whole_len).ok().filter(|_| whole_len > len)
     }
 
     /// Tells whether the transaction index that a manifest tells of is there. A stop that died may have left the manifest alone;
@@ -255,7 +321,7 @@ impl Recovery<'_> {
                 "damage below the recovery point: the file is kept as it is, and reads of these offsets fail");
         }
         found.verified.push((Arc::clone(&path), file));
-        if found.verified.len() >= SYNC_AT_ONCE {
+        if found.verified.len() >= held_by_each(self.threads) {
             self.sync_logs(&mut found.verified)?;
         }
         let modified = self.files.fs().stat(&path).context("read", &path)?.modified;
@@ -292,9 +358,8 @@ impl Recovery<'_> {
         };
         let vouched = Vouched {
             upto: self.recovery_point,
-            end: log
-                .next_base
-                .unwrap_or_else(|| self.believable_recovery_point(log.base)),
+            end: log.end,
+            whole_len: log.whole_len,
             index: &|| index_bytes(self.files, self.dir, log.base),
         };
         let epochs = &mut found.epochs;
@@ -362,6 +427,16 @@ impl Recovery<'_> {
     }
 }
 
+/// Returns where the first of `segments` begins; `end` when there is none.
+fn begins(segments: &[Arc<Sealed>], end: Offset) -> Offset {
+    segments.first().map_or(end, |first| first.extent.base)
+}
+
+/// Returns how many files each of some threads may hold, beside the one that it reads.
+pub(super) fn held_by_each(threads: usize) -> usize {
+    (SYNC_AT_ONCE / threads.max(1)).max(1)
+}
+
 /// A log to verify.
 #[derive(Clone, Copy, Debug)]
 struct Log {
@@ -370,6 +445,10 @@ struct Log {
     len: u64,
     /// Where the next log begins.
     next_base: Option<Offset>,
+    /// Where it ends, as far as something else than its batches tells.
+    end: Offset,
+    /// How many bytes it had, if some are missing.
+    whole_len: Option<u32>,
     holes: Holes,
 }
 

@@ -490,3 +490,46 @@ fn of_a_replacement_by_two_files_a_crash_in_the_start_leaves_no_half() {
         }
     }
 }
+
+#[test]
+fn indexes_of_one_segment_that_are_lost_together_are_made_anew_by_the_first_read() {
+    let closed = with_transactions();
+    let end = closed.log.watermarks().log_end;
+    let all = offsets(&closed.log);
+    let fs = closed.close();
+    let is_of_transactions = |name: &String| name.ends_with(".txnindex");
+    let of_transactions: Vec<_> = names(&fs, "t-0").into_iter().filter(is_of_transactions).collect();
+    assert!(of_transactions.len() > 2);
+    for lost in &of_transactions {
+        let fs = fs.crash(CrashChoice::KeepAll);
+        remove(&fs, &format!("t-0/{lost}"));
+        remove(&fs, &format!("t-0/{}", lost.replace(".txnindex", ".index")));
+        let read = super::Read {
+            from: Offset(0),
+            until: end,
+            times: None,
+            max_bytes: 1,
+            first: super::FirstBatch::Whole,
+        };
+        let base = Offset(base_of(&format!("t-0/{}", lost.replace(".txnindex", ".log"))));
+        let within = super::Read {
+            from: base.next(),
+            ..read.clone()
+        };
+        House::on(fs.crash(CrashChoice::KeepAll))
+            .log
+            .read_committed(&within)
+            .expect("it is made anew");
+        House::on(fs.crash(CrashChoice::KeepAll))
+            .log
+            .find_time(NOW, end)
+            .expect("it is made anew");
+        assert_eq!(offsets(&House::on(fs).log), all, "{lost}");
+    }
+}
+
+#[test]
+fn threads_that_recover_share_the_files_that_are_held_open() {
+    use super::recovery::held_by_each;
+    assert_eq!([1, 2, 64, 1_024].map(held_by_each), [64, 32, 1, 1]);
+}

@@ -20,19 +20,27 @@ use crate::types::Timestamp;
 use super::config::LogConfig;
 use super::error::{IoContext, ReadError, StoreError};
 use super::load::{StateFiles, rebuild_producers, replay_batch};
+use super::paths::SegmentFile;
 use super::scan::{ScanSpec, scan};
 use super::segment::{Sealed, Segment};
 
-/// Tells whether the error says that an index is damaged, cut short or missing, and not that the disk refuses.
-pub(super) fn says_index_is_lost(error: &ReadError) -> bool {
+/// Tells whether the error says that an index of transactions is damaged, cut short or missing, and not that the disk refuses.
+pub(super) fn says_transactions_are_lost(error: &ReadError) -> bool {
     use std::io::ErrorKind::{NotFound, UnexpectedEof};
-    match error {
-        ReadError::Damaged { .. } => true,
-        ReadError::Storage(StoreError::Io { source, .. }) => {
-            matches!(source.kind(), NotFound | UnexpectedEof)
+    let path = match error {
+        ReadError::Damaged { path, .. } => path,
+        ReadError::Storage(StoreError::Io { path, source, .. })
+            if matches!(source.kind(), NotFound | UnexpectedEof) =>
+        {
+            path
         }
-        _ => false,
-    }
+        _ => return false,
+    };
+    let name = path.file_name().and_then(|name| name.to_str());
+    matches!(
+        name.and_then(SegmentFile::parse),
+        Some((_, SegmentFile::TxnIndex))
+    )
 }
 
 /// Makes every transaction index anew that cannot be read. `segments` are all of the log. Blocks for the disk.
@@ -51,7 +59,7 @@ pub(super) fn mend_aborted(
         let Err(error) = sealed.aborted(files) else {
             continue;
         };
-        if !says_index_is_lost(&error) {
+        if !says_transactions_are_lost(&error) {
             return Err(error);
         }
         tracing::warn!(log = %sealed.log_path.display(), %error,
@@ -95,6 +103,7 @@ fn make_anew(
         return Err(ReadError::Damaged {
             path: path.to_path_buf(),
             position: u64::from(scanned.end),
+            lost: None,
             reason,
         });
     }

@@ -6,10 +6,13 @@
 //!    that follows, is cut as a torn tail.
 //! 3. What remains of each such log is copied into a new file, synced, and renamed over the old one. If it dies here: the old
 //!    file is found, or the new one, both with every acknowledged record; recovery verifies either.
-//! 4. The directory is synced, the segments are replaced in memory, producer state is rebuilt, appends resume.
+//! 4. The directory is synced: no later log has a durable name before these do. Then a new, empty log is begun where the log ends,
+//!    and the directory synced again: behind the last of the others nobody then expects what was cut off it. If it dies here:
+//!    recovery finds it last, or not at all.
+//! 5. The segments are replaced in memory, producer state is rebuilt, appends resume.
 //!
 //! Steps 1 to 3 hold no lock but the one that keeps repairs apart: the refusal is what keeps the doubtful segments as they
-//! are. Safe segments may be replaced or removed meanwhile; step 4 takes them as it finds them.
+//! are. Safe segments may be replaced or removed meanwhile; step 5 takes them as it finds them.
 //!
 //! Offsets of records that were cut are not given again: the log end stays, and a hole remains. Acknowledged records of a
 //! synced log lie below the recovery point, so none of them is among those.
@@ -37,6 +40,7 @@ use super::writer::{Names, Readiness, Unsynced};
 use super::{LogConfig, Producers};
 
 const SITE_DIR: SyncSite = SyncSite("directory of repaired log");
+const SITE_NEXT: SyncSite = SyncSite("partition directory with the log behind a repair");
 const SITE_PARENT: SyncSite = SyncSite("data directory with a repaired partition");
 
 impl Partition {
@@ -63,12 +67,15 @@ impl Partition {
             // Its first sync failed: what the file of the topic's id holds on disk is as open as the rest.
             write_metadata(&self.files, &self.dir, self.topic_id)?;
         }
-        let parent = self.dir.parent().expect("a partition lies in a data directory");
         let fs = self.files.fs();
         fs.sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
+        let log_end = self.marks.view().log_end;
+        let log = self.writer.lock().create_log(log_end)?;
+        let parent = self.dir.parent().expect("a partition lies in a data directory");
+        fs.sync_dir(&self.dir, SITE_NEXT).context("sync", &self.dir)?;
         // A sync that was to make the partition's own name safe may be the one that failed.
         fs.sync_dir(parent, SITE_PARENT).context("sync", parent)?;
-        self.install(reread, now, &config)
+        self.install(reread, log, now, &config)
     }
 
     fn awaits_repair(&self) -> bool {
@@ -77,7 +84,13 @@ impl Partition {
     }
 
     /// Puts what was read again in place of what was there, and lets appends in.
-    fn install(&self, reread: Reread, now: Timestamp, config: &LogConfig) -> Result<(), StoreError> {
+    fn install(
+        &self,
+        reread: Reread,
+        log: Arc<Path>,
+        now: Timestamp,
+        config: &LogConfig,
+    ) -> Result<(), StoreError> {
         let mut writer = self.writer.lock();
         if !self.stand.is_repairable() {
             return Ok(());
@@ -90,18 +103,15 @@ impl Partition {
             let now_there = list.sealed().to_vec();
             *list = SegmentList::of(joined(&now_there, reread.from, reread.again));
         });
-        writer.begin_segment(log_end, now, config)?;
-        let log = JournalOf {
+        writer.begin_in(log, log_end, now, config);
+        let journal_of = JournalOf {
             files: &self.files,
             dir: &self.dir,
             id: &self.id,
             topic_id: self.topic_id,
         };
-        writer.journal.rewrite(&log, &self.segments);
-        writer.unsynced = Unsynced {
-            names: Names::InPartition,
-            ..Unsynced::default()
-        };
+        writer.journal.rewrite(&journal_of, &self.segments);
+        writer.unsynced = Unsynced::default();
         self.stand.resume();
         let view = self.marks.confirm(Source::Synced, log_end);
         self.marks

@@ -359,6 +359,35 @@ fn segments_that_go_without_a_checkpoint_go_one_by_one_so_that_a_crash_finds_no_
 }
 
 #[test]
+fn what_was_deleted_by_call_makes_room_on_a_full_disk_too() {
+    let house = filled(limited(None, None), 30);
+    house.log.raise_log_start(Offset(29)).expect("nothing is held");
+    let full = Failure::Kind(ErrorKind::StorageFull);
+    house
+        .fs
+        .inject(fault(Call::Open, "log-start-offset-checkpoint", u32::MAX, full));
+    for left in (1..logs(&house.fs)).rev() {
+        let looked = look(&house, NOW);
+        assert_eq!(looked[0].deleted.len(), 1, "{looked:?}");
+        assert_eq!(logs(&house.fs), left);
+    }
+}
+
+#[test]
+fn producers_outlive_what_was_deleted_by_call_and_a_power_cut() {
+    let house = House::with(SimFs::new(), limited(None, None));
+    house.append(&numbered(7, 0, "once"));
+    house.sync().expect("synced");
+    let end = house.log.watermarks().log_end;
+    house.log.raise_log_start(end).expect("nothing is held");
+    assert_eq!(look_cleanly(&house, NOW), 1);
+    let after = House::on(house.fs.crash(CrashChoice::LoseAll));
+    let again = after.log.append(&numbered(7, 0, "once"), Origin::Client, NOW);
+    let written = again.expect("a retry").written;
+    assert!(matches!(written, Written::Before { .. }), "{written:?}");
+}
+
+#[test]
 fn a_log_that_refuses_writes_is_left_alone_until_it_is_repaired() {
     let house = filled(limited(Some(1000), None), 10);
     house.append(&plain("unsynced"));

@@ -17,6 +17,10 @@
 //! wrote down (adopted, or verified after a crash) the last change of its file stands for both, so it counts as younger
 //! rather than older. If not even that is known its greatest timestamp counts as it is.
 //!
+//! Of a log that is archived, the segments that only the archive has stand first, as any other: the rules are about the whole. Which
+//! segments leave the local disk while the archive keeps them is a plan of its own ([`plan_local`]): sealed ones that the archive
+//! has, oldest first, by size and time of the local part. A hold does not keep them here: nothing is lost.
+//!
 //! Invariants
 //! - Nothing that is held, above the high watermark or (of a synced log) above the recovery point is in a plan.
 //! - The active segment is treated like any other when it has records; an empty one stays.
@@ -25,7 +29,8 @@
 
 use crate::types::{Offset, Timestamp};
 
-use super::config::{Durability, LogConfig};
+use super::SegmentSummary;
+use super::config::{Durability, LogConfig, Retention};
 use super::hold::Hold;
 use super::watermarks::WatermarkView;
 
@@ -47,6 +52,23 @@ pub struct SegmentFacts {
 }
 
 impl SegmentFacts {
+    /// Returns what a plan knows of the segment that `summary` tells of.
+    pub fn of(summary: &SegmentSummary) -> Self {
+        let times = &summary.append_times;
+        Self {
+            base: summary.base_offset,
+            end: summary.next_offset,
+            size_bytes: summary.log_bytes,
+            least: summary.least_timestamp,
+            greatest: summary.greatest_timestamp,
+            // A first append that may have been later counts as late as it can have been: nothing goes too soon.
+            appended: times
+                .first_at_latest()
+                .zip(times.last())
+                .map(|(first, last)| (first, last.time)),
+        }
+    }
+
     /// Returns how old it is at `now`, in milliseconds; `None` when nothing tells.
     pub fn age_ms(&self, now: Timestamp) -> Option<i64> {
         let stamp = match (self.greatest, self.appended) {
@@ -177,6 +199,47 @@ pub fn plan(log: &LogFacts, config: &LogConfig, now: Timestamp) -> RetentionPlan
         });
     }
     plan
+}
+
+/// Plans what leaves the local disk: of `local`, the segments on it from the first on, those that stand in `archived` as well.
+/// Both by offset.
+pub fn plan_local(
+    local: &[SegmentFacts],
+    archived: &[SegmentFacts],
+    limits: &Retention,
+    now: Timestamp,
+) -> Vec<Deletion> {
+    let is_there = |segment: &SegmentFacts| {
+        let found = archived.binary_search_by_key(&segment.base, |known| known.base);
+        found.is_ok_and(|at| archived[at].size_bytes == segment.size_bytes && archived[at].end <= segment.end)
+    };
+    let mut left: u64 = local.iter().map(|segment| segment.size_bytes).sum();
+    let mut going = Vec::new();
+    for segment in local {
+        left -= segment.size_bytes;
+        let age_ms = segment.age_ms(now);
+        let reason = if limits.bytes.is_some_and(|bytes| left >= bytes) {
+            DeletionReason::Size
+        } else if limits
+            .ms
+            .is_some_and(|ms| age_ms.is_some_and(|age_ms| age_ms > ms))
+        {
+            DeletionReason::Time
+        } else {
+            break;
+        };
+        if !is_there(segment) {
+            break;
+        }
+        going.push(Deletion {
+            base: segment.base,
+            end: segment.end,
+            size_bytes: segment.size_bytes,
+            age_ms,
+            reason,
+        });
+    }
+    going
 }
 
 /// Kafka's three passes in one: a segment that time takes leaves less for size to take, so their order does not matter.

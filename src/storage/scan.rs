@@ -13,17 +13,13 @@ use std::ops::ControlFlow;
 use bytes::{Bytes, BytesMut};
 
 use crate::env::File;
-use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
+use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, MAX_BATCH_BYTES, RecordBatch};
 use crate::types::{Offset, Timestamp};
 
-use super::gap::Gap;
+use super::gap::{Gap, Lost};
 use super::index_set::{ContentSpan, IndexSet};
 use super::spacing::{Holes, told, was_moved};
 use super::{OffsetIndex, Position};
-
-/// Greatest size of a batch in a log, in bytes: one said to be larger is damage. Topics may admit up to this; Kafka's own
-/// limit, `max.message.bytes`, is 1 MiB unless raised.
-pub const MAX_BATCH_BYTES: u32 = 512 << 20;
 
 /// Greatest number of gaps in one log: the last of them reaches to its end.
 const MAX_GAPS: usize = 1_000;
@@ -82,8 +78,19 @@ pub(super) struct Vouched<'a> {
     pub(super) upto: Offset,
     /// Where the log ended, if nothing in it says more.
     pub(super) end: Offset,
+    /// How many bytes it had, or at least had, if it must have had more than there are.
+    pub(super) whole_len: Option<u32>,
     /// Reads its offset index, as found; called at the first damage.
     pub(super) index: &'a dyn Fn() -> Vec<u8>,
+}
+
+impl Vouched<'_> {
+    /// Says what is wrong with a log that was read to its end, if it ends too soon.
+    fn ends_early(&self, scanned: &Scanned) -> Option<String> {
+        let end = scanned.end;
+        let missing = self.whole_len.is_some_and(|whole| end < whole) && scanned.next < self.end;
+        missing.then(|| format!("the file ends after {end} bytes, and more of it was on disk"))
+    }
 }
 
 /// Scans a log. `each` sees every sound batch with its position, and may say why it is not acceptable here.
@@ -124,7 +131,8 @@ pub(super) fn scan_through(
         if scanned.next >= vouched.upto {
             return Ok(scanned);
         }
-        let Some(reason) = scanned.stop.take() else {
+        let stop = scanned.stop.take();
+        let Some(reason) = stop.or_else(|| vouched.ends_early(&scanned)) else {
             return Ok(scanned);
         };
         // A damaged batch held at least one offset.
@@ -134,10 +142,16 @@ pub(super) fn scan_through(
         } else {
             None
         };
-        let (position, offset) = behind.unwrap_or((spec.len, vouched.end.max(least)));
+        let whole_len = vouched.whole_len.map_or(spec.len, |whole| whole.max(spec.len));
+        let (position, offset) = behind.unwrap_or((whole_len, vouched.end.max(least)));
         scanned.gaps.push(Gap {
             positions: scanned.end..position,
             offsets: scanned.next..offset,
+            lost: if position > spec.len {
+                Lost::Missing
+            } else {
+                Lost::Damaged
+            },
             reason,
         });
         (scanned.end, scanned.next) = (position, offset);

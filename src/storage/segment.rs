@@ -30,8 +30,8 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError};
 use super::files::Replacements;
-use super::gap::Gap;
-use super::index_set::{ContentSpan, IndexSet};
+use super::gap::{Gap, Lost};
+use super::index_set::{ContentSpan, IndexFiles, IndexSet};
 use super::paths::SegmentFile;
 use super::spacing::Holes;
 use super::walk::{EVERY_OFFSET, Start, Stretch, Walk};
@@ -182,6 +182,12 @@ impl Sealed {
         self.gaps.get().map_or(&[], |gaps| gaps)
     }
 
+    /// Tells whether the file ends before the log did.
+    pub(super) fn ends_early(&self) -> bool {
+        let last = self.gaps().last();
+        last.is_some_and(|gap| gap.lost == Lost::Missing)
+    }
+
     /// Parts of the log cannot be read; the first word stays.
     pub(super) fn know_gaps(&self, gaps: Vec<Gap>) {
         let _ = self.gaps.set(gaps.into());
@@ -306,6 +312,7 @@ impl Sealed {
         let damaged = |reason| ReadError::Damaged {
             path: path.clone(),
             position: 0,
+            lost: None,
             reason,
         };
         let index = TxnIndex::open(&bytes, self.extent.base).map_err(|damage| damaged(damage.to_string()))?;
@@ -316,6 +323,36 @@ impl Sealed {
                 beyond.last_offset
             ))),
             None => Ok(index.iter().collect()),
+        }
+    }
+
+    /// Returns all indexes: those in memory, those on disk if they are sound, else made anew from the log.
+    pub(super) fn sound_indexes(&self, files: &FileCache) -> Result<IndexFiles, ReadError> {
+        let of = |set: &IndexSet| IndexFiles {
+            offsets: set.offset_bytes().to_vec(),
+            times: set.time_bytes().to_vec(),
+            aborted: set.aborted().to_vec(),
+        };
+        let indexes = self.indexes.lock().clone();
+        let lens = match indexes {
+            Indexes::Pending(set) => return Ok(of(&set)),
+            Indexes::Unchecked(lens) | Indexes::Checked(lens) => lens,
+        };
+        let last = RelativeOffset::new(Offset(self.extent.next.0 - 1), self.extent.base);
+        let on_disk = || -> Option<(Bytes, Bytes)> {
+            let offsets = self.map(files, SegmentFile::OffsetIndex, lens.offsets).ok()?;
+            let times = self.map(files, SegmentFile::TimeIndex, lens.times).ok()?;
+            OffsetIndex::open(&offsets, self.extent.end).ok()?;
+            TimeIndex::open(&times, last).ok()?;
+            Some((offsets, times))
+        };
+        match on_disk() {
+            Some((offsets, times)) => Ok(IndexFiles {
+                offsets: offsets.to_vec(),
+                times: times.to_vec(),
+                aborted: self.aborted(files)?,
+            }),
+            None => self.rebuild_indexes(files).map(|set| of(&set)),
         }
     }
 

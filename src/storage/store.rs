@@ -4,6 +4,7 @@
 //!   .lock                              held while open
 //!   meta.properties                    cluster, node and directory ids
 //!   siltstone.epoch                    the epochs claimed so far, see `epoch_file`
+//!   local-start-offset-checkpoint      per partition of which a part is only in the archive: where the local part begins
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
@@ -31,7 +32,7 @@ use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use super::checkpoints::Checkpoints;
-use super::data_dir::{DataDir, Removed, create_if_missing};
+use super::data_dir::{DataDir, Removed, create_if_missing, refused};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
 use super::open::{PartitionSpec, Past, open_all};
@@ -78,11 +79,7 @@ impl Store {
             .lock(&path.join(LOCK))
             .map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => StoreError::Locked { dir: path.clone() },
-                _ => StoreError::Io {
-                    action: "lock",
-                    path: path.join(LOCK),
-                    source: error,
-                },
+                _ => refused("lock", &path, error),
             })?;
         let stop = take_clean_marker(&files, &path)?;
         let identity = Identity::load_or_make(&files, &path)?;
@@ -101,6 +98,14 @@ impl Store {
     /// Returns the epoch of this start.
     pub fn epoch(&self) -> LeaderEpoch {
         self.dir.epoch()
+    }
+
+    /// Makes the epoch of this start at least `least`, durably.
+    ///
+    /// # Errors
+    /// What the disk says; an epoch that is greater already is none.
+    pub fn raise_epoch(&self, least: LeaderEpoch) -> Result<(), StoreError> {
+        self.dir.raise_epoch(least)
     }
 
     /// Returns the cluster's id.

@@ -58,6 +58,17 @@ pub(super) fn violation_without(site: SyncSite) -> Option<String> {
     })
 }
 
+/// The promise that a life and the start after its end break with one sync switched off, when the life is killed and the power
+/// goes in that start.
+pub(super) fn violation_in_the_next_start_without(site: SyncSite) -> Option<String> {
+    let mut tries = (0..calls_of_a_life()).flat_map(|death| [1, 4, 9].map(|again| (death, again)));
+    tries.find_map(|(death, again)| {
+        let fs = disk();
+        fs.disable_sync(site);
+        killed_and_cut(fs, death, again).err()
+    })
+}
+
 #[test]
 fn a_power_cut_after_the_start_that_followed_a_kill_breaks_no_promise() {
     for death in 0..calls_of_a_life() {
@@ -76,5 +87,23 @@ fn a_power_cut_in_the_start_that_followed_a_kill_breaks_no_promise() {
         for again in [1, 4, 9] {
             killed_and_cut(disk(), death, again).expect("no promise is broken");
         }
+    }
+}
+
+#[test]
+fn a_power_cut_after_a_checkpoint_of_the_life_that_followed_a_kill_breaks_no_promise() {
+    for death in 0..calls_of_a_life() {
+        let mut world = killed_at(disk(), death).expect("no promise is broken");
+        start(&mut world, death).expect("no promise is broken");
+        let logs: Vec<_> = world.open.keys().copied().collect();
+        let mut live_on = || {
+            logs.iter().try_for_each(|name| world.fill(name, 1))?;
+            world.sync()?;
+            world.checkpoint()
+        };
+        if let Err(stop) = live_on() {
+            panic!("killed at {death}: {stop:?}");
+        }
+        check_after(&world, CrashChoice::LoseAll, death);
     }
 }

@@ -104,7 +104,8 @@ fn without_any_one_sync_a_promise_is_broken() {
         let violation = [2, SEEDS]
             .into_iter()
             .find_map(|seeds| violation_without(site, seeds))
-            .or_else(|| super::kills::violation_without(site));
+            .or_else(|| super::kills::violation_without(site))
+            .or_else(|| super::kills::violation_in_the_next_start_without(site));
         if violation.is_none() {
             wrong.push(site.0);
         }

@@ -9,6 +9,7 @@ use super::testing::{
 };
 use super::{AdoptReport, LogConfig, Origin, encode_offsets};
 use crate::env::{Call, CrashChoice, Failure, Fs as _, OpenMode, SimFs};
+use crate::record::{Damage, RecordBatch};
 use crate::types::{Offset, PartitionId, TopicName, TopicPartition};
 
 const LOG: &str = "/foreign/f-0/00000000000000000000.log";
@@ -344,4 +345,63 @@ fn indexes_that_contradict_their_log_are_made_anew() {
         }
     }
     assert_eq!(made(&fs), expected);
+}
+
+type Change = fn(&mut [u8]);
+
+/// Changes the last batch of [`killed`], and makes its checksum true again.
+fn change_last(fs: &SimFs, change: impl FnOnce(&mut [u8])) {
+    let bytes = content(fs, LOG);
+    let size = bytes.len() / BATCHES;
+    let mut batch = bytes[bytes.len() - size..].to_vec();
+    change(&mut batch);
+    let parsed = RecordBatch::parse(batch.clone().into()).expect("a sound header");
+    let Err(Damage::Crc { computed, .. }) = parsed.verify_crc() else {
+        panic!("nothing was changed");
+    };
+    batch[17..21].copy_from_slice(&computed.to_be_bytes());
+    damage(fs, LOG, (bytes.len() - size) as u64, &batch);
+}
+
+#[test]
+fn a_batch_whose_records_cannot_be_read_is_refused_though_its_checksum_is_true() {
+    let log_append_time = 0b1000;
+    let gzip = |batch: &mut [u8]| batch[22] |= 1;
+    let one_more = |batch: &mut [u8]| (batch[26], batch[60]) = (1, 2);
+    let malformed = |batch: &mut [u8]| batch[61] = 1;
+    let changes: [(Change, &str); 3] = [
+        (gzip, "does not decompress"),
+        (one_more, "ends after 1 of 2 records"),
+        (malformed, "record 0 of the batch is malformed"),
+    ];
+    for by_the_server in [0, log_append_time] {
+        for (change, why) in changes {
+            let fs = killed();
+            let position = content(&fs, LOG).len() / BATCHES * (BATCHES - 1);
+            change_last(&fs, |batch| {
+                batch[22] = by_the_server;
+                change(batch);
+            });
+            let said = refused(&fs);
+            let place = format!("position {position}: ");
+            assert!(
+                said.contains(&place) && said.contains(why) && said.contains(LOG),
+                "{said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_no_file_is_refused_and_not_left_out() {
+    let fs = killed();
+    let link = "/foreign/f-0/00000000000000000099.log";
+    fs.create_dir(Path::new(link)).expect("made");
+    let store = open_store(&fs).expect("opened");
+    let error = adopt(&store, &PathBuf::from(FOREIGN).join("f-0"), spec("t", 1, small()));
+    let said = error.expect_err("it is refused").to_string();
+    assert!(
+        said.contains("00099.log") && said.contains("is no file"),
+        "{said}"
+    );
 }

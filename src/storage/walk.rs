@@ -18,7 +18,7 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, HEADER_LEN};
 use crate::types::Offset;
 
-use super::error::{IoContext, ReadError, StoreError};
+use super::error::{IoContext, ReadError};
 use super::gap::Gap;
 use super::spacing::{Holes, told, was_moved};
 
@@ -211,17 +211,13 @@ impl<'a> Walk<'a> {
         BatchHeader::parse(&bytes).ok()
     }
 
-    /// Reads on from `at`. A log under repair may already be shorter than what was published of it, by what was not synced and
-    /// is lost; then the header alone is read.
+    /// Reads on from `at`. The log may be shorter than it should be, and one under repair than what was published of it, by what
+    /// was not synced and is lost; then the header alone is read.
     fn ahead(&mut self, at: u32) -> Result<Bytes, ReadError> {
-        let is_eof = |error: &ReadError| {
-            matches!(error, ReadError::Storage(StoreError::Io { source, .. })
-                if source.kind() == std::io::ErrorKind::UnexpectedEof)
-        };
         let len = self.next_len.min(self.stretch.end - at);
         self.next_len = (2 * self.next_len).min(WALK_MOST);
         match read(self.files, self.path, at, len) {
-            Err(error) if is_eof(&error) => read(self.files, self.path, at, HEADER_BYTES),
+            Err(ReadError::Damaged { .. }) => read(self.files, self.path, at, HEADER_BYTES),
             read => read,
         }
     }
@@ -243,13 +239,22 @@ impl<'a> Walk<'a> {
         ReadError::Damaged {
             path: self.path.to_path_buf(),
             position: u64::from(position),
+            lost: None,
             reason,
         }
     }
 }
 
-/// Reads a range of a log, resident.
+/// Reads a range of a log, resident. Where the file ends before, that is damage: what was published was there.
 pub(super) fn read(files: &FileCache, path: &Arc<Path>, position: u32, len: u32) -> Result<Bytes, ReadError> {
-    let len = usize::try_from(len).expect("32 bits fit");
-    Ok(files.read(path, u64::from(position), len).context("read", path)?)
+    let (position, len) = (u64::from(position), usize::try_from(len).expect("32 bits fit"));
+    match files.read(path, position, len) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(ReadError::Damaged {
+            path: path.to_path_buf(),
+            position,
+            lost: None,
+            reason: "the file ends before what was in it".to_owned(),
+        }),
+        read => Ok(read.context("read", path)?),
+    }
 }

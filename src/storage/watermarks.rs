@@ -127,6 +127,11 @@ impl Watermarks {
         })
     }
 
+    /// Raises the first offset on local disk; a lower one changes nothing. `to` is at most the high watermark.
+    pub(super) fn raise_local_start(&self, to: Offset) -> WatermarkView {
+        self.change(|state| state.local_start = state.local_start.max(to))
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) -> WatermarkView {
         let mut state = self.0.lock();
         change(&mut state);
@@ -211,6 +216,22 @@ mod tests {
         assert_eq!((view.last_stable, view.high_watermark), (Offset(6), Offset(9)));
         marks.set_first_unstable(None);
         assert_eq!(marks.view().last_stable, Offset(9));
+    }
+
+    #[test]
+    fn the_local_start_rises_alone_and_with_the_log_start() {
+        let marks = Watermarks::recovered(Offset(2), Offset(9), Durability::Written);
+        assert_eq!(marks.view().local_start, Offset(2));
+        let view = marks.raise_local_start(Offset(5));
+        assert_eq!((view.log_start, view.local_start), (Offset(2), Offset(5)));
+        assert_eq!(marks.raise_log_start(Offset(4)).local_start, Offset(5));
+        assert_eq!(marks.raise_log_start(Offset(7)).local_start, Offset(7));
+    }
+
+    #[test]
+    #[should_panic(expected = "watermarks out of order")]
+    fn a_local_start_beyond_the_high_watermark_is_a_bug() {
+        Watermarks::recovered(Offset(0), Offset(4), Durability::Written).raise_local_start(Offset(5));
     }
 
     #[test]

@@ -294,8 +294,14 @@ impl Writer {
         now: Timestamp,
         config: &LogConfig,
     ) -> Result<(), StoreError> {
-        let new = self.create_log(base)?;
-        let active = Arc::new(Active::new(new, fresh_state(base, now, config)));
+        let log = self.create_log(base)?;
+        self.begin_in(log, base, now, config);
+        Ok(())
+    }
+
+    /// Makes an empty log that begins at `base` the active segment.
+    pub(super) fn begin_in(&mut self, log: Arc<Path>, base: Offset, now: Timestamp, config: &LogConfig) {
+        let active = Arc::new(Active::new(log, fresh_state(base, now, config)));
         let before = {
             let mut list = self.segments.write();
             let before = list.active().cloned();
@@ -307,7 +313,6 @@ impl Writer {
             let _ = remove_if_there(&self.files, &empty.log_path);
             self.unsynced.logs.retain(|path| *path != empty.log_path);
         }
-        Ok(())
     }
 
     /// Cuts what a failed write left beyond the published end, where no reader looks: a sealed log ends with its last batch,
@@ -322,7 +327,8 @@ impl Writer {
         Ok(Cut::Some)
     }
 
-    fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
+    /// Makes an empty log; its name is the next sync's to make safe.
+    pub(super) fn create_log(&mut self, base: Offset) -> Result<Arc<Path>, StoreError> {
         let path = log_path(&self.dir, base);
         remove_if_there(&self.files, &path).context("remove", &path)?;
         self.files

@@ -38,6 +38,18 @@ impl TierStore {
     /// [`TierError::Url`] when it is no such address, or one of a cloud that was left out of this build; [`TierError::Call`] when a folder
     /// cannot be made or credentials cannot be understood.
     pub fn open(url: &str, limits: CallLimits) -> Result<Self, TierError> {
+        Self::open_as(url, limits, make_folder)
+    }
+
+    /// Opens what `url` names for who only reads: a folder that is not there is an error, and nothing is ever made.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read(url: &str, limits: CallLimits) -> Result<Self, TierError> {
+        Self::open_as(url, limits, |path| std::fs::metadata(path).map(drop))
+    }
+
+    fn open_as(url: &str, limits: CallLimits, ready: ReadyFolder) -> Result<Self, TierError> {
         let bad = |reason: &str| TierError::Url {
             url: redacted(url),
             reason: reason.to_owned(),
@@ -59,7 +71,7 @@ impl TierStore {
             )),
             "memory" => Err(bad("memory has no folders")),
             "file" if !rest.starts_with('/') => Err(bad("the folder must be absolute: file:///folder")),
-            "file" => Ok(Self::over(folder(url, rest)?, Path::ROOT, url, limits)),
+            "file" => Ok(Self::over(folder(url, rest, ready)?, Path::ROOT, url, limits)),
             "s3" | "gs" | "az" => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() {
@@ -92,9 +104,20 @@ fn opening(url: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>
     }
 }
 
-fn folder(url: &str, path: &str) -> Result<Arc<dyn ObjectStore>, TierError> {
+/// Makes sure that a folder is there, or says that it is not.
+type ReadyFolder = fn(&FilePath) -> std::io::Result<()>;
+
+fn folder(url: &str, path: &str, ready: ReadyFolder) -> Result<Arc<dyn ObjectStore>, TierError> {
     let path = PathBuf::from(path);
-    make_folder(&path).map_err(|error| opening(url, error))?;
+    ready(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => TierError::Call {
+            operation: "opening",
+            key: url.to_owned(),
+            trouble: Trouble::NotFound,
+            source: error.into(),
+        },
+        _ => opening(url, error),
+    })?;
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|error| opening(url, error))?;
     // Empty folders stay: removing them races with another put into them.
     Ok(Arc::new(store.with_fsync(true)))

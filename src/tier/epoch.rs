@@ -79,6 +79,13 @@ fn text(fields: &mut Fields<'_>) -> Option<String> {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Owner(Option<Claim>);
 
+impl Owner {
+    /// Returns the newest claim; `None` for a bucket that nobody has claimed.
+    pub fn claim(&self) -> Option<&Claim> {
+        self.0.as_ref()
+    }
+}
+
 impl State for Owner {
     type Edit = Claim;
     const KIND: LedgerKind = LedgerKind::Epochs;
@@ -152,7 +159,7 @@ impl Claims {
 
     /// Returns the newest claim; `None` for a bucket that nobody has claimed.
     pub fn owner(&self) -> Option<&Claim> {
-        self.ledger.state().0.as_ref()
+        self.ledger.state().claim()
     }
 
     /// Claims the bucket; on return, the epoch is the claimant's alone.

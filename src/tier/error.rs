@@ -159,6 +159,31 @@ impl TierError {
         matches!(self.trouble(), Some(Trouble::Unavailable | Trouble::TimedOut))
     }
 
+    /// Returns the same once more, for all who have waited for one call.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Damaged { key, reason } => Self::Damaged {
+                key: key.clone(),
+                reason: reason.clone(),
+            },
+            Self::Call {
+                operation,
+                key,
+                trouble,
+                source,
+            } => Self::Call {
+                operation,
+                key: key.clone(),
+                trouble: *trouble,
+                source: source.to_string().into(),
+            },
+            other => Self::Damaged {
+                key: String::new(),
+                reason: other.to_string(),
+            },
+        }
+    }
+
     pub(super) fn object(key: &str, damage: ObjectDamage) -> Self {
         Self::Damaged {
             key: key.to_owned(),

@@ -69,7 +69,7 @@ async fn make(store: &TierStore) {
         let section = |kind, path| (kind, SectionSource::File(path));
         let segment = SealedSegment {
             summary: summary.clone(),
-            log: path(base, "log"),
+            log: SectionSource::File(path(base, "log")),
             sections: vec![
                 section(SectionKind::OFFSET_INDEX, path(base, "index")),
                 section(SectionKind::TIME_INDEX, path(base, "timeindex")),
@@ -141,7 +141,12 @@ async fn the_archive_that_is_checked_in_is_read_to_its_last_record() {
         .expect("read");
     assert_eq!(covered(manifest.state()), [0..15, 15..21]);
     assert_eq!(manifest.state().log_start(), Offset(2));
-    let cold = ColdLog::new(store, golden(), Arc::new(manifest.state().clone()));
+    let cold = ColdLog::new(
+        store,
+        golden(),
+        Arc::new(manifest.state().clone()),
+        ChunkCache::in_memory(CacheLimits::default()),
+    );
     let mut offsets = Vec::new();
     let mut from = Offset::ZERO;
     while from < Offset(21) {

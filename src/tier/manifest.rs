@@ -113,7 +113,8 @@ pub struct Waiting {
 pub enum ManifestEdit {
     /// A segment was uploaded, behind all others.
     Added(TieredSegment),
-    /// The cleaner wrote these anew; the added ones lie within the offsets of the removed ones.
+    /// The cleaner wrote these anew; the added ones lie within the offsets of the removed ones, or reach further where nothing is
+    /// behind those: it put them together with segments that were not in the bucket yet.
     Replaced {
         /// What goes, neighbours.
         removed: Vec<ObjectId>,
@@ -213,7 +214,18 @@ impl Manifest {
         let (Some(first), Some(last)) = (removed.first(), removed.last()) else {
             return Err(Contradiction("nothing is replaced".to_owned()));
         };
-        let end = next.segments.get(&last.base).map(|segment| segment.next_offset());
+        let is_there = next.segments.get(&last.base);
+        let is_last = next
+            .segments
+            .last_key_value()
+            .is_some_and(|(base, _)| *base == last.base);
+        let end = is_there.map(|segment| {
+            if is_last {
+                Offset::MAX
+            } else {
+                segment.next_offset()
+            }
+        });
         let between = next
             .segments
             .range(first.base..=last.base.max(first.base))

@@ -108,6 +108,13 @@ fn a_replacement_must_fit_into_what_it_replaces() {
         let edit = ManifestEdit::Replaced { removed, added };
         apply(&mut manifest, edit.clone()).expect_err(&format!("{edit:?}"));
     }
+    let further = |base, waiting: &[ObjectId]| ManifestEdit::Replaced {
+        removed: waiting.to_vec(),
+        added: vec![segment(base, 44, 2)],
+    };
+    let mut manifest = three();
+    apply(&mut manifest, further(10, &[id(10, 1), id(25, 1)])).expect("nothing is behind them");
+    assert_eq!(covered(&manifest), [0..10, 10..44]);
     let mut manifest = three();
     let all_gone = ManifestEdit::Replaced {
         removed: vec![id(10, 1)],

@@ -1,10 +1,10 @@
 //! The tier: sealed segments in an object store, for good.
 //!
 //! ```text
-//!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)
-//!      |        |                                            |            |
-//!      |   object_writer --- object: one segment, whole -----'            |
-//!      |                                                                  |
+//!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)     verify (all of it)
+//!      |        |                                            |            |                                 | root_hash
+//!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
+//!      |                                                                  |                                 |
 //!   ledger: numbered objects, created only if absent                      |
 //!      manifest (segments of a partition)  catalog (topics)  epoch (who owns the bucket)
 //!      |                                                                  |
@@ -25,6 +25,8 @@
 
 mod address;
 mod catalog;
+mod chunk_cache;
+mod disk_cache;
 mod epoch;
 mod error;
 #[cfg(test)]
@@ -32,17 +34,24 @@ mod golden_tests;
 mod keys;
 mod ledger;
 mod ledger_entry;
+mod log_check;
 mod manifest;
 mod object;
 mod object_writer;
+mod pace;
 mod read;
+mod recent;
+mod root_hash;
 mod state;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
+mod verify;
+mod verify_object;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
+pub use chunk_cache::{CacheLimits, ChunkCache};
 pub use epoch::{Claim, Claimant, Claims, Owner};
 pub use error::{Retry, TierError, Trouble};
 pub use keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of, numbered};
@@ -51,7 +60,11 @@ pub use ledger_entry::{EntryDamage, Form, LedgerEntry, LedgerKind, WriterId};
 pub use manifest::{Manifest, ManifestEdit, TieredSegment, Waiting};
 pub use object::{CHUNK_BYTES, Footer, ObjectDamage, Section, SectionKind, TRAILER_LEN, Trailer};
 pub use object_writer::{ObjectFacts, ObjectWriter, Tail, WriteError};
+pub use pace::Pace;
 pub use read::{ColdLog, FindTime, read_footer};
+pub use root_hash::Hash;
 pub use state::{Contradiction, State};
 pub use store::{CallLimits, LargePut, Listed, Listing, Published, TierStore};
 pub use upload::{Replacement, SealedSegment, SectionSource, Ticket, Uploaded, Uploader};
+pub use verify::{Counts, Depth, Finding, FindingKind, Report, Told, VerifyOptions, verify};
+pub use verify_object::{check_object, read_lone_footer};

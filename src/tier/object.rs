@@ -29,8 +29,8 @@
 //! ```
 //!
 //! **Chunks** are 1 MiB: a gigabyte has a chunk table of 8 KiB, so that footer and tables come in one small request, and a
-//! request of a chunk spends more time on bytes than on being asked. A chunk is the unit of checksums and of caching, not of
-//! reading: a batch has a checksum of its own, so who looks for one batch may fetch less than a chunk.
+//! request of a chunk spends more time on bytes than on being asked. A chunk is the unit of checksums, not of reading: a batch has a
+//! checksum of its own, so who looks for one batch may fetch less than a chunk ([`super::chunk_cache`]).
 //!
 //! **Pages** are 8,192 entries of an index. The first entry of each stands in the footer: a lookup fetches one page of 64 or
 //! 96 KiB, however large the index. With a footer below 32 KiB and a first window of 64 KiB, a point lookup stays far below two

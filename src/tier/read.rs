@@ -4,8 +4,9 @@
 //! manifest -> which segment -> footer and trailer    one range, known from the manifest; kept afterwards
 //!                           -> page of the time index    one range of at most 96 KiB, for a read by time
 //!                           -> page of the offset index  one range of at most 64 KiB
-//!                           -> window of the log         one range: what the reader takes, and a little before it
+//!                           -> window of the log         the parts that it touches: what the reader takes, and a little before it;
 //!                                                        grows when there is still nothing in it
+//!      all by way of a cache that readers share ([`super::chunk_cache`]), which also reads ahead
 //! ```
 //!
 //! The answers are those of a local read (`storage/read.rs`): the same indexes are searched by the same code, and the same rules say which
@@ -18,19 +19,19 @@
 //! - Each batch that is returned has had its CRC checked: its bytes went through other hands. What lies outside the CRC is held against the
 //!   segment's offsets and the order of batches.
 //! - Pages and footers are checked before they are believed. Damage names the object.
-//! - Memory: what is asked for at most, or one batch if that is larger; [`MAX_FOOTERS`] footers.
+//! - Memory, besides the cache: what is asked for at most, or one batch if that is larger.
+//! - What turns out damaged is fetched anew by the next read.
 //!
-//! What is not here: a cache of chunks, reading ahead, several readers who share a fetch, and what a reader may see (the caller bounds it).
+//! What is not here: what is kept and fetched ahead, and what a reader may see (the caller bounds it).
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use parking_lot::Mutex;
 
+use super::chunk_cache::{CachedObject, ChunkCache, Wanted};
 use super::error::{TierError, Trouble};
-use super::keys::{ObjectId, PartitionKey};
+use super::keys::PartitionKey;
 use super::manifest::{Manifest, TieredSegment};
 use super::object::{Footer, ObjectDamage, Section, SectionKind, TRAILER_LEN, Trailer};
 use super::store::TierStore;
@@ -41,8 +42,6 @@ use crate::storage::{
 };
 use crate::types::{Offset, Timestamp};
 
-/// Footers kept at most; one has a few KiB.
-pub(super) const MAX_FOOTERS: usize = 1024;
 /// So much is passed over in one call before it returns to say how far it came, in bytes; as a local read.
 const SKIP_BUDGET: u64 = 64 << 20;
 /// The first window of a walk beyond what was asked for: an index entry lies at most so far before its batch, mostly.
@@ -58,7 +57,9 @@ pub struct ColdLog {
     store: TierStore,
     partition: PartitionKey,
     manifest: Arc<Manifest>,
-    footers: Mutex<BTreeMap<ObjectId, Arc<Footer>>>,
+    cache: Arc<ChunkCache>,
+    /// What the cache calls the partition.
+    name: Arc<str>,
 }
 
 /// What to look for by time.
@@ -75,13 +76,19 @@ pub struct FindTime {
 }
 
 impl ColdLog {
-    /// Makes a reader of what `manifest` names.
-    pub fn new(store: TierStore, partition: PartitionKey, manifest: Arc<Manifest>) -> Self {
+    /// Makes a reader of what `manifest` names, by way of a cache that any number of readers share.
+    pub fn new(
+        store: TierStore,
+        partition: PartitionKey,
+        manifest: Arc<Manifest>,
+        cache: Arc<ChunkCache>,
+    ) -> Self {
         Self {
+            name: store.name(&partition.to_string()).into(),
             store,
             partition,
             manifest,
-            footers: Mutex::new(BTreeMap::new()),
+            cache,
         }
     }
 
@@ -102,6 +109,7 @@ impl ColdLog {
         };
         let mut from = read.from;
         let mut budget = SKIP_BUDGET;
+        let walked = self.cache.walked(&self.name, read.from);
         loop {
             if from >= until {
                 return Ok(nothing(from));
@@ -114,8 +122,19 @@ impl ColdLog {
             }
             from = from.max(segment.id.base);
             let end = segment.next_offset().min(until);
-            match self.step(segment, Run { read, from, until }, &mut budget).await? {
-                Step::Found(slice) => return Ok(slice),
+            let run = Run {
+                read,
+                from,
+                until,
+                walked,
+            };
+            let step = self.step(segment, run, &mut budget).await;
+            match self.noting(segment, step)? {
+                Step::Found(slice) => {
+                    let len = u64::try_from(slice.bytes.len()).expect("64 bits fit");
+                    self.cache.walks_on(&self.name, slice.next_offset, walked + len);
+                    return Ok(slice);
+                }
                 Step::Nothing { next_offset } if budget == 0 => return Ok(nothing(next_offset)),
                 Step::Nothing { next_offset } => from = next_offset.max(end),
             }
@@ -135,26 +154,49 @@ impl ColdLog {
             if segment.id.base >= find.bound {
                 return Ok(None);
             }
-            let cold = self.open(segment).await?;
-            let start = cold.position_of(Some(find.at), find.from).await?;
-            let mut walk = cold.walk(start, WINDOW.0);
-            while let Some((position, header)) = walk.next_header().await? {
-                if header.base_offset >= find.bound {
-                    return Ok(None);
-                }
-                let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
-                if header.last_offset() < find.from || !may_hold || header.is_control() {
-                    continue;
-                }
-                let bytes = walk
-                    .range(position..position + u64::from(header.size_bytes))
-                    .await?;
-                if let Some(found) = cold.first_in_batch(bytes, position, find)? {
-                    return Ok(Some(found).filter(|found| found.offset < find.bound));
-                }
+            let found = self.find_in(segment, from, find).await;
+            match self.noting(segment, found)? {
+                Sought::Found(found) => return Ok(Some(found).filter(|found| found.offset < find.bound)),
+                Sought::Beyond => return Ok(None),
+                Sought::NotHere => from = segment.next_offset(),
             }
-            from = segment.next_offset();
         }
+    }
+
+    async fn find_in(
+        &self,
+        segment: &TieredSegment,
+        from: Offset,
+        find: &FindTime,
+    ) -> Result<Sought, TierError> {
+        let cold = self.open(segment).await?;
+        let start = cold.position_of(Some(find.at), from).await?;
+        let mut walk = cold.walk(start, WINDOW.0, 0);
+        while let Some((position, header)) = walk.next_header().await? {
+            if header.base_offset >= find.bound {
+                return Ok(Sought::Beyond);
+            }
+            let may_hold = header.max_timestamp.is_some_and(|greatest| greatest >= find.at);
+            if header.last_offset() < find.from || !may_hold || header.is_control() {
+                continue;
+            }
+            let bytes = walk
+                .range(position..position + u64::from(header.size_bytes))
+                .await?;
+            if let Some(found) = cold.first_in_batch(bytes, position, find)? {
+                return Ok(Sought::Found(found));
+            }
+        }
+        Ok(Sought::NotHere)
+    }
+
+    /// Has the cache forget a segment that turned out damaged: the next read fetches it anew.
+    fn noting<T>(&self, segment: &TieredSegment, outcome: Result<T, TierError>) -> Result<T, TierError> {
+        if let Err(TierError::Damaged { .. }) = &outcome {
+            let key = self.partition.segment(segment.id);
+            self.cache.forget(&self.store.name(&key).into());
+        }
+        outcome
     }
 
     /// Collects the aborted transactions that overlap `range`, by first offset.
@@ -167,8 +209,8 @@ impl ColdLog {
         while let Some(segment) = next {
             let mut decided = false;
             if segment.summary.txn_index_bytes.is_some() {
-                let cold = self.open(segment).await?;
-                for aborted in cold.aborted().await? {
+                let found = async { self.open(segment).await?.aborted().await };
+                for aborted in self.noting(segment, found.await)? {
                     if aborted.last_offset >= range.start && aborted.first_offset < range.end {
                         overlapping.push(aborted);
                     }
@@ -214,30 +256,34 @@ impl ColdLog {
     }
 
     async fn open<'a>(&'a self, segment: &'a TieredSegment) -> Result<ColdSegment<'a>, TierError> {
-        let known = self.footers.lock().get(&segment.id).cloned();
-        let key = self.partition.segment(segment.id);
-        let footer = match known {
+        let object = CachedObject::new(&self.store, &self.partition.segment(segment.id));
+        let known = self.cache.footer(&object.name, segment.footer_crc);
+        let footer = match known.filter(|footer| footer.summary == segment.summary) {
             Some(footer) => footer,
             None => {
-                let footer = Arc::new(read_footer(&self.store, &self.partition, segment).await?);
-                let mut footers = self.footers.lock();
-                if footers.len() >= MAX_FOOTERS {
-                    footers.pop_first();
-                }
-                footers.insert(segment.id, Arc::clone(&footer));
+                let range = end_of(&object.name, segment)?;
+                let bytes = self.cache.part(&object, range).await?;
+                let footer = Arc::new(decode_end(&object.name, &bytes, &self.partition, segment)?);
+                self.cache
+                    .keep_footer(&object.name, segment.footer_crc, Arc::clone(&footer));
                 footer
             }
         };
         Ok(ColdSegment {
-            store: &self.store,
-            key,
+            cache: &self.cache,
+            object,
             footer,
         })
     }
 
     /// Walks one segment and returns the first run of wanted batches.
     async fn step(&self, segment: &TieredSegment, run: Run<'_>, budget: &mut u64) -> Result<Step, TierError> {
-        let Run { read, from, until } = run;
+        let Run {
+            read,
+            from,
+            until,
+            walked,
+        } = run;
         let cold = self.open(segment).await?;
         let start = cold
             .position_of(read.times.as_ref().map(|times| times.start), from)
@@ -245,7 +291,7 @@ impl ColdLog {
         let wanted = u64::try_from(read.max_bytes)
             .expect("64 bits fit")
             .saturating_add(WINDOW_SLACK);
-        let mut walk = cold.walk(start, wanted);
+        let mut walk = cold.walk(start, wanted, walked);
         let mut found: Option<Range<u64>> = None;
         let mut next_offset = from;
         while next_offset < until {
@@ -303,6 +349,15 @@ struct Run<'a> {
     read: &'a Read,
     from: Offset,
     until: Offset,
+    /// Bytes that this reader has read before, without a gap.
+    walked: u64,
+}
+
+enum Sought {
+    Found(Found),
+    /// What comes is beyond the bound.
+    Beyond,
+    NotHere,
 }
 
 enum Step {
@@ -327,17 +382,54 @@ pub async fn read_footer(
     partition: &PartitionKey,
     segment: &TieredSegment,
 ) -> Result<Footer, TierError> {
+    read_end(store, partition, segment)
+        .await
+        .map(|(footer, _)| footer)
+}
+
+/// As [`read_footer`]; also returns the bytes from the footer to the end of the object.
+///
+/// # Errors
+/// As [`read_footer`].
+pub(super) async fn read_end(
+    store: &TierStore,
+    partition: &PartitionKey,
+    segment: &TieredSegment,
+) -> Result<(Footer, Bytes), TierError> {
     let key = partition.segment(segment.id);
-    let damaged = |damage: ObjectDamage| TierError::object(&store.name(&key), damage);
-    let end_len = u64::from(segment.footer_len) + TRAILER_LEN as u64;
+    let name = store.name(&key);
+    let bytes = store.get_range(&key, end_of(&name, segment)?).await?;
+    let bytes = bytes.ok_or_else(|| TierError::Call {
+        operation: "fetch",
+        key: name.clone(),
+        trouble: Trouble::NotFound,
+        source: "a manifest names it".into(),
+    })?;
+    let footer = decode_end(&name, &bytes, partition, segment)?;
+    Ok((footer, bytes))
+}
+
+/// Where the footer of a segment begins, and where its object ends.
+fn end_of(name: &str, segment: &TieredSegment) -> Result<Range<u64>, TierError> {
     let object_len = segment.object_bytes;
-    let start = object_len
-        .checked_sub(end_len)
-        .ok_or_else(|| damaged(ObjectDamage::Length { object_len }))?;
-    let bytes = fetch(store, &key, start..object_len).await?;
-    let (footer, trailer) = bytes.split_at(bytes.len() - TRAILER_LEN);
-    let trailer = Trailer::decode(trailer, object_len).map_err(damaged)?;
-    let footer = Footer::decode(footer, &trailer).map_err(damaged)?;
+    let start = object_len.checked_sub(u64::from(segment.footer_len) + TRAILER_LEN as u64);
+    match start {
+        Some(start) => Ok(start..object_len),
+        None => Err(TierError::object(name, ObjectDamage::Length { object_len })),
+    }
+}
+
+/// Reads what lies there, and holds it against the manifest.
+fn decode_end(
+    name: &str,
+    bytes: &Bytes,
+    partition: &PartitionKey,
+    segment: &TieredSegment,
+) -> Result<Footer, TierError> {
+    let damaged = |damage: ObjectDamage| TierError::object(name, damage);
+    let (inner, trailer) = bytes.split_at(bytes.len() - TRAILER_LEN);
+    let trailer = Trailer::decode(trailer, segment.object_bytes).map_err(damaged)?;
+    let footer = Footer::decode(inner, &trailer).map_err(damaged)?;
     let is_it = trailer.footer_crc == segment.footer_crc
         && footer.id == segment.id
         && footer.topic_id == partition.topic_id
@@ -348,26 +440,17 @@ pub async fn read_footer(
         .ok_or_else(|| damaged(ObjectDamage::Stranger))
 }
 
-async fn fetch(store: &TierStore, key: &str, range: Range<u64>) -> Result<Bytes, TierError> {
-    store.get_range(key, range).await?.ok_or_else(|| TierError::Call {
-        operation: "fetch",
-        key: store.name(key),
-        trouble: Trouble::NotFound,
-        source: "a manifest names it".into(),
-    })
-}
-
 /// A segment whose footer was read.
 struct ColdSegment<'a> {
-    store: &'a TierStore,
-    key: String,
+    cache: &'a Arc<ChunkCache>,
+    object: CachedObject,
     footer: Arc<Footer>,
 }
 
 impl ColdSegment<'_> {
     fn damaged(&self, reason: String) -> TierError {
         TierError::Damaged {
-            key: self.store.name(&self.key),
+            key: self.object.name.to_string(),
             reason,
         }
     }
@@ -376,10 +459,10 @@ impl ColdSegment<'_> {
         let Some(range) = section.page(index) else {
             return Ok(Bytes::new());
         };
-        let bytes = fetch(self.store, &self.key, range).await?;
+        let bytes = self.cache.part(&self.object, range).await?;
         section
             .check_page(index, &bytes)
-            .map_err(|damage| TierError::object(&self.store.name(&self.key), damage))?;
+            .map_err(|damage| TierError::object(&self.object.name, damage))?;
         Ok(bytes)
     }
 
@@ -420,7 +503,8 @@ impl ColdSegment<'_> {
         Ok(u64::from(OffsetIndex::trusted(&bytes).position_before(target).0))
     }
 
-    fn walk(&self, position: u64, window: u64) -> Walk<'_> {
+    /// Begins a walk at `position`; `walked` bytes were read before it, without a gap.
+    fn walk(&self, position: u64, window: u64, walked: u64) -> Walk<'_> {
         let summary = &self.footer.summary;
         Walk {
             cold: self,
@@ -430,6 +514,8 @@ impl ColdSegment<'_> {
             window: Bytes::new(),
             window_at: position,
             next_len: window.clamp(WINDOW.0, WINDOW.1),
+            from: position,
+            walked,
         }
     }
 
@@ -510,6 +596,9 @@ struct Walk<'a> {
     window: Bytes,
     window_at: u64,
     next_len: u64,
+    /// Where it began, and what was read before that.
+    from: u64,
+    walked: u64,
 }
 
 impl Walk<'_> {
@@ -536,7 +625,7 @@ impl Walk<'_> {
         }
         if !self.has_header() {
             let to = at.saturating_add(self.next_len).min(self.end);
-            self.window = fetch(self.cold.store, &self.cold.key, at..to).await?;
+            self.window = self.fetch(at..to).await?;
             self.window_at = at;
             self.next_len = (2 * self.next_len).min(WINDOW.1);
         }
@@ -557,18 +646,29 @@ impl Walk<'_> {
         Ok(Some((at, header)))
     }
 
+    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, TierError> {
+        let cold = self.cold;
+        let walked = self.walked + (range.start.saturating_sub(self.from));
+        let wanted = Wanted {
+            range,
+            ahead: cold.cache.ahead(walked),
+            log_end: self.end,
+        };
+        cold.cache.log(&cold.object, wanted).await
+    }
+
     /// Returns bytes that begin in the window; what lies beyond it is fetched.
     async fn range(&self, range: Range<u64>) -> Result<Bytes, TierError> {
         let window_end = self.window_end();
         if range.start < self.window_at || range.start >= window_end {
-            return fetch(self.cold.store, &self.cold.key, range).await;
+            return self.fetch(range).await;
         }
         let from = usize::try_from(range.start - self.window_at).expect("a window is small");
         if range.end <= window_end {
             let to = usize::try_from(range.end - self.window_at).expect("a window is small");
             return Ok(self.window.slice(from..to));
         }
-        let rest = fetch(self.cold.store, &self.cold.key, window_end..range.end).await?;
+        let rest = self.fetch(window_end..range.end).await?;
         let mut whole = BytesMut::with_capacity(self.window.len() - from + rest.len());
         whole.extend_from_slice(&self.window[from..]);
         whole.extend_from_slice(&rest);

@@ -25,6 +25,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,6 +39,7 @@ use object_store::{
 
 use super::error::{TierError, Trouble};
 use super::keys;
+use crate::types::Timestamp;
 
 /// How long a call may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +78,8 @@ pub struct Listed {
     pub key: String,
     /// Its length in bytes.
     pub len_bytes: u64,
+    /// When it was put, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// A bucket, or a folder, and a prefix in it. Cheap to clone.
@@ -85,6 +89,14 @@ pub struct TierStore {
     prefix: Path,
     url: Arc<str>,
     limits: CallLimits,
+    asked: Arc<Asked>,
+}
+
+/// What was asked of a store, by all clones of it together.
+#[derive(Debug, Default)]
+struct Asked {
+    calls: AtomicU64,
+    fetched_bytes: AtomicU64,
 }
 
 impl TierStore {
@@ -95,7 +107,18 @@ impl TierStore {
             prefix,
             url: url.trim_end_matches('/').into(),
             limits,
+            asked: Arc::default(),
         }
+    }
+
+    /// Returns how many calls were made until now: requests, but for the pages of listings and for what the client below tries again.
+    pub fn calls(&self) -> u64 {
+        self.asked.calls.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many bytes of ranges were fetched until now.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.asked.fetched_bytes.load(Ordering::Relaxed)
     }
 
     /// Returns the address of the bucket and prefix.
@@ -118,9 +141,10 @@ impl TierStore {
         limit: Duration,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, TierError> {
+        self.asked.calls.fetch_add(1, Ordering::Relaxed);
         let (trouble, source) = match tokio::time::timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
-            Ok(Err(error)) => (trouble_of(&error), error.into()),
+            Ok(Err(error)) => (trouble_of(&error), in_one_line(error)),
             Err(_) => (
                 Trouble::TimedOut,
                 format!("nothing came within {} s", limit.as_secs()).into(),
@@ -271,7 +295,11 @@ impl TierStore {
                     reason: format!("{} bytes came of the range {range:?}", bytes.len()),
                 })
             }
-            found => Ok(found),
+            Some(bytes) => {
+                self.asked.fetched_bytes.fetch_add(len, Ordering::Relaxed);
+                Ok(Some(bytes))
+            }
+            None => Ok(None),
         }
     }
 
@@ -400,6 +428,7 @@ impl Listing {
         Ok(Some(Listed {
             key: parts.join("/"),
             len_bytes: meta.size,
+            modified: Timestamp(meta.last_modified.timestamp_millis()),
         }))
     }
 }
@@ -490,7 +519,29 @@ fn trouble_of(error: &object_store::Error) -> Trouble {
         | Error::NotImplemented { .. }
         | Error::InvalidPath { .. }
         | Error::UnknownConfigurationKey { .. } => Trouble::Unsupported,
+        // Of a listing, the client below tells no more than what the store said.
+        Error::Generic { source, .. } => {
+            let said = source.to_string();
+            let says = |status: &str| said.contains(status);
+            if says("404 Not Found") {
+                Trouble::NotFound
+            } else if says("401 Unauthorized") || says("403 Forbidden") {
+                Trouble::Denied
+            } else {
+                Trouble::Unavailable
+            }
+        }
         _ => Trouble::Unavailable,
+    }
+}
+
+/// Stores answer in XML, over several lines.
+fn in_one_line(error: object_store::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let text = error.to_string();
+    if text.contains('\n') {
+        text.split_whitespace().collect::<Vec<_>>().join(" ").into()
+    } else {
+        error.into()
     }
 }
 

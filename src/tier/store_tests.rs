@@ -166,3 +166,22 @@ async fn publishing_takes_one_request_when_all_is_well() {
     };
     assert_eq!(counting.take(), expected);
 }
+
+#[test]
+fn a_bucket_that_is_not_there_is_told_by_listings_too_and_in_one_line() {
+    let answered = |status: &str| object_store::Error::Generic {
+        store: "S3",
+        source: format!("Server returned non-2xx status code: {status}: <?xml?>\n<Error>\n</Error>").into(),
+    };
+    assert_eq!(trouble_of(&answered("404 Not Found")), Trouble::NotFound);
+    assert_eq!(trouble_of(&answered("403 Forbidden")), Trouble::Denied);
+    assert_eq!(
+        trouble_of(&answered("503 Service Unavailable")),
+        Trouble::Unavailable
+    );
+    let told = in_one_line(answered("404 Not Found")).to_string();
+    assert!(
+        told.ends_with("404 Not Found: <?xml?> <Error> </Error>"),
+        "{told}"
+    );
+}

@@ -40,7 +40,7 @@ pub(super) const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
 /// What a call comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// As it should.
     None,
     /// 503 before anything was done.
@@ -72,7 +72,7 @@ const AT_RANDOM: [Fault; 6] = [
 
 /// Which calls a fault may strike.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Put,
     Part,
     Complete,
@@ -131,13 +131,13 @@ impl Script {
 
 /// A store that does not always do what it is told.
 #[derive(Clone, Debug)]
-pub(super) struct FaultyStore {
+pub(crate) struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     script: Arc<Mutex<Script>>,
 }
 
 impl FaultyStore {
-    pub(super) fn over(inner: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
         Self {
             inner,
             script: Arc::default(),
@@ -152,7 +152,7 @@ impl FaultyStore {
     }
 
     /// Strikes the next call of a kind whose key contains `part`.
-    pub(super) fn next(&self, kind: Kind, part: &str, fault: Fault) {
+    pub(crate) fn next(&self, kind: Kind, part: &str, fault: Fault) {
         self.after(kind, part, 0, fault);
     }
 
@@ -164,12 +164,12 @@ impl FaultyStore {
             .push_back((kind, part.to_owned(), skip, fault));
     }
 
-    pub(super) fn always(&self, kind: Kind, fault: Fault) {
+    pub(crate) fn always(&self, kind: Kind, fault: Fault) {
         self.script.lock().always.push((kind, fault));
     }
 
     /// Behaves from now on.
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         *self.script.lock() = Script::default();
     }
 
@@ -343,7 +343,7 @@ pub(super) struct CountingStore {
 }
 
 impl CountingStore {
-    pub(super) fn over(inner: Arc<dyn ObjectStore>) -> Self {
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>) -> Self {
         Self {
             inner,
             counts: Arc::default(),
@@ -416,12 +416,12 @@ impl ObjectStore for CountingStore {
 }
 
 /// A store in memory.
-pub(super) fn memory() -> Arc<dyn ObjectStore> {
+pub(crate) fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
 }
 
 /// A bucket over any store, with deadlines of a second or two.
-pub(super) fn bucket(inner: Arc<dyn ObjectStore>) -> TierStore {
+pub(crate) fn bucket(inner: Arc<dyn ObjectStore>) -> TierStore {
     let limits = CallLimits {
         call: Duration::from_secs(1),
         transfer: Duration::from_secs(2),
@@ -520,6 +520,14 @@ impl Local {
         bytes
     }
 
+    /// Writes over a file of the partition.
+    pub(super) fn overwrite(&self, name: &str, bytes: &[u8]) {
+        let path = PathBuf::from(DATA).join("t-0").join(name);
+        let file = self.fs.open(&path, OpenMode::ReadWrite).expect("it is there");
+        file.write_all_at(&[std::io::IoSlice::new(bytes)], 0)
+            .expect("written");
+    }
+
     /// The sealed segments, by offset.
     pub(super) fn sealed(&self) -> Vec<SealedSegment> {
         let manifest = storage::Manifest::decode(&self.file(MANIFEST_FILE_NAME))
@@ -547,7 +555,7 @@ impl Local {
                 }
                 SealedSegment {
                     summary: summary.clone(),
-                    log: path("log"),
+                    log: file("log"),
                     sections,
                 }
             })

@@ -20,11 +20,12 @@
 //! - Files are opened before the first byte is sent: a segment that is replaced or removed meanwhile is uploaded as it was, and the
 //!   manifest decides whether it still fits.
 //!
-//! What is not here: which segments may go (below the last stable offset and the recovery point), when, how fast, and trying again.
+//! What is not here: which segments may go (below the last stable offset and the recovery point), when, and trying again.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -36,6 +37,7 @@ use super::ledger::{Appended, Author, Ledger};
 use super::manifest::{Manifest, ManifestEdit, TieredSegment};
 use super::object::SectionKind;
 use super::object_writer::{ObjectFacts, ObjectWriter, Tail};
+use super::pace::Pace;
 use super::state::Contradiction;
 use super::store::{LargePut, Published, TierStore};
 use crate::env::{File, Fs, OpenMode};
@@ -52,8 +54,8 @@ pub(super) const PARTS_IN_FLIGHT: usize = 4;
 pub struct SealedSegment {
     /// Offsets, times and sizes.
     pub summary: SegmentSummary,
-    /// Its `.log`.
-    pub log: PathBuf,
+    /// Its `.log`, of which as much counts as the summary says.
+    pub log: SectionSource,
     /// What goes with it: indexes, producers at its end, epochs up to its end. Empty ones may be left out.
     pub sections: Vec<(SectionKind, SectionSource)>,
 }
@@ -63,6 +65,8 @@ pub struct SealedSegment {
 pub enum SectionSource {
     /// In a file, all of it.
     File(PathBuf),
+    /// In a file that is open, all of it: whatever becomes of its name.
+    Open(Arc<dyn File>),
     /// In memory.
     Bytes(Bytes),
 }
@@ -92,12 +96,34 @@ pub enum Uploaded {
 pub struct Uploader {
     fs: Arc<dyn Fs>,
     store: TierStore,
+    pace: Arc<Pace>,
+    read: Arc<AtomicU64>,
 }
 
 impl Uploader {
     /// Joins a disk and a bucket.
     pub fn new(fs: Arc<dyn Fs>, store: TierStore) -> Self {
-        Self { fs, store }
+        Self {
+            fs,
+            store,
+            pace: Arc::default(),
+            read: Arc::default(),
+        }
+    }
+
+    /// Returns this one with all that it and its clones send held to a pace.
+    #[must_use]
+    pub fn at_pace(self, pace: Pace) -> Self {
+        Self {
+            pace: Arc::new(pace),
+            ..self
+        }
+    }
+
+    /// Returns this one with a counter of its own for the bytes that it has taken in so far.
+    #[must_use]
+    pub fn counted_by(&self, read: Arc<AtomicU64>) -> Self {
+        Self { read, ..self.clone() }
     }
 
     /// Uploads the segment behind all that the manifest has, and writes it down there. When it returns, the segment is durable in the bucket.
@@ -221,14 +247,10 @@ impl Uploader {
         blocking(move || {
             let mut sources = vec![(
                 None,
-                Source::open(&*fs, &segment.log, Some(facts.summary.log_bytes))?,
+                Source::open(&*fs, segment.log, Some(facts.summary.log_bytes))?,
             )];
             for (kind, source) in segment.sections {
-                let source = match source {
-                    SectionSource::File(path) => Source::open(&*fs, &path, None)?,
-                    SectionSource::Bytes(bytes) => Source::Bytes(bytes),
-                };
-                sources.push((Some(kind), source));
+                sources.push((Some(kind), Source::open(&*fs, source, None)?));
             }
             Ok(Intake {
                 sources,
@@ -304,7 +326,11 @@ impl Uploader {
             let part = intake.next_part()?;
             Ok((intake, part))
         });
-        read.await.map_err(|source| self.unread(key, source))
+        let (intake, part) = read.await.map_err(|source| self.unread(key, source))?;
+        let bytes = u64::try_from(part.len()).expect("64 bits fit");
+        self.pace.take(bytes).await;
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        Ok((intake, part))
     }
 
     fn finish(&self, key: &str, intake: Intake) -> Result<Tail, TierError> {
@@ -374,12 +400,17 @@ enum Source {
 }
 
 impl Source {
-    fn open(fs: &dyn Fs, path: &Path, len_bytes: Option<u64>) -> io::Result<Self> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let file = fs.open(path, OpenMode::Read).map_err(named)?;
+    fn open(fs: &dyn Fs, source: SectionSource, len_bytes: Option<u64>) -> io::Result<Self> {
+        let file = match source {
+            SectionSource::Bytes(bytes) => return Ok(Self::Bytes(bytes)),
+            SectionSource::Open(file) => file,
+            SectionSource::File(path) => fs
+                .open(&path, OpenMode::Read)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
+        };
         let len_bytes = match len_bytes {
             Some(len_bytes) => len_bytes,
-            None => file.len_bytes().map_err(named)?,
+            None => file.len_bytes()?,
         };
         Ok(Self::File { file, len_bytes })
     }

@@ -381,7 +381,7 @@ async fn a_segment_out_of_order_or_without_its_file_uploads_nothing() {
         "{before:?}"
     );
     let gone = SealedSegment {
-        log: "/data/t-0/gone.log".into(),
+        log: SectionSource::File("/data/t-0/gone.log".into()),
         ..sealed[2].clone()
     };
     let gone = uploader

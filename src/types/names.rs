@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use super::PartitionId;
 
-/// The greatest length of a topic name, Kafka's: `NAME-NUMBER` and its deletion suffix must fit a file name.
-const MAX_LEN: usize = 249;
-
 /// A topic's name; cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TopicName(Arc<str>);
 
 impl TopicName {
+    /// The greatest length, in bytes, Kafka's: `NAME-NUMBER` and its deletion suffix must fit a file name.
+    pub const MAX_LEN: usize = 249;
+
     /// Checks `name` and makes it a topic name.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl TopicName {
         if name.is_empty() {
             return Err(NameError::Empty);
         }
-        if name.len() > MAX_LEN {
+        if name.len() > Self::MAX_LEN {
             return Err(NameError::TooLong { len: name.len() });
         }
         if name == "." || name == ".." {
@@ -62,7 +62,7 @@ pub enum NameError {
     #[error("a topic name has at least one character")]
     Empty,
     /// More than 249 characters.
-    #[error("a topic name has at most {MAX_LEN} characters, this one has {len}")]
+    #[error("a topic name has at most {max} characters, this one has {len}", max = TopicName::MAX_LEN)]
     TooLong {
         /// Its length in bytes.
         len: usize,

@@ -5,6 +5,7 @@ The archive that is checked in is read with every codec; one that the library ma
 directory, record by record; and damage anywhere in an archive is told.
 """
 
+import hashlib
 import json
 import shutil
 import struct
@@ -13,11 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from server import binary
 from suite import Suite, equal
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FIXTURES = CHECKOUT / "tests" / "fixtures" / "v1"
 SCRIPT = CHECKOUT / "examples" / "read_archive.py"
+# What `siltstone tier verify` says of the archive that is checked in.
+ROOT = "95b0d0eb6ef87691fd0d924412fec565cb61de1f239b5768d22b13b56a4e3e14"
 GOLDEN = "topics/golden/07070707070707070707070707070707/0"
 
 
@@ -43,6 +47,41 @@ def batches(log: bytes) -> list[tuple[int, int]]:
     return found
 
 
+def sha256(*parts: bytes) -> str:
+    """The hash of what the parts come to."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def root_of(archive: Path) -> str:
+    """The root hash, as docs/archive-format.md has it; ledgers and manifests are read by the script."""
+    reader: dict = {}
+    exec(SCRIPT.read_text().rsplit("main(", 1)[0], reader)  # all of it but its last line, which runs it
+    topics: dict[str, tuple[str, int, str]] = {}
+    for is_snapshot, body in reader["ledger"](archive / "catalog", 2):
+        topics = {} if is_snapshot else topics
+        for _ in range(body.take(">I")):
+            edit = 1 if is_snapshot else body.take(">B")
+            topic = body.take("16s").hex()
+            if edit == 1:
+                name, partitions = body.short(), body.take(">i")
+                settings = sorted((body.short(), body.short()) for _ in range(body.take(">H")))
+                topics[topic] = (name, partitions, sha256(*(f"{setting}\0{value}\0".encode() for setting, value in settings)))
+            elif edit == 2:
+                del topics[topic]
+    lines = ["siltstone archive 1"]
+    for topic, (name, partitions, settings) in sorted(topics.items()):
+        lines.append(f"topic {topic} {name} {partitions} {settings}")
+        for partition in range(partitions):
+            below = f"topics/{name}/{topic}/{partition}"
+            segments, start, ends = reader["manifest"](archive / below), 0, []
+            for _, segment in segments:
+                key, start = f"{below}/segments/{segment['key']}", segment["start"]
+                data = (archive / key).read_bytes()
+                ends.append(f"{sha256(data[-32 - segment['footer'][0]:])} {key}\n".encode())
+            lines.append(f"partition {partition} {start} {sha256(*ends)}")
+    return sha256(*(f"{line}\n".encode() for line in lines))
+
+
 def main() -> int:
     suite = Suite("archive")
     with tempfile.TemporaryDirectory() as temporary:
@@ -57,6 +96,11 @@ def main() -> int:
         with suite.case("an object that lies alone is decoded"):
             segment = next((FIXTURES / "archive" / GOLDEN / "segments").iterdir())
             equal(len(records("--object", segment)) > 0, True, "records")
+        with suite.case("the root hash is what the page of the format says it is"):
+            equal(root_of(FIXTURES / "archive"), ROOT, "root")
+            verify = [str(binary()), "tier", "verify", "--deep", "--json", "--from", f"file://{FIXTURES / 'archive'}"]
+            ran = subprocess.run(verify, capture_output=True, text=True, timeout=300)
+            equal(json.loads(ran.stdout)["root"], ROOT, f"what the command says; {ran.stderr}")
         with suite.case("a changed byte anywhere in the archive is told"):
             for original in sorted(file for file in (FIXTURES / "archive").rglob("*") if file.is_file()):
                 name = original.relative_to(FIXTURES / "archive")

@@ -4,7 +4,8 @@ Works in a fresh copy of the checkout whose `target` is the checkout's own, so t
 first command starts the server; it is stopped by SIGTERM at the end, started again, and must still hold the same records. Any other
 command that starts a server is left running to the end, too.
 A command for which no check is written here is a failure: the README promises nothing untested. With `--input` the same commands
-run over another file of flights, which is to be the year: its row of the README's table holds then.
+run over another file of flights, which is to be the year: its row of the README's table holds then. What the README does with the
+year itself is done without it with the week, and again a week later, and so on, until there are flights in February.
 """
 
 import argparse
@@ -32,9 +33,10 @@ from server import CHECKOUT, Server, by_partition, objects, target_dir
 from suite import Suite, equal
 
 READY_LINE = "ready grpc=127.0.0.1:9095 http=127.0.0.1:9644 data=./siltstone-data"
-SECOND_READY_LINE = "ready grpc=127.0.0.1:9195 http=127.0.0.1:9744 data=tls/data"
 SERVE = "siltstone serve "
 INPUT = "examples/data/flights-2013-week1.jsonl"
+YEAR = "flights-2013.jsonl"
+WEEKS = 6
 COMMAND_WITHIN_S = 7200
 RETAINED_WITHIN_S = 300
 YEAR_SCRIPT = "examples/data/year.py"
@@ -90,15 +92,21 @@ class Walk:
             opener = gzip.open if input_file.suffix == ".gz" else open
             with opener(input_file, "rb") as source, (root / INPUT).open("wb") as copy:
                 shutil.copyfileobj(source, copy)
+            shutil.copy2(root / INPUT, root / YEAR)
+        else:
+            (root / YEAR).write_text("".join(later_weeks((root / INPUT).read_text())))
         self.flights = flights.load(root / INPUT)
+        self.year = flights.load(root / YEAR)
         self.environment = {name: value for name, value in os.environ.items() if name not in ("CARGO_TARGET_DIR", "SILTSTONE_SERVER")}
         self.exports = root.with_name(root.name + ".exports")
         self.exports.touch()
         self.started: list[str] = []
         self.row = "the week" if input_file is None else "the year"
         self.partitions: dict[int, list[dict]] = {}
+        self.year_partitions: dict[int, list[dict]] = {}
         self.recent_start = 0
         self.planes_bytes = 0
+        self.verified = (0, 0)
 
     def copy_checkout(self) -> None:
         """Copies the files that a clone would have; times too, so that cargo sees no change."""
@@ -146,9 +154,33 @@ class Walk:
             raise AssertionError(f"{len(checks)} checks are written for this command, expected one")
         checks[0](self, command, self.run(command))
 
+    def read_year(self, command: str) -> dict[int, list[dict]]:
+        """The whole topic of the year, by partition, from the server that `command` names."""
+        return by_partition(objects(self.run(f"siltstone read year --json {server_of(command)}").stdout))
+
     def read_everything(self) -> dict[int, list[dict]]:
         """The whole topic, by partition."""
         return by_partition(objects(self.run("siltstone read flights --json").stdout))
+
+
+def later_weeks(week: str) -> Iterator[str]:
+    """The lines of the week, and of weeks like it, up to and with one in February."""
+    for number in range(WEEKS):
+        for line in week.splitlines(keepends=True):
+            at = json.loads(line)["time"]
+            later = datetime.datetime.fromisoformat(at) + datetime.timedelta(weeks=number)
+            yield line.replace(at, later.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+
+def server_of(command: str) -> str:
+    """The flag that says which server a command speaks to."""
+    return re.search(r"--server \S+", command)[0]
+
+
+def ready_line_of(command: str) -> str:
+    """The ready line that the flags of a serve command make."""
+    grpc, http, data = (re.search(rf"--{flag} (\S+)", command)[1] for flag in ("grpc-listen", "http-listen", "data-dir"))
+    return f"ready grpc={grpc} http={http} data={data}"
 
 
 def nothing_to_compare(_walk: Walk, _command: str, _answer: Answer) -> None:
@@ -187,15 +219,20 @@ def check_produce(walk: Walk, _command: str, answer: Answer) -> None:
 
 def check_read(walk: Walk, command: str, answer: Answer) -> None:
     """Exactly the records whose time lies in the half-open range, in the order of the log."""
+    check_range(command, answer, walk.partitions, walk.flights)
+
+
+def check_range(command: str, answer: Answer, partitions: dict[int, list[dict]], lines: list[flights.Flight]) -> None:
+    """As told by `check_read`, of what a topic holds and of the lines that were loaded."""
     start, end = (flights.epoch_ms(re.search(rf"--{bound} (\S+)", command)[1]) for bound in ("from", "to"))
     got = by_partition(objects(answer.stdout))
     expected = {
         partition: [record for record in records if start <= record["timestamp_ms"] < end]
-        for partition, records in walk.partitions.items()
+        for partition, records in partitions.items()
     }
     equal(got, {partition: records for partition, records in expected.items() if records}, "records in the range")
     values = sorted(record["value"] for records in got.values() for record in records)
-    from_input = sorted(flight.value for flight in walk.flights if start <= flight.timestamp_ms < end)
+    from_input = sorted(flight.value for flight in lines if start <= flight.timestamp_ms < end)
     equal(values, from_input, "lines of the input in the range")
     if not values:
         raise AssertionError("the range is empty: it shows nothing")
@@ -203,11 +240,17 @@ def check_read(walk: Walk, command: str, answer: Answer) -> None:
 
 def check_offsets(walk: Walk, command: str, answer: Answer) -> None:
     """Per partition the first record that is late enough, in the text and in JSON."""
-    expected = flights.first_at(walk.partitions, flights.epoch_ms(re.search(r"--at (\S+)", command)[1]))
+    check_first(walk, command, answer, ("flights", walk.partitions))
+
+
+def check_first(walk: Walk, command: str, answer: Answer, topic: tuple[str, dict[int, list[dict]]]) -> None:
+    """As told by `check_offsets`, of a topic and what it holds."""
+    name, partitions = topic
+    expected = flights.first_at(partitions, flights.epoch_ms(re.search(r"--at (\S+)", command)[1]))
     in_json = objects(walk.run(command + " --json").stdout)
     equal(
         in_json,
-        [{"topic": "flights", "partition": p, "offset": o, "timestamp_ms": t} for p, (o, t) in sorted(expected.items())],
+        [{"topic": name, "partition": p, "offset": o, "timestamp_ms": t} for p, (o, t) in sorted(expected.items())],
         "offsets in JSON",
     )
     for partition, (offset, _) in expected.items():
@@ -370,13 +413,77 @@ def check_grpc_client(_walk: Walk, _command: str, answer: Answer) -> None:
             raise AssertionError(f"{name} is not greeted: {answer.stdout!r}")
 
 
+def check_year_produced(walk: Walk, command: str, answer: Answer) -> None:
+    """Every line is acknowledged and there, each in its place."""
+    if not re.search(rf"(?<![\d,]){len(walk.year)} records acknowledged", answer.stdout + answer.stderr):
+        raise AssertionError(f"expected {len(walk.year)} records acknowledged: {answer}")
+    walk.year_partitions = walk.read_year(command)
+    flights.check_loaded(walk.year_partitions, walk.year, flights.PARTITIONS)
+
+
+def check_archived(walk: Walk, command: str, answer: Answer) -> None:
+    """All of it is archived, in many segments; soon nothing of it is on the local disk, and all can be read still."""
+    ends = {partition: len(records) for partition, records in walk.year_partitions.items()}
+    again = command.replace(" --wait-s 600", "") + " --json"
+    rows = objects(walk.run(again).stdout)
+    equal({row["partition"]: row["end_offset"] for row in rows}, ends, "where the archive ends")
+    equal({row["partition"]: row["log_end_offset"] for row in rows}, ends, "where the log ends")
+    if sum(row["segments"] for row in rows) < 4 * flights.PARTITIONS:
+        raise AssertionError(f"few segments: {rows}")
+    for partition, end in ends.items():
+        require_line(answer.stdout, partition, 0, end)
+    deadline = time.monotonic() + RETAINED_WITHIN_S
+    while any(row["local_start_offset"] != row["log_end_offset"] for row in rows) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        rows = objects(walk.run(again).stdout)
+    equal({row["partition"]: row["local_start_offset"] for row in rows}, ends, "where the local part begins")
+    logs = [file for partition in ends for file in (walk.root / "year" / "data" / f"year-{partition}").glob("*.log")]
+    equal(sum(file.stat().st_size for file in logs), 0, "bytes of the log on the local disk")
+    equal(walk.read_year(command), walk.year_partitions, "the topic from the archive")
+    # The server's own topics, too: what counts the archive from now on finds nothing new.
+    walk.run(f"siltstone tier status --wait-s 600 {server_of(command)}")
+
+
+def check_read_year(walk: Walk, command: str, answer: Answer) -> None:
+    """Exactly the records of that day."""
+    check_range(command, answer, walk.year_partitions, walk.year)
+
+
+def check_offsets_year(walk: Walk, command: str, answer: Answer) -> None:
+    """As of a topic whose log is local."""
+    check_first(walk, command, answer, ("year", walk.year_partitions))
+
+
+def check_verify(walk: Walk, command: str, answer: Answer) -> None:
+    """Nothing is wrong; every record was looked at; the root hash is told."""
+    (told,) = objects(walk.run(command + " --json").stdout)
+    equal((told["findings"], re.fullmatch("[0-9a-f]{64}", told["root"]) is not None), (0, True), f"findings and root of {told}")
+    if told["records"] < len(walk.year) or told["read_bytes"] < told["object_bytes"]:
+        raise AssertionError(f"not all was read: {told}")
+    require_line(answer.stdout, told["segments"], told["records"])
+    if f"root {told['root']}" not in answer.stdout:
+        raise AssertionError(f"another root than {told['root']}: {answer.stdout}")
+    walk.verified = (told["segments"], told["records"])
+
+
+def check_script(walk: Walk, command: str, answer: Answer) -> None:
+    """The script finds what `tier verify` counted, and in it the records that were read, each with all that it has."""
+    listed = re.findall(r"^\S+ \d+ to -?\d+: (\d+) records, \d+ bytes$", answer.stdout, re.MULTILINE)
+    equal(len(listed), len(answer.stdout.splitlines()), f"lines of segments in {answer.stdout[:500]}")
+    equal((len(listed), sum(map(int, listed))), walk.verified, "segments and records")
+    found = objects(walk.run(command + " year").stdout)
+    for record in found:
+        record["timestamp_ms"] = record.pop("timestamp")
+    equal(by_partition(found), walk.year_partitions, "records that the script reads")
+
+
 CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "cargo test": check_tests,
     "export PATH=": check_path,
     "siltstone topic create flights": check_create,
     "siltstone produce flights": check_produce,
     "siltstone read flights": check_read,
-    "siltstone offsets": check_offsets,
+    "siltstone offsets flights": check_offsets,
     "siltstone topic describe flights": check_describe,
     "siltstone topic create recent": nothing_to_compare,
     "siltstone produce recent": nothing_to_compare,
@@ -393,6 +500,14 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "siltstone segment dump": check_dump,
     "cp -r siltstone-data/": nothing_to_compare,
     "siltstone topic adopt": check_adopt,
+    "mkdir year": nothing_to_compare,
+    "siltstone topic create year": nothing_to_compare,
+    "siltstone produce year": check_year_produced,
+    "siltstone tier status": check_archived,
+    "siltstone read year": check_read_year,
+    "siltstone offsets year": check_offsets_year,
+    "siltstone tier verify": check_verify,
+    "python3 examples/read_archive.py": check_script,
     "mkdir tls": nothing_to_compare,
     "openssl req": nothing_to_compare,
     "siltstone topic create safe": nothing_to_compare,
@@ -459,7 +574,7 @@ def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
                 suite.missing(command.text, f"{', '.join(missing)} is not installed")
             elif command.text.startswith(SERVE):
                 with suite.case(command.text):
-                    beside.append(servers.enter_context(walk.start(command.text, SECOND_READY_LINE)))
+                    beside.append(servers.enter_context(walk.start(command.text, ready_line_of(command.text))))
             else:
                 with suite.case(command.text):
                     walk.check(command.text)

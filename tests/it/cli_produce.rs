@@ -1,7 +1,7 @@
 //! `siltstone produce` as a process: what a user sees, also when a load does not go well.
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use crate::process::{Door, Server, run, server, signal, siltstone, told, wait_for_handler};
 
@@ -16,6 +16,41 @@ fn ctrl_c_ends_a_load_with_a_summary_though_the_server_never_answers() {
         .unwrap();
     wait_for_handler(&load);
     signal(&load, "INT");
+    let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stdout.starts_with("0 records acknowledged, 0 B"), "{stdout}");
+    assert!(stderr.starts_with("siltstone: interrupted;"), "{stderr}");
+}
+
+/// Waits until the process sleeps in the kernel at opening a FIFO that nobody writes to.
+fn wait_for_open(child: &std::process::Child) {
+    let tasks = format!("/proc/{}/task", child.id());
+    let opens = |task: std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("wchan")).is_ok_and(|at| at.contains("wait_for_partner"))
+    };
+    while !std::fs::read_dir(&tasks).unwrap().flatten().any(opens) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_load_whose_input_nobody_has_opened_for_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let load = siltstone(&["produce", "flights", "--input", fifo.to_str().unwrap()]);
+    let mut load = { load }.spawn().unwrap();
+    wait_for_handler(&load);
+    wait_for_open(&load);
+    signal(&load, "INT");
+    let begun = std::time::Instant::now();
+    while load.try_wait().unwrap().is_none() {
+        if begun.elapsed().as_secs() >= 5 {
+            load.kill().unwrap();
+            panic!("it still waits for its input");
+        }
+        std::thread::yield_now();
+    }
     let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
     assert_eq!(code, Some(1), "{stderr}");
     assert!(stdout.starts_with("0 records acknowledged, 0 B"), "{stdout}");
@@ -69,6 +104,33 @@ fn a_load_makes_its_topic_where_the_server_makes_topics_by_their_names() {
     let (code, _, stderr) = run(server.command(&["read", "typo"]));
     assert_eq!(code, Some(1), "a read makes no topic: {stderr}");
     assert_eq!(server.done(&["topic", "list"]).lines().count(), 2);
+}
+
+#[test]
+fn a_server_of_small_requests_takes_a_load_in_batches_that_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), &["--set", "grpc.max_request_bytes=128KiB"]);
+    server.done(&["topic", "create", "flights"]);
+    let described = server.done(&["topic", "describe", "flights", "--json"]);
+    assert!(described.contains("130048"), "{described}");
+    let lines = format!("{}\n", "x".repeat(1000)).repeat(2000);
+    let (code, stdout, stderr) = server.pipe(&["produce", "flights"], lines.as_bytes());
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.starts_with("2000 records acknowledged"), "{stdout}");
+    drop(server);
+    let (code, _, stderr) = run(siltstone(&[
+        "serve",
+        "--ephemeral",
+        "--set=grpc.max_request_bytes=128KiB",
+        "--set=topic_defaults.max.message.bytes=200000",
+        "--set=grpc.listen=127.0.0.1:0",
+        "--set=http.listen=127.0.0.1:0",
+    ]));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(
+        stderr.contains("lower it to 130048, or raise that to 201024"),
+        "{stderr}"
+    );
 }
 
 /// So often a second Ctrl-C may come too late, on a machine that is very slow.

@@ -161,6 +161,24 @@ fn an_adopted_directory_is_told_in_full_and_read_like_the_original() {
 }
 
 #[test]
+fn what_is_produced_into_an_adopted_partition_is_not_taken_for_what_its_own_producer_wrote() {
+    let (original, dir) = with_topic();
+    load(&original, &[], b"a\nb\nc\n");
+    drop(original);
+    let (server, _dir) = server();
+    let directory = dir.path().join("siltstone-data/t-0").display().to_string();
+    server.done(&["topic", "adopt", &directory, "--topic", "t", "--partition", "0"]);
+    // On both servers the first producer.
+    load(&server, &[], b"d\ne\nf\n");
+    let read = server.done(&["read", "t", "--json"]);
+    let values: Vec<serde_json::Value> = read
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["value"].clone())
+        .collect();
+    assert_eq!(values, ["a", "b", "c", "d", "e", "f"]);
+}
+
+#[test]
 fn of_an_adopted_log_that_was_torn_the_bytes_left_out_are_told_and_a_damaged_one_is_refused() {
     let (original, dir) = with_topic();
     for line in [&b"first\n"[..], b"second\n", b"third\n"] {

@@ -104,6 +104,89 @@ async fn bytes_that_are_no_request_are_an_invalid_argument_of_a_call_and_of_a_st
     }
 }
 
+#[tokio::test]
+async fn an_error_of_a_setting_or_a_policy_names_both_topic_and_setting() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut admin = server.admin().await;
+    let alter = |name: &str, value: &str| v1::AlterTopicRequest {
+        name: "flights".to_owned(),
+        set: [(name.to_owned(), value.to_owned())].into(),
+        ..Default::default()
+    };
+    for (name, value) in [
+        ("retention.ms", "x"),
+        ("retention.m", "1"),
+        ("max.message.bytes", "500000000"),
+        ("compression.gzip.level", "0"),
+        ("min.compaction.lag.ms", "9223372036854775807"),
+    ] {
+        let mut request = alter(name, value);
+        if name.starts_with("min.") {
+            request
+                .set
+                .insert("max.compaction.lag.ms".to_owned(), "1".to_owned());
+        }
+        let refused = admin.alter_topic(request).await.unwrap_err();
+        let info = refused.get_details_error_info().unwrap();
+        assert_eq!(info.reason, "INVALID_CONFIG", "{refused}");
+        assert_eq!(info.metadata["setting"], name, "{refused}");
+        assert_eq!(info.metadata["topic"], "flights", "{refused}");
+    }
+    let created = v1::CreateTopicRequest {
+        name: "new".to_owned(),
+        config: [("durability".to_owned(), "no".to_owned())].into(),
+        ..Default::default()
+    };
+    let refused = admin.create_topic(created).await.unwrap_err();
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(
+        (info.metadata["setting"].as_str(), info.metadata["topic"].as_str()),
+        ("durability", "new")
+    );
+    admin
+        .alter_topic(alter("cleanup.policy", "compact"))
+        .await
+        .unwrap();
+    let delete = v1::DeleteRecordsRequest {
+        topic: "flights".to_owned(),
+        partitions: vec![v1::DeleteBefore::default()],
+    };
+    let refused = server.log().await.delete_records(delete).await.unwrap_err();
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(
+        (info.reason.as_str(), info.metadata["topic"].as_str()),
+        ("POLICY_VIOLATION", "flights")
+    );
+}
+
+#[tokio::test]
+async fn a_stamp_too_far_in_the_future_is_refused_with_the_records_that_have_it() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    let mut request = records("flights", 0, &["now", "later"]);
+    // The limit is an hour after the server's clock, and nobody's clock is past the year 2200.
+    request.records[1].timestamp_ms = Some(7_258_118_400_000);
+    let refused = log.produce(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let info = refused.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "INVALID_TIMESTAMP");
+    assert_eq!(
+        ["topic", "partition", "record_indexes"].map(|name| info.metadata[name].as_str()),
+        ["flights", "0", "1"]
+    );
+    let responses = crate::support::read_all(&mut log, everything("flights")).await;
+    assert!(responses.iter().all(|response| response.records.is_empty()));
+    let admit = v1::AlterTopicRequest {
+        name: "flights".to_owned(),
+        set: [("message.timestamp.after.max.ms".to_owned(), i64::MAX.to_string())].into(),
+        ..Default::default()
+    };
+    server.admin().await.alter_topic(admit).await.unwrap();
+    log.produce(request).await.unwrap();
+}
+
 /// Sends `message` to a method that takes another.
 async fn refused_by<M>(server: &TestServer, path: &str, message: M) -> tonic::Status
 where

@@ -2,6 +2,7 @@
 
 use prost::Message;
 use siltstone::proto::v1;
+use tonic_types::StatusExt;
 
 use crate::http::metric;
 use crate::support::{TestServer, everything, read_all, record, records, values};
@@ -300,4 +301,182 @@ async fn readers_that_never_read_share_one_budget_and_stop_nobody() {
         tokio::task::yield_now().await;
     }
     assert!(read_all(&mut log, everything("flights")).await.len() < 8);
+}
+
+#[tokio::test]
+async fn a_read_of_many_partitions_costs_what_their_records_do_for_who_keeps_what_it_was_told() {
+    const PARTITIONS: i32 = 400;
+    let server = TestServer::start().await;
+    server.topic("flights", PARTITIONS).await;
+    let mut log = server.log().await;
+    for partition in 0..PARTITIONS {
+        let value = format!("{partition}");
+        log.produce(records("flights", partition, &[&value]))
+            .await
+            .unwrap();
+    }
+    let request = || v1::ReadRequest {
+        changed_positions: true,
+        ..everything("flights")
+    };
+    let responses = read_all(&mut log, request()).await;
+    let len: usize = responses.iter().map(Message::encoded_len).sum();
+    assert_eq!(values(&responses).len(), 400);
+    assert!(
+        len < 400 * 150,
+        "{len} bytes; whole tokens alone are 400 x 400 x 4"
+    );
+    let named = |response: &v1::ReadResponse| response.resume.as_ref().unwrap().positions.len();
+    assert_eq!(named(&responses[0]), 400);
+    assert!(responses[1..].iter().all(|response| named(response) == 1));
+
+    // After any response, what was told so far is a token like any other.
+    let mut kept = std::collections::BTreeMap::new();
+    for response in &responses[..250] {
+        let positions = &response.resume.as_ref().unwrap().positions;
+        kept.extend(
+            positions
+                .iter()
+                .map(|position| (position.partition, position.offset)),
+        );
+    }
+    let positions = kept
+        .into_iter()
+        .map(|(partition, offset)| v1::PartitionOffset { partition, offset });
+    let resumed = v1::ReadRequest {
+        resume: Some(v1::ResumeToken {
+            positions: positions.collect(),
+        }),
+        ..request()
+    };
+    let rest = values(&read_all(&mut log, resumed).await);
+    let mut all = [values(&responses[..250]), rest].concat();
+    all.sort_by_key(|value| value.parse::<i32>().unwrap());
+    assert_eq!(
+        all,
+        (0..PARTITIONS)
+            .map(|number| number.to_string())
+            .collect::<Vec<_>>()
+    );
+    let whole = read_all(&mut log, everything("flights")).await;
+    assert!(
+        whole.iter().all(|response| named(response) == 400),
+        "unless asked otherwise"
+    );
+}
+
+/// Flips a bit of the last record of `batch`, counted from 0, in the partition's first segment; all batches are of one size.
+fn damage(server: &TestServer, topic: &str, batch: usize, of: usize) {
+    let log = format!("data/{topic}-0/00000000000000000000.log");
+    let path = server.dir.path().join(log);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len() / of * (batch + 1);
+    bytes[end - 1] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn sound_records_before_damage_are_read_and_the_damage_tells_where_to_go_on() {
+    let server = TestServer::start().await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    for value in ["0", "1", "2", "3", "4"] {
+        log.produce(records("flights", 0, &[value])).await.unwrap();
+    }
+    damage(&server, "flights", 3, 5);
+    let mut stream = log.read(everything("flights")).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    assert_eq!(values(std::slice::from_ref(&first)), ["0", "1", "2"]);
+    let told = |metadata: &std::collections::HashMap<String, String>| {
+        ["partition", "offset", "next_offset"].map(|name| metadata[name].clone())
+    };
+    let damaged = stream.message().await.unwrap_err();
+    assert_eq!(damaged.code(), tonic::Code::DataLoss);
+    let info = damaged.get_details_error_info().unwrap();
+    assert_eq!(info.reason, "DAMAGED");
+    assert_eq!(told(&info.metadata), ["0", "3", "4"]);
+    assert!(damaged.message().contains("go on at offset 4"), "{damaged}");
+
+    let resumed = v1::ReadRequest {
+        resume: first.resume,
+        ..everything("flights")
+    };
+    let mut stream = log.read(resumed).await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap_err().code(), tonic::Code::DataLoss);
+    let fetched = log.fetch(fetch(&[("flights", 0)])).await.unwrap().into_inner();
+    let first = &fetched.partitions[0];
+    assert_eq!(
+        (first.records.len(), first.next_offset),
+        (3, 3),
+        "{:?}",
+        first.error
+    );
+    let fetched = log.fetch(fetch(&[("flights", 3)])).await.unwrap().into_inner();
+    let error = fetched.partitions[0].error.as_ref().unwrap();
+    assert_eq!(told(&error.metadata), ["0", "3", "4"]);
+    let fetched = log.fetch(fetch(&[("flights", 4)])).await.unwrap().into_inner();
+    assert_eq!(fetched.partitions[0].records[0].offset, 4);
+}
+
+#[tokio::test]
+async fn a_fetch_of_partitions_that_all_fail_keeps_to_its_bound_and_tells_each_its_reason() {
+    let server = TestServer::start().await;
+    let topic = "x".repeat(249);
+    let request = fetch(&vec![(topic.as_str(), 0); 10_000]);
+    let response = server.log().await.fetch(request).await.unwrap().into_inner();
+    assert!(
+        response.encoded_len() <= MAX_RESPONSE_BYTES,
+        "{} bytes",
+        response.encoded_len()
+    );
+    assert_eq!(response.partitions.len(), 10_000);
+    let error = |at: usize| response.partitions[at].error.as_ref().unwrap();
+    for at in 0..10_000 {
+        assert_eq!(
+            (error(at).reason.as_str(), error(at).code),
+            ("UNKNOWN_TOPIC", i32::from(tonic::Code::NotFound))
+        );
+    }
+    assert!(
+        error(0).message.contains("create it first"),
+        "the first ones at length: {:?}",
+        error(0)
+    );
+    let beyond = fetch(&vec![("t", 0); 10_001]);
+    let refused = server.log().await.fetch(beyond).await.unwrap_err();
+    assert!(
+        refused
+            .message()
+            .contains("10001 partitions; name 1 to 10000, the rest in further fetches"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn changed_positions_together_are_the_whole_token_also_where_nothing_was_found() {
+    let server = TestServer::start().await;
+    server.topic("flights", 3).await;
+    let mut log = server.log().await;
+    for (partition, timestamp) in (0..3).flat_map(|partition| (1..=10).map(move |time| (partition, time))) {
+        let mut request = records("flights", partition, &["x"]);
+        request.records[0].timestamp_ms = Some(timestamp);
+        log.produce(request).await.unwrap();
+    }
+    let bounded = |changed_positions| v1::ReadRequest {
+        changed_positions,
+        end: Some(v1::ReadEnd {
+            at: Some(v1::read_end::At::TimestampMs(5)),
+        }),
+        ..everything("flights")
+    };
+    let positions = |response: &v1::ReadResponse| {
+        let positions = response.resume.clone().unwrap().positions;
+        positions.into_iter().map(|at| (at.partition, at.offset))
+    };
+    let whole = read_all(&mut log, bounded(false)).await;
+    let mut kept = std::collections::BTreeMap::new();
+    for response in read_all(&mut log, bounded(true)).await {
+        kept.extend(positions(&response));
+    }
+    assert_eq!(kept, positions(whole.last().unwrap()).collect());
 }

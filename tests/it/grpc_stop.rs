@@ -84,6 +84,41 @@ async fn followers_long_polls_and_open_streams_do_not_hold_a_stop_and_learn_the_
 }
 
 #[tokio::test]
+async fn a_bounded_read_under_way_is_finished_by_a_stop() {
+    // A deadline that no test outlives: the read ends by itself.
+    let server = TestServer::start_with(&[("shutdown_timeout_ms", "600000")]).await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    for _ in 0..40 {
+        log.produce(records("flights", 0, &[&"x".repeat(500_000)]))
+            .await
+            .unwrap();
+    }
+    let mut read = log.read(everything("flights")).await.unwrap().into_inner();
+    let first = read.message().await.unwrap().unwrap();
+    let mut seen = first.records.len();
+    let stopping = tokio::spawn(server.server.stop());
+    // Refused: by then the server has begun to stop.
+    while log
+        .list_offsets(v1::ListOffsetsRequest::default())
+        .await
+        .unwrap_err()
+        .code()
+        == Code::InvalidArgument
+    {}
+    loop {
+        let response = read.message().await.unwrap().unwrap();
+        seen += response.records.len();
+        if response.complete {
+            break;
+        }
+    }
+    assert_eq!(seen, 40);
+    drop((read, log));
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_stopped_server_leaves_its_port_and_its_data_to_the_next() {
     // An address of its own, which no other test or connection is given while nobody has the port.
     let [_, a, b, c] = std::process::id().to_be_bytes();

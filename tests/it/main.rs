@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+#[cfg(feature = "tier")]
+mod archive;
 mod cli_bench;
 mod cli_produce;
 mod cli_read;
 mod cli_records;
 mod cli_tls;
+mod client;
 mod compaction;
 mod grpc_errors;
 mod grpc_produce;
@@ -21,3 +24,5 @@ mod process;
 mod serve;
 mod support;
 mod tidy;
+#[cfg(feature = "tier")]
+mod tier_conformance;

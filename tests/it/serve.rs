@@ -119,6 +119,14 @@ fn ephemeral_data_is_gone_after_a_signal() {
     }
 }
 
+/// A line of the log begins with a time and a level.
+fn is_of_the_log(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let time = words.next().unwrap_or_default();
+    let level = words.next().unwrap_or_default();
+    time.ends_with('Z') && time.contains('T') && ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"].contains(&level)
+}
+
 #[test]
 fn what_is_wrong_is_one_line_and_an_exit_code() {
     let dir = tempfile::tempdir().unwrap();
@@ -144,7 +152,7 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         (
             vec!["--data-dir", "full/inside"],
             1,
-            "cannot use full/inside: Not a directory (os error 20); choose another data directory",
+            "cannot use full/inside: cannot look at it: Not a directory (os error 20); ",
         ),
         (
             vec!["--data-dir", "missing/inside"],
@@ -154,7 +162,7 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         (
             vec!["--data-dir", "/proc/x"],
             1,
-            "cannot use /proc/x: No such file or directory (os error 2); choose another data directory",
+            "cannot use /proc/x: cannot create it: No such file or directory (os error 2); ",
         ),
         (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
         (vec![], 1, "siltstone-data"),
@@ -170,15 +178,32 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         }
         let output = command.output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
-        let told: Vec<_> = stderr
-            .lines()
-            .filter(|line| line.starts_with("siltstone: "))
-            .collect();
+        let told: Vec<_> = stderr.lines().filter(|line| !is_of_the_log(line)).collect();
         assert_eq!(told.len(), 1, "{args:?}: {stderr}");
+        assert!(told[0].starts_with("siltstone: "), "{args:?}: {stderr}");
         assert!(told[0].contains(hint), "{args:?}: {stderr}");
         assert_eq!(output.status.code(), Some(code), "{args:?}");
         assert!(output.stdout.is_empty());
     }
+}
+
+#[test]
+fn a_variable_of_ours_that_is_no_text_is_refused_by_its_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    command.env("SILTSTONE_DATA_DIR", std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    command.env("OF_OTHERS", std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    let mut refused = Process::start(command);
+    assert_eq!(refused.ready, "", "it does not start");
+    let mut stderr = String::new();
+    let mut pipe = refused.child.stderr.take().unwrap();
+    pipe.read_to_string(&mut stderr).unwrap();
+    assert_eq!(
+        stderr,
+        "siltstone: SILTSTONE_DATA_DIR is \"caf\\xE9\" in the environment, which is not UTF-8: set it to text, or use a flag\n"
+    );
+    assert_eq!(refused.end().1.code(), Some(2));
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Core {
         let topic = self.topics.find(topic)?;
         Ok(chosen(&topic, partitions)?
             .iter()
-            .map(|served| describe(&topic, served))
+            .map(|served| describe(self, &topic, served))
             .collect())
     }
 }
@@ -220,7 +220,7 @@ pub(super) fn bound_text(bound: Bound) -> String {
     }
 }
 
-fn describe(topic: &Topic, served: &Served) -> LogDescription {
+fn describe(core: &Core, topic: &Topic, served: &Served) -> LogDescription {
     let number = served.id().partition;
     let holds = topic
         .config
@@ -257,6 +257,8 @@ fn describe(topic: &Topic, served: &Served) -> LogDescription {
         compacted_below: below.records,
         tombstones_gone_below: below.tombstones,
         holds,
+        local_start: marks.local_start,
+        archive: core.archive_status(served),
     }
 }
 

@@ -104,6 +104,7 @@ pub(super) fn chosen(topic: &Topic, partitions: &[PartitionId]) -> Result<Vec<Ar
 
 fn not_compacted(topic: &TopicName) -> Error {
     Error::PolicyViolation {
+        topic: Some(topic.clone()),
         reason: format!(
             "topic {topic} is not compacted; to have it so: siltstone topic alter {topic} --config cleanup.policy=compact"
         ),

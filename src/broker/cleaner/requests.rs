@@ -1,6 +1,6 @@
 //! What is asked about compaction and what is answered: plain values, the same for every door.
 
-use crate::broker::TopicHold;
+use crate::broker::{PartitionArchive, TopicHold};
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
 /// A wish to compact partitions of a topic now.
@@ -238,6 +238,10 @@ pub struct LogDescription {
     pub tombstones_gone_below: Offset,
     /// Ranges that no policy takes anything from.
     pub holds: Vec<TopicHold>,
+    /// The first offset on the local disk; what lies before it is only in the archive.
+    pub local_start: Offset,
+    /// How it stands in the archive, if it has to do with one.
+    pub archive: Option<PartitionArchive>,
 }
 
 /// One segment.

@@ -178,6 +178,10 @@ impl Core {
         match self.clean_log(claimed, task, &mut |_| {}) {
             Ok(_) => claimed.served.cleaning.settled(),
             Err(Trouble::Over(_)) => {}
+            // What waits for a repair is told and waits by itself: the next look finds another log.
+            Err(Trouble::Later(reason)) if claimed.served.log.refusal().is_some() => {
+                self.failed(claimed, reason, task.wish);
+            }
             Err(Trouble::Later(_)) => self.cleaner.rest(LATER_PAUSE),
             Err(Trouble::Failed(reason)) => self.failed(claimed, reason, task.wish),
         }

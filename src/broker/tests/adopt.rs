@@ -164,3 +164,44 @@ async fn nobody_waits_for_the_directory_that_is_being_verified() {
     let adopted = adopt(&house, "/data/old-0", &new, 0).await.expect("it is empty");
     assert_eq!(adopted.records, 1);
 }
+
+/// Writes three records as producer `id`, its first.
+async fn write_as(house: &House, topic: &TopicName, id: ProducerId, values: &[&str]) -> Appended {
+    let append = house
+        .broker
+        .append_batch(topic, PartitionId(0), batch(id, 0, values), Acks::All);
+    let pending = append.await.expect("its first batch");
+    pending.wait().await.expect("a good disk")
+}
+
+#[tokio::test]
+async fn producer_ids_of_an_adopted_log_are_nobody_elses() {
+    for restart in [true, false] {
+        let house = start().await;
+        let old = house.create("old", 1, &[]).await;
+        let (theirs, _) = house.broker.init_producer().await.expect("an id");
+        write_as(&house, &old, theirs, &["a", "b", "c"]).await;
+        house.broker.shutdown().await.expect("a good disk");
+        let fs = house.fs;
+        fs.rename(Path::new("/data"), Path::new("/foreign"))
+            .expect("away");
+        let mut house = start_on(fs).await.expect("a new store");
+        let new = TopicName::new("new").expect("a good name");
+        adopt(&house, "/foreign/old-0", &new, 0).await.expect("sound");
+        if restart {
+            house = house.crash().await;
+        }
+        let (ours, _) = house.broker.init_producer().await.expect("an id");
+        assert!(ours > theirs, "{ours:?} after {theirs:?}");
+        let appended = write_as(&house, &new, ours, &["d", "e", "f"]).await;
+        assert_eq!(appended.novelty, Novelty::New);
+        house = house.restart().await;
+        let (next, _) = house.broker.init_producer().await.expect("an id");
+        assert!(next > ours, "{next:?} after {ours:?}");
+        let appended = write_as(&house, &new, next, &["g", "h", "i"]).await;
+        assert_eq!(appended.novelty, Novelty::New);
+        let spec = read(&new, ReadStart::Earliest, ReadEnd::Now);
+        let values = house.values(spec).await.expect("readable");
+        assert_eq!(values.concat(), "abcdefghi");
+    }
+}

@@ -321,6 +321,34 @@ async fn every_kind_of_disk_failure_shows_is_tried_again_and_clears() {
 }
 
 #[tokio::test]
+async fn a_log_that_refuses_writes_keeps_no_other_from_being_cleaned() {
+    let shop = Workshop::open().await;
+    let settings = [COMPACT, ("max.compaction.lag.ms", "60000")];
+    let stuck = shop.house.create("stuck", 1, &settings).await;
+    let fine = shop.house.create("fine", 1, &settings).await;
+    shop.write(&stuck, &[("a", "1"), ("a", "2")]).await;
+    shop.clock.advance_ms(1_000);
+    shop.write(&fine, &[("a", "1"), ("a", "2")]).await;
+    // Neither a sync nor the copy of a repair finds room.
+    shop.house.fs.inject(Fault {
+        call: Call::SyncData,
+        path_contains: "stuck-0".to_owned(),
+        times: u32::MAX,
+        failure: Failure::Kind(IoErrorKind::StorageFull),
+    });
+    let refused = shop.house.append(&stuck, 0, vec![keyed("a", "3")]).await;
+    refused.expect_err("it cannot be synced");
+    shop.clock.advance_ms(59_000);
+    for _ in 0..2 {
+        assert_eq!(shop.turn(), Turn::Worked);
+    }
+    assert_eq!(shop.records(&fine).await, owned(&[(1, "2")]));
+    let told = shop.explain(&stuck).last_error.expect("it shows");
+    assert!(told.reason.contains("before writes resume"), "{told:?}");
+    assert!(shop.explain(&fine).last_error.is_none());
+}
+
+#[tokio::test]
 async fn a_log_whose_pass_failed_is_cleaned_by_the_schedule_after_its_pause() {
     let shop = Workshop::open().await;
     let lag = ("max.compaction.lag.ms", "20000");

@@ -33,7 +33,7 @@ fn stamp(id: i64) -> ProducerStamp {
 }
 
 /// A batch of the transaction of a producer, or a plain one.
-fn one(producer: Option<i64>, value: &str) -> Accepted {
+pub(super) fn one(producer: Option<i64>, value: &str) -> Accepted {
     let mut builder = BatchBuilder::new(BatchOptions {
         producer: producer.map(stamp),
         transactional: producer.map_or(Transactional::No, |_| Transactional::Yes),
@@ -45,7 +45,7 @@ fn one(producer: Option<i64>, value: &str) -> Accepted {
     builder.build().expect("not empty")
 }
 
-fn end(producer: i64, outcome: Outcome) -> Accepted {
+pub(super) fn end(producer: i64, outcome: Outcome) -> Accepted {
     TransactionEnd {
         outcome,
         producer: ProducerId(producer),

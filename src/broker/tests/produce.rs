@@ -466,3 +466,32 @@ async fn one_request_opens_its_partitions_side_by_side() {
     assert_eq!(placed.len(), 32);
     assert!(placed.iter().all(|placed| placed.outcome.is_ok()));
 }
+
+#[tokio::test]
+async fn what_waits_for_its_partition_to_open_is_counted_before_it_waits() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    let used = || house.broker.core.inflight.used();
+    for acks in [Acks::All, Acks::None] {
+        let append = house
+            .broker
+            .append_records(to(&topic, Some(0), vec![record(&"x".repeat(1000))]), acks);
+        let mut append = pin!(append);
+        assert!(
+            poll_once(append.as_mut()).await.is_pending(),
+            "it is to be opened"
+        );
+        assert!(used() > 1000, "{} bytes", used());
+    }
+    let sent = batch(ProducerId(7), 0, &["x"]);
+    let len = u64::try_from(sent.len()).expect("small");
+    let append = house
+        .broker
+        .append_batch(&topic, PartitionId(0), sent, Acks::Leader);
+    let mut append = pin!(append);
+    assert!(
+        poll_once(append.as_mut()).await.is_pending(),
+        "it is to be opened"
+    );
+    assert_eq!(used(), len, "the others were given up");
+}

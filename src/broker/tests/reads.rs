@@ -1,6 +1,7 @@
 //! Reading: fetches, long polls, reads between two points, followers, lookups.
 
 use super::*;
+use crate::broker::read::OPEN_POSITIONS_MAX;
 
 #[tokio::test]
 async fn a_long_poll_is_answered_by_the_append_it_waits_for() {
@@ -128,7 +129,7 @@ async fn a_read_to_the_end_delivers_everything_once_and_completes_at_the_end_as_
     let last = last.expect("there were steps");
     assert_eq!(last.progress, Progress::Complete);
     let ten = |partition| (PartitionId(partition), Offset(10));
-    assert_eq!(last.positions, [ten(0), ten(1), ten(2)]);
+    assert_eq!(stream.positions(), [ten(0), ten(1), ten(2)]);
 }
 
 #[tokio::test]
@@ -209,7 +210,7 @@ async fn a_read_goes_on_exactly_where_its_token_says() {
         let mut stream = house.broker.open_read(spec.clone()).await.expect("known");
         let step = stream.next().await.expect("good").expect("a step");
         values.extend(texts(&step.chunk));
-        spec.resume = step.positions;
+        spec.resume = stream.positions();
         if step.progress == Progress::Complete {
             break;
         }
@@ -465,4 +466,31 @@ async fn a_log_start_within_a_batch_is_where_reads_begin_also_after_a_stop_and_a
         let gone = house.fetch(&topic, 1, 0).await;
         assert!(matches!(gone, Err(Error::OffsetOutOfRange { .. })), "{stop}");
     }
+}
+
+#[tokio::test]
+async fn open_reads_share_a_limit_on_their_partitions_and_give_it_back() {
+    let house = start().await;
+    let topic = house.create("t", 3, &[]).await;
+    let spec = || read(&topic, ReadStart::Earliest, ReadEnd::Follow);
+    let open = house.broker.open_read(spec()).await.expect("room");
+    let budget = &house.broker.core.open_positions;
+    assert_eq!(budget.used(), 3);
+    let others = budget.take(OPEN_POSITIONS_MAX - 5).expect("room");
+    let refused = house.broker.open_read(spec()).await;
+    assert!(
+        matches!(
+            refused,
+            Err(Error::Overloaded {
+                what: "partitions of open reads",
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+    drop(others);
+    let second = house.broker.open_read(spec()).await.expect("room again");
+    assert_eq!(budget.used(), 6);
+    drop((open, second));
+    assert_eq!(budget.used(), 0);
 }

@@ -212,6 +212,43 @@ async fn what_is_held_survives_retention_deletion_and_a_crash_until_the_hold_is_
 }
 
 #[tokio::test]
+async fn a_deletion_that_one_partition_refuses_leaves_all_as_they_were() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    for partition in [0, 1] {
+        let records = (0..10).map(|number| record(&number.to_string())).collect();
+        house.append(&topic, partition, records).await.expect("good");
+    }
+    let held = TopicHold {
+        partition: Some(PartitionId(1)),
+        ..offsets(3..4)
+    };
+    house.broker.add_hold(&topic, held).await.expect("valid");
+    let both = [
+        (PartitionId(0), Some(Offset(5))),
+        (PartitionId(1), Some(Offset(5))),
+    ];
+    let refused = house.broker.delete_records(&topic, &both).await;
+    assert!(
+        matches!(refused, Err(Error::PolicyViolation { .. })),
+        "{refused:?}"
+    );
+    let starts = async || {
+        let described = house.broker.describe_topic(&topic).expect("known");
+        let starts: Vec<_> = described.partitions.iter().map(|one| one.log_start.0).collect();
+        starts
+    };
+    assert_eq!(starts().await, [0, 0]);
+    house
+        .broker
+        .remove_hold(&topic, "case 7")
+        .await
+        .expect("it is there");
+    house.broker.delete_records(&topic, &both).await.expect("allowed");
+    assert_eq!(starts().await, [5, 5]);
+}
+
+#[tokio::test]
 async fn a_hold_that_holds_nothing_or_names_nobody_is_refused() {
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;

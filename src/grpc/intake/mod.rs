@@ -11,8 +11,8 @@
 //! Invariants
 //! - The decoder is given whole messages alone, and of a call with one request only when the client has closed its side: a
 //!   decoded request never waits for its client.
-//! - Bytes are charged when they come in and given back when their message is decoded (a stream) or the call has taken its
-//!   request. Beyond the budget a request is refused, retriably; one alone is let in whatever the budget.
+//! - Bytes are charged when they come in and given back when their message is decoded (a stream, wherever its frames end) or
+//!   the call has taken its request. Beyond the budget a request is refused, retriably; one alone is let in whatever the budget.
 //! - So a server holds, beside what the broker counts: `max_buffered_bytes` of requests coming in; for each thread at
 //!   work one decoded request of `max_request_bytes` + [`MAX_PARTS`] x 104 bytes (27 MiB), twice that while a list grows; and
 //!   what HTTP/2 windows let clients send unread, `max_connections` x 4 MiB.
@@ -187,15 +187,17 @@ impl Share {
         Ok(())
     }
 
-    fn give_back(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        self.intake.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Gives back what is beyond `bytes`.
+    fn keep(&mut self, bytes: usize) {
+        let beyond = self.bytes.saturating_sub(bytes);
+        self.bytes -= beyond;
+        self.intake.buffered_bytes.fetch_sub(beyond, Ordering::Relaxed);
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.give_back();
+        self.keep(0);
     }
 }
 
@@ -236,9 +238,10 @@ impl hyper::body::Body for Incoming {
             if self.side == Side::Closed {
                 return Poll::Ready(None);
             }
-            if self.sends == Sends::Many && self.gathered.len == 0 {
+            if self.sends == Sends::Many {
                 // The decoder has all that was whole and asks for more: it has decoded it.
-                self.share.give_back();
+                let held = self.gathered.cost();
+                self.share.keep(held);
             }
             let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
@@ -272,24 +275,31 @@ impl Incoming {
     fn gather(&mut self, data: Bytes) -> Result<(), Status> {
         self.share.take(data.len() + PIECE_OVERHEAD_BYTES)?;
         self.gathered.push(data);
-        let Limit { bytes, name } = self.limit;
-        let too_long = self.gathered.prefix().is_some_and(|len| len > bytes);
-        if too_long || self.gathered.len > PREFIX_LEN + bytes {
-            // Not left to the decoder: its word for it is the one for an offset out of range.
-            let too_long = invalid(format!(
-                "the request has more than {bytes} bytes, {name}; send it as several"
-            ));
-            return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_long));
-        }
+        let limit = self.limit.bytes;
         match self.sends {
-            Sends::One => Ok(()),
+            // The frames of a stream may hold several messages, each of which is within the limit.
             Sends::Many => self.count(),
+            Sends::One if self.gathered.len > PREFIX_LEN + limit => Err(self.too_long()),
+            Sends::One if self.gathered.prefix().is_some_and(|len| len > limit) => Err(self.too_long()),
+            Sends::One => Ok(()),
         }
+    }
+
+    /// Refuses a message by its length. Not left to the decoder: its word for it is the one for an offset out of range.
+    fn too_long(&self) -> Status {
+        let Limit { bytes, name } = self.limit;
+        let too_long = invalid(format!(
+            "the request has more than {bytes} bytes, {name}; send it as several"
+        ));
+        self.share.intake.refused(Refusal::InvalidArgument, &too_long)
     }
 
     /// Counts the parts of every whole message gathered, and lets it pass.
     fn count(&mut self) -> Result<(), Status> {
         while let Some(message_len) = self.gathered.prefix() {
+            if message_len > self.limit.bytes {
+                return Err(self.too_long());
+            }
             let framed = PREFIX_LEN.saturating_add(message_len);
             if self.gathered.len < framed {
                 break;
@@ -304,6 +314,10 @@ impl Incoming {
                 return Err(self.share.intake.refused(Refusal::InvalidArgument, &too_many));
             }
             self.gathered.move_to(&mut self.whole, framed);
+        }
+        if !self.whole.is_empty() {
+            // Once for all messages of a frame, or the cost of short ones would be that of their square.
+            self.gathered.own_first();
         }
         Ok(())
     }
@@ -322,6 +336,11 @@ impl Pieces {
         if !piece.is_empty() {
             self.pieces.push_back(piece);
         }
+    }
+
+    /// Returns what the pieces are charged.
+    fn cost(&self) -> usize {
+        self.len + self.pieces.len() * PIECE_OVERHEAD_BYTES
     }
 
     /// Returns the length of the message that begins here, once its prefix is there.
@@ -356,6 +375,13 @@ impl Pieces {
             if piece.is_empty() {
                 self.pieces.pop_front();
             }
+        }
+    }
+
+    /// Lets go of the frame that the first piece was cut from.
+    fn own_first(&mut self) {
+        if let Some(piece) = self.pieces.front_mut() {
+            *piece = Bytes::copy_from_slice(piece);
         }
     }
 }

@@ -171,6 +171,68 @@ async fn a_stream_passes_each_message_when_it_is_whole_and_gives_its_bytes_back(
 }
 
 #[tokio::test]
+async fn frames_that_never_end_where_a_message_ends_are_charged_for_what_is_left_of_them_alone() {
+    let intake = intake(MIB);
+    let message = framed(&v1::ProduceStreamRequest { id: 1, request: None });
+    let stream = message.repeat(9_000);
+    // The first frame ends one byte into the second message, and so on.
+    let (first, rest) = stream.split_at(message.len() + 1);
+    let frames = std::iter::once(first).chain(rest.chunks(message.len()));
+    let frames = frames.map(Bytes::copy_from_slice).collect();
+    let mut one = incoming(&intake, "ProduceStream", frames, Side::Open);
+    let mut other = incoming(&intake, "Produce", pieces(&[0], 1), Side::Open);
+    drain(&mut other).await;
+    let (seen, ended) = drain(&mut one).await;
+    assert!(ended.is_none(), "{ended:?}");
+    assert_eq!(seen, stream);
+    drop((one, other));
+    assert_eq!(intake.buffered_bytes.load(Ordering::Relaxed), 0);
+
+    let frame = [message.clone(), vec![0; 3]].concat();
+    let large = Bytes::from([frame.clone(), frame].concat());
+    let (cut, whole) = (large.slice(..message.len() + 3), large.as_ptr_range());
+    let mut open = incoming(&intake, "ProduceStream", vec![cut], Side::Open);
+    drain(&mut open).await;
+    assert_eq!(
+        intake.buffered_bytes.load(Ordering::Relaxed),
+        3 + PIECE_OVERHEAD_BYTES
+    );
+    assert!(
+        !whole.contains(&open.gathered.pieces[0].as_ptr()),
+        "three bytes do not keep the frame they came in"
+    );
+}
+
+#[tokio::test]
+async fn a_frame_of_several_messages_passes_when_each_is_within_the_limit() {
+    let intake = intake(16 * MIB);
+    let message = |len| {
+        framed(&v1::ProduceStreamRequest {
+            id: 1,
+            request: Some(v1::ProduceRequest {
+                batch: Some(vec![7; len].into()),
+                ..produce(0)
+            }),
+        })
+    };
+    let small = Limit {
+        bytes: 64 << 10,
+        name: "the limit of this test",
+    };
+    let three = message(60 << 10).repeat(3);
+    let mut open = incoming(&intake, "ProduceStream", vec![three.clone().into()], Side::Open);
+    open.limit = small;
+    let (seen, ended) = drain(&mut open).await;
+    assert!(ended.is_none(), "{ended:?}");
+    assert_eq!(seen, three);
+    let one_too_long = [message(1), message(64 << 10)].concat();
+    let mut open = incoming(&intake, "ProduceStream", vec![one_too_long.into()], Side::Open);
+    open.limit = small;
+    let refused = drain(&mut open).await.1.unwrap().unwrap_err();
+    assert!(refused.message().contains("more than 65536 bytes"), "{refused:?}");
+}
+
+#[tokio::test]
 async fn beyond_the_budget_of_all_clients_a_request_is_refused_with_a_hint_to_retry() {
     use tonic_types::StatusExt;
     let intake = intake(MIB);

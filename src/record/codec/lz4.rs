@@ -31,7 +31,15 @@ pub(super) fn decompress(stream: &[u8], limit: DecompressLimit) -> Result<Vec<u8
         )));
     }
     let mut out = Vec::new();
-    drain(FrameDecoder::new(stream), limit, &mut out)?;
+    let mut decoder = FrameDecoder::new(stream);
+    drain(&mut decoder, limit, &mut out)?;
+    let left = decoder.get_ref().len();
+    if left > 0 {
+        // The library takes a block of nothing for the end, and would look at no checksum behind it.
+        return Err(Fault::corrupt(format_args!(
+            "a block of no bytes, with {left} bytes behind it"
+        )));
+    }
     Ok(out)
 }
 

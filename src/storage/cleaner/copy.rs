@@ -10,7 +10,8 @@
 //! Invariants
 //! - The result reaches beyond the base of the last segment that it replaces, if need be by a batch without records: a start
 //!   that finishes a replacement tells by that which segments it replaces (`partition_dir`).
-//! - Damage is only ever copied alone: of a group in which it is found nothing is written, and the segment is reported.
+//! - Damage is only ever copied alone: of a group in which it is found nothing is written, and the segment is reported. One that
+//!   the disk does not give is left as it is ([`super::unread`]).
 //! - More than a segment can hold goes on in a second one.
 //!
 //! What is not here: names, memory, what comes after (`swap`).
@@ -59,7 +60,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn add(&mut self, place: DamagedPlace) {
+    pub(super) fn add(&mut self, place: DamagedPlace) {
         if self.damaged.len() < MAX_DAMAGED_PLACES {
             self.damaged.push(place);
         } else {
@@ -147,7 +148,7 @@ impl Run<'_, '_> {
         let source = &self.sources[index];
         let transactions = (self.copying.aborted)(source)?;
         self.survivors.expect(transactions);
-        let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
+        let mut pieces = Pieces::open(self.copying.fs.as_ref(), source, gate)?;
         let end = pieces.len();
         let mut gap = None;
         while let Some(piece) = pieces.next(gate)? {
@@ -293,7 +294,7 @@ impl Run<'_, '_> {
         }
         self.output.begin(self.copying.fs, self.copying.dir)?;
         for (index, source) in self.sources[..=at.source].iter().enumerate() {
-            let mut pieces = Pieces::open(self.copying.fs.as_ref(), source)?;
+            let mut pieces = Pieces::open(self.copying.fs.as_ref(), source, gate)?;
             let end = if index == at.source {
                 at.position
             } else {

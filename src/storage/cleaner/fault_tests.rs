@@ -2,8 +2,10 @@
 
 use std::io::IoSlice;
 
+use expect_test::expect;
+
 use super::super::testing::fault;
-use super::super::{CompactError, PassReport};
+use super::super::{CompactError, OffsetMap, PassReport};
 use super::testing::Scene;
 use crate::env::{Call, Failure, Fs as _, OpenMode};
 use crate::storage::{FirstBatch, LogConfig, Pace, Read, Step};
@@ -178,6 +180,77 @@ fn damage_at_the_end_of_a_segment_is_told_to_readers_also_after_a_pass() {
     );
     assert!(refused(&scene)[0].contains("reading can go on at 3"));
     assert_eq!(scene.log.retention_plan(Timestamp(scene.now)).deletions, []);
+}
+
+fn unreadable(scene: &Scene, log: &str) {
+    let failure = Failure::Kind(std::io::ErrorKind::Other);
+    scene.fs.inject(fault(Call::Read, log, u32::MAX, failure));
+}
+
+#[test]
+fn a_segment_that_the_disk_does_not_give_keeps_nothing_else_from_being_cleaned() {
+    const SECOND: &str = "00000000000000000002.log";
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 roll a=2 c=1 roll b=2 c=2 a=~ roll c=3 d=1");
+    let before = content(&scene, SECOND);
+    unreadable(&scene, SECOND);
+    for pass in 0..3 {
+        let error = scene.clean().expect_err("it is told").to_string();
+        assert!(
+            error.contains(SECOND) && error.contains("position 0, offset 2"),
+            "{error}"
+        );
+        let view = scene.log.compaction(Timestamp(scene.now));
+        assert_eq!(
+            view.cleaner_point,
+            Offset(2),
+            "pass {pass}: it is still to be learned"
+        );
+        let (_, report) = view.last_pass.expect("the rest was cleaned");
+        assert_eq!((report.damaged.len(), report.damaged[0].offset), (1, Offset(2)));
+        assert!(view.last_error.expect("it shows").reason.contains(SECOND));
+        scene.run("+1000");
+    }
+    scene.fs.revive();
+    assert_eq!(content(&scene, SECOND), before, "left as it is");
+    expect![[r#"
+        0: 1 {}
+        2: 2 a=2 | 3 c=1
+        4: 4 b=2 | 5 c=2 | 6 a=~@2100
+        7: 7 c=3 | 8 d=1
+    "#]]
+    .assert_eq(&scene.picture());
+    scene.run("clean");
+    assert_eq!(scene.log.compaction(Timestamp(scene.now)).last_error, None);
+    expect![[r#"
+        0: 4 b=2 | 5 c=2 | 6 a=~@3100
+        7: 7 c=3 | 8 d=1
+    "#]]
+    .assert_eq(&scene.picture());
+}
+
+#[test]
+fn rounds_get_on_past_a_segment_that_the_disk_never_gives() {
+    let mut scene = Scene::new();
+    scene.map = OffsetMap::with_keys(1);
+    scene.run("a=1 b=1 roll a=2 roll b=2 c=1 roll c=2 roll");
+    unreadable(&scene, "00000000000000000002.log");
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += u32::from(scene.clean().is_err());
+    }
+    let view = scene.log.compaction(Timestamp(scene.now));
+    assert!(refused > 0);
+    assert_eq!((view.cleaner_point, view.last_error), (Offset(6), None));
+    let (_, report) = view.last_pass.expect("there were some");
+    assert_eq!(report.damaged.len(), 1, "it is told each time");
+    scene.fs.revive();
+    expect![[r#"
+        0: 0 a=1
+        2: 2 a=2
+        3: 3 b=2 | 5 c=2
+    "#]]
+    .assert_eq(&scene.picture());
 }
 
 /// Makes the checksum of the batch at `position` hold for whatever is in it.

@@ -57,7 +57,7 @@ pub enum CompactError {
     /// The budget said stop.
     #[error("stopped by its budget")]
     Stopped,
-    /// Somebody else needs the segments: retention, a repair. Begin again afterwards.
+    /// Somebody else needs the segments: other settings, a removal. Begin again afterwards.
     #[error("interrupted, something else changes the segments")]
     Interrupted,
     /// The topic's policy does not compact.
@@ -66,6 +66,15 @@ pub enum CompactError {
     /// The partition is closed or removed.
     #[error("the partition is closed")]
     Closed,
+}
+
+/// Bytes of a log that the disk does not give.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct UnreadPlace {
+    pub(super) position: u64,
+    pub(super) len_bytes: u64,
+    /// The least offset that may be in them.
+    pub(super) offset: Offset,
 }
 
 /// Leaves the log to others while the work runs; returns where it begins then.
@@ -81,6 +90,7 @@ pub(super) struct Gate<'a> {
     /// The end of the first segment that the work at hand needs.
     needs: Offset,
     lost: bool,
+    unread: Option<UnreadPlace>,
     pub(super) read_bytes: u64,
     pub(super) written_bytes: u64,
     /// The earliest time at which something that stays may go.
@@ -96,6 +106,7 @@ impl<'a> Gate<'a> {
             log_start: Offset::ZERO,
             needs: Offset(i64::MAX),
             lost: false,
+            unread: None,
             read_bytes: 0,
             written_bytes: 0,
             next_horizon: None,
@@ -111,6 +122,16 @@ impl<'a> Gate<'a> {
     /// Tells once whether the work at hand ended because its first segment is gone.
     pub(super) fn take_lost(&mut self) -> bool {
         std::mem::take(&mut self.lost)
+    }
+
+    /// The disk does not give these bytes of a log.
+    pub(super) fn could_not_read(&mut self, place: UnreadPlace) {
+        self.unread = Some(place);
+    }
+
+    /// Tells once whether the work at hand ended because a log could not be read, and where.
+    pub(super) fn take_unread(&mut self) -> Option<UnreadPlace> {
+        self.unread.take()
     }
 
     pub(super) fn read(&mut self, len: usize) -> Result<(), CompactError> {

@@ -1,8 +1,8 @@
 //! Learning: the newest offset of each key in the dirty part of a log, as far as the map goes.
 //!
 //! Invariants
-//! - Not learned: markers, batches of aborted transactions, batches that cannot be read to their end. What was not learned
-//!   shadows nothing.
+//! - Not learned: markers, batches of aborted transactions, batches that cannot be read to their end, and what lies in a segment
+//!   behind a place that the disk does not give. What was not learned shadows nothing.
 //! - A map for one key gets on: a round learns at least one record, or everything there is.
 //! - What was learned of a segment that retention takes away meanwhile does no harm: all it shadows is gone, too.
 //!
@@ -18,6 +18,7 @@ use super::offset_map::{Learned, OffsetMap};
 use super::pieces::{Piece, Pieces};
 use super::source::Source;
 use super::transactions::{Decision, Transactions};
+use super::unread::Unread;
 
 /// Learns records from `from` on.
 pub(super) struct Learning<'a> {
@@ -27,6 +28,7 @@ pub(super) struct Learning<'a> {
     pub(super) limit: DecompressLimit,
     /// Tells the aborted transactions that may have batches in a segment.
     pub(super) aborted: &'a dyn Fn(&Source) -> Result<Vec<AbortedTransaction>, CompactError>,
+    pub(super) unread: &'a mut Unread,
 }
 
 /// How far a round came.
@@ -50,6 +52,10 @@ impl Learning<'_> {
             match self.source(source, &mut transactions, gate) {
                 Ok(Reached::End) => {}
                 Err(CompactError::Interrupted) if gate.take_lost() => {}
+                Err(CompactError::Storage(error)) => match gate.take_unread() {
+                    Some(place) => self.unread.add(source, place, error),
+                    None => return Err(CompactError::Storage(error)),
+                },
                 full_or_failed => return full_or_failed,
             }
         }
@@ -63,7 +69,7 @@ impl Learning<'_> {
         gate: &mut Gate<'_>,
     ) -> Result<Reached, CompactError> {
         transactions.expect((self.aborted)(source)?);
-        let mut pieces = Pieces::open(self.fs, source)?;
+        let mut pieces = Pieces::open(self.fs, source, gate)?;
         while let Some(piece) = pieces.next(gate)? {
             let Piece::Batch { batch, .. } = piece else {
                 continue;

@@ -4,6 +4,7 @@
 //!   choose     what may be cleaned, is it worth it, why not           pure
 //!   pass       one round, and the partition's own methods
 //!    |-- learn      dirty part -> offset_map, bounded
+//!    |-- unread     what the disk does not give
 //!    |-- grouping   which segments become one                         pure
 //!    |-- copy       pieces of segments -> survivors -> output
 //!    |     `-- survivors    the one judge of records and batches      no I/O
@@ -54,6 +55,7 @@ mod sweep_tests;
 mod testing;
 mod told;
 mod transactions;
+mod unread;
 
 pub use choose::{Bound, CompactionView, Due, NotDue, breaks_its_promise};
 pub use gate::{Budget, CompactError, Pace, Step};

@@ -26,7 +26,7 @@ use crate::record::BatchHeader;
 use crate::storage::{AbortedTransaction, RelativeOffset};
 use crate::types::{Offset, Timestamp};
 
-use super::super::gap::Gap;
+use super::super::gap::{Gap, Lost};
 use super::super::index_set::{ContentSpan, IndexSet};
 use super::super::paths::{CLEANED, SegmentFile};
 use super::gate::{CompactError, Gate, Tried, Writing};
@@ -157,6 +157,7 @@ impl Output {
             self.gaps.push(Gap {
                 positions,
                 offsets,
+                lost: Lost::Damaged,
                 reason,
             });
         }

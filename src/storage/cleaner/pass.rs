@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Invariants
-//! - One pass at a time, and none while a repair works on the segments (`maintenance`). Retention comes between two chunks; the
-//!   pass goes on with what it leaves.
+//! - One pass at a time (`maintenance`). A repair replaces what is above the recovery point, a pass what is below: each takes the
+//!   other's segments as it finds them. Retention comes between two chunks; the pass goes on with what it leaves.
 //! - Appends and reads go on: a pass takes the append lock for memory work, and to write the manifest anew at its end.
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
 //! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::record::DecompressLimit;
+use crate::record::{DecompressLimit, MAX_BATCH_BYTES};
 use crate::storage::{
     AbortedTransaction, AppendError, LogConfig, Partition, ProducerEntry, ReadError, StoreError,
 };
@@ -29,7 +29,6 @@ use crate::types::{Offset, Timestamp};
 use super::super::cleaner_state::{Announced, PassFailure, PassReport, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
-use super::super::scan::MAX_BATCH_BYTES;
 use super::super::segment::Segment;
 use super::choose::{CompactionView, Due, NotDue, Shape, Span, Wishes, choose, roll_begins};
 use super::copy::{Copied, Copying, Found};
@@ -42,6 +41,7 @@ use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
+use super::unread::{Learned, Unread};
 
 /// What a pass is given.
 pub struct Pass<'a> {
@@ -189,35 +189,47 @@ impl Partition {
         if !turn.is_over() {
             self.write_manifest();
         }
-        match &passed {
-            Ok(report) => self.cleaner.passed(pass.now, report),
-            Err(CompactError::Storage(error)) => self.cleaner.failed(PassFailure {
-                at: pass.now,
-                reason: error.to_string(),
-            }),
-            Err(_) => {}
-        }
+        let failure = |error: &StoreError| PassFailure {
+            at: pass.now,
+            reason: error.to_string(),
+        };
+        let passed = match passed {
+            Ok(ended) => {
+                self.cleaner.passed(pass.now, &ended.report, ended.unread);
+                match ended.error {
+                    None => Ok(ended.report),
+                    Some(error) => {
+                        self.cleaner.stopped_short(failure(&error), ended.learned_to);
+                        Err(error.into())
+                    }
+                }
+            }
+            Err(CompactError::Storage(error)) => {
+                self.cleaner.failed(failure(&error));
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        };
         // Not before: whoever takes the turn next may lower the cleaner point.
         drop(turn);
         passed
     }
 
-    fn pass(
-        &self,
-        pass: &mut Pass<'_>,
-        bound: Offset,
-        turn: &mut Turn<'_>,
-    ) -> Result<PassReport, CompactError> {
+    fn pass(&self, pass: &mut Pass<'_>, bound: Offset, turn: &mut Turn<'_>) -> Result<Ended, CompactError> {
         let config = Arc::clone(&self.config.read());
         if !config.cleanup.compacts() {
             return Err(CompactError::Policy);
         }
         if self.segments.read().len() == 0 {
             let point = self.cleaner.point(self.watermarks().log_start);
-            return Ok(PassReport {
+            let report = PassReport {
                 from: point,
                 to: point,
                 ..PassReport::default()
+            };
+            return Ok(Ended {
+                report,
+                ..Ended::default()
             });
         }
         let producers = self.producers(pass.now, &config)?;
@@ -232,6 +244,7 @@ impl Partition {
             dir: &dir,
             view,
             producers,
+            now: pass.now,
         }
         .run(pass, &mut |work| self.lend(turn, work))
     }
@@ -273,6 +286,17 @@ impl Partition {
     }
 }
 
+/// A round that came to its end.
+#[derive(Default)]
+struct Ended {
+    report: PassReport,
+    /// Everything before it was learned, but for what the disk does not give.
+    learned_to: Offset,
+    /// What the disk does not give.
+    error: Option<StoreError>,
+    unread: BTreeSet<Offset>,
+}
+
 /// A round of a pass.
 struct Round<'a> {
     partition: &'a Partition,
@@ -280,6 +304,7 @@ struct Round<'a> {
     dir: &'a Path,
     view: CompactionView,
     producers: Vec<ProducerEntry>,
+    now: Timestamp,
 }
 
 /// What a round has done so far.
@@ -304,7 +329,7 @@ impl Done {
 }
 
 impl Round<'_> {
-    fn run(&self, pass: &mut Pass<'_>, lend: Lend<'_>) -> Result<PassReport, CompactError> {
+    fn run(&self, pass: &mut Pass<'_>, lend: Lend<'_>) -> Result<Ended, CompactError> {
         let until = self.view.first_uncleanable;
         let all = self.sources(until);
         let from = self.dirty_from(&all);
@@ -314,23 +339,26 @@ impl Round<'_> {
         // No more keys than there are offsets.
         let dirty_offsets = until.0.saturating_sub(from.0).max(1).cast_unsigned();
         pass.map.reset(pass.seed, from, dirty_offsets);
+        let mut unread = Unread::default();
         let reached = Learning {
             fs: self.partition.files.fs().as_ref(),
             map: &mut *pass.map,
             from,
             limit,
             aborted: &aborted,
+            unread: &mut unread,
         }
         .run(&all, &mut gate)?;
-        let to = match reached {
-            Reached::End => until,
-            Reached::Full(at) => at,
+        let (to, learned) = match reached {
+            Reached::End => (until, Learned::All),
+            Reached::Full(at) => (at, Learned::Part),
         };
+        let remembered = self.partition.cleaner.look();
         let rules = Rules {
             map: &*pass.map,
             learned_to: to,
             holds: &self.config.holds,
-            met_again: self.partition.cleaner.look().met_again,
+            met_again: remembered.met_again,
             now: pass.now,
             delete_horizon: pass
                 .now
@@ -345,8 +373,10 @@ impl Round<'_> {
             .into_iter()
             .filter(|source| source.sealed.extent.base < to)
             .collect();
-        let done = self.clean(sources, pass.now, &mut survivors, &mut gate)?;
-        Ok(PassReport {
+        let done = self.clean(sources, &mut survivors, &mut unread, &mut gate)?;
+        let learned_to = to;
+        let (to, error, unread) = unread.end((from, to), learned, &remembered.unread);
+        let report = PassReport {
             from,
             to,
             rounds: rounds(from..to, until, pass.map),
@@ -360,6 +390,12 @@ impl Round<'_> {
             damaged: done.found.damaged,
             damaged_unnamed: done.found.unnamed,
             next_horizon: gate.next_horizon,
+        };
+        Ok(Ended {
+            report,
+            learned_to,
+            error,
+            unread,
         })
     }
 
@@ -367,8 +403,8 @@ impl Round<'_> {
     fn clean(
         &self,
         mut sources: Vec<Source>,
-        now: Timestamp,
         survivors: &mut Survivors<'_>,
+        unread: &mut Unread,
         gate: &mut Gate<'_>,
     ) -> Result<Done, CompactError> {
         let limits = Limits {
@@ -379,10 +415,16 @@ impl Round<'_> {
         let copying = Copying {
             fs: self.partition.files.fs(),
             dir: self.dir,
-            limits: OutputLimits::of_a_segment(self.config.index_interval_bytes, now),
+            limits: OutputLimits::of_a_segment(self.config.index_interval_bytes, self.now),
             aborted: &aborted,
         };
         let mut done = Done::default();
+        for source in sources
+            .iter_mut()
+            .filter(|source| unread.at(source.sealed.extent.base).is_some())
+        {
+            source.soundness = Soundness::Damaged;
+        }
         let mut groups = VecDeque::from(grouped(&sources, limits));
         while let Some(mut range) = groups.pop_front() {
             while !range.is_empty() && !gate.needs(sources[range.start].sealed.extent.next) {
@@ -392,6 +434,11 @@ impl Round<'_> {
                 continue;
             }
             let next = &sources[range.clone()];
+            if let Some(place) = unread.at(next[0].sealed.extent.base) {
+                survivors.met_damage();
+                done.found.add(place.clone());
+                continue;
+            }
             let (met, found) = (survivors.met().clone(), done.found.clone());
             match copying.run(next, survivors, &mut done.found, gate) {
                 Ok(Copied::Unchanged) => {}
@@ -409,15 +456,22 @@ impl Round<'_> {
                     done.found = found;
                     groups.push_front(range);
                 }
+                Err(CompactError::Storage(error)) => {
+                    let Some(place) = gate.take_unread() else {
+                        return Err(error.into());
+                    };
+                    survivors.go_back(met);
+                    done.found = found;
+                    let before = next.partition_point(|source| source.sealed.extent.base <= place.offset);
+                    let index = before.saturating_sub(1);
+                    unread.add(&next[index], place, error);
+                    set_apart(&mut sources, range, index, limits, &mut groups);
+                }
                 Err(error) => return Err(error),
                 Ok(Copied::Damaged(index)) => {
                     survivors.go_back(met);
                     done.found = found;
-                    sources[range.start + index].soundness = Soundness::Damaged;
-                    // Nothing before it changes for that, and what follows can do without the rest of this group.
-                    for part in grouped(&sources[range.clone()], limits).into_iter().rev() {
-                        groups.push_front(range.start + part.start..range.start + part.end);
-                    }
+                    set_apart(&mut sources, range, index, limits, &mut groups);
                 }
             }
         }
@@ -485,6 +539,21 @@ fn rounds(learned: Range<Offset>, until: Offset, map: &OffsetMap) -> Rounds {
     Rounds::More {
         estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
         map_keys: map.capacity() as u64,
+    }
+}
+
+/// Makes a damaged segment of a group a group of its own. Nothing before it changes for that, and what follows can do without the
+/// rest of the group.
+fn set_apart(
+    sources: &mut [Source],
+    group: Range<usize>,
+    damaged: usize,
+    limits: Limits,
+    groups: &mut VecDeque<Range<usize>>,
+) {
+    sources[group.start + damaged].soundness = Soundness::Damaged;
+    for part in grouped(&sources[group.clone()], limits).into_iter().rev() {
+        groups.push_front(group.start + part.start..group.start + part.end);
     }
 }
 

@@ -18,6 +18,7 @@
 //! A record may hold bytes that look like a batch. They are taken for one only behind damage, with offsets that fit and a
 //! checksum that holds; then whoever wrote them wrote them for that.
 
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,12 +26,12 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::env::{File, Fs, OpenMode};
-use crate::record::{BatchHeader, Damage, HEADER_LEN, PartwiseCheck, RecordBatch};
+use crate::record::{BatchHeader, Damage, HEADER_LEN, MAX_BATCH_BYTES, PartwiseCheck, RecordBatch};
+use crate::storage::StoreError;
 use crate::types::Offset;
 
-use super::super::scan::MAX_BATCH_BYTES;
 use super::super::spacing::{Holes, told, was_moved};
-use super::gate::{CompactError, Gate, Tried};
+use super::gate::{CompactError, Gate, UnreadPlace};
 use super::source::Source;
 
 /// Bytes asked of the disk at a time.
@@ -71,10 +72,18 @@ pub(super) enum Piece {
 
 impl Pieces {
     /// Opens the log of a segment.
-    pub(super) fn open(fs: &dyn Fs, source: &Source) -> Result<Self, CompactError> {
+    pub(super) fn open(fs: &dyn Fs, source: &Source, gate: &mut Gate<'_>) -> Result<Self, CompactError> {
         let path = source.path();
-        let file = fs.open(path, OpenMode::Read).tried("open", path)?;
-        let len = file.len_bytes().tried("read", path)?;
+        let opened = fs.open(path, OpenMode::Read);
+        let opened = opened.and_then(|file| Ok((file.len_bytes()?, file)));
+        let (len, file) = opened.map_err(|error| {
+            let place = UnreadPlace {
+                position: 0,
+                len_bytes: u64::from(source.sealed.extent.end),
+                offset: source.sealed.extent.base,
+            };
+            unread(path, place, &error, gate)
+        })?;
         Ok(Self {
             file,
             path: Arc::clone(path),
@@ -279,9 +288,14 @@ impl Pieces {
             Err(_) => BytesMut::new(),
         };
         bytes.resize(wanted, 0);
-        self.file
-            .read_exact_at(&mut bytes, u64::from(position))
-            .tried("read", &self.path)?;
+        if let Err(error) = self.file.read_exact_at(&mut bytes, u64::from(position)) {
+            let place = UnreadPlace {
+                position: u64::from(position),
+                len_bytes: wanted as u64,
+                offset: self.offsets.start,
+            };
+            return Err(unread(&self.path, place, &error, gate));
+        }
         self.chunk = bytes.freeze();
         self.chunk_at = position;
         Ok(())
@@ -291,6 +305,16 @@ impl Pieces {
         let from = len_of(position - self.chunk_at);
         self.chunk.slice(from..from + len_of(len))
     }
+}
+
+/// Tells the gate and the caller of a place that cannot be read.
+fn unread(path: &Path, place: UnreadPlace, error: &io::Error, gate: &mut Gate<'_>) -> CompactError {
+    gate.could_not_read(place);
+    let UnreadPlace { position, offset, .. } = place;
+    CompactError::Storage(StoreError::Unusable {
+        path: path.to_path_buf(),
+        reason: format!("it cannot be read at position {position}, offset {offset} or later: {error}"),
+    })
 }
 
 /// A length of a file as a length in memory.

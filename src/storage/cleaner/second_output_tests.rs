@@ -16,6 +16,7 @@ use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
 use super::testing::{Scene, compacted};
+use super::unread::Unread;
 use crate::env::{CrashChoice, SimFs};
 use crate::record::DecompressLimit;
 use crate::storage::AbortedTransaction;
@@ -62,6 +63,7 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
         from: Offset(0),
         limit: LIMIT,
         aborted: &never_aborted,
+        unread: &mut Unread::default(),
     }
     .run(&sources, &mut gate)?;
     let rules = Rules {

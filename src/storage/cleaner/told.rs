@@ -59,7 +59,7 @@ impl Partition {
     }
 
     /// Tells whether somebody waits for a pass over this log to end, or to come to its next chunk: a change of settings,
-    /// retention, a repair, a removal.
+    /// retention, a removal.
     pub fn wants_pass_to_end(&self) -> bool {
         self.maintenance.is_wanted() || self.maintenance.is_wanted_to_delete()
     }

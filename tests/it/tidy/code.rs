@@ -152,6 +152,19 @@ pub(crate) fn crate_paths(module: &[String], text: &str) -> Vec<CratePath> {
     paths
 }
 
+/// Every path that a file writes from `std`.
+pub(crate) fn std_paths(text: &str) -> Vec<CratePath> {
+    let code = without_comments_and_literals(text);
+    let tokens = tokens(&code);
+    let mut paths = Vec::new();
+    for at in 0..tokens.len() {
+        if tokens[at] == "std" && tokens.get(at + 1) == Some(&"::") {
+            read_tree(&tokens, at + 2, vec!["std".to_owned()], &mut paths);
+        }
+    }
+    paths
+}
+
 /// Reads what follows `prefix::` at `at` and returns the token after it.
 fn read_tree(tokens: &[&str], mut at: usize, mut prefix: CratePath, paths: &mut Vec<CratePath>) -> usize {
     loop {

@@ -1,10 +1,10 @@
-//! The layers: which module may import which, and which may know which foreign crate.
+//! The layers: which module may import which, which may know which foreign crate, and which must not know the world.
 //!
 //! Arrows only go down, siblings never meet, and neither the files of `storage` nor those of `tier` form a cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::code::{before_tests, crate_paths, module_of, tokens, without_comments_and_literals};
+use super::code::{before_tests, crate_paths, module_of, std_paths, tokens, without_comments_and_literals};
 
 const SERVER_AND_BELOW: [&str; 17] = [
     "types",
@@ -89,6 +89,93 @@ const FOREIGN: [(&str, &[&str]); 7] = [
     ("memmap2", &["env"]),
 ];
 
+/// Parts of the world outside, and the modules that must not know them: to these they come as values, or through `env`.
+const WORLD: [(&[&str], &[&str]); 5] = [
+    (
+        &["std", "fs"],
+        &[
+            "types",
+            "telemetry",
+            "record",
+            "storage",
+            "broker",
+            "proto",
+            "client",
+        ],
+    ),
+    (
+        &["std", "net"],
+        &[
+            "types",
+            "telemetry",
+            "env",
+            "record",
+            "storage",
+            "broker",
+            "proto",
+        ],
+    ),
+    (
+        &["std", "process"],
+        &[
+            "types",
+            "telemetry",
+            "record",
+            "storage",
+            "tier",
+            "broker",
+            "proto",
+            "client",
+        ],
+    ),
+    (
+        &["std", "time", "Instant"],
+        &["types", "record", "storage", "proto"],
+    ),
+    (
+        &["std", "time", "SystemTime"],
+        &[
+            "types",
+            "telemetry",
+            "record",
+            "storage",
+            "tier",
+            "broker",
+            "proto",
+            "grpc",
+            "http",
+        ],
+    ),
+];
+
+/// True for files that hold tests, or what tests share, and nothing else.
+fn is_of_tests(path: &str) -> bool {
+    path.split('/').any(|part| {
+        part == "tests" || part == "tests.rs" || part == "testing.rs" || part.ends_with("_tests.rs")
+    })
+}
+
+/// What of the world a file knows and its module must not. Tests may.
+fn worldly(path: &str, top: &str, text: &str) -> Vec<String> {
+    if is_of_tests(path) {
+        return Vec::new();
+    }
+    let known = std_paths(before_tests(text));
+    let forbidden = WORLD.iter().filter(|(_, modules)| modules.contains(&top));
+    let known_of = |part: &[&str]| {
+        known.iter().any(|path| {
+            // Whoever has all that lies above it, by its module or by `*`, has it, too.
+            let named = path.split(|name| name == "*").next().unwrap_or(path);
+            let stays = named.len() < path.len() || named.len() > 1;
+            stays && named.iter().zip(part).all(|(name, part)| name == part)
+        })
+    };
+    forbidden
+        .filter(|(part, _)| known_of(part))
+        .map(|(part, _)| format!("{path}: {top} may not know {}", part.join("::")))
+        .collect()
+}
+
 /// Every import of a file that the tables forbid. The crate's root and the binary only join modules: they are free.
 pub(crate) fn breaches(path: &str, text: &str) -> Vec<String> {
     let module = module_of(path);
@@ -121,6 +208,7 @@ pub(crate) fn breaches(path: &str, text: &str) -> Vec<String> {
             found.insert(format!("{path}: {top} may not know {known}"));
         }
     }
+    found.extend(worldly(path, top, text));
     found.into_iter().collect()
 }
 
@@ -140,7 +228,7 @@ fn imports<'a>(layer: &str, files: &'a [(String, String)]) -> BTreeMap<&'a str, 
     let folder = format!("src/{layer}/");
     let inside: Vec<(&str, &str)> = files
         .iter()
-        .filter(|(path, _)| path.starts_with(&folder) && !path.ends_with("_tests.rs"))
+        .filter(|(path, _)| path.starts_with(&folder) && !is_of_tests(path))
         .map(|(path, text)| (&path[folder.len()..], before_tests(text)))
         .collect();
     let child = |path: &'a str| {
@@ -274,6 +362,40 @@ mod tests {
     }
 
     #[test]
+    fn the_world_comes_to_the_lower_layers_as_a_value() {
+        for (code, part) in [
+            ("fn f() { std::fs::read(path) }", "std::fs"),
+            ("use std::{fs, io};", "std::fs"),
+            ("use std::fs as disk;", "std::fs"),
+            ("fn f() { ::std::net::TcpStream::connect(a) }", "std::net"),
+            ("use std::net::*;", "std::net"),
+            ("use std::time::{Duration, Instant};", "std::time::Instant"),
+            ("fn f() -> std::time::SystemTime {}", "std::time::SystemTime"),
+        ] {
+            for module in ["record", "storage"] {
+                let path = format!("src/{module}/x.rs");
+                assert_eq!(
+                    breaches(&path, code),
+                    [format!("{path}: {module} may not know {part}")],
+                    "{code}"
+                );
+            }
+        }
+        assert_eq!(
+            breaches("src/record/x.rs", "use std::time;").len(),
+            2,
+            "both clocks"
+        );
+        let harmless = "use std::time::Duration; use std::io; // std::fs
+            const A: &str = \"std::net\";";
+        assert_eq!(breaches("src/storage/x.rs", harmless), [""; 0]);
+        let in_tests = "\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
+        assert_eq!(breaches("src/storage/x.rs", in_tests), [""; 0]);
+        assert_eq!(breaches("src/storage/x_tests.rs", "use std::fs;"), [""; 0]);
+        assert_eq!(breaches("src/env/real.rs", "use std::fs;"), [""; 0]);
+    }
+
+    #[test]
     fn a_module_without_a_row_is_a_breach() {
         assert_eq!(
             breaches("src/util.rs", ""),
@@ -316,6 +438,7 @@ mod tests {
                 "\n#[cfg(test)]\nmod tests {\n    use super::super::log::Log;\n}\n",
             ),
             ("segment_tests.rs", "use super::log::Log;"),
+            ("segment/testing.rs", "use crate::storage::log::Log;"),
         ]);
         assert_eq!(cycle("storage", &in_tests), None);
     }

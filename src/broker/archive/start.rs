@@ -1,0 +1,241 @@
+//! Opening the archive at a start.
+//!
+//! 1. The bucket is probed: it must take writes, and create only where it is told to. If it dies here: a few bytes stay in it.
+//! 2. Its next epoch is claimed; from then on it is the epoch of this start, in every batch too. If it dies here: an epoch is lost,
+//!    nobody misses it.
+//! 3. The catalog is read, and once the partitions are open, the manifests of all that have something to do with the bucket. A log
+//!    start that the manifest knows better is raised.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::runtime::Handle;
+
+use crate::broker::core::Core;
+use crate::broker::served::Served;
+use crate::broker::{BrokerConfig, Error};
+use crate::env::{Fs, process_name};
+use crate::storage::Store;
+use crate::telemetry::Metrics;
+use crate::tier::{
+    CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claimant, Claims, Ledger, Manifest, Pace,
+    PartitionKey, TierError, TierStore, Uploader, WriterId,
+};
+use crate::types::{Offset, Timestamp};
+
+use super::bucket::{Archive, Tiered};
+
+/// How long opening the bucket may take.
+const OPEN_DEADLINE: Duration = Duration::from_secs(60);
+/// Manifests that are read at the same time.
+const MANIFESTS_AT_ONCE: usize = 32;
+/// Where parts of objects are kept, in the data directory: a start empties it.
+const CACHE_FOLDER: &str = "tier-cache";
+/// Longest text of a refusal, in characters: stores answer with whole pages.
+const REFUSAL_MAX: usize = 600;
+
+impl Archive {
+    /// Opens the bucket that the configuration names, and makes its epoch the store's. Blocks; runs on a thread of the runtime that may.
+    pub(in crate::broker) fn open(
+        config: &BrokerConfig,
+        fs: &Arc<dyn Fs>,
+        store: &Store,
+        (metrics, now): (&Arc<Metrics>, Timestamp),
+    ) -> Result<Option<Arc<Self>>, Error> {
+        let Some(url) = &config.archive.url else {
+            return Ok(None);
+        };
+        let bucket = match opened(config, url) {
+            Ok(bucket) => bucket,
+            Err(error) => return Err(refused(&error)),
+        };
+        let claimant = Claimant {
+            cluster_id: store.cluster_id().to_owned(),
+            host: process_name(),
+            least_epoch: store.epoch(),
+            writer: WriterId(random()?),
+        };
+        let attempt = u64::from_be_bytes(random()?);
+        let claimed = Handle::current().block_on(async {
+            let work = claim(bucket.clone(), &claimant, attempt, now);
+            tokio::time::timeout(OPEN_DEADLINE, work).await
+        });
+        let Ok(claimed) = claimed else {
+            return Err(Error::ArchiveRefused {
+                reason: format!(
+                    "the archive at {bucket} did not answer within {} s; start without tier.url, or try again",
+                    OPEN_DEADLINE.as_secs()
+                ),
+            });
+        };
+        let (claims, author, catalog) = claimed.map_err(|error| refused(&error))?;
+        store
+            .raise_epoch(author.epoch)
+            .map_err(|error| crate::broker::translate::store(&config.data_dir.display(), &error))?;
+        tracing::info!(archive = %bucket, epoch = author.epoch.0, topics = catalog.state().topics().len(), "archive opened");
+        let uploader = Uploader::new(Arc::clone(fs), bucket.clone())
+            .at_pace(Pace::of(config.archive.upload_max_bytes_per_second));
+        let cache = cache(fs, config);
+        Ok(Some(Arc::new(Self::over(
+            (bucket, author),
+            uploader,
+            claims,
+            (catalog, Arc::clone(metrics), cache),
+            config.archive.clone(),
+        ))))
+    }
+
+    /// Reads the manifests of all partitions that have something to do with the bucket. Blocks, as [`open`](Self::open) does.
+    pub(in crate::broker) fn know(&self, core: &Core) -> Result<(), Error> {
+        let mut known = Vec::new();
+        let mut fresh = Vec::new();
+        {
+            let catalog = self.catalog.blocking_lock();
+            for topic in core.topics.all() {
+                if catalog.state().topics().contains_key(&topic.id) {
+                    known.extend(topic.partitions.iter().cloned());
+                } else if core.config.archives(&topic.name, &topic.config) {
+                    fresh.extend(topic.partitions.iter().cloned());
+                }
+            }
+        }
+        for served in fresh {
+            self.begin(&served);
+        }
+        let open = |served: Arc<Served>| {
+            let (key, store, cache) = (key_of(&served), self.store.clone(), Arc::clone(&self.cache));
+            async move {
+                let empty = Manifest::empty(&key);
+                let ledger = Ledger::open(store, key.manifest(), empty).await?;
+                Ok::<_, TierError>((served, Tiered::new(key, ledger, cache)))
+            }
+        };
+        let read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
+        let read: Result<Vec<_>, TierError> = Handle::current().block_on(read.try_collect());
+        for (served, tiered) in read.map_err(|error| refused(&error))? {
+            reconcile(&served, &tiered)?;
+            tiered.tell(&served);
+            self.partitions
+                .write()
+                .insert(served.id().clone(), Arc::new(tiered));
+        }
+        Ok(())
+    }
+
+    /// Begins with a partition that most likely has nothing in the bucket: its first entry finds out.
+    pub(super) fn begin(&self, served: &Arc<Served>) -> Arc<Tiered> {
+        let key = key_of(served);
+        let ledger = Ledger::unread(self.store.clone(), key.manifest(), Manifest::empty(&key));
+        let tiered = Arc::new(Tiered::new(key, ledger, Arc::clone(&self.cache)));
+        self.partitions
+            .write()
+            .insert(served.id().clone(), Arc::clone(&tiered));
+        tiered
+    }
+}
+
+/// Makes the cache of cold reads: in memory alone, where its folder cannot be used.
+fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
+    let limits = CacheLimits::default();
+    let folder = config.data_dir.join(CACHE_FOLDER);
+    ChunkCache::with_folder(limits, Arc::clone(fs), &folder).unwrap_or_else(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "cold reads are kept in memory alone");
+        ChunkCache::in_memory(limits)
+    })
+}
+
+fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
+    #[cfg(test)]
+    if let Some(store) = &config.archive.store {
+        return Ok(store.clone());
+    }
+    let _ = config;
+    TierStore::open(url, CallLimits::default())
+}
+
+type Claimed = (Claims, crate::tier::Author, Ledger<Catalog>);
+
+async fn claim(
+    bucket: TierStore,
+    claimant: &Claimant,
+    attempt: u64,
+    now: Timestamp,
+) -> Result<Claimed, TierError> {
+    bucket.probe(attempt).await?;
+    let mut claims = Claims::read(bucket.clone()).await?;
+    let author = claims.claim(claimant, now).await?;
+    let catalog = Ledger::open(bucket, CATALOG.to_owned(), Catalog::default()).await?;
+    Ok((claims, author, catalog))
+}
+
+/// Holds a log and its manifest against each other.
+fn reconcile(served: &Served, tiered: &Tiered) -> Result<(), Error> {
+    let (manifest, marks) = (tiered.manifest(), served.log.watermarks());
+    if !manifest.segments().is_empty() && manifest.end() > marks.log_end {
+        return Err(Error::ArchiveRefused {
+            reason: format!(
+                "the archive has {} up to offset {}, and the log in the data directory ends at {}: this is not the directory that \
+                 was archived last, or a part of it is lost; put it back, or restore the data directory from the archive",
+                served.id(),
+                manifest.end(),
+                marks.log_end
+            ),
+        });
+    }
+    let mut start = manifest.log_start();
+    let has_it = manifest
+        .segment_at(marks.log_start.max(start))
+        .is_some_and(|segment| segment.id.base < marks.local_start);
+    if !has_it && marks.log_start < marks.local_start {
+        // It is nowhere: a full disk was freed of it before the new log start could be written.
+        start = start.max(marks.local_start);
+    }
+    let start = start.min(marks.high_watermark);
+    if start > marks.log_start
+        && let Err(error) = served.log.raise_log_start(start)
+    {
+        tracing::warn!(partition = %served.id(), %error, "the archive begins later than the log, which keeps its start");
+    }
+    Ok(())
+}
+
+pub(super) fn key_of(served: &Served) -> PartitionKey {
+    let id = served.id();
+    PartitionKey {
+        topic: id.topic.clone(),
+        topic_id: served.log.topic_id(),
+        partition: id.partition,
+    }
+}
+
+pub(super) fn random<const LEN: usize>() -> Result<[u8; LEN], Error> {
+    let mut bytes = [0; LEN];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Storage {
+        target: "the system's random source".to_owned(),
+        reason: error.to_string(),
+    })?;
+    Ok(bytes)
+}
+
+fn refused(error: &TierError) -> Error {
+    let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let short: String = text.chars().take(REFUSAL_MAX).collect();
+    let advice = match error {
+        TierError::Url { .. } | TierError::IgnoresCreateOnly { .. } => "choose another tier.url",
+        TierError::ForeignCluster { .. } => {
+            "choose another tier.url, or the data directory that belongs to this archive"
+        }
+        TierError::Fenced { .. } => "stop the other server first",
+        TierError::Damaged { .. } => "look at the archive with `siltstone tier verify`",
+        _ => "look at the bucket's name, its credentials and what they permit, or start without tier.url",
+    };
+    Error::ArchiveRefused {
+        reason: format!("the archive cannot be used: {short}; {advice}"),
+    }
+}
+
+/// The log start that the bucket is to know: what is before it is gone.
+pub(super) fn start_of(served: &Served) -> Offset {
+    served.log.watermarks().log_start
+}
