@@ -122,6 +122,8 @@ pub struct Chunk {
     pub aborted: Vec<Aborted>,
     /// Where the next read goes on.
     pub next_offset: Offset,
+    /// Where the log goes on behind the batches, by what lies there; where nobody looked, what the last batch says.
+    pub behind: Offset,
     /// The partition's watermarks when this was read.
     pub high_watermark: Offset,
     /// See `high_watermark`.

@@ -249,6 +249,9 @@ fn split_batch(rest: &mut Chunk) -> Chunk {
         .filter(|len| *len <= rest.batches.len())
         .unwrap_or(rest.batches.len());
     one.batches = rest.batches.split_to(len);
+    if let Ok(following) = BatchHeader::parse(&rest.batches) {
+        one.behind = following.base_offset;
+    }
     if let Some(header) = header
         && header.is_control()
         && let Some(producer) = header.producer
@@ -323,6 +326,7 @@ mod tests {
             times: None,
             aborted: aborted.to_vec(),
             next_offset: Offset(100),
+            behind: Offset(100),
             high_watermark: Offset(100),
             last_stable: Offset(100),
             log_start: Offset::ZERO,
