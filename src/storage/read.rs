@@ -228,7 +228,9 @@ impl Reader<'_> {
             found = Some(start..end);
             (next_offset, behind) = (header.next_offset(), None);
             if !fits {
-                behind = base_behind(walk.next_header(), next);
+                if next_offset < read.until {
+                    behind = base_behind(walk.next_header(), next);
+                }
                 break;
             }
         }
