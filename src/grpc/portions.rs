@@ -208,7 +208,11 @@ impl Portions {
 
 /// What the records of a batch take in memory; keys and values of one that is not compressed are those of its mapping.
 fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
-    let own = records.len() * size_of::<v1::StoredRecord>();
+    let header = |header: &v1::Header| size_of::<v1::Header>() + header.key.len();
+    let record = |record: &v1::StoredRecord| {
+        size_of::<v1::StoredRecord>() + record.headers.iter().map(header).sum::<usize>()
+    };
+    let own = records.iter().map(record).sum();
     match BatchHeader::parse(&batch.batches) {
         Ok(header) if header.codec == Codec::None => own,
         _ => own + records.iter().map(Message::encoded_len).sum::<usize>(),
