@@ -65,9 +65,10 @@ pub use holds::TopicHold;
 pub use produce::{ACK_TIMEOUT, PendingAck};
 pub use read::{MOVED_MAX, ReadStream};
 pub use requests::{
-    Aborted, Acks, Adopted, Appended, Chunk, ConfigChange, ConfigEntry, ConfigSource, Execution, Fetch,
-    FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
-    Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription, TopicSummary,
+    Aborted, Acks, Adopted, Appended, AskedPartitions, Chunk, ConfigChange, ConfigEntry, ConfigSource,
+    Execution, Fetch, FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery,
+    PartitionDescription, Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription,
+    TopicSummary,
 };
 pub use retention::RetentionPreview;
 pub use settings::{CompressionLevels, Settings, TopicConfig};
@@ -357,29 +358,29 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Explains the compaction of partitions: what is dirty, what comes next and when, and if nothing, why not. No partitions
-    /// named means all. Ascending by partition.
+    /// Explains the compaction of partitions: what is dirty, what comes next and when, and if nothing, why not. Ascending by
+    /// partition.
     ///
     /// # Errors
     /// An unknown topic or partition.
     pub fn explain_compaction(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<CompactionExplanation>, Error> {
-        self.core.counted(self.core.explain_compaction(topic, partitions))
+        self.core.counted(self.core.explain_compaction(topic, asked))
     }
 
-    /// Describes logs segment by segment. No partitions named means all. Ascending by partition.
+    /// Describes logs segment by segment. Ascending by partition.
     ///
     /// # Errors
     /// An unknown topic or partition.
     pub fn describe_log(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<LogDescription>, Error> {
-        self.core.counted(self.core.describe_log(topic, partitions))
+        self.core.counted(self.core.describe_log(topic, asked))
     }
 
     /// Verifies a partition directory and brings it in; a topic that does not exist is made, with just enough partitions.
@@ -427,9 +428,13 @@ impl Broker {
     /// Says what the next look of retention would delete of a topic, and why the rest stays; ascending by partition.
     ///
     /// # Errors
-    /// An unknown topic.
-    pub fn preview_retention(&self, topic: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
-        self.core.counted(self.core.preview_retention(topic))
+    /// An unknown topic or partition.
+    pub fn preview_retention(
+        &self,
+        topic: &TopicName,
+        asked: &AskedPartitions,
+    ) -> Result<Vec<RetentionPreview>, Error> {
+        self.core.counted(self.core.preview_retention(topic, asked))
     }
 
     /// Renders the broker's metrics.

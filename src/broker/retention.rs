@@ -18,11 +18,11 @@ use crate::storage::{DeletionReason, Retained, RetentionPlan, Stay};
 use crate::telemetry::{Retention, RetentionLabels};
 use crate::types::{PartitionId, TopicName, TopicPartition};
 
-use super::Error;
 use super::core::Core;
 use super::holds::name_of;
 use super::schedule::run;
 use super::served::Served;
+use super::{AskedPartitions, Error};
 
 /// How often all partitions are looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -140,7 +140,11 @@ impl Core {
     }
 
     /// See [`super::Broker::preview_retention`].
-    pub(super) fn preview_retention(&self, name: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
+    pub(super) fn preview_retention(
+        &self,
+        name: &TopicName,
+        asked: &AskedPartitions,
+    ) -> Result<Vec<RetentionPreview>, Error> {
         let topic = self.topics.find(name)?;
         let now = self.now();
         let preview = |served: &Arc<Served>| {
@@ -156,6 +160,6 @@ impl Core {
                 hold,
             }
         };
-        Ok(topic.partitions.iter().map(preview).collect())
+        Ok(topic.asked(asked)?.iter().map(preview).collect())
     }
 }

@@ -220,7 +220,9 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
             .filter_map(|(key, value)| Some((key.to_owned(), value?))),
     );
     let file = args.config.or_else(|| {
-        let named = environment.iter().find(|(name, _)| name == "SILTSTONE_CONFIG");
+        let named = environment
+            .iter()
+            .find(|(name, _)| name == config::CONFIG_VARIABLE);
         named.map(|(_, path)| PathBuf::from(path))
     });
     Ok(Sources {
@@ -230,13 +232,16 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
     })
 }
 
-/// The variables that may be settings. Those of others may hold anything.
+/// The variables that may be settings. Those of others, whatever they begin with, may hold anything.
 fn ours(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ServeError> {
     let prefix = config::ENV_PREFIX.as_bytes();
     all.filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix))
-        .map(|(name, value)| match (name.to_str(), value.to_str()) {
-            (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
-            _ => Err(ServeError::NotText { name, value }),
+        .map(|(name, value)| {
+            let told = name.to_string_lossy().into_owned();
+            match value.into_string() {
+                Err(value) if config::reads_variable(&told) => Err(ServeError::NotText { name, value }),
+                text => Ok((told, text.unwrap_or_default())),
+            }
         })
         .collect()
 }

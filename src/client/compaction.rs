@@ -191,11 +191,25 @@ impl Client {
     }
 
     async fn compaction(&self, request: v1::CompactNowRequest) -> Result<Compaction, Error> {
-        let response = self.answer(self.admin().compact_now(request)).await?;
+        let mut page = self.answer(self.admin().compact_now(request)).await?;
+        let (handle, complete) = (page.handle, page.complete);
+        let mut partitions = page.partitions;
+        let mut first_partition = 0;
+        while let Some(next) = page.next_partition {
+            first_partition = self.further(&first_partition, next)?;
+            let request = v1::CompactNowRequest {
+                handle: Some(handle),
+                max_wait_ms: Some(0),
+                first_partition,
+                ..v1::CompactNowRequest::default()
+            };
+            page = self.answer(self.admin().compact_now(request)).await?;
+            partitions.extend(std::mem::take(&mut page.partitions));
+        }
         Ok(Compaction {
-            handle: response.handle,
-            complete: response.complete,
-            partitions: response.partitions.into_iter().map(partition).collect(),
+            handle,
+            complete,
+            partitions: partitions.into_iter().map(partition).collect(),
         })
     }
 
@@ -204,12 +218,21 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn explain_compaction(&self, topic: &str) -> Result<Vec<CompactionExplanation>, Error> {
-        let request = v1::ExplainCompactionRequest {
+        let mut request = v1::ExplainCompactionRequest {
             topic: topic.to_owned(),
-            partitions: Vec::new(),
+            ..v1::ExplainCompactionRequest::default()
         };
-        let response = self.answer(self.admin().explain_compaction(request)).await?;
-        Ok(response.partitions.into_iter().map(explanation).collect())
+        let mut explained = Vec::new();
+        loop {
+            let page = self
+                .answer(self.admin().explain_compaction(request.clone()))
+                .await?;
+            explained.extend(page.partitions.into_iter().map(explanation));
+            match page.next_partition {
+                None => return Ok(explained),
+                Some(next) => request.first_partition = self.further(&request.first_partition, next)?,
+            }
+        }
     }
 }
 

@@ -95,11 +95,33 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn preview_retention(&self, topic: &str) -> Result<Vec<RetentionPreview>, Error> {
-        let request = v1::PreviewRetentionRequest {
-            topic: topic.to_owned(),
-        };
-        let response = self.answer(self.admin().preview_retention(request)).await?;
-        Ok(response.partitions.into_iter().map(preview).collect())
+        let mut from = (0, 0);
+        let mut previews = Vec::<RetentionPreview>::new();
+        loop {
+            let request = v1::PreviewRetentionRequest {
+                topic: topic.to_owned(),
+                from: Some(v1::LogPlace {
+                    partition: from.0,
+                    offset: from.1,
+                }),
+            };
+            let page = self.answer(self.admin().preview_retention(request)).await?;
+            for more in page.partitions.into_iter().map(preview) {
+                match previews.last_mut() {
+                    // The rest of its deletions, in a later look at the log: that tells how it ends.
+                    Some(begun) if begun.partition == more.partition => {
+                        let deletions = std::mem::take(&mut begun.deletions);
+                        *begun = more;
+                        begun.deletions.splice(..0, deletions);
+                    }
+                    _ => previews.push(more),
+                }
+            }
+            match page.next {
+                None => return Ok(previews),
+                Some(next) => from = self.further(&from, (next.partition, next.offset))?,
+            }
+        }
     }
 
     /// Keeps a range of a topic from every policy; durable on return. The same hold again is no failure.

@@ -16,8 +16,11 @@ const OTHER_VARIABLES: [&str; 5] = [
     "SILTSTONE_TLS_CA",
     "SILTSTONE_TLS_CERTIFICATE",
     "SILTSTONE_TLS_KEY",
-    "SILTSTONE_CONFIG",
+    CONFIG_VARIABLE,
 ];
+
+/// The variable that names the file.
+pub const CONFIG_VARIABLE: &str = "SILTSTONE_CONFIG";
 
 /// Greatest configuration file, in bytes: a thousand times what all settings take.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -249,6 +252,11 @@ fn check_topic_defaults(loaded: &Loaded) -> Result<(), ConfigError> {
         reason: refused.to_string(),
         origins: origins.into_iter().collect::<Vec<_>>().join(" and "),
     })
+}
+
+/// Tells whether a variable of the environment is taken for a setting, or for the name of the file.
+pub fn reads_variable(name: &str) -> bool {
+    key_of_variable(name).is_some() || name == CONFIG_VARIABLE
 }
 
 fn key_of_variable(name: &str) -> Option<String> {

@@ -5,7 +5,7 @@
 //!    `-- LogService (log_service)     produce  produce_stream  fetch  read  offsets
 //!    `-- AdminService (admin_service)
 //!    `-- health, reflection
-//!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
+//!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages), pages (long lists),
 //!                        outgoing (what answers to reads may hold), observe (counts)
 //! ```
 //!
@@ -28,6 +28,7 @@ mod log_service;
 mod observe;
 mod offsets;
 mod outgoing;
+mod pages;
 mod portions;
 mod produce;
 mod produce_stream;

@@ -380,15 +380,7 @@ impl Partition {
                 log_end,
             });
         }
-        self.check_local(offset)
-    }
-
-    fn check_local(&self, offset: Offset) -> Result<(), ReadError> {
-        let local_start = self.marks.view().local_start;
-        if offset < local_start {
-            return Err(ReadError::Cold { offset, local_start });
-        }
-        Ok(())
+        check_local(offset, &view)
     }
 
     pub(super) fn reader(&self) -> Reader<'_> {
@@ -422,8 +414,9 @@ impl Partition {
 
     fn find_time_now(&self, at: Timestamp, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        let from = from.max(self.marks.view().log_start);
-        self.check_local(from)?;
+        let view = self.marks.view();
+        let from = from.max(view.log_start);
+        check_local(from, &view)?;
         self.reader().find_time(&FindTime {
             at,
             from,
@@ -450,8 +443,9 @@ impl Partition {
     }
 
     fn find_max_timestamp_now(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
-        let from = from.max(self.marks.view().log_start);
-        self.check_local(from)?;
+        let view = self.marks.view();
+        let from = from.max(view.log_start);
+        check_local(from, &view)?;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
@@ -632,6 +626,16 @@ impl Partition {
     pub fn dir(&self) -> Arc<Path> {
         Arc::clone(&self.dir)
     }
+}
+
+/// Refuses an offset of the log that is only in the archive: by the view that says that it is of the log. A log start that
+/// rises meanwhile takes the local start along, and what is deleted would pass for archived.
+fn check_local(offset: Offset, view: &WatermarkView) -> Result<(), ReadError> {
+    let local_start = view.local_start;
+    if offset < local_start {
+        return Err(ReadError::Cold { offset, local_start });
+    }
+    Ok(())
 }
 
 /// Returns the end of a transaction that a batch of the coordinator says.

@@ -69,6 +69,20 @@ pub struct Slice {
     pub bytes: Bytes,
     /// Where the next read goes on: beyond the batches, and beyond what was looked at and left out.
     pub next_offset: Offset,
+    /// Where the log goes on behind the batches, by what lies there, where that was looked at; else as `next_offset`. What the
+    /// last batch says of itself may be as damaged as the rest of it.
+    pub behind: Offset,
+}
+
+impl Slice {
+    /// Returns a slice without batches: all up to `next_offset` is looked at.
+    pub fn nothing(next_offset: Offset) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            next_offset,
+            behind: next_offset,
+        }
+    }
 }
 
 /// A record found by its time.
@@ -96,26 +110,23 @@ impl Reader<'_> {
         let mut budget = SKIP_BUDGET;
         loop {
             if from >= read.until {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: from.max(read.from),
-                });
+                return Ok(Slice::nothing(from.max(read.from)));
             }
             let Some(segment) = self.segment_for(from, read.times.as_ref()) else {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: read.until,
-                });
+                return Ok(Slice::nothing(read.until));
             };
             let (base, next, end) = segment.bounds();
             if base >= read.until {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: read.until,
-                });
+                return Ok(Slice::nothing(read.until));
             }
             from = from.max(base);
-            let step = match self.step(&segment, Run { read, from, end }, &mut budget) {
+            let run = Run {
+                read,
+                from,
+                next,
+                end,
+            };
+            let step = match self.step(&segment, run, &mut budget) {
                 // Known from now on, the damage is told only to who comes to it.
                 Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => {
                     continue;
@@ -125,19 +136,13 @@ impl Reader<'_> {
             match step {
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
-                    return Ok(Slice {
-                        bytes: Bytes::new(),
-                        next_offset,
-                    });
+                    return Ok(Slice::nothing(next_offset));
                 }
                 // A segment read to its published end without a batch for us: what follows it is next.
                 Step::Nothing { next_offset } => from = next_offset.max(next.min(read.until)),
             }
             if matches!(segment, Segment::Active(_)) {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: from.min(read.until).max(read.from),
-                });
+                return Ok(Slice::nothing(from.min(read.until).max(read.from)));
             }
         }
     }
@@ -172,20 +177,29 @@ impl Reader<'_> {
 
     /// Walks one segment and returns the first run of wanted batches.
     fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
-        let Run { read, from, end } = run;
+        let Run {
+            read,
+            from,
+            next,
+            end,
+        } = run;
         let start = self.start_in(segment, from, read.times.as_ref())?;
         let mut walk = segment.walk(self.files, start, end, from);
         let mut found: Option<Range<u32>> = None;
-        let mut next_offset = from;
+        let (mut next_offset, mut behind) = (from, None);
         // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
         while next_offset < read.until {
             let (position, header) = match walk.next_header() {
                 Ok(Some(next)) => next,
-                Ok(None) => break,
+                Ok(None) => {
+                    behind = Some(next);
+                    break;
+                }
                 // What was found before it is returned; the next read begins at the damage.
                 Err(ReadError::Damaged { .. }) if found.is_some() => break,
                 Err(error) => return Err(error),
             };
+            behind = Some(header.base_offset);
             if header.base_offset >= read.until {
                 break;
             }
@@ -207,24 +221,25 @@ impl Reader<'_> {
             let fits = usize::try_from(end - start).is_ok_and(|len| len <= read.max_bytes);
             if !fits && (found.is_some() || read.first == FirstBatch::IfItFits) {
                 if found.is_none() {
-                    return Ok(Step::Found(Slice {
-                        bytes: Bytes::new(),
-                        next_offset,
-                    }));
+                    return Ok(Step::Found(Slice::nothing(next_offset)));
                 }
                 break;
             }
             found = Some(start..end);
-            next_offset = header.next_offset();
+            (next_offset, behind) = (header.next_offset(), None);
             if !fits {
+                if next_offset < read.until {
+                    behind = base_behind(walk.next_header(), next);
+                }
                 break;
             }
         }
         match found {
-            Some(found) => {
-                let bytes = read_range(self.files, segment, found)?;
-                Ok(Step::Found(Slice { bytes, next_offset }))
-            }
+            Some(found) => Ok(Step::Found(Slice {
+                bytes: read_range(self.files, segment, found)?,
+                next_offset,
+                behind: behind.unwrap_or(next_offset),
+            })),
             None => Ok(Step::Nothing { next_offset }),
         }
     }
@@ -412,6 +427,8 @@ fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<
 struct Run<'a> {
     read: &'a Read,
     from: Offset,
+    /// The offset after the segment's last.
+    next: Offset,
     /// The segment's published end.
     end: u32,
 }
@@ -419,6 +436,12 @@ struct Run<'a> {
 enum Step {
     Found(Slice),
     Nothing { next_offset: Offset },
+}
+
+/// Returns where the log goes on behind a batch, by what follows it in a segment that ends before `next`, if that can be read.
+fn base_behind(following: Result<Option<(u32, BatchHeader)>, ReadError>, next: Offset) -> Option<Offset> {
+    let following = following.ok()?;
+    Some(following.map_or(next, |(_, header)| header.base_offset))
 }
 
 fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {

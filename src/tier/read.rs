@@ -103,10 +103,7 @@ impl ColdLog {
     /// [`TierError::Damaged`], [`TierError::Call`]; also when an object is gone, as after a change of the manifest that is not known here.
     pub async fn read(&self, read: &Read) -> Result<Slice, TierError> {
         let until = read.until.min(self.manifest.end());
-        let nothing = |next_offset: Offset| Slice {
-            bytes: Bytes::new(),
-            next_offset: next_offset.max(read.from),
-        };
+        let nothing = |next_offset: Offset| Slice::nothing(next_offset.max(read.from));
         let mut from = read.from;
         let mut budget = SKIP_BUDGET;
         let walked = self.cache.walked(&self.name, read.from);
@@ -325,10 +322,7 @@ impl ColdLog {
                 break;
             }
             if !fits && read.first == FirstBatch::IfItFits {
-                return Ok(Step::Found(Slice {
-                    bytes: Bytes::new(),
-                    next_offset,
-                }));
+                return Ok(Step::Found(Slice::nothing(next_offset)));
             }
             found = Some(start..end);
             next_offset = header.next_offset();
@@ -341,7 +335,11 @@ impl ColdLog {
         };
         let bytes = walk.range(found.clone()).await?;
         cold.check_batches(&bytes, found.start)?;
-        Ok(Step::Found(Slice { bytes, next_offset }))
+        Ok(Step::Found(Slice {
+            bytes,
+            next_offset,
+            behind: next_offset,
+        }))
     }
 }
 

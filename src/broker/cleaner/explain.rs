@@ -7,14 +7,13 @@ use std::sync::atomic::Ordering;
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::topics::Topic;
-use crate::broker::{Error, PartitionId};
+use crate::broker::{AskedPartitions, Error};
 use crate::storage::{
     Bound, CompactionView, Due, NotDue, PassReport, Rounds, SegmentRole, breaks_its_promise,
 };
 use crate::types::{Timestamp, TopicName};
 
 use super::candidates::{urgency, wakes_at};
-use super::jobs::chosen;
 use super::state::is_overdue;
 use super::{
     CompactionExplanation, Exactness, KeyCounts, LastPass, LogDescription, LogSegment, PassError, RoundsLeft,
@@ -26,11 +25,12 @@ impl Core {
     pub(in crate::broker) fn explain_compaction(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<CompactionExplanation>, Error> {
         let topic = self.topics.find(topic)?;
         let now = self.now();
-        let explained = chosen(&topic, partitions)?
+        let explained = topic
+            .asked(asked)?
             .iter()
             .map(|served| self.explain(&topic, served, now))
             .collect();
@@ -41,10 +41,11 @@ impl Core {
     pub(in crate::broker) fn describe_log(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<LogDescription>, Error> {
         let topic = self.topics.find(topic)?;
-        Ok(chosen(&topic, partitions)?
+        Ok(topic
+            .asked(asked)?
             .iter()
             .map(|served| describe(self, &topic, served))
             .collect())

@@ -38,7 +38,10 @@ impl Workshop {
     }
 
     pub(super) fn explain(&self, topic: &TopicName) -> CompactionExplanation {
-        let explained = self.house.broker.explain_compaction(topic, &[]);
+        let explained = self
+            .house
+            .broker
+            .explain_compaction(topic, &AskedPartitions::all());
         explained.expect("known").pop().expect("one partition")
     }
 
