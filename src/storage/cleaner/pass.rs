@@ -26,7 +26,7 @@ use crate::storage::{
 };
 use crate::types::{Offset, Timestamp};
 
-use super::super::cleaner_state::{Announced, Left, PassFailure, PassReport, Rounds};
+use super::super::cleaner_state::{Announced, Left, PassFailure, PassReport, Remembered, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
 use super::super::segment::Segment;
@@ -367,27 +367,13 @@ impl Round<'_> {
             Reached::Full(at) => (at, Learned::Part),
         };
         let remembered = self.partition.cleaner.look();
+        let rules = self.rules(&*pass.map, from..to, &remembered);
+        let mut survivors = Survivors::new(rules, &self.producers);
         let before = Left {
             unread: remembered.unread,
             unlearned: remembered.unlearned,
             learn_from: None,
         };
-        let rules = Rules {
-            map: &*pass.map,
-            learned_to: to,
-            holds: &self.config.holds,
-            met_again: remembered.met_again,
-            unlearned_from: before.unlearned.range(..from).next().copied(),
-            now: pass.now,
-            delete_horizon: pass
-                .now
-                .saturating_add_ms(self.config.compaction.delete_retention_ms),
-            limits: BatchLimits {
-                decompressed: limit,
-                bytes: MAX_BATCH_BYTES,
-            },
-        };
-        let mut survivors = Survivors::new(rules, &self.producers);
         let segments: Vec<Range<Offset>> = all.iter().map(Source::offsets).collect();
         let sources: Vec<Source> = all
             .into_iter()
@@ -429,6 +415,24 @@ impl Round<'_> {
         })
     }
 
+    /// What a pass goes by that has learned such a part of the log.
+    fn rules<'r>(&'r self, map: &'r OffsetMap, learned: Range<Offset>, known: &Remembered) -> Rules<'r> {
+        let delete_retention_ms = self.config.compaction.delete_retention_ms;
+        Rules {
+            map,
+            learned_to: learned.end,
+            holds: &self.config.holds,
+            met_again: known.met_again.clone(),
+            unlearned_from: known.unlearned.range(..learned.start).next().copied(),
+            now: self.now,
+            delete_horizon: self.now.saturating_add_ms(delete_retention_ms),
+            limits: BatchLimits {
+                decompressed: DecompressLimit(self.config.max_decompressed_bytes),
+                bytes: MAX_BATCH_BYTES,
+            },
+        }
+    }
+
     /// Copies and swaps group after group.
     fn clean(
         &self,
@@ -449,12 +453,7 @@ impl Round<'_> {
             aborted: &aborted,
         };
         let mut done = Done::default();
-        for source in sources
-            .iter_mut()
-            .filter(|source| unread.at(source.sealed.extent.base).is_some())
-        {
-            source.soundness = Soundness::Damaged;
-        }
+        know_unread(&mut sources, unread);
         let mut groups = VecDeque::from(grouped(&sources, limits));
         while let Some(mut range) = groups.pop_front() {
             while !range.is_empty() && !gate.needs(sources[range.start].sealed.extent.next) {
@@ -575,6 +574,14 @@ fn rounds(learned: Range<Offset>, until: Offset, map: &OffsetMap) -> Rounds {
     Rounds::More {
         estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
         map_keys: map.capacity() as u64,
+    }
+}
+
+/// What the disk does not give stays alone.
+fn know_unread(sources: &mut [Source], unread: &Unread) {
+    let is_unread = |source: &&mut Source| unread.at(source.sealed.extent.base).is_some();
+    for source in sources.iter_mut().filter(is_unread) {
+        source.soundness = Soundness::Damaged;
     }
 }
 
