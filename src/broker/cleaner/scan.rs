@@ -192,11 +192,14 @@ impl Core {
         metrics.cleaner_dirty_ratio.set(totals.ratio);
         metrics.cleaner_oldest_dirty_seconds.set(age_ms.max(0) / 1_000);
         metrics.cleaner_overdue.set(totals.overdue);
-        metrics.cleaner_rounds_left.set(i64::from(totals.rounds_left));
-        metrics.cleaner_live_keys.set(signed(totals.live_keys));
-        metrics.cleaner_tombstones.set(signed(totals.tombstones));
+        metrics
+            .cleaner_found
+            .rounds_left
+            .set(i64::from(totals.rounds_left));
+        metrics.cleaner_found.live_keys.set(signed(totals.live_keys));
+        metrics.cleaner_found.tombstones.set(signed(totals.tombstones));
         let next_run = scan.next_run.map_or(0, |at| at.0 / 1_000);
-        metrics.cleaner_next_run_seconds.set(next_run);
+        metrics.cleaner_found.next_run_seconds.set(next_run);
     }
 
     /// Claims the log whose promise is due and has the earliest deadline, if that is before `deadline`.

@@ -389,7 +389,7 @@ impl Core {
     fn count(&self, report: &PassReport, took: Duration) {
         let metrics = &self.metrics;
         metrics.cleaner_passes.inc();
-        metrics.cleaner_last_pass_seconds.set(self.now().0 / 1_000);
+        metrics.cleaner_found.last_pass_seconds.set(self.now().0 / 1_000);
         metrics.cleaner_latency.record(took);
         metrics.cleaner_read_bytes.inc_by(report.read_bytes);
         metrics.cleaner_written_bytes.inc_by(report.written_bytes);
