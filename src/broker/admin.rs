@@ -281,7 +281,7 @@ impl Core {
         for served in &topic.partitions {
             let partition = served.id().partition;
             let config = self.config.log_config(&topic.name, &topic.config, partition);
-            served.log.configure(config);
+            served.log.configure(config, self.now());
             served.cleaning.forget();
         }
         self.cleaner.look();

@@ -51,7 +51,7 @@ mod topics;
 mod translate;
 mod wait;
 
-pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use crate::storage::{DamagedPlace, Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
 pub use archive::{ArchiveConfig, PartitionArchive, TopicPatterns};
 pub use budget::BudgetShare;
 pub use cleaner::{

@@ -115,7 +115,7 @@ pub struct KeyCounts {
 }
 
 /// A pass that came to its end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LastPass {
     /// When it began.
     pub began: Timestamp,
@@ -137,6 +137,23 @@ pub struct LastPass {
     pub rounds_left: i64,
     /// The keys that the map holds, where it did not hold all.
     pub map_keys: i64,
+    /// The first of the damaged places.
+    pub damaged: Vec<DamagedPlace>,
+}
+
+/// Bytes of a log that are not sound batches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPlace {
+    /// The file, on the server.
+    pub path: String,
+    /// Where in it, in bytes.
+    pub position: i64,
+    /// How many bytes.
+    pub len_bytes: i64,
+    /// The first offset that may be affected.
+    pub offset: Offset,
+    /// Which check failed.
+    pub reason: String,
 }
 
 /// A pass that failed.
@@ -310,6 +327,17 @@ fn last_pass(pass: v1::LastPass) -> LastPass {
         damaged_places: pass.damaged_places,
         rounds_left: pass.rounds_left,
         map_keys: pass.map_keys,
+        damaged: pass.damaged.into_iter().map(damaged_place).collect(),
+    }
+}
+
+fn damaged_place(place: v1::DamagedPlace) -> DamagedPlace {
+    DamagedPlace {
+        path: place.path,
+        position: place.position,
+        len_bytes: place.len_bytes,
+        offset: Offset(place.offset),
+        reason: place.reason,
     }
 }
 

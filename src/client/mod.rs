@@ -41,8 +41,8 @@ pub use admin::{
     PartitionDescription, TopicDescription, TopicSummary,
 };
 pub use compaction::{
-    Compaction, CompactionExplanation, CompactionState, KeyCounts, LastPass, PartitionCompaction, PassError,
-    RunningPass,
+    Compaction, CompactionExplanation, CompactionState, DamagedPlace, KeyCounts, LastPass,
+    PartitionCompaction, PassError, RunningPass,
 };
 pub use connection::{Client, ConnectOptions, TlsIdentity};
 pub use endpoint::{Security, ServerAddress};

@@ -1,8 +1,8 @@
 //! Compaction: the messages of `AdminService` and the broker's words for them.
 
 use crate::broker::{
-    Broker, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Error, Exactness, JobState,
-    LogDescription, LogSegment, PartitionJob, SegmentState,
+    Broker, CompactNow, CompactWait, CompactionExplanation, CompactionJob, DamagedPlace, Error, Exactness,
+    JobState, LogDescription, LogSegment, PartitionJob, SegmentState,
 };
 use crate::proto::v1;
 use crate::types::{PartitionId, TopicName};
@@ -121,6 +121,16 @@ fn told_partition(job: PartitionJob) -> v1::PartitionCompaction {
     told
 }
 
+fn damaged_place(place: DamagedPlace) -> v1::DamagedPlace {
+    v1::DamagedPlace {
+        path: place.path.display().to_string(),
+        position: convert::count(place.position),
+        len_bytes: convert::count(place.len_bytes),
+        offset: place.offset.0,
+        reason: place.reason,
+    }
+}
+
 fn told_explanation(known: CompactionExplanation) -> v1::CompactionExplanation {
     let last_pass = known.last_pass.map(|pass| v1::LastPass {
         began_ms: pass.at.0,
@@ -133,6 +143,7 @@ fn told_explanation(known: CompactionExplanation) -> v1::CompactionExplanation {
         damaged_places: convert::count(pass.damaged_places),
         rounds_left: pass.rounds_left.map_or(0, |left| i64::from(left.estimate)),
         map_keys: pass.rounds_left.map_or(0, |left| convert::count(left.map_keys)),
+        damaged: pass.damaged.into_iter().map(damaged_place).collect(),
     });
     v1::CompactionExplanation {
         partition: known.partition.0,

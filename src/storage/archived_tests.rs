@@ -190,7 +190,7 @@ fn retention_of_the_whole_takes_the_oldest_from_the_archive_first() {
     look(&house.store, &house.log);
     assert_eq!(house.log.watermarks().log_start, Offset(0));
     let local_start = house.log.watermarks().local_start;
-    house.log.configure(config);
+    house.log.configure(config, NOW);
     let plan = house.log.retention_plan(NOW);
     assert_eq!(plan.deletions.first().map(|first| first.base), Some(Offset(0)));
     look(&house.store, &house.log);

@@ -145,8 +145,9 @@ impl Partition {
         self.topic_id
     }
 
-    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first.
-    pub fn configure(&self, config: LogConfig) {
+    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first. The lag
+    /// promise of what a hold kept counts from `now`, when it ends.
+    pub fn configure(&self, config: LogConfig, now: Timestamp) {
         self.marks.set_durability(config.durability);
         let config = Arc::new(config);
         let before = std::mem::replace(&mut *self.config.write(), Arc::clone(&config));
@@ -160,7 +161,7 @@ impl Partition {
         for gone in before.holds.iter().filter(|hold| !config.holds.contains(hold)) {
             // What it kept may be shadowed by records that are clean already.
             if let Some(from) = self.held_from(gone) {
-                self.cleaner.lower(from);
+                self.cleaner.lower(from, now);
             }
         }
     }
@@ -178,6 +179,14 @@ impl Partition {
             let (least, greatest) = extent.content.least.zip(extent.content.greatest)?;
             (least < times.end && times.start <= greatest).then_some(extent.base)
         })
+    }
+
+    /// The log was just opened, at `now`: what holds keep in it was kept before.
+    pub(super) fn held_at_start(&self, now: Timestamp) {
+        let config = Arc::clone(&self.config.read());
+        if config.holds.iter().any(|hold| self.held_from(hold).is_some()) {
+            self.cleaner.held_at_start(now);
+        }
     }
 
     /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.

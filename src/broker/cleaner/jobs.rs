@@ -37,15 +37,14 @@ impl Core {
     ) -> Result<CompactionJob, Error> {
         let over = async {
             loop {
-                let mut changed = std::pin::pin!(self.cleaner.changed());
-                // Registered first, looked at after: a change in between is seen.
-                changed.as_mut().enable();
-                let job = self.cleaner.job(handle)?;
-                if job.is_over() {
-                    return Ok(job);
+                let mut ended = std::pin::pin!(self.cleaner.ended());
+                // Registered first, looked at after: an end in between is seen.
+                ended.as_mut().enable();
+                if self.cleaner.is_over(handle)? {
+                    return self.cleaner.job(handle);
                 }
                 tokio::select! {
-                    () = changed => {}
+                    () = ended => {}
                     () = self.gate.stopping() => return Err(Error::ShuttingDown),
                 }
             }

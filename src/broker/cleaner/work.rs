@@ -100,7 +100,7 @@ impl Cause {
 }
 
 /// A log that a thread has claimed; given back when dropped.
-pub(super) struct Claimed<'a> {
+pub(in crate::broker) struct Claimed<'a> {
     pub(super) core: &'a Core,
     pub(super) served: Arc<Served>,
     pub(super) progress: Arc<Progress>,
@@ -118,6 +118,7 @@ impl Drop for Claimed<'_> {
         self.core.metrics.cleaner_running.dec();
         self.core.cleaner.busy.fetch_sub(1, Ordering::Relaxed);
         self.served.cleaning.release();
+        self.core.cleaner.given_back();
     }
 }
 
@@ -156,7 +157,7 @@ impl Core {
         }
     }
 
-    pub(super) fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
+    pub(in crate::broker) fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
         let progress = served.cleaning.claim(self.now())?;
         self.metrics.cleaner_running.inc();
         self.cleaner.busy.fetch_add(1, Ordering::Relaxed);
@@ -349,11 +350,11 @@ impl Core {
         let (began, now) = (Instant::now(), self.now());
         let progress = &claimed.progress;
         progress.done_bytes.store(0, Ordering::Relaxed);
-        // Dirty bytes are read twice; what is written is at most all.
+        // At most: dirty bytes are read twice, what lies before the first change of a group, too, and all of it is written.
         let all = view.clean_bytes + view.dirty_bytes;
         progress
             .total_bytes
-            .store(2 * all + view.dirty_bytes, Ordering::Relaxed);
+            .store(3 * all + view.dirty_bytes, Ordering::Relaxed);
         let mut pacer = Pacer::new(claimed, view.deadline, depth);
         let mut budget = |bytes| pacer.ask(bytes);
         let mut pass = Pass {
@@ -388,6 +389,7 @@ impl Core {
     fn count(&self, report: &PassReport, took: Duration) {
         let metrics = &self.metrics;
         metrics.cleaner_passes.inc();
+        metrics.cleaner_found.last_pass_seconds.set(self.now().0 / 1_000);
         metrics.cleaner_latency.record(took);
         metrics.cleaner_read_bytes.inc_by(report.read_bytes);
         metrics.cleaner_written_bytes.inc_by(report.written_bytes);

@@ -235,13 +235,16 @@ fn a_pass_over_a_clean_log_drops_tombstones_past_their_horizon() {
 fn a_horizon_is_fixed_when_it_is_set() {
     let mut scene = Scene::new();
     scene.run("a=1,b=1 a=~,b=2 roll clean");
-    scene.log.configure(LogConfig {
-        compaction: Compaction {
-            delete_retention_ms: 1_000_000,
-            ..Compaction::default()
+    scene.log.configure(
+        LogConfig {
+            compaction: Compaction {
+                delete_retention_ms: 1_000_000,
+                ..Compaction::default()
+            },
+            ..compacted()
         },
-        ..compacted()
-    });
+        Timestamp(scene.now),
+    );
     scene.run("+50 b=3 roll clean");
     expect![[r#"
         0: 2 a=~@100 | 4 b=3
@@ -400,6 +403,24 @@ fn a_commit_marker_stays_until_its_data_is_gone_and_then_to_its_horizon() {
 }
 
 #[test]
+fn markers_whose_records_are_gone_go_in_their_time_though_nobody_writes() {
+    for end in ["commit7", "abort7"] {
+        let mut scene = Scene::new();
+        scene.run(&format!("t7:a=1 {end} p7:z=1 a=2 roll clean"));
+        let mut passes = 0;
+        while let Some(at) = scene.log.compaction(Timestamp(scene.now)).horizon_at {
+            scene.now = at.0;
+            assert_eq!(scene.log.compaction(at).due, Due::Horizon, "{end}");
+            scene.run("clean");
+            passes += 1;
+            assert!(passes < 10, "{end}: there is an end");
+        }
+        assert_eq!(scene.picture(), "0: 2 z=1 | 3 a=2\n", "{end}");
+        assert_eq!(scene.now, 200, "{end}");
+    }
+}
+
+#[test]
 fn a_commit_marker_stays_while_an_emptied_batch_of_its_transaction_does() {
     check(
         "t7:a=1 commit7 a=2 roll clean +200 clean +200 clean",
@@ -528,7 +549,7 @@ fn held_records_stay_whatever_shadows_them_and_go_when_the_hold_does() {
         0: 1 a=2 | 2 a=3 | 3 a=4
     "#]]
     .assert_eq(&scene.picture());
-    scene.log.configure(compacted());
+    scene.log.configure(compacted(), Timestamp(scene.now));
     scene.run("clean");
     expect![[r#"
         0: 3 a=4
@@ -558,7 +579,7 @@ fn when_a_hold_ends_the_time_of_the_tombstones_above_it_begins_anew() {
     };
     let mut scene = Scene::with(config);
     scene.run("a=1 +5 a=~ b=1 roll clean +200");
-    scene.log.configure(compacted());
+    scene.log.configure(compacted(), Timestamp(scene.now));
     scene.run("clean");
     expect![[r#"
         0: 1 a=~@305 | 2 b=1
