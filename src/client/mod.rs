@@ -49,10 +49,15 @@ pub use endpoint::{Security, ServerAddress};
 pub use error::{Error, ErrorKind, Refusal, Written};
 pub use filter::{Chunk, ChunkRecords, CompactedBelow};
 pub use offsets::{FoundOffset, OffsetQuery};
-pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
+pub use producer::{
+    Acknowledged, Acks, Clock, Delivery, PartitionChoice, Partitioner, Producer, ProducerMetrics,
+    ProducerOptions, ProducerRecord,
+};
 pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
 pub use retention::{DeletionReason, HeldRange, Hold, RetentionPreview, SegmentDeletion, Stay};
 
+#[cfg(test)]
+mod delivery_tests;
 #[cfg(test)]
 mod producer_tests;
 #[cfg(test)]
