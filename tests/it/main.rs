@@ -12,6 +12,7 @@ mod cli_tls;
 mod client;
 mod client_faults;
 mod compaction;
+mod examples;
 mod faulty_door;
 mod grpc_errors;
 mod grpc_produce;
