@@ -160,6 +160,29 @@ async fn a_refused_record_fails_alone_with_those_behind_it_and_those_before_it_a
 }
 
 #[tokio::test]
+async fn a_refusal_of_a_record_that_is_not_there_ends_its_whole_batch() {
+    let server = Scripted::start(1, [Fate::RejectedRecord(99)]).await;
+    let producer = producer(&server, small_batches()).await;
+    let delivery = producer.send(to(0, "v")).await.expect("sent");
+    let error = outcome(delivery).await.expect_err("refused");
+    assert!(matches!(error, Error::RecordRefused { .. }), "{error:?}");
+    assert!(server.log(0).is_empty());
+}
+
+#[tokio::test]
+async fn a_record_that_would_linger_past_its_time_is_sent_before() {
+    let server = Scripted::start(1, []).await;
+    let options = ProducerOptions {
+        linger: LONG,
+        delivery_timeout: Duration::from_millis(400),
+        ..small_batches()
+    };
+    let producer = producer(&server, options).await;
+    let delivery = producer.send(to(0, "v")).await.expect("sent");
+    outcome(delivery).await.expect("written in time");
+}
+
+#[tokio::test]
 async fn a_dropped_producer_tells_each_delivery_what_was_lost_and_whether_it_may_be_written() {
     let server = Scripted::start(2, [Fate::Held]).await;
     let options = ProducerOptions {

@@ -186,9 +186,12 @@ impl ReadStart {
 pub struct ResumeToken(pub BTreeMap<PartitionId, Offset>);
 
 impl ResumeToken {
-    /// Takes in how far partitions have come.
+    /// Takes in how far partitions have come; none goes back.
     pub(super) fn advance(&mut self, moved: impl IntoIterator<Item = (PartitionId, Offset)>) {
-        self.0.extend(moved);
+        for (partition, offset) in moved {
+            let position = self.0.entry(partition).or_insert(offset);
+            *position = offset.max(*position);
+        }
     }
 
     fn message(&self) -> Option<v1::ResumeToken> {

@@ -161,6 +161,20 @@ async fn a_follower_that_lost_its_connection_goes_on_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_token_that_goes_back_repeats_no_record() {
+    let server = Scripted::start(1, []).await;
+    let reads = vec![
+        response(batch(0, 5), 5),
+        response(Bytes::new(), 2),
+        last(response(batch(0, 8), 8)),
+    ];
+    server.state.lock().reads.push_back(reads);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    let read = offsets(&mut reader, usize::MAX).await.expect("it ends");
+    assert_eq!(read, (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_follower_tells_once_that_it_lost_its_connection_and_once_that_it_is_back() {
     let server = Scripted::start(1, []).await;
     server

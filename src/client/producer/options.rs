@@ -87,7 +87,7 @@ pub struct ProducerOptions {
     pub partitioner: Partitioner,
     /// The size of a batch to aim for, in bytes before compression; the topic's `max.message.bytes` bounds it.
     pub batch_bytes: usize,
-    /// How long a record waits for others to share its batch.
+    /// How long a record waits for others to share its batch, at most half of `delivery_timeout`.
     pub linger: Duration,
     /// The most bytes that unacknowledged records take, at least one batch.
     pub buffer_bytes: usize,
@@ -131,6 +131,13 @@ impl fmt::Debug for ProducerOptions {
     }
 }
 
+impl ProducerOptions {
+    /// Returns how long a record lingers: enough of its time is left to be sent and acknowledged.
+    pub(super) fn linger(&self) -> Duration {
+        self.linger.min(self.delivery_timeout / 2)
+    }
+}
+
 #[allow(
     clippy::disallowed_methods,
     reason = "the edge: where a producer is given no other clock"
@@ -145,7 +152,7 @@ fn machine_clock() -> Timestamp {
 /// A record to be sent; its parts are copied by [`Producer::send`](super::Producer::send).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProducerRecord<'a> {
-    /// Decides the partition, as Kafka's default partitioner does.
+    /// Decides the partition under [`Partitioner::KeyHash`], and is what compaction goes by.
     pub key: Option<&'a [u8]>,
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,

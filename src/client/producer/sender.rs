@@ -212,7 +212,7 @@ impl Sender {
         let mut sealed = Vec::new();
         if self.shared.hurry.swap(false, Ordering::AcqRel) || self.shared.closing.load(Ordering::Acquire) {
             accumulator.seal_all(&mut sealed);
-        } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger) {
+        } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger()) {
             accumulator.seal_older(before, &mut sealed);
         }
         self.shared.push(sealed);
@@ -221,7 +221,7 @@ impl Sender {
     /// Returns when to look again though nothing else happens.
     fn next_wake(&self) -> Option<Instant> {
         let opened_at = self.shared.accumulator.lock().oldest_opened_at();
-        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger);
+        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger());
         let tick = (!self.shared.windows.lock().is_empty()).then(|| Instant::now() + TICK);
         linger_ends.into_iter().chain(tick).min()
     }

@@ -271,6 +271,9 @@ impl Window {
         let refused = &self.entries[at].batch;
         refused.fate.end_before(index, error.clone());
         let first = prefix(refused, index);
+        if first.is_none() {
+            refused.fate.failed(error.clone());
+        }
         for behind in self.entries.drain(at..).skip(1) {
             behind.batch.fate.failed(error.clone());
         }
