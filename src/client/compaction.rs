@@ -183,6 +183,20 @@ pub struct RunningPass {
 impl Client {
     /// Begins to compact all partitions of a topic; returns at once.
     ///
+    /// ```no_run
+    /// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+    /// let mut compaction = client.compact_now("planes").await?;
+    /// while !compaction.complete {
+    ///     compaction = client.compaction_of(compaction.handle, 10_000).await?;
+    /// }
+    /// for partition in &compaction.partitions {
+    ///     println!("{}: {} bytes, were {}", partition.partition, partition.after_bytes, partition.before_bytes);
+    /// }
+    /// println!("{:?}", client.explain_compaction("planes").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for a topic that is not compacted.
     pub async fn compact_now(&self, topic: &str) -> Result<Compaction, Error> {

@@ -7,6 +7,23 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId, Timestamp};
 
 /// A range of a topic that no policy takes anything from.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{HeldRange, Hold};
+/// use siltstone::types::Timestamp;
+///
+/// let january = Timestamp(1_356_998_400_000)..Timestamp(1_359_676_800_000);
+/// let hold = Hold { name: "audit".to_owned(), partition: None, range: HeldRange::Times(january) };
+/// client.add_hold("flights", hold).await?;
+/// for preview in client.preview_retention("flights").await? {
+///     println!("{}: {} segments go, then {:?}", preview.partition, preview.deletions.len(), preview.stay);
+/// }
+/// client.remove_hold("flights", "audit").await?;
+/// assert!(client.list_holds("flights").await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
     /// Unique in the topic.
