@@ -53,9 +53,9 @@ pub use producer::{Acks, Clock, Producer, ProducerOptions, ProducerRecord, Produ
 pub use reader::{Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken, ResumeTokenError};
 pub use retention::{DeletionReason, HeldRange, Hold, RetentionPreview, SegmentDeletion, Stay};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod producer_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod reader_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 pub(crate) mod testing;
