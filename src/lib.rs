@@ -17,6 +17,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 #[cfg(feature = "server")]
 pub mod env;
 #[cfg(feature = "server")]
