@@ -27,6 +27,7 @@ mod commit;
 mod core;
 mod cursor;
 mod disk;
+mod due;
 mod error;
 mod fetch;
 mod flush;
@@ -81,7 +82,7 @@ use bytes::Bytes;
 
 use crate::env::{Clock, Fs};
 use crate::telemetry::{Exposition, Metrics};
-use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, TopicName};
+use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName};
 
 use self::core::Core;
 use start::Running;
@@ -161,6 +162,29 @@ impl Broker {
     /// What could not be synced.
     pub async fn shutdown(&self) -> Result<(), Error> {
         self.running.shutdown().await
+    }
+
+    /// Ends as after a crash: nothing is synced or written down any more. On return none of its threads and tasks is left.
+    pub async fn abort(&self) {
+        self.running.abort().await;
+    }
+
+    /// Does what the schedules would do at their next looks: syncs, compacts, archives and removes whatever is due by the clock of its
+    /// world. Returns when a compacted log next wants a look though nothing is written to it, if time alone brings that about.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`]. What fails of the work is told and tried again as by the schedules.
+    pub async fn do_what_is_due(&self) -> Result<Option<Timestamp>, Error> {
+        self.core.do_what_is_due().await
+    }
+
+    /// Seals every active segment, syncs everything and writes the checkpoints: a copy of the data directory opens without reading
+    /// what was appended before the call.
+    ///
+    /// # Errors
+    /// What the disk says; [`Error::ShuttingDown`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.core.settle_all().await
     }
 
     /// Gives a new producer id, never given before on this data directory.

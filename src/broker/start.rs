@@ -136,27 +136,8 @@ impl Running {
         }
         core.gate.close();
         core.commit.end();
-        let background = self.background.lock().take();
-        if let Some(Background {
-            commit,
-            cleaners,
-            tasks,
-        }) = background
-        {
-            for task in tasks {
-                // A task that panicked has said so; there is nothing left to end.
-                let _ = task.await;
-            }
-            for thread in cleaners {
-                join(thread).await;
-            }
-            join(commit).await;
-        }
-        for topic in core.topics.all() {
-            for served in &topic.partitions {
-                served.close(&Error::ShuttingDown);
-            }
-        }
+        self.join().await;
+        core.close_served();
         let core = Arc::clone(core);
         let closed = tokio::task::spawn_blocking(move || {
             core.settle_metadata();
@@ -171,6 +152,43 @@ impl Running {
             Ok(Err((core, error))) => Err(translate::store(&core.config.data_dir.display(), &error)),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+}
+
+impl Running {
+    /// See [`super::Broker::abort`].
+    pub(super) async fn abort(&self) {
+        let core = &self.core;
+        core.gate.stop();
+        core.gate.close();
+        core.cleaner.end();
+        core.commit.end();
+        self.join().await;
+        core.close_served();
+    }
+
+    /// Waits for tasks and threads that were told to end.
+    async fn join(&self) {
+        let background = self.background.lock().take();
+        let Some(background) = background else { return };
+        for task in background.tasks {
+            // A task that panicked has said so; there is nothing left to end.
+            let _ = task.await;
+        }
+        for thread in background.cleaners {
+            join(thread).await;
+        }
+        join(background.commit).await;
+    }
+}
+
+impl Core {
+    fn close_served(&self) {
+        for topic in self.topics.all() {
+            for served in &topic.partitions {
+                served.close(&Error::ShuttingDown);
+            }
         }
     }
 }

@@ -65,11 +65,11 @@ pub use reader::{Connection, Reader};
 pub use record_stream::{ReadRecord, RecordStream};
 pub use retention::{DeletionReason, HeldRange, Hold, RetentionPreview, SegmentDeletion, Stay};
 
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod delivery_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod producer_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 mod reader_tests;
-#[cfg(test)]
+#[cfg(all(test, feature = "server"))]
 pub(crate) mod testing;

@@ -23,6 +23,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::lines::{Lines, Welcome};
+
 /// How long a client may take to say which protocol it speaks: its HTTP/2 preface, or the beginning of a TLS handshake. What
 /// comes after has limits of its own: the handshake's, and signs of life that HTTP/2 asks for.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +103,7 @@ impl Life {
             Self::Until(_) => Ok(()),
             Self::Over => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the server has stopped",
+                "the server has cut this connection",
             )),
         }
     }
@@ -116,7 +118,7 @@ enum Crowd {
 
 /// Streams connections as they come; each lasts until what `cut_off` makes for it completes.
 pub(crate) fn connections<F>(
-    listener: TcpListener,
+    (listener, lines): (TcpListener, Lines),
     max_connections: usize,
     cut_off: impl Fn() -> F + Send + Sync + 'static,
 ) -> impl Stream<Item = io::Result<Connection>> + Send
@@ -126,8 +128,8 @@ where
     let cut_off = Arc::new(cut_off);
     let places = Arc::new(Semaphore::new(max_connections));
     stream::unfold(
-        (listener, places, Crowd::Room),
-        move |(listener, places, mut crowd)| {
+        (listener, lines, places, Crowd::Room),
+        move |(listener, lines, places, mut crowd)| {
             let cut_off = Arc::clone(&cut_off);
             async move {
                 loop {
@@ -139,6 +141,11 @@ where
                             continue;
                         }
                     };
+                    match lines.next() {
+                        Some(Welcome::Refused) => continue,
+                        Some(Welcome::Late(pause)) => tokio::time::sleep(pause).await,
+                        None => {}
+                    }
                     let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                         if crowd == Crowd::Room {
                             tracing::warn!(
@@ -166,7 +173,7 @@ where
                             },
                             _place: place,
                         }),
-                        (listener, places, crowd),
+                        (listener, lines, places, crowd),
                     ));
                 }
             }

@@ -88,6 +88,8 @@ impl Archive {
         std::future::pending().await
     }
 
+    pub(in crate::broker) async fn do_what_is_due(_core: &Arc<Core>) {}
+
     pub(in crate::broker) async fn finish(&self, _core: &Arc<Core>) {
         match *self {}
     }

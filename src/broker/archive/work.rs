@@ -37,6 +37,8 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a stop waits before it tries a partition again that failed, or that a job still has.
 const FINISH_PAUSE: Duration = Duration::from_millis(200);
+/// How often a job is looked at by who waits for it.
+const BESIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is wanted of a partition.
 #[derive(Clone, Debug)]
@@ -116,6 +118,34 @@ impl Archive {
                     });
                 }
             }
+        }
+    }
+
+    /// Does whatever is due by now, beside the task, and waits for what its jobs are at; what fails is left to the task. Gives up
+    /// after [`FINISH_DEADLINE`].
+    pub(in crate::broker) async fn do_what_is_due(core: &Arc<Core>) {
+        let Some(archive) = &core.archive else { return };
+        for tiered in archive.partitions.read().values() {
+            tiered.state.lock().again_at = None;
+        }
+        let work = async {
+            while !archive.is_fenced() {
+                if archive.wants_catalog(core.now()) && archive.keep_catalog(core).await.is_err() {
+                    return;
+                }
+                for wish in archive.due(core) {
+                    archive.job(core, &wish).await;
+                }
+                let is_taken = archive.partitions.read().values().any(|tiered| tiered.is_taken());
+                if is_taken {
+                    tokio::time::sleep(BESIDE_PAUSE).await;
+                } else if archive.due(core).is_empty() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(FINISH_DEADLINE, work).await.is_err() {
+            tracing::warn!(waited = ?FINISH_DEADLINE, "not everything that is due is in the archive; the schedule goes on");
         }
     }
 

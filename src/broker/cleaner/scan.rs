@@ -109,6 +109,11 @@ impl Core {
         scan
     }
 
+    /// Returns when a log that is not due wants a look, though nothing is written to it; `None` when time alone brings none about.
+    pub(in crate::broker) fn next_cleaning(&self) -> Option<Timestamp> {
+        self.scan().wake
+    }
+
     fn look_at(&self, served: &Arc<Served>, room: Room, now: Timestamp, scan: &mut Scan) {
         let (cleaning, marks) = (&served.cleaning, served.log.watermarks());
         let retry_at = cleaning.failing(now).map(|failing| failing.retry_at);

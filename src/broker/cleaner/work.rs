@@ -36,6 +36,8 @@ use super::state::Progress;
 const SYNC_LOOK: Duration = Duration::from_millis(5);
 /// Pause after something else had its hands on the segments.
 const LATER_PAUSE: Duration = Duration::from_millis(100);
+/// How often a thread's work is looked at by who waits for it.
+const BESIDE_PAUSE: Duration = Duration::from_millis(1);
 /// So often a command tries while something else has.
 const LATER_TRIES: u32 = 50;
 
@@ -154,6 +156,19 @@ impl Core {
                 Turn::Worked
             }
             Err(pause) => Turn::Idle(pause),
+        }
+    }
+
+    /// Cleans everything that is due by now, beside the threads, and waits for what they are at.
+    pub(in crate::broker) fn clean_what_is_due(&self) {
+        while !self.cleaner.is_ending() {
+            match self.clean_next() {
+                Turn::Worked => {}
+                Turn::Idle(_) if self.cleaner.busy.load(Ordering::Relaxed) > 0 => {
+                    self.cleaner.rest(BESIDE_PAUSE);
+                }
+                Turn::Idle(_) => return,
+            }
         }
     }
 
