@@ -132,7 +132,7 @@ pub use producers::{
     BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol, Origin, Outcome,
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
-pub use read::{FirstBatch, Found, Read, Slice};
+pub use read::{FirstBatch, Found, Read, Slice, first_record, may_match};
 pub use retain::Retained;
 pub use retention::{
     Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan, plan_local,
