@@ -18,6 +18,7 @@ use super::requests::{
     ConfigChange, Execution, NewTopic, PartitionDescription, TopicDescription, TopicSummary,
 };
 use super::served::Served;
+use super::setting_table::REMOTE_STORAGE_ENABLE;
 use super::settings::{TopicConfig, changed};
 use super::topics::{PARTITIONS_MAX, Topic, unknown};
 use super::{AutoCreate, Error, translate};
@@ -125,8 +126,7 @@ impl Core {
             .settings
             .resolve(&new.config)
             .map_err(|error| error.of_topic(&name))?;
-        self.settings
-            .check_requests(&new.config, self.config.max_request_bytes)
+        self.check_requests(&new.config, &config)
             .map_err(|error| error.of_topic(&name))?;
         Ok(Checked { name, count, config })
     }
@@ -231,9 +231,22 @@ impl Core {
     fn altered(&self, topic: &Topic, change: &ConfigChange) -> Result<TopicConfig, Error> {
         let overrides = changed(&topic.config.overrides, change)?;
         let config = self.settings.resolve(&overrides)?;
-        self.settings
-            .check_requests(&change.set, self.config.max_request_bytes)?;
+        self.check_requests(&change.set, &config)?;
         Ok(config)
+    }
+
+    /// Checks what was just asked for against what this server can do; what a topic has from before stays.
+    fn check_requests(&self, set: &BTreeMap<String, String>, config: &TopicConfig) -> Result<(), Error> {
+        self.settings.check_requests(set, self.config.max_request_bytes)?;
+        let wants_archive = set.contains_key(REMOTE_STORAGE_ENABLE) && config.archived == Some(true);
+        if wants_archive && self.config.archive.url.is_none() {
+            return Err(Error::InvalidConfig {
+                topic: None,
+                setting: REMOTE_STORAGE_ENABLE.to_owned(),
+                reason: "this server has no archive: start it with tier.url, or leave it at auto".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// See [`super::Broker::alter_topic`].

@@ -16,6 +16,8 @@ use crate::types::{Sequence, Timestamp};
 mod adopt;
 #[cfg(feature = "tier")]
 mod archive;
+#[cfg(feature = "tier")]
+mod archive_faults;
 mod background;
 mod cleaner;
 mod golden;

@@ -22,6 +22,7 @@
 mod adopt;
 #[cfg(test)]
 mod adopt_tests;
+mod anew;
 mod archived;
 mod checkpoints;
 mod cleaner;
@@ -92,7 +93,7 @@ mod watermarks;
 mod writer;
 
 pub use adopt::{AdoptReport, Verified};
-pub use archived::{ArchiveLag, ArchivedExtent, HandedOver, NextToArchive, Rewritten};
+pub use archived::{ArchiveLag, ArchivedExtent, HandedOver, NextRewritten, NextToArchive, Rewritten};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView, breaks_its_promise,
@@ -132,7 +133,7 @@ pub use producers::{
     BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol, Origin, Outcome,
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
-pub use read::{FirstBatch, Found, Read, Slice};
+pub use read::{FirstBatch, Found, Read, Slice, first_record, may_match};
 pub use retain::Retained;
 pub use retention::{
     Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan, plan_local,

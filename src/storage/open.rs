@@ -322,6 +322,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         maintenance: Maintenance::default(),
         names: Mutex::default(),
         archived: RwLock::default(),
+        anew: Mutex::default(),
         cleaner: CleanerState::new(opened.cleaner, &(opened.log_start..opened.log_end)),
     })
 }

@@ -8,6 +8,7 @@
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
 //! | `archived` | which of them the archive has | memory work |
+//! | `anew` | which of them the cleaner wrote since the start | memory work |
 //! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
@@ -31,6 +32,7 @@ use crate::env::FileCache;
 use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
+use super::anew::WrittenAnew;
 use super::cleaner_state::CleanerState;
 use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StartError, StoreError};
@@ -69,6 +71,8 @@ pub struct Partition {
     pub(super) names: Mutex<()>,
     /// The segments that the archive has, by offset.
     pub(super) archived: RwLock<Arc<[SegmentFacts]>>,
+    /// Which segments the cleaner wrote since the start.
+    pub(super) anew: Mutex<WrittenAnew>,
     pub(super) cleaner: CleanerState,
 }
 

@@ -272,12 +272,7 @@ impl Reader<'_> {
                     continue;
                 }
                 let bytes = walk.batch(position, &header)?;
-                let batch = InBatch {
-                    bytes,
-                    position,
-                    leader_epoch: header.leader_epoch,
-                };
-                if let Some(found) = first_in_batch(&segment, batch, find)? {
+                if let Some(found) = first_in_batch(&segment, (position, bytes), find)? {
                     return Ok(Some(found).filter(|found| found.offset < find.bound));
                 }
             }
@@ -392,33 +387,43 @@ pub(super) struct FindTime {
     pub(super) max_decompressed_bytes: u32,
 }
 
-/// A batch in which to look for a record.
-struct InBatch {
-    bytes: Bytes,
-    position: u32,
-    leader_epoch: Option<LeaderEpoch>,
-}
-
-fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<Option<Found>, ReadError> {
+/// Looks for a record in the batch at a position.
+fn first_in_batch(
+    segment: &Segment,
+    (position, bytes): (u32, Bytes),
+    find: &FindTime,
+) -> Result<Option<Found>, ReadError> {
     let damaged = |damage: Damage| ReadError::Damaged {
         path: segment.log_path().to_path_buf(),
-        position: u64::from(batch.position),
+        position: u64::from(position),
         lost: None,
         reason: damage.to_string(),
     };
-    let parsed = RecordBatch::parse(batch.bytes).map_err(damaged)?;
+    let parsed = RecordBatch::parse(bytes).map_err(damaged)?;
     let limit = DecompressLimit(find.max_decompressed_bytes);
-    for record in parsed.records(limit).map_err(damaged)? {
-        let record = record.map_err(damaged)?;
-        match record.timestamp {
-            Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
-                return Ok(Some(Found {
-                    offset: record.offset,
-                    timestamp,
-                    leader_epoch: batch.leader_epoch,
-                }));
-            }
-            _ => {}
+    first_record(&parsed, find.at, find.from, limit).map_err(damaged)
+}
+
+/// Returns the first record of a batch at `from` or later that has a timestamp of `at` or later.
+///
+/// # Errors
+/// What keeps the records from being read.
+pub fn first_record(
+    batch: &RecordBatch,
+    at: Timestamp,
+    from: Offset,
+    limit: DecompressLimit,
+) -> Result<Option<Found>, Damage> {
+    for record in batch.records(limit)? {
+        let record = record?;
+        if let Some(timestamp) = record.timestamp.filter(|timestamp| *timestamp >= at)
+            && record.offset >= from
+        {
+            return Ok(Some(Found {
+                offset: record.offset,
+                timestamp,
+                leader_epoch: batch.header().leader_epoch,
+            }));
         }
     }
     Ok(None)
@@ -444,7 +449,8 @@ fn base_behind(following: Result<Option<(u32, BatchHeader)>, ReadError>, next: O
     Some(following.map_or(next, |(_, header)| header.base_offset))
 }
 
-fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
+/// Tells whether a batch may hold records of these times that readers get.
+pub fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
     let Some(times) = times else { return true };
     !header.is_control()
         && header

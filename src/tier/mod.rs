@@ -24,6 +24,7 @@
 //! What is not here: when to upload, which partitions, how fast, and what of the local disk may go (`broker`).
 
 mod address;
+mod batch_check;
 mod catalog;
 mod chunk_cache;
 mod disk_cache;

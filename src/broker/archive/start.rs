@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tokio::runtime::Handle;
 
 use crate::broker::core::Core;
@@ -26,7 +26,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::bucket::{Archive, Tiered};
 
-/// How long opening the bucket may take.
+/// How long opening the bucket may take, and each manifest after the one before.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// Manifests that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 32;
@@ -62,12 +62,7 @@ impl Archive {
             tokio::time::timeout(OPEN_DEADLINE, work).await
         });
         let Ok(claimed) = claimed else {
-            return Err(Error::ArchiveRefused {
-                reason: format!(
-                    "the archive at {bucket} did not answer within {} s; start without tier.url, or try again",
-                    OPEN_DEADLINE.as_secs()
-                ),
-            });
+            return Err(unanswered(&bucket));
         };
         let (claims, author, catalog) = claimed.map_err(|error| refused(&error))?;
         store
@@ -111,9 +106,20 @@ impl Archive {
                 Ok::<_, TierError>((served, Tiered::new(key, ledger, cache)))
             }
         };
-        let read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
-        let read: Result<Vec<_>, TierError> = Handle::current().block_on(read.try_collect());
-        for (served, tiered) in read.map_err(|error| refused(&error))? {
+        let mut read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
+        // However many there are, one comes after the other, or the start is over.
+        let read = Handle::current().block_on(async {
+            let mut all = Vec::new();
+            loop {
+                match tokio::time::timeout(OPEN_DEADLINE, read.next()).await {
+                    Ok(Some(Ok(one))) => all.push(one),
+                    Ok(Some(Err(error))) => return Err(refused(&error)),
+                    Ok(None) => return Ok(all),
+                    Err(_) => return Err(unanswered(&self.store)),
+                }
+            }
+        })?;
+        for (served, tiered) in read {
             reconcile(&served, &tiered)?;
             tiered.tell(&served);
             self.partitions
@@ -216,6 +222,15 @@ pub(super) fn random<const LEN: usize>() -> Result<[u8; LEN], Error> {
         reason: error.to_string(),
     })?;
     Ok(bytes)
+}
+
+fn unanswered(bucket: &TierStore) -> Error {
+    Error::ArchiveRefused {
+        reason: format!(
+            "the archive at {bucket} did not answer within {} s; start without tier.url, or try again",
+            OPEN_DEADLINE.as_secs()
+        ),
+    }
 }
 
 fn refused(error: &TierError) -> Error {

@@ -16,7 +16,7 @@ fn bucket() -> TierStore {
     TierStore::open("memory://", CallLimits::default()).expect("memory")
 }
 
-fn archiving(store: &TierStore) -> BrokerConfig {
+pub(super) fn archiving(store: &TierStore) -> BrokerConfig {
     BrokerConfig {
         archive: ArchiveConfig {
             url: Some("memory://".to_owned()),
@@ -27,7 +27,7 @@ fn archiving(store: &TierStore) -> BrokerConfig {
     }
 }
 
-async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
+pub(super) async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let world = World {
         fs: Arc::new(fs.clone()),
@@ -44,7 +44,7 @@ async fn house(store: &TierStore) -> House {
         .expect("it starts")
 }
 
-const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
+pub(super) const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
 
 /// As [`SMALL`], of keys; compacted only by command.
 const COMPACTED: [(&str, &str); 3] = [
@@ -53,7 +53,7 @@ const COMPACTED: [(&str, &str); 3] = [
     ("min.cleanable.dirty.ratio", "1"),
 ];
 
-fn value(number: i64) -> String {
+pub(super) fn value(number: i64) -> String {
     format!("{number:06} {}", "x".repeat(1000))
 }
 
@@ -68,7 +68,7 @@ async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     }
 }
 
-fn marks(house: &House, topic: &TopicName) -> crate::storage::WatermarkView {
+pub(super) fn marks(house: &House, topic: &TopicName) -> crate::storage::WatermarkView {
     let found = house.broker.core.topics.find(topic).expect("it is there");
     found.partitions[0].log.watermarks()
 }
@@ -81,7 +81,7 @@ fn status(house: &House, topic: &TopicName) -> PartitionArchive {
 
 /// Lets the background work until `is_done`. Virtual time runs ahead of threads that the runtime does not know, as the
 /// cleaner's: they get real time.
-async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();
     while !is_done() {
         assert!(begin.elapsed() < PATIENCE, "it never came: {what}");
@@ -102,12 +102,12 @@ async fn until_known(house: &House, topic: &TopicName) {
     .await;
 }
 
-async fn all_values(house: &House, topic: &TopicName) -> Vec<String> {
+pub(super) async fn all_values(house: &House, topic: &TopicName) -> Vec<String> {
     let values = house.values(read(topic, ReadStart::Earliest, ReadEnd::Now)).await;
     values.expect("readable")
 }
 
-fn values(numbers: std::ops::Range<i64>) -> Vec<String> {
+pub(super) fn values(numbers: std::ops::Range<i64>) -> Vec<String> {
     numbers.map(value).collect()
 }
 

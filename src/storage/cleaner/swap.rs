@@ -77,6 +77,11 @@ pub(super) fn swap(
         remove_leftovers(partition.files.fs().as_ref(), &dir, until)?;
         return Err(CompactError::Interrupted);
     }
+    {
+        let mut anew = partition.anew.lock();
+        anew.forget(old.iter().map(|sealed| sealed.extent.base));
+        anew.note(new.iter().map(|sealed| sealed.extent.base));
+    }
     let swap = Unfinished { old, new };
     partition.cleaner.set_unfinished(Some(swap.clone()));
     finish(partition, &swap)
