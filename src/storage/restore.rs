@@ -165,7 +165,7 @@ impl RestoreMark {
 pub enum RestoreInto {
     /// Nothing is in it, or what a restore left that was cut off, or what only stands for an archive.
     Free,
-    /// It holds data of this cluster, or of one that cannot be told.
+    /// It holds data.
     Taken,
 }
 

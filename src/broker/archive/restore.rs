@@ -608,6 +608,7 @@ impl Archive {
             tracing::info!(data_dir = %config.data_dir.display(), "the data directory holds data; nothing is restored");
             return Ok(());
         }
+        tracing::info!(archive = %url, "the data directory is empty; it is restored from the archive");
         let bucket = opened(config, url).map_err(|error| refused(&error))?;
         let author = Handle::current().block_on(own(&bucket, now))?;
         let report = job.restore(&bucket, Some(author), Execution::Apply)?;

@@ -361,6 +361,12 @@ async fn an_object_that_is_missing_or_damaged_is_named_and_nothing_is_served() {
         .map(drop)
         .expect_err("half made");
     assert!(refused.to_string().contains("was cut off"), "{refused}");
+    // What stays in the archive is not looked at: not before it is read.
+    let cold = restoring(&store, Restore::Cold);
+    let house = start_with(SimFs::new(), cold).await.expect("it starts");
+    let first = house.fetch(&topic("flights"), 0, 0).await.expect("readable");
+    assert_eq!(texts(&first)[0], value(0));
+    house.broker.shutdown().await.expect("a good disk");
     let mut flipped = bytes.to_vec();
     flipped[9_000] ^= 1;
     store.publish(key, flipped.into()).await.expect("put by hand");
@@ -519,4 +525,31 @@ async fn a_mounted_archive_is_followed_as_its_owner_goes_on() {
         .await
         .expect("the archive is still its own");
     mount.broker.shutdown().await.expect("a good disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_are_deleted_of_a_log_that_is_only_in_the_archive_stay_deleted_after_a_crash() {
+    let (store, ..) = archive().await;
+    let flights = topic("flights");
+    let fs = SimFs::new();
+    restore(&store, &fs, Restore::Cold, Execution::Apply)
+        .await
+        .expect("restored");
+    // Without its archive, which would know.
+    let house = start_with(fs, config()).await.expect("it starts");
+    let held = house.broker.remove_hold(&flights, "case 7").await;
+    held.expect("it is there");
+    let before = [(PartitionId(0), Some(Offset(10)))];
+    house
+        .broker
+        .delete_records(&flights, &before)
+        .await
+        .expect("deleted");
+    let again = start_with(house.fs.crash(CrashChoice::LoseAll), config()).await;
+    let again = again.expect("it starts");
+    let marks = marks(&again, &flights);
+    assert_eq!(
+        (marks.log_start, marks.local_start, marks.log_end),
+        (Offset(10), Offset(63), Offset(63))
+    );
 }
