@@ -45,6 +45,7 @@ impl Core {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>, &mut Admin) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.writable()?;
         let pass = self.gate.enter()?;
         let mut admin = Arc::clone(&self.admin).lock_owned().await;
         let core = Arc::clone(self);

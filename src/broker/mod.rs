@@ -52,8 +52,12 @@ mod topics;
 mod translate;
 mod wait;
 
+#[cfg(feature = "tier")]
+pub use crate::storage::RestoredPlace;
 pub use crate::storage::{DamagedPlace, Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
-pub use archive::{ArchiveConfig, PartitionArchive, TopicPatterns};
+pub use archive::{Access, ArchiveConfig, PartitionArchive, Restore, TopicPatterns};
+#[cfg(feature = "tier")]
+pub use archive::{RestoreProgress, RestoreReport, RestoredTopic};
 pub use budget::BudgetShare;
 pub use cleaner::{
     CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Exactness, JobState,
@@ -156,6 +160,35 @@ impl Broker {
         Ok(Self { core, running })
     }
 
+    /// Makes a data directory of what the archive has, without a byte written to that. With [`Execution::ValidateOnly`] it only tells
+    /// what would come back. Directory, archive and what is downloaded are those of the configuration.
+    ///
+    /// # Errors
+    /// A directory that is not empty; what the archive or the disk says. What was made until then is marked, and no server takes it for
+    /// whole.
+    #[cfg(feature = "tier")]
+    pub async fn restore(
+        config: BrokerConfig,
+        world: World,
+        execution: Execution,
+        tell: impl Fn(RestoreProgress) + Send + Sync + 'static,
+    ) -> Result<RestoreReport, Error> {
+        let work = move || {
+            let job = archive::RestoreJob {
+                files: Arc::new(start::file_cache(&config, world.fs)),
+                config: &config,
+                now: world.clock.now(),
+                tell: &tell,
+            };
+            job.run(execution)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+
     /// Stops: refuses new work, finishes what is under way, syncs everything and writes the clean-shutdown marker.
     ///
     /// # Errors
@@ -192,7 +225,10 @@ impl Broker {
     /// # Errors
     /// When it cannot be recorded.
     pub async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), Error> {
-        let result = self.core.init_producer().await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.init_producer().await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -209,7 +245,10 @@ impl Broker {
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
-        let result = self.core.append_batch(topic, partition, batch, acks).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.append_batch(topic, partition, batch, acks).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -242,7 +281,10 @@ impl Broker {
         records: NewRecords,
         acks: Acks,
     ) -> Result<Vec<Placed<PendingAck>>, Error> {
-        let result = self.core.append_records(&records, acks).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.append_records(&records, acks).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -285,7 +327,10 @@ impl Broker {
         topic: &TopicName,
         before: &[(PartitionId, Option<Offset>)],
     ) -> Result<Vec<(PartitionId, Offset)>, Error> {
-        let result = self.core.delete_records(topic, before).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.delete_records(topic, before).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -369,7 +414,10 @@ impl Broker {
     /// # Errors
     /// An unknown topic or partition, a topic that is not compacted, too many commands at once.
     pub async fn compact_now(&self, wish: &CompactNow, wait: CompactWait) -> Result<CompactionJob, Error> {
-        let result = self.core.compact_now(wish, wait).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.compact_now(wish, wait).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 

@@ -18,6 +18,7 @@ use crate::storage::{DeletionReason, Retained, RetentionPlan, Stay};
 use crate::telemetry::{Retention, RetentionLabels};
 use crate::types::{PartitionId, TopicName, TopicPartition};
 
+use super::archive::Access;
 use super::core::Core;
 use super::holds::name_of;
 use super::schedule::run;
@@ -66,6 +67,10 @@ pub struct RetentionPreview {
 
 /// The background task.
 pub(super) async fn look_again_and_again(core: Arc<Core>) {
+    if core.config.archive.access == Access::Read {
+        // It is the owner's.
+        return std::future::pending().await;
+    }
     let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -24,6 +24,8 @@ mod golden;
 mod produce;
 mod promises;
 mod reads;
+#[cfg(feature = "tier")]
+mod restore;
 mod retention;
 mod sweep;
 mod topics;

@@ -40,6 +40,12 @@ pub struct ServeArgs {
     /// Archive of sealed segments: s3://, gs://, az:// or file:/// [key: tier.url]
     #[arg(long, value_name = "URL")]
     pub tier_url: Option<String>,
+    /// Fill an empty data directory from the archive; =download brings all of it to the local disk [key: tier.restore]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "cold", value_parser = ["cold", "download"])]
+    pub restore: Option<String>,
+    /// Show another server's archive and write nothing to it [key: tier.read_only]
+    #[arg(long)]
+    pub read_only: bool,
     /// Configuration file [env: SILTSTONE_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -259,6 +265,8 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         ("grpc.listen", args.grpc_listen),
         ("http.listen", args.http_listen),
         ("tier.url", args.tier_url),
+        ("tier.restore", args.restore),
+        ("tier.read_only", args.read_only.then(|| "true".to_owned())),
         ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
     ];
     flags.extend(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::table::{ENV_PREFIX, TOPIC_DEFAULTS};
 use super::value::nearest;
 use super::{Config, DataLife, SETTINGS, Setting};
-use crate::broker::Settings;
+use crate::broker::{Access, Restore, Settings};
 
 /// Variables of the environment that begin as settings do and are none.
 const OTHER_VARIABLES: [&str; 5] = [
@@ -227,6 +227,24 @@ fn apply(loaded: &mut Loaded, given: Given) -> Result<(), ConfigError> {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
+    let archive = &config.broker.archive;
+    if archive.url.is_none() && archive.restore != Restore::Off {
+        return Err(ConfigError::Contradiction {
+            reason: "tier.restore is set without tier.url, which says from where",
+        });
+    }
+    if archive.access == Access::Read {
+        let reason = match (&archive.url, archive.restore) {
+            (None, _) => "tier.read_only is set without tier.url, which says whose archive",
+            (Some(_), Restore::Off) => return check_tls(config),
+            (Some(_), _) => "tier.read_only and tier.restore exclude each other: what is restored is owned",
+        };
+        return Err(ConfigError::Contradiction { reason });
+    }
+    check_tls(config)
+}
+
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
     let grpc = &config.grpc;
     let reason = match (&grpc.tls_certificate, &grpc.tls_key, &grpc.tls_client_ca) {
         (Some(_), None, _) => "grpc.tls_certificate is set without grpc.tls_key; TLS needs both",

@@ -31,7 +31,7 @@ use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::retain::producers_at;
 use super::segment::{Extent, Sealed, Segment};
-use super::{SegmentFacts, SegmentSummary, StoreError, decode_snapshot, encode_epochs};
+use super::{SegmentFacts, SegmentSummary, StoreError, WatermarkView, decode_snapshot, encode_epochs};
 
 /// A sealed segment for the archive, with all that goes with it.
 #[derive(Clone, Debug)]
@@ -141,6 +141,20 @@ impl Partition {
     /// Takes note of the segments that the archive has, by offset.
     pub fn set_archived(&self, archived: Arc<[SegmentFacts]>) {
         *self.archived.write() = archived;
+    }
+
+    /// Follows the archive of another server, which begins at `log_start` and has come to `end`. Only for a log that nobody writes to here.
+    ///
+    /// # Panics
+    /// When it has segments of its own.
+    pub fn follow_archive(&self, log_start: Offset, end: Offset) -> WatermarkView {
+        assert_eq!(
+            self.segments.read().len(),
+            0,
+            "{} has segments of its own",
+            self.id
+        );
+        self.marks.follow(log_start, end)
     }
 
     /// Returns the segment that comes behind the archive's end; `None` stands for an archive without segments. Reads a disk.

@@ -319,7 +319,8 @@ impl Partition {
 
     /// Tells whether it had records once, and its directory was not there at the start and is not made yet.
     pub(super) fn is_gone(&self) -> bool {
-        self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0
+        let is_bare = self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0;
+        is_bare && self.writer.lock().readiness == Readiness::Absent
     }
 
     /// Returns all offsets.

@@ -30,7 +30,7 @@ use super::spacing::Holes;
 use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, encode_epochs};
 
 /// File of leader epochs.
-const EPOCHS: &str = "leader-epoch-checkpoint";
+pub(super) const EPOCHS: &str = "leader-epoch-checkpoint";
 const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
 const SITE_REPLACED: SyncSite = SyncSite("directory without what a start's swaps replace");

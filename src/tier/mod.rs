@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)     verify (all of it)
+//!                                                         download (a segment's files, as they were)
 //!      |        |                                            |            |                                 | root_hash
 //!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
 //!      |                                                                  |                                 |
@@ -28,6 +29,7 @@ mod batch_check;
 mod catalog;
 mod chunk_cache;
 mod disk_cache;
+mod download;
 mod epoch;
 mod error;
 #[cfg(test)]
@@ -53,6 +55,7 @@ mod verify_object;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
 pub use chunk_cache::{CacheLimits, ChunkCache};
+pub use download::{Download, Downloaded};
 pub use epoch::{Claim, Claimant, Claims, Owner};
 pub use error::{Retry, TierError, Trouble};
 pub use keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of, numbered};

@@ -24,6 +24,8 @@ mod grpc_tls;
 mod help;
 mod http;
 mod process;
+#[cfg(feature = "tier")]
+mod restore;
 mod serve;
 mod support;
 mod tidy;

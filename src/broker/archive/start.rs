@@ -4,7 +4,8 @@
 //! 2. Its next epoch is claimed; from then on it is the epoch of this start, in every batch too. If it dies here: an epoch is lost,
 //!    nobody misses it.
 //! 3. The catalog is read, and once the partitions are open, the manifests of all that have something to do with the bucket. A log
-//!    start that the manifest knows better is raised.
+//!    start that the manifest knows better is raised. A directory that was restored writes an empty entry into each of them first, and
+//!    looks whether they still are what they were then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use tokio::runtime::Handle;
 
 use crate::broker::core::Core;
 use crate::broker::served::Served;
-use crate::broker::{BrokerConfig, Error};
+use crate::broker::{BrokerConfig, Error, translate};
 use crate::env::{Fs, process_name};
-use crate::storage::Store;
+use crate::storage::{CACHE_FOLDER, RestoreMark, Store};
 use crate::telemetry::Metrics;
 use crate::tier::{
     CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claimant, Claims, Ledger, Manifest, Pace,
@@ -24,14 +25,14 @@ use crate::tier::{
 };
 use crate::types::{Offset, Timestamp};
 
+use super::Access;
 use super::bucket::{Archive, Tiered};
+use super::restore::{TakeOver, went_on};
 
 /// How long opening the bucket may take, and each manifest after the one before.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// Manifests that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 32;
-/// Where parts of objects are kept, in the data directory: a start empties it.
-const CACHE_FOLDER: &str = "tier-cache";
 /// Longest text of a refusal, in characters: stores answer with whole pages.
 const REFUSAL_MAX: usize = 600;
 
@@ -46,6 +47,9 @@ impl Archive {
         let Some(url) = &config.archive.url else {
             return Ok(None);
         };
+        if config.archive.access == Access::Read {
+            return Self::mount(config, fs, metrics).map(Some);
+        }
         let bucket = match opened(config, url) {
             Ok(bucket) => bucket,
             Err(error) => return Err(refused(&error)),
@@ -67,7 +71,7 @@ impl Archive {
         let (claims, author, catalog) = claimed.map_err(|error| refused(&error))?;
         store
             .raise_epoch(author.epoch)
-            .map_err(|error| crate::broker::translate::store(&config.data_dir.display(), &error))?;
+            .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
         tracing::info!(archive = %bucket, epoch = author.epoch.0, topics = catalog.state().topics().len(), "archive opened");
         let uploader = Uploader::new(Arc::clone(fs), bucket.clone())
             .at_pace(Pace::of(config.archive.upload_max_bytes_per_second));
@@ -81,8 +85,20 @@ impl Archive {
         ))))
     }
 
-    /// Reads the manifests of all partitions that have something to do with the bucket. Blocks, as [`open`](Self::open) does.
-    pub(in crate::broker) fn know(&self, core: &Core) -> Result<(), Error> {
+    /// Reads the manifests of all partitions that have something to do with the bucket. A directory that was restored takes the archive
+    /// over first. Blocks, as [`open`](Self::open) does.
+    pub(in crate::broker) fn know(&self, core: &Core, restored: Option<&RestoreMark>) -> Result<(), Error> {
+        let take_over = restored.map(|mark| TakeOver {
+            mark,
+            author: self.author,
+            now: core.now(),
+        });
+        if let Some(take_over) = take_over {
+            take_over.check_logs(core)?;
+            let mut catalog = self.catalog.blocking_lock();
+            let taken = Handle::current().block_on(take_over.catalog(&mut catalog));
+            taken.map_err(|error| refused(&error))?.map_err(went_on)?;
+        }
         let mut known = Vec::new();
         let mut fresh = Vec::new();
         {
@@ -102,8 +118,12 @@ impl Archive {
             let (key, store, cache) = (key_of(&served), self.store.clone(), Arc::clone(&self.cache));
             async move {
                 let empty = Manifest::empty(&key);
-                let ledger = Ledger::open(store, key.manifest(), empty).await?;
-                Ok::<_, TierError>((served, Tiered::new(key, ledger, cache)))
+                let mut ledger = Ledger::open(store, key.manifest(), empty).await?;
+                let taken = match take_over {
+                    Some(take_over) => take_over.manifest(served.id(), &mut ledger).await?,
+                    None => Ok(()),
+                };
+                Ok::<_, TierError>((served, Tiered::new(key, ledger, cache), taken))
             }
         };
         let mut read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
@@ -119,12 +139,17 @@ impl Archive {
                 }
             }
         })?;
-        for (served, tiered) in read {
+        for (served, tiered, taken) in read {
+            taken.map_err(went_on)?;
             reconcile(&served, &tiered)?;
             tiered.tell(&served);
             self.partitions
                 .write()
                 .insert(served.id().clone(), Arc::new(tiered));
+        }
+        if restored.is_some() {
+            RestoreMark::remove(&core.files, &core.config.data_dir)
+                .map_err(|error| translate::store(&core.config.data_dir.display(), &error))?;
         }
         Ok(())
     }
@@ -142,7 +167,7 @@ impl Archive {
 }
 
 /// Makes the cache of cold reads: in memory alone, where its folder cannot be used.
-fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
+pub(super) fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
     let limits = CacheLimits::default();
     let folder = config.data_dir.join(CACHE_FOLDER);
     ChunkCache::with_folder(limits, Arc::clone(fs), &folder).unwrap_or_else(|error| {
@@ -151,7 +176,8 @@ fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
     })
 }
 
-fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
+/// Opens the bucket that the configuration names.
+pub(super) fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
     #[cfg(test)]
     if let Some(store) = &config.archive.store {
         return Ok(store.clone());
@@ -233,7 +259,7 @@ fn unanswered(bucket: &TierStore) -> Error {
     }
 }
 
-fn refused(error: &TierError) -> Error {
+pub(super) fn refused(error: &TierError) -> Error {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let short: String = text.chars().take(REFUSAL_MAX).collect();
     let advice = match error {

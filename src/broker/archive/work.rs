@@ -22,6 +22,7 @@ use crate::tier::{
 };
 use crate::types::{Offset, Timestamp, TopicPartition};
 
+use super::Access;
 use super::bucket::{Archive, Tiered};
 use super::start::{random, start_of};
 
@@ -78,6 +79,9 @@ impl Archive {
         let Some(archive) = core.archive.clone() else {
             return std::future::pending().await;
         };
+        if archive.config.access == Access::Read {
+            return archive.follow(&core).await;
+        }
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut checks = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
@@ -493,7 +497,7 @@ impl Archive {
 
     /// Uploads what is left, also of active segments, within half a minute. Appends are over.
     pub(in crate::broker) async fn finish(&self, core: &Arc<Core>) {
-        if self.is_fenced() {
+        if self.is_fenced() || self.config.access == Access::Read {
             return;
         }
         let work = async {

@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(600);
 /// In real time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn bucket() -> TierStore {
+pub(super) fn bucket() -> TierStore {
     TierStore::open("memory://", CallLimits::default()).expect("memory")
 }
 
@@ -38,7 +38,7 @@ pub(super) async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House,
         .map(|broker| House { fs, clock, broker })
 }
 
-async fn house(store: &TierStore) -> House {
+pub(super) async fn house(store: &TierStore) -> House {
     start_with(SimFs::new(), archiving(store))
         .await
         .expect("it starts")
@@ -47,7 +47,7 @@ async fn house(store: &TierStore) -> House {
 pub(super) const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
 
 /// As [`SMALL`], of keys; compacted only by command.
-const COMPACTED: [(&str, &str); 3] = [
+pub(super) const COMPACTED: [(&str, &str); 3] = [
     ("cleanup.policy", "compact"),
     ("segment.bytes", "16384"),
     ("min.cleanable.dirty.ratio", "1"),
@@ -58,7 +58,7 @@ pub(super) fn value(number: i64) -> String {
 }
 
 /// Appends records of increasing times, one for each call.
-async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
+pub(super) async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     // Virtual time does not go on while such work is under way, as the thread does that syncs.
     let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
     tokio::task::spawn_blocking(move || is_over.recv());
@@ -73,7 +73,7 @@ pub(super) fn marks(house: &House, topic: &TopicName) -> crate::storage::Waterma
     found.partitions[0].log.watermarks()
 }
 
-fn status(house: &House, topic: &TopicName) -> PartitionArchive {
+pub(super) fn status(house: &House, topic: &TopicName) -> PartitionArchive {
     let found = house.broker.core.topics.find(topic).expect("it is there");
     let archive = house.broker.core.archive.as_ref().expect("it has one");
     archive.status(&found.partitions[0]).expect("it is archived")
@@ -367,7 +367,7 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
 }
 
 /// Appends records of two keys in turn, one for each call.
-async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
+pub(super) async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
     tokio::task::spawn_blocking(move || is_over.recv());
     for number in numbers {
@@ -376,7 +376,7 @@ async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i
     }
 }
 
-async fn compact(house: &House, topic: &TopicName) {
+pub(super) async fn compact(house: &House, topic: &TopicName) {
     let wish = CompactNow {
         topic: topic.clone(),
         partitions: Vec::new(),
