@@ -147,7 +147,7 @@ struct Shared {
 struct Orders {
     faults: Vec<Fault>,
     dice: Dice,
-    /// Counts clearings: a delay that began before one ends with it.
+    /// Counts what ends the delays that have begun.
     cleared: u64,
 }
 
@@ -193,6 +193,12 @@ impl Faults {
         drop(orders);
         self.0.awake.notify_all();
         self.lines().clear();
+    }
+
+    /// Ends the delays that calls are in.
+    pub(super) fn end_delays(&self) {
+        self.0.orders.lock().cleared += 1;
+        self.0.awake.notify_all();
     }
 
     /// Returns how many ordered faults have not happened as often as they are to.

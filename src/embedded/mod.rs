@@ -379,6 +379,7 @@ impl Broker {
     /// [`Error::NotRunning`].
     pub async fn kill(&mut self) -> Result<(), Error> {
         let engine = self.engine.take().ok_or(Error::NotRunning)?;
+        self.faults.end_delays();
         let ended = engine.end(End::Abort).await;
         self.disk.kill();
         ended
@@ -392,6 +393,8 @@ impl Broker {
         if self.engine.is_some() {
             return Ok(());
         }
+        // A kill that nobody waited for may not have come to its end.
+        self.disk.kill();
         let config = self
             .builder
             .config(&self.home, Some((self.grpc_addr, self.http_addr)))?;

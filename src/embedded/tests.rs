@@ -1,3 +1,5 @@
+//! An embedded broker as a test has it: over a directory and in memory alike.
+
 use std::time::Duration;
 
 use super::*;

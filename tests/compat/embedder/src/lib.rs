@@ -16,7 +16,9 @@ pub async fn count(client: &Client, options: ProducerOptions) -> Result<BTreeMap
     while let Some(chunk) = reader.next().await? {
         for record in reader.records(&chunk) {
             let customer = record?.key.unwrap_or_default();
-            *counts.entry(String::from_utf8_lossy(&customer).into_owned()).or_default() += 1;
+            *counts
+                .entry(String::from_utf8_lossy(&customer).into_owned())
+                .or_default() += 1;
         }
     }
     let known = known(client).await?;
@@ -46,7 +48,10 @@ pub async fn known(client: &Client) -> Result<BTreeMap<String, u64>, Error> {
             let (Some(customer), Some(count)) = (record.key, record.value) else {
                 continue;
             };
-            let (customer, count) = (String::from_utf8_lossy(&customer), String::from_utf8_lossy(&count));
+            let (customer, count) = (
+                String::from_utf8_lossy(&customer),
+                String::from_utf8_lossy(&count),
+            );
             known.insert(customer.into_owned(), count.parse().unwrap_or_default());
         }
     }
