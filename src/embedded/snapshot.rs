@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::broker::{self, SegmentState};
+use crate::broker::{self, AskedPartitions, SegmentState};
 use crate::env::CrashChoice;
 
 use super::clock::TestClock;
@@ -82,7 +82,7 @@ impl Snapshot {
 fn sealed_logs(broker: &broker::Broker) -> Result<BTreeSet<PathBuf>, Error> {
     let mut sealed = BTreeSet::new();
     for topic in broker.list_topics() {
-        for log in broker.describe_log(&topic.name, &[])? {
+        for log in broker.describe_log(&topic.name, &AskedPartitions::all())? {
             let dir = PathBuf::from(format!("{}-{}", topic.name, log.partition));
             let segments = log.segments.iter();
             let segments = segments.filter(|segment| segment.state != SegmentState::Active);

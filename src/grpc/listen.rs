@@ -269,7 +269,7 @@ mod tests {
             let mut lasts = lasts.clone();
             async move { while lasts.changed().await.is_ok() {} }
         };
-        let mut incoming = Box::pin(connections(listener, 1, cut_off));
+        let mut incoming = Box::pin(connections((listener, Lines::default()), 1, cut_off));
         let (client, server) = tokio::join!(TcpStream::connect(address), incoming.next());
         (server.unwrap().unwrap(), client.unwrap(), end)
     }

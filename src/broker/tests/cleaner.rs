@@ -341,7 +341,7 @@ async fn after_a_restart_explain_tells_how_the_log_stands_and_nothing_of_passes_
     let before = shop.explain(&topic);
     assert!(before.last_pass.is_some() && before.keys.is_some());
     let house = shop.house.restart().await;
-    let explained = house.broker.explain_compaction(&topic, &[]);
+    let explained = house.broker.explain_compaction(&topic, &AskedPartitions::all());
     let after = explained.expect("known").pop().expect("one partition");
     assert_eq!(
         (after.last_pass, after.keys, after.last_error),
