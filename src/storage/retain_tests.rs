@@ -381,6 +381,8 @@ fn producers_outlive_what_was_deleted_by_call_and_a_power_cut() {
     let end = house.log.watermarks().log_end;
     house.log.raise_log_start(end).expect("nothing is held");
     assert_eq!(look_cleanly(&house, NOW), 1);
+    house.append(&plain("later"));
+    house.sync().expect("that the files are gone is safe");
     let after = House::on(house.fs.crash(CrashChoice::LoseAll));
     let again = after.log.append(&numbered(7, 0, "once"), Origin::Client, NOW);
     let written = again.expect("a retry").written;
