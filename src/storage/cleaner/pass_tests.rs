@@ -403,24 +403,6 @@ fn a_commit_marker_stays_until_its_data_is_gone_and_then_to_its_horizon() {
 }
 
 #[test]
-fn markers_whose_records_are_gone_go_in_their_time_though_nobody_writes() {
-    for end in ["commit7", "abort7"] {
-        let mut scene = Scene::new();
-        scene.run(&format!("t7:a=1 {end} p7:z=1 a=2 roll clean"));
-        let mut passes = 0;
-        while let Some(at) = scene.log.compaction(Timestamp(scene.now)).horizon_at {
-            scene.now = at.0;
-            assert_eq!(scene.log.compaction(at).due, Due::Horizon, "{end}");
-            scene.run("clean");
-            passes += 1;
-            assert!(passes < 10, "{end}: there is an end");
-        }
-        assert_eq!(scene.picture(), "0: 2 z=1 | 3 a=2\n", "{end}");
-        assert_eq!(scene.now, 200, "{end}");
-    }
-}
-
-#[test]
 fn a_commit_marker_stays_while_an_emptied_batch_of_its_transaction_does() {
     check(
         "t7:a=1 commit7 a=2 roll clean +200 clean +200 clean",

@@ -1,6 +1,6 @@
 //! What becomes of batches that cannot be built anew as they should.
 
-use super::super::super::{LogConfig, OffsetMap};
+use super::super::super::{Due, LogConfig, OffsetMap};
 use super::super::testing::{Scene, compacted};
 use super::*;
 use crate::record::{BatchBuilder, BatchOptions, DecompressLimit};
@@ -181,4 +181,22 @@ fn of_several_aborted_transactions_of_one_segment_each_ends_with_its_own_marker(
     assert_eq!(of, [(0, 2), (1, 6), (7, 8)]);
     scene.run("x=1 roll clean +100 clean");
     assert_eq!(scene.picture(), "0: 3 c=1 | 4 commit | 9 y=1 | 10 z=1 | 11 x=1\n");
+}
+
+#[test]
+fn markers_whose_records_are_gone_go_in_their_time_though_nobody_writes() {
+    for end in ["commit7", "abort7"] {
+        let mut scene = Scene::new();
+        scene.run(&format!("t7:a=1 {end} p7:z=1 a=2 roll clean"));
+        let mut passes = 0;
+        while let Some(at) = scene.log.compaction(Timestamp(scene.now)).horizon_at {
+            scene.now = at.0;
+            assert_eq!(scene.log.compaction(at).due, Due::Horizon, "{end}");
+            scene.run("clean");
+            passes += 1;
+            assert!(passes < 10, "{end}: there is an end");
+        }
+        assert_eq!(scene.picture(), "0: 2 z=1 | 3 a=2\n", "{end}");
+        assert_eq!(scene.now, 200, "{end}");
+    }
 }
