@@ -4,6 +4,7 @@
 //!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)     verify (all of it)
 //!      |        |                                            |            |                                 | root_hash
 //!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
+//!      |   batch_check: is it sound?
 //!      |                                                                  |                                 |
 //!   ledger: numbered objects, created only if absent                      |
 //!      manifest (segments of a partition)  catalog (topics)  epoch (who owns the bucket)
