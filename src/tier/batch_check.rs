@@ -127,7 +127,7 @@ mod tests {
         for number in 5..8_u8 {
             let mut builder = BatchBuilder::new(BatchOptions::default());
             builder
-                .append(None, None, Some(&vec![number; 50]), &[])
+                .append(None, None, Some(&[number; 50]), &[])
                 .expect("small");
             let batch = builder.build().expect("it has a record");
             let start = log.len();

@@ -9,8 +9,8 @@
 //!
 //! The **part** of a log is a sixteenth of a chunk, [`PART_BYTES`]: a point lookup fetches one or two, and stays below one chunk with index
 //! pages and all. A page of an index, or a footer, is a part of its own. What a reader needs is asked for at once; what it may need next,
-//! behind that, by a request that nobody waits for. What one request brought is a **run** of parts, and stays one in memory: what a
-//! reader gets of it is not copied.
+//! behind that, by a request that nobody waits for. What one request brought is a **run** of parts, and stays one in memory: who
+//! gets most of it gets it without a copy, who gets little gets a copy and keeps no run alive.
 //!
 //! **Reading ahead**: a reader that goes on where a slice ended has gone so far already; a sixth of that, at most
 //! [`CacheLimits::read_ahead_bytes`], is fetched ahead of it, also over the end of an object. So one that stops has cost at most a sixth
@@ -285,7 +285,14 @@ impl ChunkCache {
             }
             let piece = index(at - from)..index(end - from);
             if at == range.start && end == range.end {
-                return Ok(bytes.slice(piece));
+                // A slice keeps its whole run in memory, for as long as a client takes to fetch it.
+                let is_most = 2 * piece.len() >= bytes.len();
+                let found = bytes.slice(piece);
+                return Ok(if is_most {
+                    found
+                } else {
+                    Bytes::copy_from_slice(&found)
+                });
             }
             if whole.is_empty() {
                 whole.reserve(index(range.end - range.start));

@@ -5,6 +5,7 @@
 //!                                                         download (a segment's files, as they were)
 //!      |        |                                            |            |                                 | root_hash
 //!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
+//!      |   batch_check: is it sound?
 //!      |                                                                  |                                 |
 //!   ledger: numbered objects, created only if absent                      |
 //!      manifest (segments of a partition)  catalog (topics)  epoch (who owns the bucket)

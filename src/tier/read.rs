@@ -292,28 +292,35 @@ impl ColdLog {
         })
     }
 
-    /// Walks one segment and returns the first run of wanted batches.
-    async fn step(&self, segment: &TieredSegment, run: Run<'_>, budget: &mut u64) -> Result<Step, TierError> {
-        let Run {
-            read,
-            from,
-            until,
-            walked,
-        } = run;
-        let cold = self.open(segment).await?;
-        let start = cold
-            .position_of(read.times.as_ref().map(|times| times.start), from)
-            .await?;
+    /// Begins to walk a segment where `run` does, by windows of what is asked for.
+    async fn walk<'a>(
+        &'a self,
+        segment: &'a TieredSegment,
+        cold: &'a ColdSegment<'a>,
+        run: &Run<'a>,
+    ) -> Result<Walk<'a>, TierError> {
+        let since = run.read.times.as_ref().map(|times| times.start);
+        let start = cold.position_of(since, run.from).await?;
         let mut walk = cold.walk(start.position);
-        walk.next_len = u64::try_from(read.max_bytes)
+        walk.next_len = u64::try_from(run.read.max_bytes)
             .expect("64 bits fit")
             .saturating_add(WINDOW_SLACK)
             .clamp(WINDOW.0, WINDOW.1);
-        walk.walked = walked;
-        if until < segment.next_offset() {
-            walk.bound = cold.end_before(until, &start, walk.next_len).await?;
+        walk.walked = run.walked;
+        if run.until < segment.next_offset() {
+            walk.bound = cold.end_before(run.until, &start, walk.next_len).await?;
         }
-        walk.goes_on = Some((self, segment, read));
+        walk.goes_on = Some((self, segment, run.read));
+        Ok(walk)
+    }
+
+    /// Walks one segment and returns the first run of wanted batches.
+    async fn step(&self, segment: &TieredSegment, run: Run<'_>, budget: &mut u64) -> Result<Step, TierError> {
+        let cold = self.open(segment).await?;
+        let mut walk = self.walk(segment, &cold, &run).await?;
+        let Run {
+            read, from, until, ..
+        } = run;
         let mut found: Option<Range<u64>> = None;
         let mut next_offset = from;
         while next_offset < until {

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What every store must do for an archive (tests/it/tier_conformance.rs), on the emulators of Azure Blob and Google Cloud Storage.
+"""What every store must do for an archive (tests/it/tier_conformance.rs), on Azurite, the emulator of Azure Blob.
 
-Azurite comes from npm, fake-gcs-server is built by Go; both land below tests/compat/.work, listen on free ports of this machine, and keep what
-they are given in memory or in a folder that goes with them. What lacks npm or Go is skipped.
+It comes from npm, lands below tests/compat/.work, listens on a free port of this machine, and keeps what it is given in a folder that goes
+with it. Without npm it is skipped.
 
     tests/compat/run emulators
 """
@@ -10,7 +10,6 @@ they are given in memory or in a folder that goes with them. What lacks npm or G
 import base64
 import hashlib
 import hmac
-import json
 import os
 import shutil
 import socket
@@ -27,8 +26,7 @@ from tier import conformance
 
 WORK = Path(__file__).resolve().parent / ".work"
 AZURITE = "3.37.0"
-FAKE_GCS_SERVER = "v1.52.3"
-# The account of every emulator, as its documentation has it: no secret.
+# The account of the emulator, as its documentation has it: no secret.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 WITHIN_S = 60
@@ -113,38 +111,12 @@ def on_azure(suite: Suite, temporary: Path) -> None:
             conformance("az://archive/conformance", without(("AZURE_", "AZURITE_")) | variables)
 
 
-def on_google(suite: Suite, temporary: Path) -> None:
-    """The suite on fake-gcs-server."""
-    title = "what every store must do, fake-gcs-server does"
-    if shutil.which("go") is None:
-        suite.missing(title, "no go")
-        return
-    with suite.case(title):
-        folder = f"fake-gcs-server-{FAKE_GCS_SERVER}"
-        go = ["go", "install", f"github.com/fsouza/fake-gcs-server@{FAKE_GCS_SERVER}"]
-        program = install(folder, "fake-gcs-server", go, {"GOBIN": str(WORK / folder)})
-        port = free_port()
-        command = [str(program), "-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-        with Server([*command, "-public-host", f"127.0.0.1:{port}"], port, temporary / "google.log") as url:
-            body = json.dumps({"name": "archive"}).encode()
-            headers = {"Content-Type": "application/json"}
-            urllib.request.urlopen(
-                urllib.request.Request(f"{url}/storage/v1/b?project=p", data=body, headers=headers), timeout=30
-            ).close()
-            account = temporary / "account.json"
-            nobody = {"client_email": "", "private_key": "", "private_key_id": ""}
-            account.write_text(json.dumps({"gcs_base_url": url, "disable_oauth": True} | nobody))
-            variables = {"GOOGLE_SERVICE_ACCOUNT_PATH": str(account), "GOOGLE_ALLOW_HTTP": "true"}
-            conformance("gs://archive/conformance", without(("GOOGLE_",)) | variables)
-
-
 def main() -> int:
     """Runs the cases."""
     suite = Suite("emulators")
     WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         on_azure(suite, Path(temporary))
-        on_google(suite, Path(temporary))
     return suite.close()
 
 

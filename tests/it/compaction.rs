@@ -87,6 +87,7 @@ async fn after_a_restart_tombstones_below_the_cleaner_point_count_as_gone() {
     let request = v1::DescribeLogRequest {
         topic: "planes".to_owned(),
         partitions: vec![0],
+        ..Default::default()
     };
     let described = server.admin().await.describe_log(request).await.unwrap();
     let log = &described.into_inner().partitions[0];

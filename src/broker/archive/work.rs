@@ -1,7 +1,8 @@
 //! What is done about the bucket, when, and by how many at once.
 //!
 //! A look goes over all partitions in memory; where something is due a job begins, [`JOBS`] at most, one for a partition. A job does one
-//! of each thing and ends, so that a partition with much to upload does not keep others waiting. What fails waits, longer each time, and
+//! of each thing, or uploads a few small segments together, and ends, so that a partition with much to upload does not keep others
+//! waiting. What fails waits, longer each time, and
 //! is told; whoever looks at the status sees it.
 
 use std::collections::BTreeSet;
