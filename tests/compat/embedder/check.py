@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Another project's view: what each set of features brings in, and a toy service tested against an embedded broker by a crate outside the
-workspace; then the same for tests in Python and Go, by the fixtures of examples/testing.
+"""Another project's view: what each set of features brings in, and tests in Python and Go by the fixtures of examples/testing.
 
     tests/compat/run embedder
 """
@@ -10,15 +9,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from server import CHECKOUT, WORK, binary  # noqa: E402
+from server import CHECKOUT, binary  # noqa: E402
 from suite import Suite, equal  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 EXAMPLES = CHECKOUT / "examples" / "testing"
 # What a set of features must not bring in.
 WITHOUT = {
@@ -50,31 +47,6 @@ def features(suite: Suite) -> None:
             run(["cargo", "clippy", "--quiet", "--lib", *chosen, "--", "-D", "warnings"], CHECKOUT)
 
 
-def embedder(suite: Suite) -> None:
-    """The toy service, built apart from everything else."""
-    work = WORK / "embedder"
-    # Its lock file is the checkout's own, so that it is built with what the server is built with.
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(HERE, work, ignore=shutil.ignore_patterns("target", "*.py", "Cargo.lock"))
-    manifest = work / "Cargo.toml"
-    manifest.write_text(manifest.read_text().replace("../../..", str(CHECKOUT)))
-    shutil.copy(CHECKOUT / "Cargo.lock", work / "Cargo.lock")
-    target = WORK / "embedder-target"
-    start = time.monotonic()
-    with suite.case("a crate outside the workspace builds with the client, and its tests with the broker"):
-        run(["cargo", "test", "--quiet", "--no-run"], work, CARGO_TARGET_DIR=str(target))
-    print(f"       built in {time.monotonic() - start:.0f} s", flush=True)
-    with suite.case("its tests hold: clock, faults, forks, a kill"):
-        run(["cargo", "test", "--quiet"], work, CARGO_TARGET_DIR=str(target))
-    with suite.case("alone in its process a broker leaves no thread, and its figures are"):
-        figures = ["cargo", "test", "--quiet", "--test", "service", "--", "--ignored", "--nocapture"]
-        told = run(figures, work, CARGO_TARGET_DIR=str(target))
-        lines = [line for line in told.splitlines() if line.startswith(("directory", "memory", "resident"))]
-        print("\n".join(f"       {line}" for line in lines), flush=True)
-        left = [line for line in lines if "threads left" in line and not line.endswith("threads left 0")]
-        equal(left, [], "threads that a dropped broker left")
-
-
 def other_languages(suite: Suite) -> None:
     """The fixtures of examples/testing, as they stand."""
     variables = {"SILTSTONE_BINARY": str(binary())}
@@ -96,7 +68,6 @@ def main() -> int:
     """Runs the cases."""
     suite = Suite("embedder")
     features(suite)
-    embedder(suite)
     other_languages(suite)
     return suite.close()
 
