@@ -44,6 +44,9 @@ pub(crate) enum Fate {
     Nowhere,
 }
 
+/// First and last sequence of a batch, and its base offset.
+type Numbered = (i32, i32, i64);
+
 /// What a test sees of the server.
 #[derive(Default)]
 pub(crate) struct State {
@@ -59,8 +62,8 @@ pub(crate) struct State {
     pub(crate) is_mute: bool,
     /// What `read` calls asked.
     pub(crate) read_requests: Vec<v1::ReadRequest>,
-    /// First and last sequence, and base offset, of the batches of each producer and partition.
-    written: HashMap<(i64, usize), Vec<(i32, i32, i64)>>,
+    /// The batches of each producer and partition.
+    written: HashMap<(i64, usize), Vec<Numbered>>,
     next_producer: i64,
 }
 
