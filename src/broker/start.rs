@@ -231,18 +231,7 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     Archive::restore_first(&config, &files, world.clock.now())?;
     let told = |error| translate::store(&config.data_dir.display(), &error);
     let store = Arc::new(Store::open(Arc::clone(&files), store_config).map_err(told)?);
-    // After the lock: whoever restores has it while the mark says that it is under way.
-    let restored = RestoreMark::read(&files, &config.data_dir).map_err(told)?;
-    let is_mounted = restored.as_ref().is_some_and(RestoreMark::is_mounted);
-    if is_mounted && config.archive.access == Access::Own {
-        return Err(Error::Storage {
-            target: config.data_dir.display().to_string(),
-            reason: "it only stands for the archive of another server, and was made by a start with tier.read_only; choose another \
-                     directory"
-                .to_owned(),
-        });
-    }
-    let restored = restored.filter(|_| !is_mounted);
+    let restored = restored(&config, &files)?;
     let metrics = Arc::new(Metrics::new());
     let archive = Archive::open(&config, files.fs(), &store, (&metrics, world.clock.now()))?;
 
@@ -300,6 +289,22 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     core.look_at_disk();
     core.count_gauges();
     Ok(Arc::new(core))
+}
+
+/// Returns what a restore says of the directory that it made. After the lock: whoever restores has that while the mark says that it is
+/// under way.
+fn restored(config: &BrokerConfig, files: &FileCache) -> Result<Option<RestoreMark>, Error> {
+    let dir = config.data_dir.display();
+    let mark = RestoreMark::read(files, &config.data_dir).map_err(|error| translate::store(&dir, &error))?;
+    match mark {
+        Some(mark) if mark.is_mounted() && config.archive.access == Access::Own => Err(Error::Storage {
+            target: dir.to_string(),
+            reason: "it only stands for the archive of another server, and was made by a start with tier.read_only; choose another \
+                     directory"
+                .to_owned(),
+        }),
+        mark => Ok(mark.filter(|mark| !mark.is_mounted())),
+    }
 }
 
 /// Settings of the metadata topic: the table's own, whatever the server's defaults are.

@@ -26,7 +26,7 @@ use crate::tier::{ArchivedTopic, Author, CATALOG, Catalog, Claims, Ledger, TierE
 use crate::types::LeaderEpoch;
 
 use super::bucket::Archive;
-use super::restore::opened_to_read;
+use super::restore::{check_count, opened_to_read};
 use super::start::{cache, refused};
 
 /// How often the archive is looked at.
@@ -151,6 +151,7 @@ fn show(core: &Core, topic: &ArchivedTopic) -> Result<(), Error> {
     if count >= topic.partitions {
         return Ok(());
     }
+    check_count(&topic.name, topic.partitions)?;
     let config = core.settings.resolve(&topic.settings)?;
     let more = core.open(&topic.name, count..topic.partitions, topic.id, &config)?;
     core.topics.put(match known {

@@ -34,6 +34,7 @@ use crate::broker::disk::DiskGuard;
 use crate::broker::metadata::{self, Change, Contents, MetadataLog, TopicEntry};
 use crate::broker::served::Served;
 use crate::broker::settings::Settings;
+use crate::broker::topics::PARTITIONS_MAX;
 use crate::broker::{BrokerConfig, Error, Execution, start, translate};
 use crate::env::{FileCache, process_name};
 use crate::storage::{
@@ -55,6 +56,8 @@ use super::{Access, Restore};
 
 /// Producer ids that are passed over: more than a server gives in the seconds that its archive may be behind.
 const IDS_PASSED_OVER: i64 = 1_000_000;
+/// The greatest producer id that comes from a server; as of a directory that is adopted.
+const PRODUCER_ID_MAX: i64 = i64::MAX / 2;
 /// Manifests that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 32;
 /// Segments that are downloaded at the same time.
@@ -327,9 +330,9 @@ impl Topics {
     ) -> Result<(), Error> {
         if topic.id == metadata::TOPIC_ID {
             self.back.push(TopicBack {
-                name: topic.name.clone(),
+                name: metadata::partition().topic,
                 id: topic.id,
-                partitions: topic.partitions,
+                partitions: 1,
                 place: Some(RestoredPlace::Local),
             });
             return Ok(());
@@ -338,6 +341,12 @@ impl Topics {
             // The catalog had not heard of it yet.
             return Ok(());
         }
+        if topic.name == metadata::partition().topic {
+            return Err(unfit(format!(
+                "topic {} has another id than it must have, {}",
+                topic.name, topic.id
+            )));
+        }
         let known = contents.topics.get(&topic.name);
         let known = known.filter(|entry| entry.topic_id() == Some(topic.id));
         if known.is_some_and(|entry| entry.state == metadata::State::Deleting) {
@@ -345,6 +354,7 @@ impl Topics {
             return Ok(());
         }
         let entry = TopicEntry::archived(topic, known);
+        check_count(&topic.name, entry.partitions)?;
         if known != Some(&entry) {
             self.changes.push(Change::topic(&topic.name, Some(&entry)));
         }
@@ -396,6 +406,16 @@ impl Reader<'_> {
                 false => RestoredPlace::Archive,
             })
         })?;
+        let all = topics
+            .back
+            .iter()
+            .map(|topic| i64::from(topic.partitions))
+            .sum::<i64>();
+        if all > i64::from(PARTITIONS_MAX) + 1 {
+            let reason =
+                format!("its topics have {all} partitions together, at most {PARTITIONS_MAX} are taken");
+            return Err(unfit(reason).into());
+        }
         let planned = topics.back.iter().filter_map(|topic| Some((topic, topic.place?)));
         let keys = planned.flat_map(|(topic, place)| {
             (0..topic.partitions).map(move |number| {
@@ -465,6 +485,10 @@ impl Reader<'_> {
             let met = states.iter().filter_map(greatest_producer);
             let behind = met.map(|id| id.0.saturating_add(1));
             next_producer_id = next_producer_id.max(behind.max().unwrap_or(0));
+        }
+        if next_producer_id > PRODUCER_ID_MAX {
+            let reason = format!("producer id {} was never given by a server", next_producer_id - 1);
+            return Err(unfit(reason).into());
         }
         dir.finish(&plan.owner.cluster_id, plan.owner.epoch)?;
         let next = ProducerId(next_producer_id.saturating_add(IDS_PASSED_OVER));
@@ -730,6 +754,22 @@ impl RestoreReport {
 fn greatest_producer(partition: &RestoredPartition) -> Option<ProducerId> {
     let entries = decode_snapshot(&partition.producers).ok()?;
     entries.iter().map(|entry| entry.id).max()
+}
+
+/// Makes sure that a topic has as many partitions as one can have.
+pub(super) fn check_count(topic: &TopicName, partitions: i32) -> Result<(), Error> {
+    if (1..=PARTITIONS_MAX).contains(&partitions) {
+        return Ok(());
+    }
+    Err(unfit(format!(
+        "topic {topic} has {partitions} partitions, 1 to {PARTITIONS_MAX} are taken"
+    )))
+}
+
+fn unfit(reason: String) -> Error {
+    Error::ArchiveRefused {
+        reason: format!("what the archive says does not fit together: {reason}"),
+    }
 }
 
 fn no_archive(bucket: &TierStore) -> Error {

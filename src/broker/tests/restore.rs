@@ -7,7 +7,8 @@ use super::archive::{
 use super::*;
 use crate::storage::RestoredPlace;
 use crate::tier::testing::{Fault as StoreFault, FaultyStore, Kind, bucket as faulty_bucket, memory};
-use crate::tier::{ObjectId, TierStore};
+use crate::tier::{ArchivedTopic, Author, Catalog, CatalogEdit, Ledger, ObjectId, TierStore, WriterId};
+use crate::types::{LeaderEpoch, TopicId};
 
 fn restoring(store: &TierStore, restore: Restore) -> BrokerConfig {
     let mut config = archiving(store);
@@ -42,6 +43,15 @@ async fn batches(house: &House, topic: &TopicName, from: Offset) -> Vec<Bytes> {
     vec![all.into()]
 }
 
+/// Appends a batch of a producer.
+async fn put(house: &House, topic: &TopicName, batch: Bytes) -> Appended {
+    // Virtual time does not go on while such work is under way, as the thread does that syncs.
+    let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
+    tokio::task::spawn_blocking(move || is_over.recv());
+    let appended = house.broker.append_batch(topic, PartitionId(0), batch, Acks::All);
+    appended.await.expect("sound").wait().await.expect("written")
+}
+
 /// An archive with topics of all kinds, its server stopped.
 async fn archive() -> (TierStore, House, Vec<Bytes>) {
     let store = bucket();
@@ -51,10 +61,7 @@ async fn archive() -> (TierStore, House, Vec<Bytes>) {
     let (producer, _) = house.broker.init_producer().await.expect("good");
     for sequence in 0..3 {
         let batch = batch(producer, sequence, &[&value(60 + i64::from(sequence))]);
-        let appended = house
-            .broker
-            .append_batch(&flights, PartitionId(0), batch, Acks::All);
-        appended.await.expect("sound").wait().await.expect("written");
+        put(&house, &flights, batch).await;
     }
     let keys = house.create("keys", 1, &COMPACTED).await;
     write_keys(&house, &keys, 0..40).await;
@@ -178,10 +185,7 @@ async fn after_a_restore_offsets_go_on_under_a_greater_epoch_and_retries_are_no_
         let end = marks(&house, &flights).log_end;
         // The producer of before sends its last batch again.
         let again = batch(ProducerId(0), 2, &[&value(62)]);
-        let appended = house
-            .broker
-            .append_batch(&flights, PartitionId(0), again, Acks::All);
-        let appended = appended.await.expect("sound").wait().await.expect("known");
+        let appended = put(&house, &flights, again).await;
         assert_eq!(
             (appended.base_offset, appended.novelty),
             (Offset(62), Novelty::Duplicate)
@@ -408,6 +412,29 @@ async fn contents(store: &TierStore) -> BTreeMap<String, Bytes> {
     all
 }
 
+/// Every change is refused by who only reads.
+async fn refuses_changes(house: &House, topic: &TopicName) {
+    let refusals = [
+        house.append(topic, 0, vec![record("x")]).await.map(drop),
+        house.broker.init_producer().await.map(drop),
+        house
+            .broker
+            .create_topic(new_topic("t", 1, &[]), Execution::Apply)
+            .await
+            .map(drop),
+        house.broker.delete_topic(topic).await,
+        house
+            .broker
+            .delete_records(topic, &[(PartitionId(0), None)])
+            .await
+            .map(drop),
+    ];
+    for refused in refusals {
+        let refused = refused.expect_err("it only reads").to_string();
+        assert!(refused.contains("only reads the archive"), "{refused}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_mounted_archive_answers_every_read_refuses_every_change_and_not_a_byte_is_written_to_it() {
     let (store, old, all) = archive().await;
@@ -440,25 +467,7 @@ async fn a_mounted_archive_answers_every_read_refuses_every_change_and_not_a_byt
             ReadEnd::Time(Timestamp(NOW.0 + 30)),
         );
         assert_eq!(house.values(times).await.expect("readable"), values(20..30));
-        let refusals = [
-            house.append(&flights, 0, vec![record("x")]).await.map(drop),
-            house.broker.init_producer().await.map(drop),
-            house
-                .broker
-                .create_topic(new_topic("t", 1, &[]), Execution::Apply)
-                .await
-                .map(drop),
-            house.broker.delete_topic(&flights).await,
-            house
-                .broker
-                .delete_records(&flights, &[(PartitionId(0), None)])
-                .await
-                .map(drop),
-        ];
-        for refused in refusals {
-            let refused = refused.expect_err("it only reads").to_string();
-            assert!(refused.contains("only reads the archive"), "{refused}");
-        }
+        refuses_changes(&house, &flights).await;
         house.clock.advance_ms(7_200_000);
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(
@@ -552,4 +561,81 @@ async fn records_that_are_deleted_of_a_log_that_is_only_in_the_archive_stay_dele
         (marks.log_start, marks.local_start, marks.log_end),
         (Offset(10), Offset(63), Offset(63))
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_that_were_made_or_deleted_in_the_last_seconds_are_as_the_catalog_says() {
+    let faulty = FaultyStore::over(memory());
+    let store = faulty_bucket(Arc::new(faulty.clone()));
+    let house = house(&store).await;
+    let old = house.create("old", 1, &SMALL).await;
+    fill(&house, &old, 0..20).await;
+    house.clock.advance_ms(60_000);
+    let internal = topic("__siltstone_topics");
+    until("all is archived", || {
+        let is_there = status(&house, &internal).end == Some(marks(&house, &internal).log_end);
+        is_there && status(&house, &old).end == Some(Offset(20))
+    })
+    .await;
+    for _ in 0..1000 {
+        faulty.next(Kind::Put, "__siltstone_topics", StoreFault::Refuse);
+    }
+    let late = house.create("late", 2, &SMALL).await;
+    fill(&house, &late, 0..20).await;
+    let (producer, _) = house.broker.init_producer().await.expect("good");
+    house.broker.delete_topic(&old).await.expect("deleted");
+    house.clock.advance_ms(60_000);
+    until("the newest is archived", || {
+        status(&house, &late).end == Some(Offset(20))
+    })
+    .await;
+    assert!(status(&house, &internal).end < Some(marks(&house, &internal).log_end));
+    let fs = SimFs::new();
+    restore(&store, &fs, Restore::Cold, Execution::Apply)
+        .await
+        .expect("restored");
+    let was = house.broker.core.topics.find(&late).expect("there");
+    let again = start_with(fs, config())
+        .await
+        .expect("it starts, without its archive too");
+    let is = again.broker.core.topics.find(&late).expect("it came back");
+    assert_eq!((is.id, is.count()), (was.id, 2));
+    assert!(again.broker.core.topics.find(&old).is_err());
+    let (next, _) = again.broker.init_producer().await.expect("good");
+    assert!(next > producer);
+    again.broker.shutdown().await.expect("a good disk");
+    drop((house, was));
+    faulty.heal();
+    let again = start_with(again.fs.clone(), archiving(&store))
+        .await
+        .expect("it starts");
+    assert_eq!(all_values(&again, &late).await, values(0..20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_no_server_wrote_is_refused_before_anything_is_made() {
+    let (store, ..) = archive().await;
+    let mut catalog = Ledger::open(store.clone(), "catalog".to_owned(), Catalog::default())
+        .await
+        .expect("readable");
+    let author = Author {
+        epoch: LeaderEpoch(1000),
+        writer: WriterId([7; 16]),
+    };
+    let put = ArchivedTopic {
+        id: TopicId([7; 16]),
+        name: topic("huge"),
+        partitions: 2_000_000_000,
+        settings: BTreeMap::new(),
+    };
+    let edits = |_: &Catalog| Some(vec![CatalogEdit::Put(put.clone())]);
+    catalog.append(author, NOW, edits).await.expect("written");
+    let fs = SimFs::new();
+    let refused = restore(&store, &fs, Restore::Cold, Execution::Apply).await;
+    let refused = refused.expect_err("nobody has so many").to_string();
+    assert!(
+        refused.contains("topic huge has 2000000000 partitions"),
+        "{refused}"
+    );
+    assert_eq!(fs.mutations(), 0);
 }
