@@ -210,7 +210,8 @@ fn a_variable_of_ours_that_is_no_text_is_refused_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = command(dir.path());
     command.env("SILTSTONE_DATA_DIR", std::ffi::OsStr::from_bytes(b"caf\xe9"));
-    for other in ["OF_OTHERS", "SILTSTONE_SERVICE_HOST"] {
+    // The first of them comes before what is refused.
+    for other in ["OF_OTHERS", "SILTSTONE_A", "SILTSTONE_SERVICE_HOST"] {
         command.env(other, std::ffi::OsStr::from_bytes(b"caf\xe9"));
     }
     let mut refused = Process::start(command);
