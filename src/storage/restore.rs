@@ -45,8 +45,8 @@ const VERSION: u32 = 1;
 pub const CACHE_FOLDER: &str = "tier-cache";
 const SITE_MARK: SyncSite = SyncSite("mark of a restore");
 const SITE_MARK_DIR: SyncSite = SyncSite("data directory with the mark of a restore");
+const SITE_UNMARKED: SyncSite = SyncSite("data directory without the mark of a restore");
 const SITE_FILES: SyncSite = SyncSite("restored segment");
-const SITE_DIR: SyncSite = SyncSite("restored data directory");
 
 /// How far a restore has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -156,7 +156,7 @@ impl RestoreMark {
     pub fn remove(files: &FileCache, dir: &Path) -> Result<(), StoreError> {
         let path = dir.join(MARK);
         remove_if_there(files, &path).context("remove", &path)?;
-        files.fs().sync_dir(dir, SITE_MARK_DIR).context("sync", dir)
+        files.fs().sync_dir(dir, SITE_UNMARKED).context("sync", dir)
     }
 }
 
@@ -429,11 +429,7 @@ impl Restoring {
         let (path, bytes) = identity::of_cluster(&self.path, cluster_id)?;
         replacements.add(path, bytes);
         replacements.commit(&self.files)?;
-        epoch_file::claim(&self.files, &self.path, epoch)?;
-        self.files
-            .fs()
-            .sync_dir(&self.path, SITE_DIR)
-            .context("sync", &self.path)
+        epoch_file::claim(&self.files, &self.path, epoch).map(drop)
     }
 }
 
@@ -499,3 +495,9 @@ fn is_made_here(name: &str, kind: FileKind) -> bool {
     let ours = [LOCK, MARK, CLEAN_MARKER, identity::NAME, epoch_file::NAME];
     ours.contains(&name) || name.ends_with("-offset-checkpoint")
 }
+
+#[cfg(test)]
+#[path = "restore_tests.rs"]
+mod tests;
+#[cfg(test)]
+pub(super) use tests::SWEPT;

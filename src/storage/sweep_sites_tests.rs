@@ -52,6 +52,7 @@ fn the_sweeps_come_to_every_sync_of_the_sources() {
     let sites = world.fs.sync_sites();
     let mut swept: BTreeSet<String> = sites.iter().map(|site| site.0.to_owned()).collect();
     swept.extend(crate::storage::cleaner::SWEPT.map(str::to_owned));
+    swept.extend(crate::storage::restore::SWEPT.map(str::to_owned));
     let mut written = BTreeSet::new();
     all_sources(&mut |_, text| {
         let literals = text.split("SyncSite(\"").skip(1);
