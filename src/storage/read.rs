@@ -134,6 +134,7 @@ impl Reader<'_> {
                 step => step?,
             };
             match step {
+                Step::Again => continue,
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
                     return Ok(Slice::nothing(next_offset));
@@ -177,14 +178,9 @@ impl Reader<'_> {
 
     /// Walks one segment and returns the first run of wanted batches.
     fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
-        let Run {
-            read,
-            from,
-            next,
-            end,
-        } = run;
+        let (read, from) = (run.read, run.from);
         let start = self.start_in(segment, from, read.times.as_ref())?;
-        let mut walk = segment.walk(self.files, start, end, from);
+        let mut walk = segment.walk(self.files, start, run.end, from);
         let mut found: Option<Range<u32>> = None;
         let (mut next_offset, mut behind) = (from, None);
         // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
@@ -192,11 +188,17 @@ impl Reader<'_> {
             let (position, header) = match walk.next_header() {
                 Ok(Some(next)) => next,
                 Ok(None) => {
-                    behind = Some(next);
+                    behind = Some(run.next);
                     break;
                 }
-                // What was found before it is returned; the next read begins at the damage.
-                Err(ReadError::Damaged { .. }) if found.is_some() => break,
+                // What was found before it is returned; the next read begins at the damage. But what was found last may itself
+                // be damaged, and claim the offsets of what is behind it.
+                Err(ReadError::Damaged { .. }) if found.is_some() => {
+                    match segment.examine(self.files)? == Examined::NewGaps {
+                        true => return Ok(Step::Again),
+                        false => break,
+                    }
+                }
                 Err(error) => return Err(error),
             };
             behind = Some(header.base_offset);
@@ -226,10 +228,15 @@ impl Reader<'_> {
                 break;
             }
             found = Some(start..end);
-            (next_offset, behind) = (header.next_offset(), None);
+            next_offset = header.next_offset();
+            // Beyond `until` nobody looked: what it says of its end there is not believed.
+            behind = (next_offset > read.until).then_some(header.base_offset);
             if !fits {
                 if next_offset < read.until {
-                    behind = base_behind(walk.next_header(), next);
+                    let Some(known) = self.base_behind(segment, walk.next_header(), run.next)? else {
+                        return Ok(Step::Again);
+                    };
+                    behind = known;
                 }
                 break;
             }
@@ -241,6 +248,23 @@ impl Reader<'_> {
                 behind: behind.unwrap_or(next_offset),
             })),
             None => Ok(Step::Nothing { next_offset }),
+        }
+    }
+
+    /// Returns where the log goes on behind a batch, by what follows it in a segment that ends before `next`, if that can be
+    /// read; nothing when that brought damage to light.
+    fn base_behind(
+        &self,
+        segment: &Segment,
+        following: Result<Option<(u32, BatchHeader)>, ReadError>,
+        next: Offset,
+    ) -> Result<Option<Option<Offset>>, ReadError> {
+        match following {
+            Ok(following) => Ok(Some(Some(
+                following.map_or(next, |(_, header)| header.base_offset),
+            ))),
+            Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => Ok(None),
+            Err(_) => Ok(Some(None)),
         }
     }
 
@@ -440,13 +464,11 @@ struct Run<'a> {
 
 enum Step {
     Found(Slice),
-    Nothing { next_offset: Offset },
-}
-
-/// Returns where the log goes on behind a batch, by what follows it in a segment that ends before `next`, if that can be read.
-fn base_behind(following: Result<Option<(u32, BatchHeader)>, ReadError>, next: Offset) -> Option<Offset> {
-    let following = following.ok()?;
-    Some(following.map_or(next, |(_, header)| header.base_offset))
+    Nothing {
+        next_offset: Offset,
+    },
+    /// Damage is known that was not known before.
+    Again,
 }
 
 /// Tells whether a batch may hold records of these times that readers get.
