@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::storage::AppendError;
 use crate::types::Timestamp;
 
-use super::archive::Archive;
+use super::archive::{Access, Archive};
 use super::core::Core;
 use super::served::Served;
 use super::{Error, translate};
@@ -16,6 +16,15 @@ use super::{Error, translate};
 impl Core {
     /// See [`super::Broker::do_what_is_due`].
     pub(super) async fn do_what_is_due(self: &Arc<Self>) -> Result<Option<Timestamp>, Error> {
+        if self.config.archive.access == Access::Read {
+            // All else is the owner's.
+            self.blocking(|core| {
+                core.look_at_disk();
+                Ok(())
+            })
+            .await?;
+            return Ok(None);
+        }
         self.blocking(|core| {
             core.look_at_disk();
             core.sync_unsynced();

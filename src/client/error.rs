@@ -17,6 +17,8 @@ use crate::types::{NameError, PartitionId, TopicName};
 /// Waits between tries double from the least to the most.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// A wait that a server asks for is no longer than this.
+const RETRY_MOST: Duration = Duration::from_secs(3600);
 /// The server's reasons for turning a batch away at the door, to be sent again later.
 const NOT_WRITTEN: [&str; 2] = ["DISK_FULL", "OVERLOADED"];
 /// The domain of this service's `google.rpc.ErrorInfo`.
@@ -345,7 +347,9 @@ impl Error {
         let backoff = BACKOFF_LEAST
             .saturating_mul(1 << attempt.min(10))
             .min(BACKOFF_MOST);
-        Some(self.retry_after().unwrap_or_default().max(backoff))
+        // A server may name any time.
+        let wished = self.retry_after().unwrap_or_default().min(RETRY_MOST);
+        Some(wished.max(backoff))
     }
 
     /// Reads a failed call's status.

@@ -40,6 +40,14 @@ pub enum Error {
         "a broker over a directory that is kept cannot be forked: fork one that was started without `data_dir`"
     )]
     Kept,
+    /// What is in an archive is not copied with the rest.
+    #[error(
+        "a broker with an archive cannot be {action}: the archive stays one; start it without `tier_url`, or with a folder"
+    )]
+    Archive {
+        /// What was asked for.
+        action: &'static str,
+    },
     /// A topic did not get as many records as were waited for.
     #[error("topic {topic} holds {found} records after {waited:?}, not {wanted}")]
     TooFew {

@@ -298,8 +298,14 @@ impl Faults {
     fn wait(&self, by: Duration) {
         let mut orders = self.0.orders.lock();
         let cleared = orders.cleared;
-        let until = std::time::Instant::now() + by;
-        while orders.cleared == cleared && !self.0.awake.wait_until(&mut orders, until).timed_out() {}
+        let until = std::time::Instant::now().checked_add(by);
+        while orders.cleared == cleared {
+            match until {
+                Some(until) if self.0.awake.wait_until(&mut orders, until).timed_out() => return,
+                Some(_) => {}
+                None => self.0.awake.wait(&mut orders),
+            }
+        }
     }
 }
 

@@ -160,6 +160,12 @@ impl Builder {
         self.set("tier.url", url)
     }
 
+    /// The archive's address, if there is one.
+    fn archive(&self) -> Option<&str> {
+        let given = self.settings.iter().rev().find(|(key, _)| key == "tier.url");
+        given.map(|(_, url)| url.as_str()).filter(|url| !url.is_empty())
+    }
+
     /// Lets the broker's clock stand at a time, in milliseconds since the Unix epoch, until it is moved. Otherwise it goes with the
     /// machine's.
     #[must_use]
@@ -392,6 +398,15 @@ impl Broker {
     pub async fn start_again(&mut self) -> Result<(), Error> {
         if self.engine.is_some() {
             return Ok(());
+        }
+        if self
+            .builder
+            .archive()
+            .is_some_and(|url| url.starts_with("memory:"))
+        {
+            return Err(Error::Archive {
+                action: "started again, as one in memory ends with it",
+            });
         }
         // A kill that nobody waited for may not have come to its end.
         self.disk.kill();

@@ -32,10 +32,13 @@ impl Broker {
     /// Takes a picture of everything the broker holds. What is written meanwhile is in it, or not, from some point on.
     ///
     /// # Errors
-    /// [`Error::Kept`] of a broker over a directory that is kept; what the disk says.
+    /// [`Error::Kept`] of a broker over a directory that is kept, [`Error::Archive`] of one with an archive; what the disk says.
     pub async fn snapshot(&self) -> Result<Snapshot, Error> {
         if matches!(self.home.medium, Medium::Kept) {
             return Err(Error::Kept);
+        }
+        if self.builder.archive().is_some() {
+            return Err(Error::Archive { action: "copied" });
         }
         let sealed = self.run(async |broker| {
             broker.settle().await?;

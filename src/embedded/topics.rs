@@ -119,7 +119,11 @@ impl Broker {
     /// # Errors
     /// [`Error::TooFew`] after 10 seconds; as [`Broker::read`].
     pub async fn wait_for(&self, topic: &str, count: usize) -> Result<Vec<Stored>, Error> {
-        let follow = self.collect(topic, ReadEnd::Follow, count);
+        let follow = async {
+            self.collect(topic, ReadEnd::Follow, count).await?;
+            // Not only what the follower happened to meet first.
+            self.read(topic).await
+        };
         let runtime = self.running()?.runtime.clone();
         // By the broker's own time: a test's may stand still.
         let deadline = runtime.spawn(async { tokio::time::sleep(WAIT).await });

@@ -32,6 +32,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING_LEN: usize = 24;
 /// How long a client may be silent between the end of our side of a connection and the end of its own.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long all of that may take.
+const FAREWELL_MOST: Duration = Duration::from_secs(60);
 /// Bytes read and dropped at once.
 const DROPPED_AT_ONCE: usize = 4096;
 /// Wait after an accept that failed.
@@ -51,7 +53,10 @@ enum Farewell {
     /// Our side is open.
     NotYet,
     /// Our side has ended; the client has until then to say something or to end its own.
-    Said(Pin<Box<Sleep>>),
+    Said {
+        silence: Pin<Box<Sleep>>,
+        until: Instant,
+    },
 }
 
 /// Whether the client has said which protocol it speaks.
@@ -219,9 +224,12 @@ impl AsyncWrite for Connection {
         this.life.check(cx)?;
         if let Farewell::NotYet = this.farewell {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.farewell = Farewell::Said(Box::pin(tokio::time::sleep(FAREWELL_TIMEOUT)));
+            this.farewell = Farewell::Said {
+                silence: Box::pin(tokio::time::sleep(FAREWELL_TIMEOUT)),
+                until: Instant::now() + FAREWELL_MOST,
+            };
         }
-        let Farewell::Said(deadline) = &mut this.farewell else {
+        let Farewell::Said { silence, until } = &mut this.farewell else {
             return Poll::Ready(Ok(()));
         };
         loop {
@@ -231,8 +239,14 @@ impl AsyncWrite for Connection {
                 // The client's end; or a client that is gone, which is one, too.
                 Poll::Ready(Ok(())) if dropped.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => deadline.as_mut().reset(Instant::now() + FAREWELL_TIMEOUT),
-                Poll::Pending => return deadline.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(())) => {
+                    let ends = Instant::now() + FAREWELL_TIMEOUT;
+                    silence.as_mut().reset(ends.min(*until));
+                    if Instant::now() >= *until {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Pending => return silence.as_mut().poll(cx).map(Ok),
             }
         }
     }

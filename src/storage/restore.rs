@@ -43,6 +43,8 @@ use super::{
 const VERSION: u32 = 1;
 /// Where parts of objects of the archive are kept, in a data directory: a start empties it.
 pub const CACHE_FOLDER: &str = "tier-cache";
+/// What a new file system has in it.
+const FOUND: &str = "lost+found";
 const SITE_MARK: SyncSite = SyncSite("mark of a restore");
 const SITE_MARK_DIR: SyncSite = SyncSite("data directory with the mark of a restore");
 const SITE_UNMARKED: SyncSite = SyncSite("data directory without the mark of a restore");
@@ -235,7 +237,7 @@ impl Restoring {
             if Identity::is_made(files, path) {
                 return Ok(RestoreInto::Taken);
             }
-            let is_begin = |name: &str| name == LOCK || name.strip_suffix(TMP) == Some(MARK);
+            let is_begin = |name: &str| name == LOCK || name == FOUND || name.strip_suffix(TMP) == Some(MARK);
             let mut others = entries.iter().filter(|entry| !is_begin(&entry.name));
             return match others.next() {
                 None => Ok(RestoreInto::Free),
@@ -290,6 +292,9 @@ impl Restoring {
         mark.write(&files, &path)?;
         for entry in files.fs().list(&path).context("list", &path)? {
             let left = path.join(&entry.name);
+            if entry.name == FOUND {
+                continue;
+            }
             if entry.kind == FileKind::Dir {
                 files.forget_dir(&left);
                 files.fs().remove_dir_all(&left).context("remove", &left)?;
@@ -489,7 +494,7 @@ fn not_empty(path: &Path, found: &str) -> StoreError {
 /// Tells whether a restore may have made what is in a directory that bears its mark.
 fn is_made_here(name: &str, kind: FileKind) -> bool {
     if kind == FileKind::Dir {
-        return name == CACHE_FOLDER || TopicPartition::parse_dir_name(name).is_some();
+        return name == CACHE_FOLDER || name == FOUND || TopicPartition::parse_dir_name(name).is_some();
     }
     let name = name.strip_suffix(TMP).unwrap_or(name);
     let ours = [LOCK, MARK, CLEAN_MARKER, identity::NAME, epoch_file::NAME];

@@ -533,6 +533,7 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "siltstone offsets year": check_offsets_year,
     "siltstone tier verify": check_verify,
     "pkill -f ": check_stopped,
+    "while pgrep -f ": nothing_to_compare,
     "rm -r year/data": nothing_to_compare,
     "siltstone tier restore": check_restored,
     "python3 examples/read_archive.py": check_script,

@@ -22,7 +22,9 @@ use crate::broker::topics::{Topic, unknown};
 use crate::broker::{BrokerConfig, Error};
 use crate::env::Fs;
 use crate::telemetry::Metrics;
-use crate::tier::{ArchivedTopic, Author, CATALOG, Catalog, Claims, Ledger, TierError, Uploader, WriterId};
+use crate::tier::{
+    ArchivedTopic, Author, CATALOG, Catalog, Claims, Ledger, Manifest, TierError, Uploader, WriterId,
+};
 use crate::types::LeaderEpoch;
 
 use super::bucket::Archive;
@@ -91,9 +93,8 @@ impl Archive {
     /// Takes in which topics there are.
     async fn follow_topics(&self, core: &Arc<Core>) -> Result<(), TierError> {
         let mut catalog = self.catalog.lock().await;
-        if catalog.refresh().await? == 0 {
-            return Ok(());
-        }
+        // Whatever it comes to: what an earlier look read, or could not show, is shown now.
+        let refreshed = catalog.refresh().await.map(drop);
         let (there, removed) = (
             catalog.state().topics().clone(),
             catalog.state().removed().clone(),
@@ -108,14 +109,15 @@ impl Archive {
                     .for_each(|served| served.close(&unknown(&topic.name)));
             }
         }
-        for topic in there.into_values().filter(|topic| !topic.name.is_internal()) {
+        let there = there.into_values().filter(|topic| !topic.name.is_internal());
+        for topic in there.filter(|topic| missing(core, topic) > 0) {
             let (following, name) = (Arc::clone(core), topic.name.clone());
             let shown = core.blocking(move |_| show(&following, &topic)).await;
             if let Err(error) = shown {
                 tracing::warn!(topic = %name, %error, "a topic of the archive cannot be shown");
             }
         }
-        Ok(())
+        refreshed
     }
 
     /// Takes in what a log has come to.
@@ -124,20 +126,32 @@ impl Archive {
         let Some(mut ledger) = tiered.take() else {
             return;
         };
-        match ledger.refresh().await {
-            Ok(0) => {}
-            Ok(_) => {
-                // Readers know where it lies before they are told that it is there.
-                tiered.show(&ledger, served);
-                let manifest = ledger.state();
-                let marks = served.log.follow_archive(manifest.log_start(), manifest.end());
-                served.advance(marks.high_watermark, &core.metrics.ack_latency);
-            }
-            Err(error) => {
-                tracing::warn!(partition = %served.id(), %error, "the archive cannot be followed; it is tried again")
-            }
+        let refreshed = ledger.refresh().await;
+        if !matches!(refreshed, Ok(0)) {
+            // Also what was read before it failed. Readers know where it lies before they are told that it is there.
+            tiered.show(&ledger, served);
+            follow_to(core, served, ledger.state());
+        }
+        if let Err(error) = refreshed {
+            tracing::warn!(partition = %served.id(), %error, "the archive cannot be followed; it is tried again");
         }
     }
+}
+
+/// Takes over how far a log goes in the archive. That of the topics' metadata is as the start made it.
+pub(super) fn follow_to(core: &Core, served: &Served, manifest: &Manifest) {
+    if served.id().topic.is_internal() {
+        return;
+    }
+    let marks = served.log.follow_archive(manifest.log_start(), manifest.end());
+    served.advance(marks.high_watermark, &core.metrics.ack_latency);
+}
+
+/// Returns how many partitions of a topic are not served.
+fn missing(core: &Core, topic: &ArchivedTopic) -> i32 {
+    let known = core.topics.find(&topic.name).ok();
+    let known = known.filter(|known| known.id == topic.id);
+    topic.partitions - known.map_or(0, |known| known.count())
 }
 
 /// Serves a topic of the catalog, or more partitions of it.

@@ -753,7 +753,9 @@ impl RestoreReport {
 
 fn greatest_producer(partition: &RestoredPartition) -> Option<ProducerId> {
     let entries = decode_snapshot(&partition.producers).ok()?;
-    entries.iter().map(|entry| entry.id).max()
+    // What a client made up no server gives to another.
+    let given = entries.iter().map(|entry| entry.id);
+    given.filter(|id| id.0 < PRODUCER_ID_MAX).max()
 }
 
 /// Makes sure that a topic has as many partitions as one can have.

@@ -27,6 +27,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::Access;
 use super::bucket::{Archive, Tiered};
+use super::mount::follow_to;
 use super::restore::{TakeOver, went_on};
 
 /// How long opening the bucket may take, and each manifest after the one before.
@@ -141,7 +142,11 @@ impl Archive {
         })?;
         for (served, tiered, taken) in read {
             taken.map_err(went_on)?;
-            reconcile(&served, &tiered)?;
+            match core.config.archive.access {
+                Access::Own => reconcile(&served, &tiered)?,
+                // The owner may have gone on since the directory was made.
+                Access::Read => follow_to(core, &served, &tiered.manifest()),
+            }
             tiered.tell(&served);
             self.partitions
                 .write()

@@ -168,7 +168,7 @@ impl Desk {
     }
 
     /// A thread gives a log back, which something may wait for.
-    pub(super) fn given_back(&self) {
+    pub(super) fn ring_for_waiting(&self) {
         let mut papers = self.papers.lock();
         let waits = !papers.waiting.is_empty();
         papers.look |= waits;

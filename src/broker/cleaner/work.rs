@@ -120,7 +120,7 @@ impl Drop for Claimed<'_> {
         self.core.metrics.cleaner_running.dec();
         self.core.cleaner.busy.fetch_sub(1, Ordering::Relaxed);
         self.served.cleaning.release();
-        self.core.cleaner.given_back();
+        self.core.cleaner.ring_for_waiting();
     }
 }
 
@@ -139,6 +139,8 @@ impl Core {
     pub(in crate::broker) fn clean_next(&self) -> Turn {
         let scan = self.scan();
         if let Some(claimed) = self.promised(&scan, None) {
+            // The bell that woke this thread may have been a command's.
+            self.cleaner.ring_for_waiting();
             self.clean_by_schedule(&claimed, Depth::Outer);
             return Turn::Worked;
         }

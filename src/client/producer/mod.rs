@@ -412,7 +412,7 @@ impl Producer {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.work.notify_one();
         if let Some(task) = &mut self.task {
-            // A task that panicked has nothing to say that the failure below does not.
+            // A task that panicked, or was dropped with its runtime, has told the failure below.
             let _ = task.await;
             self.task = None;
         }
@@ -432,9 +432,17 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
+        let task = self.task.take();
+        self.tell_what_is_lost();
+        // Its own end is the second to be told.
+        if let Some(task) = task {
             task.abort();
         }
+    }
+}
+
+impl Producer {
+    fn tell_what_is_lost(&self) {
         let topic = self.shared.topic.clone();
         let lost_records = self.metrics().unacknowledged_records();
         if lost_records == 0 {

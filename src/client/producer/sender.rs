@@ -64,6 +64,19 @@ pub(super) struct Sender {
     sent: VecDeque<(Instant, RequestId)>,
 }
 
+impl Drop for Sender {
+    /// Nobody waits for a task that is gone: where it did not come to its end, this is the failure.
+    fn drop(&mut self) {
+        let is_over = self.shared.closing.load(Ordering::Acquire) && !self.has_work_left();
+        if !is_over {
+            self.shared.fail(Error::ConnectionLost {
+                address: self.client.address().to_owned(),
+                reason: "the runtime in which the producer was made has ended".to_owned(),
+            });
+        }
+    }
+}
+
 impl Sender {
     pub(super) fn new(client: Client, shared: Arc<Shared>) -> Self {
         Self {
@@ -100,8 +113,11 @@ impl Sender {
     }
 
     fn has_work(&self) -> bool {
-        self.shared.closing.load(Ordering::Acquire)
-            || self.shared.accumulator.lock().open_bytes() > 0
+        self.shared.closing.load(Ordering::Acquire) || self.has_work_left()
+    }
+
+    fn has_work_left(&self) -> bool {
+        self.shared.accumulator.lock().open_bytes() > 0
             || !self.shared.windows.lock().is_empty()
             || self.shared.rejection.lock().is_some()
     }
