@@ -263,7 +263,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let active = self.active();
         if active.look(|state| state.extent.end) == 0 {
-            // Nothing to keep; only an empty file of another name to make.
+            // Nothing to keep: it begins anew, under the name that it has.
             return self.begin_segment(base, now, config);
         }
         if self.cut_to_published(&active)? == Cut::Some && !self.unsynced.logs.contains(&active.log_path) {

@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - Not a byte is written to the archive.
-//! - Exit code 1 leaves a directory that no server takes for whole; the same command begins it anew.
+//! - A restore that had begun and ends with exit code 1 leaves a directory that no server takes for whole, unless it was the last sync
+//!   that failed; the same command begins it anew.
 //!
 //! What is not here: the work (`crate::broker`).
 
