@@ -7,7 +7,7 @@
 //!
 //! Invariants
 //! - A fate is settled once, and never forgotten: the producer settles all that it still holds before it is gone.
-//! - A record costs no allocation: its delivery shares the fate of its batch. Only a delivery that is waited for leaves a waker.
+//! - A delivery costs no allocation of its own: it shares the fate of its batch. Only a delivery that is waited for leaves a waker.
 //!
 //! What is not here: what is sent, and what an answer means.
 
