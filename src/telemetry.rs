@@ -222,6 +222,21 @@ fn seconds(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
 }
 
+/// What the last pass of each compacted partition found, of all of them together, and when the next one is.
+#[derive(Debug, Default)]
+pub struct CleanerFound {
+    /// The most rounds that a partition still needs.
+    pub rounds_left: Gauge,
+    /// Live keys.
+    pub live_keys: Gauge,
+    /// Tombstones.
+    pub tombstones: Gauge,
+    /// When the last pass came to its end, in seconds since 1970; 0 before the first.
+    pub last_pass_seconds: Gauge,
+    /// When the next pass is due, in seconds since 1970; 0 where something has to be written first.
+    pub next_run_seconds: Gauge,
+}
+
 /// All metrics of one broker.
 #[derive(Debug)]
 pub struct Metrics {
@@ -296,8 +311,8 @@ pub struct Metrics {
     pub cleaner_dirty_ratio: Gauge<f64, AtomicU64>,
     /// Age of the oldest dirty record, in seconds.
     pub cleaner_oldest_dirty_seconds: Gauge,
-    /// The most rounds that a partition still needs.
-    pub cleaner_rounds_left: Gauge,
+    /// What the last passes of the cleaner found, and when the next one is.
+    pub cleaner_found: CleanerFound,
     /// Segments that retention deleted, by reason.
     pub retention_segments: Family<RetentionLabels, Counter>,
     /// Bytes of those segments.
@@ -394,7 +409,7 @@ impl Metrics {
             cleaner_dirty_offsets: Gauge::default(),
             cleaner_dirty_ratio: Gauge::default(),
             cleaner_oldest_dirty_seconds: Gauge::default(),
-            cleaner_rounds_left: Gauge::default(),
+            cleaner_found: CleanerFound::default(),
             retention_segments: Family::default(),
             retention_bytes: Family::default(),
             retention_failures: Counter::default(),
@@ -764,7 +779,27 @@ impl Metrics {
             (
                 "cleaner_rounds_left",
                 "The most rounds that a partition still needs. Above 0 for long: raise cleaner.dedupe_buffer_bytes",
-                &self.cleaner_rounds_left,
+                &self.cleaner_found.rounds_left,
+            ),
+            (
+                "cleaner_live_keys",
+                "Keys with a value, of all partitions, as the last pass of each counted since the start",
+                &self.cleaner_found.live_keys,
+            ),
+            (
+                "cleaner_tombstones",
+                "Tombstones, of all partitions, as the last pass of each counted. Many: lower delete.retention.ms",
+                &self.cleaner_found.tombstones,
+            ),
+            (
+                "cleaner_last_pass_timestamp_seconds",
+                "When the last pass came to its end; 0 before the first. Long ago while dirty bytes grow: ask siltstone topic explain",
+                &self.cleaner_found.last_pass_seconds,
+            ),
+            (
+                "cleaner_next_run_timestamp_seconds",
+                "When the next pass is due; 0 where something has to be written first. In the past for long: add threads",
+                &self.cleaner_found.next_run_seconds,
             ),
         ] {
             r.register(name, help, gauge.clone());
@@ -856,9 +891,9 @@ mod tests {
             .record(Duration::ZERO);
         let text = metrics.text(Exposition::Prometheus);
         let types: Vec<_> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
-        assert_eq!(types.len(), 60);
+        assert_eq!(types.len(), 64);
         assert!(types.iter().all(|line| line.starts_with("# TYPE siltstone_")));
-        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 60);
+        assert_eq!(text.lines().filter(|line| line.starts_with("# HELP")).count(), 64);
     }
 
     #[test]

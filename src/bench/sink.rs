@@ -45,7 +45,11 @@ impl Sink {
         .max_decoding_message_size(config.max_request_bytes)
         .max_encoding_message_size(usize::MAX);
         let mut transport = grpc::transport(&config).map_err(crate::server::StartError::Tls)?;
-        let incoming = grpc::connections(listener, config.max_connections, std::future::pending);
+        let incoming = grpc::connections(
+            (listener, grpc::Lines::default()),
+            config.max_connections,
+            std::future::pending,
+        );
         let serving = tokio::spawn(async move {
             if let Err(error) = transport.add_service(service).serve_with_incoming(incoming).await {
                 tracing::error!(%error, "the sink ended early");

@@ -86,10 +86,9 @@ pub async fn tier(options: &Options, archive: Option<&str>) -> Result<Vec<Measur
         if plain_first {
             reads.plain.push(plain_gets(&store, &local).await?);
         }
-        let (calls, fetched) = (store.calls(), store.fetched_bytes());
-        reads.archive.push(read(&store, &local, manifest).await?);
-        asked.read_calls = store.calls() - calls;
-        asked.fetched_bytes = store.fetched_bytes() - fetched;
+        let (rate, taken) = read(&store, &local, manifest).await?;
+        reads.archive.push(rate);
+        (asked.read_calls, asked.fetched_bytes) = taken;
         if !plain_first {
             reads.plain.push(plain_gets(&store, &local).await?);
         }
@@ -244,15 +243,30 @@ async fn upload(store: &TierStore, local: &Local) -> Result<(f64, Ledger<Manifes
         writer: WriterId([1; 16]),
     };
     let began = Instant::now();
-    for (attempt, segment) in (1..).zip(&local.segments) {
+    let (mut attempt, mut left) = (0, &local.segments[..]);
+    while !left.is_empty() {
+        attempt += 1;
         let ticket = Ticket {
             author,
             attempt,
             now: NOW,
         };
+        // As a server does it: small ones go together.
+        let bytes = |count: usize| {
+            left[..count]
+                .iter()
+                .map(|segment| segment.summary.log_bytes)
+                .sum()
+        };
+        let together = (2..=left.len())
+            .take_while(|count| Uploader::goes_together(*count, bytes(*count)))
+            .last()
+            .unwrap_or(1);
+        let (now, later) = left.split_at(together);
         uploader
-            .upload(&local.key, &mut manifest, segment, ticket)
+            .upload_all(&local.key, &mut manifest, now, ticket)
             .await?;
+        left = later;
     }
     Ok((local.rate(began), manifest))
 }
@@ -294,7 +308,13 @@ async fn plain_gets(store: &TierStore, local: &Local) -> Result<f64, TierError> 
     Ok(local.rate(began))
 }
 
-async fn read(store: &TierStore, local: &Local, manifest: Ledger<Manifest>) -> Result<f64, BenchError> {
+/// Reads everything, once by the clock and once more to compare it. Returns the rate, and the calls and bytes that the first took.
+async fn read(
+    store: &TierStore,
+    local: &Local,
+    manifest: Ledger<Manifest>,
+) -> Result<(f64, (u64, u64)), BenchError> {
+    let before = (store.calls(), store.fetched_bytes());
     let state = Arc::new(manifest.state().clone());
     let cache = ChunkCache::in_memory(CacheLimits::default());
     let cold = ColdLog::new(store.clone(), local.key.clone(), Arc::clone(&state), cache);
@@ -305,19 +325,33 @@ async fn read(store: &TierStore, local: &Local, manifest: Ledger<Manifest>) -> R
         max_bytes: SLICE_BYTES,
         first: FirstBatch::Whole,
     };
-    let mut slices = Vec::new();
+    // As the plain gets do, it lets go of each slice: who keeps all of them measures how fast the system hands out memory.
+    let (mut bytes, mut slices) = (0, Vec::new());
     let began = Instant::now();
     while read.from < read.until {
         let slice = cold.read(&read).await?;
+        slices.push(read.from..slice.next_offset);
         read.from = slice.next_offset;
-        slices.push(slice.bytes);
+        bytes += u64::try_from(slice.bytes.len()).expect("64 bits fit");
     }
     let rate = local.rate(began);
-    let found = slices.iter().flat_map(|slice| slice.iter());
-    if !found.eq(local.logs.iter().flat_map(|log| log.iter())) {
-        return Err(BenchError::Archive {
-            what: "what came back from the archive is not what went there".to_owned(),
-        });
+    let asked = (store.calls() - before.0, store.fetched_bytes() - before.1);
+    let mut logs = local.logs.iter().cloned();
+    let mut rest = Bytes::new();
+    let mut is_same = bytes == local.bytes();
+    for slice in slices {
+        read.from = slice.start;
+        let found = cold.read(&read).await?;
+        if rest.is_empty() {
+            rest = logs.next().unwrap_or_default();
+        }
+        is_same &= found.next_offset == slice.end && rest.len() >= found.bytes.len();
+        is_same = is_same && rest.split_to(found.bytes.len()) == found.bytes;
     }
-    Ok(rate)
+    if is_same {
+        return Ok((rate, asked));
+    }
+    Err(BenchError::Archive {
+        what: "what came back from the archive is not what went there".to_owned(),
+    })
 }

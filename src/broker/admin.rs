@@ -18,6 +18,7 @@ use super::requests::{
     ConfigChange, Execution, NewTopic, PartitionDescription, TopicDescription, TopicSummary,
 };
 use super::served::Served;
+use super::setting_table::REMOTE_STORAGE_ENABLE;
 use super::settings::{TopicConfig, changed};
 use super::topics::{PARTITIONS_MAX, Topic, unknown};
 use super::{AutoCreate, Error, translate};
@@ -44,6 +45,7 @@ impl Core {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>, &mut Admin) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.writable()?;
         let pass = self.gate.enter()?;
         let mut admin = Arc::clone(&self.admin).lock_owned().await;
         let core = Arc::clone(self);
@@ -125,8 +127,7 @@ impl Core {
             .settings
             .resolve(&new.config)
             .map_err(|error| error.of_topic(&name))?;
-        self.settings
-            .check_requests(&new.config, self.config.max_request_bytes)
+        self.check_requests(&new.config, &config)
             .map_err(|error| error.of_topic(&name))?;
         Ok(Checked { name, count, config })
     }
@@ -231,9 +232,22 @@ impl Core {
     fn altered(&self, topic: &Topic, change: &ConfigChange) -> Result<TopicConfig, Error> {
         let overrides = changed(&topic.config.overrides, change)?;
         let config = self.settings.resolve(&overrides)?;
-        self.settings
-            .check_requests(&change.set, self.config.max_request_bytes)?;
+        self.check_requests(&change.set, &config)?;
         Ok(config)
+    }
+
+    /// Checks what was just asked for against what this server can do; what a topic has from before stays.
+    fn check_requests(&self, set: &BTreeMap<String, String>, config: &TopicConfig) -> Result<(), Error> {
+        self.settings.check_requests(set, self.config.max_request_bytes)?;
+        let wants_archive = set.contains_key(REMOTE_STORAGE_ENABLE) && config.archived == Some(true);
+        if wants_archive && self.config.archive.url.is_none() {
+            return Err(Error::InvalidConfig {
+                topic: None,
+                setting: REMOTE_STORAGE_ENABLE.to_owned(),
+                reason: "this server has no archive: start it with tier.url, or leave it at auto".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// See [`super::Broker::alter_topic`].
@@ -281,7 +295,7 @@ impl Core {
         for served in &topic.partitions {
             let partition = served.id().partition;
             let config = self.config.log_config(&topic.name, &topic.config, partition);
-            served.log.configure(config);
+            served.log.configure(config, self.now());
             served.cleaning.forget();
         }
         self.cleaner.look();

@@ -39,6 +39,7 @@ impl Chunk {
             (len, next_offset) = (end, header.next_offset());
         }
         if len < self.batches.len() {
+            self.behind = self.base_behind(len);
             self.batches.truncate(len);
             self.next_offset = next_offset;
             self.aborted.truncate(self.begun_before(next_offset));
@@ -60,17 +61,19 @@ impl Chunk {
         let limit = DecompressLimit(self.max_decompressed_bytes);
         let mut records = Vec::new();
         let mut transactions = Transactions::new(&self.aborted);
+        let mut end = 0;
         for batch in Batches::over(self.batches.clone(), 0) {
             let (_, batch) = batch.map_err(|damage| Error::Damaged {
                 partition: self.partition.clone(),
                 lost: None,
                 reason: format!("the batch at offset {}: {damage}", self.from),
             })?;
-            let damaged = |damage| self.damaged(batch.header(), &damage);
+            end += batch.bytes().len();
+            let damaged = |damage| self.damaged(batch.header(), end, &damage);
             batch.verify_crc().map_err(damaged)?;
             match transactions.next(&batch).map_err(damaged)? {
                 Fate::Dropped => {}
-                Fate::Kept => self.collect(&batch, limit, &mut records)?,
+                Fate::Kept => self.collect(&batch, limit, &mut records).map_err(damaged)?,
             }
         }
         Ok(records)
@@ -81,10 +84,9 @@ impl Chunk {
         batch: &RecordBatch,
         limit: DecompressLimit,
         records: &mut Vec<Record>,
-    ) -> Result<(), Error> {
-        let damaged = |damage| self.damaged(batch.header(), &damage);
-        for record in batch.records(limit).map_err(damaged)? {
-            let record = record.map_err(damaged)?;
+    ) -> Result<(), Damage> {
+        for record in batch.records(limit)? {
+            let record = record?;
             if self.wants(&record) {
                 records.push(record);
             }
@@ -102,13 +104,27 @@ impl Chunk {
         in_time && record.offset >= self.from && record.offset < self.until
     }
 
-    /// A batch whose place is known and whose records are not.
-    fn damaged(&self, batch: &BatchHeader, damage: &Damage) -> Error {
-        let (at, behind) = (batch.base_offset, batch.next_offset());
+    /// Returns where the log goes on behind the first `len` bytes of the batches.
+    fn base_behind(&self, len: usize) -> Offset {
+        BatchHeader::parse(&self.batches[len..]).map_or(self.behind, |next| next.base_offset)
+    }
+
+    /// A batch whose place is known and whose records are not. It ends at `end` of the batches; how many offsets it spans, what
+    /// lies behind it says and not its own header, which may be damaged, too.
+    fn damaged(&self, batch: &BatchHeader, end: usize, damage: &Damage) -> Error {
+        let (at, behind) = (batch.base_offset, self.base_behind(end));
+        let reason = format!("the batch at offset {at}: {damage}");
+        let (lost, reason) = match at < behind {
+            true => (
+                Some(at..behind),
+                format!("{reason}; reading can go on at offset {behind}"),
+            ),
+            false => (None, reason),
+        };
         Error::Damaged {
             partition: self.partition.clone(),
-            lost: Some(at..behind),
-            reason: format!("the batch at offset {at}: {damage}; reading can go on at offset {behind}"),
+            lost,
+            reason,
         }
     }
 }
@@ -221,6 +237,7 @@ mod tests {
             times: None,
             aborted: aborted.iter().map(named).collect(),
             next_offset: next,
+            behind: next,
             high_watermark: next,
             last_stable: next,
             log_start: Offset::ZERO,
@@ -302,5 +319,41 @@ mod tests {
             error.starts_with("t-0 is damaged: the batch at offset 1: "),
             "{error}"
         );
+    }
+
+    #[test]
+    fn how_far_damage_reaches_is_told_by_what_lies_behind_it() {
+        // The delta of the last offset lies within what the checksum no longer vouches for.
+        let claims_100_offsets = |chunk: &mut Chunk, at: usize| {
+            let mut bytes = chunk.batches.to_vec();
+            bytes[at + 23..at + 27].copy_from_slice(&99_i32.to_be_bytes());
+            chunk.batches = bytes.into();
+        };
+        let lost = |chunk: &Chunk| match chunk.records() {
+            Err(Error::Damaged { lost, .. }) => lost,
+            other => panic!("{other:?}"),
+        };
+        let three = [batch(1, &["0", "1"]), batch(1, &["2"]), batch(1, &["3"])];
+        let sound = chunk(&three, &[]);
+        let starts = [
+            0,
+            three[0].bytes().len(),
+            sound.batches.len() - three[2].bytes().len(),
+        ];
+        for (at, expected) in starts.into_iter().zip([0..2, 2..3, 3..4]) {
+            let mut damaged = sound.clone();
+            claims_100_offsets(&mut damaged, at);
+            let expected = Offset(expected.start)..Offset(expected.end);
+            assert_eq!(lost(&damaged), Some(expected.clone()), "of a stretch");
+            let whole_len = damaged.batches.len();
+            damaged.cut_to(whole_len - 1, FirstBatch::Whole);
+            if expected.end < Offset(4) {
+                assert_eq!(lost(&damaged), Some(expected), "of one that was cut");
+            }
+        }
+        let mut last = sound;
+        claims_100_offsets(&mut last, starts[2]);
+        last.behind = Offset(3);
+        assert_eq!(lost(&last), None, "nothing is known to lie behind it");
     }
 }

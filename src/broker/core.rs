@@ -10,7 +10,7 @@ use crate::telemetry::{Metrics, RefusalLabels};
 use crate::types::{PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
 use super::admin::Admin;
-use super::archive::Archive;
+use super::archive::{Access, Archive};
 use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
@@ -92,6 +92,22 @@ impl Core {
             id: TopicPartition::new(topic.clone(), PartitionId(number)),
             topic_id: id,
             config: self.config.log_config(topic, config, PartitionId(number)),
+        }
+    }
+
+    /// Makes sure that this server may change anything.
+    ///
+    /// # Errors
+    /// [`Error::ArchiveRefused`] on one that only shows an archive.
+    pub(super) fn writable(&self) -> Result<(), Error> {
+        match self.config.archive.access {
+            Access::Own => Ok(()),
+            Access::Read => Err(Error::ArchiveRefused {
+                reason: format!(
+                    "this server only reads the archive at {}, by tier.read_only: ask the server that owns it",
+                    self.config.archive.url.as_deref().unwrap_or_default()
+                ),
+            }),
         }
     }
 

@@ -13,8 +13,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::storage::{AbortedTransaction, FirstBatch, Read, Slice, WatermarkView};
 use crate::types::{Isolation, Offset, TopicName};
 
@@ -264,6 +262,7 @@ impl Stretch {
             times,
             aborted: aborted.into_iter().map(named).collect(),
             next_offset: slice.next_offset,
+            behind: slice.behind,
             high_watermark: marks.high_watermark,
             last_stable: marks.last_stable,
             log_start: marks.log_start,
@@ -282,11 +281,7 @@ impl Stretch {
         let marks = log.watermarks();
         let failed = |error| translate::read(served.id(), error, marks.high_watermark);
         let (slice, aborted) = if from >= until {
-            let nothing = Slice {
-                bytes: Bytes::new(),
-                next_offset: from,
-            };
-            (nothing, Vec::new())
+            (Slice::nothing(from), Vec::new())
         } else {
             match self.isolation {
                 Isolation::ReadCommitted => log.read_committed(&self.read).map_err(failed)?,

@@ -20,7 +20,7 @@
 //! front of the next write or by [`MetadataLog::settle`], whichever comes first. Of a write that never reached the log nothing
 //! is remembered, unless it was to take another back ([`MetadataLog::owe`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -101,6 +101,20 @@ impl TopicEntry {
         }
     }
 
+    /// Describes a topic as the archive's catalog has it, with what only the metadata tells, if that knows the topic.
+    #[cfg(feature = "tier")]
+    pub(super) fn archived(topic: &crate::tier::ArchivedTopic, known: Option<&Self>) -> Self {
+        let partitions = known.map_or(0, |known| known.partitions);
+        Self {
+            version: known.map_or(VERSION_WITHOUT_HOLDS, |known| known.version),
+            id: topic.id.to_string(),
+            partitions: topic.partitions.max(partitions),
+            config: topic.settings.clone(),
+            state: State::Active,
+            holds: known.map_or_else(Vec::new, |known| known.holds.clone()),
+        }
+    }
+
     /// Returns its holds.
     pub(super) fn holds(&self) -> Vec<TopicHold> {
         self.holds.iter().map(TopicHold::from).collect()
@@ -140,6 +154,8 @@ pub(super) struct Contents {
     pub(super) topics: BTreeMap<TopicName, TopicEntry>,
     /// No id from this one on was ever given.
     pub(super) next_producer_id: i64,
+    /// Topics that were there and are gone, as far as that still stands in the log.
+    pub(super) removed: BTreeSet<TopicId>,
 }
 
 impl Contents {
@@ -155,7 +171,8 @@ impl Contents {
         let text = std::str::from_utf8(key).map_err(|_| "a key is not UTF-8")?;
         let name = TopicName::new(text).map_err(|error| format!("key {text:?}: {error}"))?;
         let Some(value) = value else {
-            self.topics.remove(&name);
+            let gone = self.topics.remove(&name);
+            self.removed.extend(gone.and_then(|entry| entry.topic_id()));
             return Ok(());
         };
         let entry: TopicEntry = parse(value).map_err(|error| format!("topic {name}: {error}"))?;
@@ -211,7 +228,15 @@ pub(super) fn read(log: &Partition) -> Result<Contents, Error> {
     Ok(contents)
 }
 
-fn apply_all(contents: &mut Contents, partition: &TopicPartition, bytes: Bytes) -> Result<(), Error> {
+/// Takes in all records of some batches.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn apply_all(
+    contents: &mut Contents,
+    partition: &TopicPartition,
+    bytes: Bytes,
+) -> Result<(), Error> {
     for batch in Batches::over(bytes, 0) {
         let (_, batch) = batch.map_err(|error| damaged(partition, Offset::ZERO, &error.to_string()))?;
         let at = batch.header().base_offset;

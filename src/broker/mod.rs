@@ -27,6 +27,7 @@ mod commit;
 mod core;
 mod cursor;
 mod disk;
+mod due;
 mod error;
 mod fetch;
 mod flush;
@@ -51,8 +52,12 @@ mod topics;
 mod translate;
 mod wait;
 
-pub use crate::storage::{Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
-pub use archive::{ArchiveConfig, PartitionArchive, TopicPatterns};
+#[cfg(feature = "tier")]
+pub use crate::storage::RestoredPlace;
+pub use crate::storage::{DamagedPlace, Deletion, DeletionReason, Hold as HeldRange, RetentionPlan, Stay};
+pub use archive::{Access, ArchiveConfig, PartitionArchive, Restore, TopicPatterns};
+#[cfg(feature = "tier")]
+pub use archive::{RestoreProgress, RestoreReport, RestoredTopic};
 pub use budget::BudgetShare;
 pub use cleaner::{
     CleanerConfig, CompactNow, CompactWait, CompactionExplanation, CompactionJob, Courtesy, Exactness,
@@ -65,9 +70,10 @@ pub use holds::TopicHold;
 pub use produce::{ACK_TIMEOUT, PendingAck};
 pub use read::{MOVED_MAX, ReadStream};
 pub use requests::{
-    Aborted, Acks, Adopted, Appended, Chunk, ConfigChange, ConfigEntry, ConfigSource, Execution, Fetch,
-    FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery, PartitionDescription,
-    Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription, TopicSummary,
+    Aborted, Acks, Adopted, Appended, AskedPartitions, Chunk, ConfigChange, ConfigEntry, ConfigSource,
+    Execution, Fetch, FetchTarget, FoundOffset, NewRecord, NewRecords, NewTopic, Novelty, OffsetQuery,
+    PartitionDescription, Placed, Progress, ReadEnd, ReadSpec, ReadStart, ReadStep, TopicDescription,
+    TopicSummary,
 };
 pub use retention::RetentionPreview;
 pub use settings::{CompressionLevels, Settings, TopicConfig};
@@ -80,7 +86,7 @@ use bytes::Bytes;
 
 use crate::env::{Clock, Fs};
 use crate::telemetry::{Exposition, Metrics};
-use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, TopicName};
+use crate::types::{Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Timestamp, TopicName};
 
 use self::core::Core;
 use start::Running;
@@ -154,6 +160,35 @@ impl Broker {
         Ok(Self { core, running })
     }
 
+    /// Makes a data directory of what the archive has, without a byte written to that. With [`Execution::ValidateOnly`] it only tells
+    /// what would come back. Directory, archive and what is downloaded are those of the configuration.
+    ///
+    /// # Errors
+    /// A directory that is not empty; what the archive or the disk says. What was made until then is marked, and no server takes it for
+    /// whole.
+    #[cfg(feature = "tier")]
+    pub async fn restore(
+        config: BrokerConfig,
+        world: World,
+        execution: Execution,
+        tell: impl Fn(RestoreProgress) + Send + Sync + 'static,
+    ) -> Result<RestoreReport, Error> {
+        let work = move || {
+            let job = archive::RestoreJob {
+                files: Arc::new(start::file_cache(&config, world.fs)),
+                config: &config,
+                now: world.clock.now(),
+                tell: &tell,
+            };
+            job.run(execution)
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Error::ShuttingDown),
+        }
+    }
+
     /// Stops: refuses new work, finishes what is under way, syncs everything and writes the clean-shutdown marker.
     ///
     /// # Errors
@@ -162,12 +197,38 @@ impl Broker {
         self.running.shutdown().await
     }
 
+    /// Ends as after a crash: nothing is synced or written down any more. On return none of its threads and tasks is left.
+    pub async fn abort(&self) {
+        self.running.abort().await;
+    }
+
+    /// Does what the schedules would do at their next looks: syncs, compacts, archives and removes whatever is due by the clock of its
+    /// world. Returns when a compacted log next wants a look though nothing is written to it, if time alone brings that about.
+    ///
+    /// # Errors
+    /// [`Error::ShuttingDown`]. What fails of the work is told and tried again as by the schedules.
+    pub async fn do_what_is_due(&self) -> Result<Option<Timestamp>, Error> {
+        self.core.do_what_is_due().await
+    }
+
+    /// Seals every active segment, syncs everything and writes the checkpoints: a copy of the data directory opens without reading
+    /// what was appended before the call.
+    ///
+    /// # Errors
+    /// What the disk says; [`Error::ShuttingDown`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.core.settle_all().await
+    }
+
     /// Gives a new producer id, never given before on this data directory.
     ///
     /// # Errors
     /// When it cannot be recorded.
     pub async fn init_producer(&self) -> Result<(ProducerId, ProducerEpoch), Error> {
-        let result = self.core.init_producer().await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.init_producer().await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -184,7 +245,10 @@ impl Broker {
         batch: Bytes,
         acks: Acks,
     ) -> Result<PendingAck, Error> {
-        let result = self.core.append_batch(topic, partition, batch, acks).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.append_batch(topic, partition, batch, acks).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -217,7 +281,10 @@ impl Broker {
         records: NewRecords,
         acks: Acks,
     ) -> Result<Vec<Placed<PendingAck>>, Error> {
-        let result = self.core.append_records(&records, acks).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.append_records(&records, acks).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -260,7 +327,10 @@ impl Broker {
         topic: &TopicName,
         before: &[(PartitionId, Option<Offset>)],
     ) -> Result<Vec<(PartitionId, Offset)>, Error> {
-        let result = self.core.delete_records(topic, before).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.delete_records(topic, before).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -344,7 +414,10 @@ impl Broker {
     /// # Errors
     /// An unknown topic or partition, a topic that is not compacted, too many commands at once.
     pub async fn compact_now(&self, wish: &CompactNow, wait: CompactWait) -> Result<CompactionJob, Error> {
-        let result = self.core.compact_now(wish, wait).await;
+        let result = match self.core.writable() {
+            Ok(()) => self.core.compact_now(wish, wait).await,
+            Err(error) => Err(error),
+        };
         self.core.counted(result)
     }
 
@@ -357,29 +430,29 @@ impl Broker {
         self.core.counted(result)
     }
 
-    /// Explains the compaction of partitions: what is dirty, what comes next and when, and if nothing, why not. No partitions
-    /// named means all. Ascending by partition.
+    /// Explains the compaction of partitions: what is dirty, what comes next and when, and if nothing, why not. Ascending by
+    /// partition.
     ///
     /// # Errors
     /// An unknown topic or partition.
     pub fn explain_compaction(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<CompactionExplanation>, Error> {
-        self.core.counted(self.core.explain_compaction(topic, partitions))
+        self.core.counted(self.core.explain_compaction(topic, asked))
     }
 
-    /// Describes logs segment by segment. No partitions named means all. Ascending by partition.
+    /// Describes logs segment by segment. Ascending by partition.
     ///
     /// # Errors
     /// An unknown topic or partition.
     pub fn describe_log(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<LogDescription>, Error> {
-        self.core.counted(self.core.describe_log(topic, partitions))
+        self.core.counted(self.core.describe_log(topic, asked))
     }
 
     /// Verifies a partition directory and brings it in; a topic that does not exist is made, with just enough partitions.
@@ -427,9 +500,13 @@ impl Broker {
     /// Says what the next look of retention would delete of a topic, and why the rest stays; ascending by partition.
     ///
     /// # Errors
-    /// An unknown topic.
-    pub fn preview_retention(&self, topic: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
-        self.core.counted(self.core.preview_retention(topic))
+    /// An unknown topic or partition.
+    pub fn preview_retention(
+        &self,
+        topic: &TopicName,
+        asked: &AskedPartitions,
+    ) -> Result<Vec<RetentionPreview>, Error> {
+        self.core.counted(self.core.preview_retention(topic, asked))
     }
 
     /// Renders the broker's metrics.

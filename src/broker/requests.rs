@@ -105,6 +105,28 @@ pub struct Fetch {
     pub isolation: Isolation,
 }
 
+/// Which partitions of a topic a question is about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AskedPartitions {
+    /// None named means all.
+    pub named: Vec<PartitionId>,
+    /// Of those, from this one on.
+    pub from: PartitionId,
+    /// At most so many of them.
+    pub at_most: usize,
+}
+
+impl AskedPartitions {
+    /// Every partition of the topic.
+    pub fn all() -> Self {
+        Self {
+            named: Vec::new(),
+            from: PartitionId(0),
+            at_most: usize::MAX,
+        }
+    }
+}
+
 /// A stretch of one partition: whole batches lying back to back, the very bytes of the log.
 #[derive(Clone, Debug)]
 pub struct Chunk {
@@ -122,6 +144,8 @@ pub struct Chunk {
     pub aborted: Vec<Aborted>,
     /// Where the next read goes on.
     pub next_offset: Offset,
+    /// Where the log goes on behind the batches, by what lies there; where nobody looked, what the last batch says.
+    pub behind: Offset,
     /// The partition's watermarks when this was read.
     pub high_watermark: Offset,
     /// See `high_watermark`.

@@ -18,11 +18,12 @@ use crate::storage::{DeletionReason, Retained, RetentionPlan, Stay};
 use crate::telemetry::{Retention, RetentionLabels};
 use crate::types::{PartitionId, TopicName, TopicPartition};
 
-use super::Error;
+use super::archive::Access;
 use super::core::Core;
 use super::holds::name_of;
 use super::schedule::run;
 use super::served::Served;
+use super::{AskedPartitions, Error};
 
 /// How often all partitions are looked at.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -66,6 +67,10 @@ pub struct RetentionPreview {
 
 /// The background task.
 pub(super) async fn look_again_and_again(core: Arc<Core>) {
+    if core.config.archive.access == Access::Read {
+        // It is the owner's.
+        return std::future::pending().await;
+    }
     let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -140,7 +145,11 @@ impl Core {
     }
 
     /// See [`super::Broker::preview_retention`].
-    pub(super) fn preview_retention(&self, name: &TopicName) -> Result<Vec<RetentionPreview>, Error> {
+    pub(super) fn preview_retention(
+        &self,
+        name: &TopicName,
+        asked: &AskedPartitions,
+    ) -> Result<Vec<RetentionPreview>, Error> {
         let topic = self.topics.find(name)?;
         let now = self.now();
         let preview = |served: &Arc<Served>| {
@@ -156,6 +165,6 @@ impl Core {
                 hold,
             }
         };
-        Ok(topic.partitions.iter().map(preview).collect())
+        Ok(topic.asked(asked)?.iter().map(preview).collect())
     }
 }

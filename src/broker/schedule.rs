@@ -160,7 +160,7 @@ impl Core {
         self.settle_metadata();
     }
 
-    fn expire_producers(&self) {
+    pub(super) fn expire_producers(&self) {
         let now = self.now();
         for topic in self.topics.all() {
             for served in &topic.partitions {

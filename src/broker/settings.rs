@@ -157,6 +157,8 @@ impl TopicConfig {
 pub struct Settings {
     /// By topic-level name, in the setting's own unit.
     server: BTreeMap<&'static str, String>,
+    /// By topic-level name, under which name it was given.
+    given_as: BTreeMap<&'static str, &'static str>,
 }
 
 impl Settings {
@@ -170,7 +172,7 @@ impl Settings {
                 return Err(unknown(name, server_names()));
             }
         }
-        let mut server = BTreeMap::new();
+        let (mut server, mut given_as) = (BTreeMap::new(), BTreeMap::new());
         for setting in SETTINGS {
             let own = std::iter::once((setting.name, 1));
             let broad = setting
@@ -184,9 +186,10 @@ impl Settings {
                 let text = in_own_unit(name, text, factor)?;
                 read(setting, name, &text)?;
                 server.entry(setting.name).or_insert(text);
+                given_as.entry(setting.name).or_insert(name);
             }
         }
-        let settings = Self { server };
+        let settings = Self { server, given_as };
         settings.resolve(&BTreeMap::new())?;
         Ok(settings)
     }
@@ -260,6 +263,7 @@ impl Settings {
             .and_then(|text| text.trim().parse::<usize>().ok())
         {
             Some(own) if own > largest => {
+                let name = self.given_as.get(name).copied().unwrap_or(name);
                 let reason = format!(
                     "topic_defaults.{name} = {own} does not fit grpc.max_request_bytes = {max_request_bytes}: lower it to \
                      {largest}, or raise that to {}",

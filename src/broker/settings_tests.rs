@@ -198,3 +198,16 @@ fn a_change_sets_and_unsets_and_refuses_contradiction() {
     );
     assert!(change(&[], &["segment.m"]).is_err());
 }
+
+#[test]
+fn a_limit_on_batches_that_does_not_fit_is_told_under_the_name_it_was_given() {
+    for name in ["max.message.bytes", "message.max.bytes"] {
+        let given = BTreeMap::from([(name.to_owned(), "9000000".to_owned())]);
+        let refused = Settings::new(&given).unwrap().within(8_000_000).unwrap_err();
+        let told = refused.to_string();
+        assert!(
+            told.contains(&format!("topic_defaults.{name} = 9000000 does not fit")),
+            "{told}"
+        );
+    }
+}

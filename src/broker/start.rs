@@ -1,7 +1,8 @@
 //! From a data directory to a running broker, and back.
 //!
 //! Starting
-//! 1. Storage takes the lock and claims its epoch. Where there is an archive, it is opened and its epoch is claimed as well
+//! 0. An empty directory is filled from the archive, where the configuration says so (`archive/restore.rs`).
+//! 1. Storage takes the lock and claims its epoch; a directory that a restore left half made stops the start. Where there is an archive, it is opened and its epoch is claimed as well
 //!    (`archive/start.rs`); its manifests are read after step 5.
 //! 2. The metadata partition is opened, recovered if need be, and read.
 //! 3. Deletions that had begun are finished. *If it dies here:* the next start finishes them.
@@ -23,13 +24,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use crate::env::{CacheLimits, FileCache};
-use crate::storage::{Closing, PartitionSpec, Store, StoreConfig};
+use crate::env::{CacheLimits, FileCache, Fs};
+use crate::storage::{Closing, PartitionSpec, RestoreMark, Store, StoreConfig};
 use crate::telemetry::Metrics;
 use crate::types::{TopicName, TopicPartition};
 
 use super::admin::Admin;
-use super::archive::Archive;
+use super::archive::{Access, Archive};
 use super::budget::Budget;
 use super::cleaner::Desk;
 use super::commit::{Commit, Syncer};
@@ -87,9 +88,11 @@ pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Cor
             core.serve_cleaner()
         })
     };
-    let cleaners = (0..core.config.cleaner.threads)
-        .map(clean)
-        .collect::<Result<Vec<_>, Error>>()?;
+    let cleaners = match core.config.archive.access {
+        Access::Own => core.config.cleaner.threads,
+        Access::Read => 0,
+    };
+    let cleaners = (0..cleaners).map(clean).collect::<Result<Vec<_>, Error>>()?;
     let background = Background {
         commit,
         cleaners,
@@ -136,27 +139,8 @@ impl Running {
         }
         core.gate.close();
         core.commit.end();
-        let background = self.background.lock().take();
-        if let Some(Background {
-            commit,
-            cleaners,
-            tasks,
-        }) = background
-        {
-            for task in tasks {
-                // A task that panicked has said so; there is nothing left to end.
-                let _ = task.await;
-            }
-            for thread in cleaners {
-                join(thread).await;
-            }
-            join(commit).await;
-        }
-        for topic in core.topics.all() {
-            for served in &topic.partitions {
-                served.close(&Error::ShuttingDown);
-            }
-        }
+        self.join().await;
+        core.close_served();
         let core = Arc::clone(core);
         let closed = tokio::task::spawn_blocking(move || {
             core.settle_metadata();
@@ -175,6 +159,43 @@ impl Running {
     }
 }
 
+impl Running {
+    /// See [`super::Broker::abort`].
+    pub(super) async fn abort(&self) {
+        let core = &self.core;
+        core.gate.stop();
+        core.gate.close();
+        core.cleaner.end();
+        core.commit.end();
+        self.join().await;
+        core.close_served();
+    }
+
+    /// Waits for tasks and threads that were told to end.
+    async fn join(&self) {
+        let background = self.background.lock().take();
+        let Some(background) = background else { return };
+        for task in background.tasks {
+            // A task that panicked has said so; there is nothing left to end.
+            let _ = task.await;
+        }
+        for thread in background.cleaners {
+            join(thread).await;
+        }
+        join(background.commit).await;
+    }
+}
+
+impl Core {
+    fn close_served(&self) {
+        for topic in self.topics.all() {
+            for served in &topic.partitions {
+                served.close(&Error::ShuttingDown);
+            }
+        }
+    }
+}
+
 async fn join(thread: thread::JoinHandle<()>) {
     // Both results are a panic that was reported where it happened.
     let _ = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -189,22 +210,28 @@ impl Drop for Running {
     }
 }
 
-/// Opens everything; blocks for the disk.
-fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
-    let settings = Settings::new(&config.topic_defaults)?.within(config.max_request_bytes)?;
+/// Makes the cache of open files that the configuration asks for.
+pub(super) fn file_cache(config: &BrokerConfig, fs: Arc<dyn Fs>) -> FileCache {
     let limits = CacheLimits {
         open_files: config.max_open_files,
         maps: config.max_maps,
         ..CacheLimits::default()
     };
-    let files = Arc::new(FileCache::new(world.fs, limits));
+    FileCache::new(fs, limits)
+}
+
+/// Opens everything; blocks for the disk.
+fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
+    let settings = Settings::new(&config.topic_defaults)?.within(config.max_request_bytes)?;
+    let files = Arc::new(file_cache(&config, world.fs));
     let store_config = StoreConfig {
         dir: config.data_dir.clone(),
         threads: config.recovery_threads,
     };
-    let store = Store::open(Arc::clone(&files), store_config)
-        .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
-    let store = Arc::new(store);
+    Archive::restore_first(&config, &files, world.clock.now())?;
+    let told = |error| translate::store(&config.data_dir.display(), &error);
+    let store = Arc::new(Store::open(Arc::clone(&files), store_config).map_err(told)?);
+    let restored = restored(&config, &files)?;
     let metrics = Arc::new(Metrics::new());
     let archive = Archive::open(&config, files.fs(), &store, (&metrics, world.clock.now()))?;
 
@@ -257,11 +284,27 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     core.finish_deletions(&contents)?;
     core.open_topics(contents)?;
     if let Some(archive) = &core.archive {
-        archive.know(&core)?;
+        archive.know(&core, restored.as_ref())?;
     }
     core.look_at_disk();
     core.count_gauges();
     Ok(Arc::new(core))
+}
+
+/// Returns what a restore says of the directory that it made. After the lock: whoever restores has that while the mark says that it is
+/// under way.
+fn restored(config: &BrokerConfig, files: &FileCache) -> Result<Option<RestoreMark>, Error> {
+    let dir = config.data_dir.display();
+    let mark = RestoreMark::read(files, &config.data_dir).map_err(|error| translate::store(&dir, &error))?;
+    match mark {
+        Some(mark) if mark.is_mounted() && config.archive.access == Access::Own => Err(Error::Storage {
+            target: dir.to_string(),
+            reason: "it only stands for the archive of another server, and was made by a start with tier.read_only; choose another \
+                     directory"
+                .to_owned(),
+        }),
+        mark => Ok(mark.filter(|mark| !mark.is_mounted())),
+    }
 }
 
 /// Settings of the metadata topic: the table's own, whatever the server's defaults are.
@@ -277,7 +320,8 @@ fn metadata_config() -> Result<TopicConfig, Error> {
     Settings::default().resolve(&own.collect())
 }
 
-fn open_metadata(
+/// Opens the partition that the topics' metadata lies in.
+pub(super) fn open_metadata(
     config: &BrokerConfig,
     store: &Store,
     now: crate::types::Timestamp,

@@ -16,12 +16,16 @@ use crate::types::{Sequence, Timestamp};
 mod adopt;
 #[cfg(feature = "tier")]
 mod archive;
+#[cfg(feature = "tier")]
+mod archive_faults;
 mod background;
 mod cleaner;
 mod golden;
 mod produce;
 mod promises;
 mod reads;
+#[cfg(feature = "tier")]
+mod restore;
 mod retention;
 mod sweep;
 mod topics;

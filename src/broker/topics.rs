@@ -3,7 +3,7 @@
 //! A [`Topic`] is a snapshot: a change makes a new one and puts it in place of the old. Look one up, keep the `Arc`, work
 //! without a lock. What is on disk about topics is `metadata`'s; who may change this registry holds the admin lock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +13,7 @@ use crate::types::{PartitionId, TopicId, TopicName};
 
 use super::served::Served;
 use super::settings::TopicConfig;
-use super::{Error, TopicSummary};
+use super::{AskedPartitions, Error, TopicSummary};
 
 /// Partitions of one topic, and of all user topics of one server together.
 pub(super) const PARTITIONS_MAX: i32 = 100_000;
@@ -91,6 +91,26 @@ impl Topic {
             partition,
             count: self.count(),
         })
+    }
+
+    /// Returns those of these partitions that there are, ascending, each once; all where none is named.
+    pub(super) fn chosen(&self, named: &[PartitionId]) -> Result<Vec<Arc<Served>>, Error> {
+        if named.is_empty() {
+            return Ok(self.partitions.clone());
+        }
+        let numbers: BTreeSet<_> = named.iter().copied().collect();
+        let found = numbers
+            .into_iter()
+            .map(|number| self.partition(number).map(Arc::clone));
+        found.collect()
+    }
+
+    /// Returns the partitions that are asked about, ascending.
+    pub(super) fn asked(&self, asked: &AskedPartitions) -> Result<Vec<Arc<Served>>, Error> {
+        let mut found = self.chosen(&asked.named)?;
+        found.retain(|served| served.id().partition >= asked.from);
+        found.truncate(asked.at_most);
+        Ok(found)
     }
 
     /// Chooses the partition for one request's records without a key: each in turn.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::output::{self, Align};
 use super::{CliError, time};
 use crate::client::{
-    Client, Compaction, CompactionExplanation, CompactionState, LastPass, PartitionCompaction,
+    Client, Compaction, CompactionExplanation, CompactionState, DamagedPlace, LastPass, PartitionCompaction,
 };
 use crate::types::Offset;
 
@@ -171,7 +171,7 @@ fn explanation_json(name: &str, one: &CompactionExplanation) -> Value {
         "keys": one.keys.map(|keys| json!({
             "live": keys.live, "tombstones": keys.tombstones, "exact": keys.exact,
         })),
-        "last_pass": one.last_pass.map(last_pass_json),
+        "last_pass": one.last_pass.as_ref().map(last_pass_json),
         "last_error": one.last_error.as_ref().map(|error| json!({
             "at_ms": error.at.0, "reason": error.reason, "failures": error.failures, "retry_at_ms": error.retry_at.0,
         })),
@@ -185,7 +185,16 @@ fn explanation_json(name: &str, one: &CompactionExplanation) -> Value {
     })
 }
 
-fn last_pass_json(pass: LastPass) -> Value {
+fn last_pass_json(pass: &LastPass) -> Value {
+    let damaged = pass.damaged.iter().map(|place| {
+        json!({
+            "path": place.path,
+            "position": place.position,
+            "len_bytes": place.len_bytes,
+            "offset": place.offset.0,
+            "reason": place.reason,
+        })
+    });
     json!({
         "began_ms": pass.began.0,
         "took_ms": pass.took_ms,
@@ -197,6 +206,7 @@ fn last_pass_json(pass: LastPass) -> Value {
         "damaged_places": pass.damaged_places,
         "rounds_left": pass.rounds_left,
         "map_keys": pass.map_keys,
+        "damaged": damaged.collect::<Vec<_>>(),
     })
 }
 
@@ -214,7 +224,10 @@ fn explanation_text(name: &str, one: &CompactionExplanation) -> String {
         ),
     ];
     if let Some(age_ms) = one.oldest_dirty_age_ms {
-        lines.push(format!("  oldest dirty record: appended {} s ago", age_ms / 1000));
+        lines.push(format!(
+            "  oldest dirty record: appended at most {} s ago; nothing is shadowed for longer",
+            age_ms / 1000
+        ));
     }
     if let Some(keys) = one.keys {
         let how = if keys.exact {
@@ -227,8 +240,9 @@ fn explanation_text(name: &str, one: &CompactionExplanation) -> String {
             keys.live, keys.tombstones
         ));
     }
-    if let Some(pass) = one.last_pass {
+    if let Some(pass) = &one.last_pass {
         lines.push(last_pass_text(pass));
+        lines.extend(damage_text(pass));
     }
     if let Some(error) = &one.last_error {
         lines.push(format!("  failed {} times: {}", error.failures, error.reason));
@@ -253,7 +267,27 @@ fn explanation_text(name: &str, one: &CompactionExplanation) -> String {
     lines.join("\n") + "\n"
 }
 
-fn last_pass_text(pass: LastPass) -> String {
+/// Says where damage is, in one line for each place.
+fn damage_text(pass: &LastPass) -> Vec<String> {
+    let place = |place: &DamagedPlace| {
+        format!(
+            "  damage, kept as it is: {} at position {}, {} from offset {} on: {}",
+            place.path,
+            place.position,
+            size(place.len_bytes),
+            place.offset,
+            place.reason
+        )
+    };
+    let mut lines: Vec<String> = pass.damaged.iter().map(place).collect();
+    let named = i64::try_from(lines.len()).unwrap_or(i64::MAX);
+    if pass.damaged_places > named {
+        lines.push(format!("  damage in {} more places", pass.damaged_places - named));
+    }
+    lines
+}
+
+fn last_pass_text(pass: &LastPass) -> String {
     let more = match pass.rounds_left {
         0 => String::new(),
         rounds => format!(
@@ -365,10 +399,52 @@ mod tests {
             planes-0
               0 [====================|----------------------------------------] 3   = clean  | cleaner point  - dirty  . not yet  > active
               clean 1.0 KiB, dirty 2.0 KiB, not cleanable yet 0 B; dirty ratio 0.67, a pass is worth it above 0.50
-              oldest dirty record: appended 5 s ago
+              oldest dirty record: appended at most 5 s ago; nothing is shadowed for longer
               now: no pass, because nothing is dirty
         "#]]
         .assert_eq(&text);
+    }
+
+    #[test]
+    fn an_explanation_says_how_many_rounds_are_left_and_why_and_where_damage_is() {
+        let place = |position, reason: &str| DamagedPlace {
+            path: "data/planes-0/00000000000000000000.log".to_owned(),
+            position,
+            len_bytes: 70,
+            offset: Offset(1),
+            reason: reason.to_owned(),
+        };
+        let known = CompactionExplanation {
+            oldest_dirty_age_ms: None,
+            last_pass: Some(LastPass {
+                began: crate::types::Timestamp(0),
+                took_ms: 12,
+                read_bytes: 2048,
+                written_bytes: 1024,
+                saved_bytes: 1024,
+                records_kept: 3,
+                records_dropped: 4,
+                damaged_places: 3,
+                rounds_left: 2,
+                map_keys: 1000,
+                damaged: vec![place(70, "crc is wrong"), place(210, "the file ends")],
+            }),
+            ..known([0, 1, 3, 3, 3])
+        };
+        let text = explanation_text("planes", &known);
+        expect![[r#"
+            planes-0
+              0 [====================|----------------------------------------] 3   = clean  | cleaner point  - dirty  . not yet  > active
+              clean 1.0 KiB, dirty 2.0 KiB, not cleanable yet 0 B; dirty ratio 0.67, a pass is worth it above 0.50
+              last pass: 1970-01-01T00:00:00.000Z, 12 ms, read 2.0 KiB, wrote 1.0 KiB, saved 1.0 KiB, dropped 4 records; about 2 more needed, for the map holds 1000 keys (cleaner.dedupe_buffer_bytes)
+              damage, kept as it is: data/planes-0/00000000000000000000.log at position 70, 70 B from offset 1 on: crc is wrong
+              damage, kept as it is: data/planes-0/00000000000000000000.log at position 210, 70 B from offset 1 on: the file ends
+              damage in 1 more places
+              now: no pass, because nothing is dirty
+        "#]].assert_eq(&text);
+        let told = explanation_json("planes", &known);
+        assert_eq!(told["last_pass"]["damaged"][1]["position"], 210);
+        assert_eq!(told["last_pass"]["rounds_left"], 2);
     }
 
     #[test]

@@ -75,7 +75,13 @@ enum Command {
 }
 
 /// Commands that talk to no server: the flags that name one mean nothing to them.
-const WITHOUT_SERVER: [&[&str]; 4] = [&["serve"], &["segment"], &["completion"], &["tier", "verify"]];
+const WITHOUT_SERVER: [&[&str]; 5] = [
+    &["serve"],
+    &["segment"],
+    &["completion"],
+    &["tier", "verify"],
+    &["tier", "restore"],
+];
 
 /// Returns the description of the command line: every command, flag and help text.
 pub fn command() -> clap::Command {

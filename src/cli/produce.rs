@@ -21,7 +21,7 @@ use super::input::{Block, Input};
 use super::interrupts::Interrupts;
 use super::produce_record::RecordRules;
 use super::{CliError, output};
-use crate::client::{self, Acks, Producer, ProducerOptions, ProducerRecord, ProducerSummary};
+use crate::client::{self, Acks, Producer, ProducerMetrics, ProducerOptions, ProducerRecord};
 use crate::record::{Codec, Header};
 use crate::types::PartitionId;
 
@@ -139,7 +139,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
     let mut report = Report {
         topic: args.topic.clone(),
         acks: args.acks,
-        summary: ProducerSummary::default(),
+        metrics: ProducerMetrics::default(),
         skipped: 0,
         elapsed: Duration::ZERO,
     };
@@ -163,7 +163,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
             };
             let ended = load.until_end(input, &mut interrupts).await;
             load.progress.clear();
-            report.summary = load.producer.summary();
+            report.metrics = load.producer.metrics();
             report.skipped = load.skipped;
             report.elapsed = load.started.elapsed();
             ended
@@ -175,7 +175,7 @@ pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCo
         Ended::AtTheEnd => Ok(ExitCode::SUCCESS),
         Ended::Failed(error) => Err(error),
         Ended::Interrupted(times) => {
-            let open = report.summary.sent_records - report.summary.acknowledged_records;
+            let open = report.metrics.unacknowledged_records();
             let interrupted = match times {
                 Times::Once => "interrupted",
                 Times::Twice => "interrupted twice",
@@ -258,7 +258,7 @@ impl Load {
             let block = block.map_err(|error| CliError::Failed(format!("{}: {error}", self.input_name)))?;
             self.send_block(&block).await?;
             self.progress
-                .advance(block.len(), self.started.elapsed(), &self.producer.summary());
+                .advance(block.len(), self.started.elapsed(), &self.producer.metrics());
             // A fast input never waits; Ctrl-C is looked at all the same.
             tokio::task::yield_now().await;
         }
@@ -320,7 +320,7 @@ impl Progress {
         }
     }
 
-    fn advance(&mut self, bytes: u64, elapsed: Duration, summary: &ProducerSummary) {
+    fn advance(&mut self, bytes: u64, elapsed: Duration, metrics: &ProducerMetrics) {
         self.read_bytes += bytes;
         if self.bar.is_hidden()
             && elapsed > LONG
@@ -330,7 +330,7 @@ impl Progress {
         }
         self.bar.set_position(self.read_bytes);
         self.bar
-            .set_message(format!("{} records acknowledged", summary.acknowledged_records));
+            .set_message(format!("{} records acknowledged", metrics.acknowledged_records));
     }
 
     fn visible(len: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
@@ -352,7 +352,7 @@ impl Progress {
 struct Report {
     topic: String,
     acks: AcksArg,
-    summary: ProducerSummary,
+    metrics: ProducerMetrics,
     skipped: u64,
     elapsed: Duration,
 }
@@ -367,7 +367,7 @@ impl Report {
             0 => String::new(),
             skipped => format!(", {skipped} skipped"),
         };
-        let (records, bytes) = (self.summary.acknowledged_records, self.summary.acknowledged_bytes);
+        let (records, bytes) = (self.metrics.acknowledged_records, self.metrics.acknowledged_bytes);
         format!(
             "{records} records {acknowledged}{skipped}, {} in {:.1} s: {} records/s, {}/s\n",
             output::size(bytes),
@@ -378,11 +378,11 @@ impl Report {
     }
 
     fn json(&self) -> String {
-        let (records, bytes) = (self.summary.acknowledged_records, self.summary.acknowledged_bytes);
+        let (records, bytes) = (self.metrics.acknowledged_records, self.metrics.acknowledged_bytes);
         // Without acks, what the producer counts was handed to the connection, and nobody has acknowledged it.
         let (sent, acknowledged) = match self.acks {
             AcksArg::None => (records, (0, 0)),
-            AcksArg::All | AcksArg::Leader => (self.summary.sent_records, (records, bytes)),
+            AcksArg::All | AcksArg::Leader => (self.metrics.sent_records, (records, bytes)),
         };
         let report = json!({
             "topic": self.topic,

@@ -26,7 +26,7 @@ fn rules(flags: &[&str]) -> RecordRules {
 async fn load(server: &Scripted, text: &[u8], flags: &[&str]) -> (String, u64) {
     let mut load = begun_load(server, flags).await;
     let ended = load_text(&mut load, text).await;
-    (ended, load.producer.summary().acknowledged_records)
+    (ended, load.producer.metrics().acknowledged_records)
 }
 
 /// Loads `text` to its end.
@@ -227,10 +227,11 @@ fn report(acks: AcksArg, skipped: u64) -> Report {
     Report {
         topic: "flights".to_owned(),
         acks,
-        summary: ProducerSummary {
+        metrics: ProducerMetrics {
             sent_records: 10,
             acknowledged_records: 10,
             acknowledged_bytes: 4096,
+            ..ProducerMetrics::default()
         },
         skipped,
         elapsed: Duration::from_secs(2),
@@ -260,7 +261,7 @@ fn the_summary_says_how_many_records_bytes_and_how_fast() {
 #[test]
 fn nothing_read_is_nothing_acknowledged_and_no_division_by_zero() {
     let mut report = report(AcksArg::All, 0);
-    report.summary = ProducerSummary::default();
+    report.metrics = ProducerMetrics::default();
     report.elapsed = Duration::ZERO;
     assert_eq!(
         report.text(),

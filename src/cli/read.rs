@@ -111,8 +111,12 @@ impl ReadArgs {
                 IsolationArg::Uncommitted => Isolation::ReadUncommitted,
                 IsolationArg::Committed => Isolation::ReadCommitted,
             },
-            // Who follows waits for what comes, and so for the server too.
-            reconnect_for: Duration::MAX,
+            // Who follows waits for what comes, and so for the server too. The end of another read is that of this call.
+            reconnect_for: match self.follow {
+                true => Duration::MAX,
+                false => Duration::ZERO,
+            },
+            ..ReadSpec::default()
         }
     }
 }

@@ -1,14 +1,16 @@
 //! `siltstone serve`: runs the server until it is told to stop.
 //!
 //! Standard output carries the ready line alone; logs go to standard error. SIGTERM and Ctrl-C stop cleanly and exit 0; a
-//! second Ctrl-C exits at once, and the next start recovers.
+//! second Ctrl-C exits at once, and the next start recovers. With `--exit-with-parent` the end of standard input is a stop, too.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -38,12 +40,21 @@ pub struct ServeArgs {
     /// Archive of sealed segments: s3://, gs://, az:// or file:/// [key: tier.url]
     #[arg(long, value_name = "URL")]
     pub tier_url: Option<String>,
+    /// Fill an empty data directory from the archive; =download brings all of it to the local disk [key: tier.restore]
+    #[arg(long, value_name = "HOW", num_args = 0..=1, require_equals = true, default_missing_value = "cold", value_parser = ["cold", "download"])]
+    pub restore: Option<String>,
+    /// Show another server's archive and write nothing to it [key: tier.read_only]
+    #[arg(long)]
+    pub read_only: bool,
     /// Configuration file [env: SILTSTONE_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Delete the data at exit; without --data-dir it lies in a temporary directory [key: ephemeral]
     #[arg(long)]
     pub ephemeral: bool,
+    /// Stop when standard input closes, as it does when the program that started this one ends
+    #[arg(long)]
+    pub exit_with_parent: bool,
     /// Any other setting; repeatable
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -128,6 +139,11 @@ impl ServeError {
 /// # Errors
 /// Why it did not start, or not stop cleanly.
 pub fn serve(args: ServeArgs) -> Result<ExitCode, ServeError> {
+    let life = if args.exit_with_parent {
+        Life::OfParent
+    } else {
+        Life::Own
+    };
     let mut loaded = config::load(&sources(args)?)?;
     log_to_stderr(&loaded.config.log)?;
     for warning in &loaded.warnings {
@@ -145,13 +161,47 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, ServeError> {
             action: "start threads".to_owned(),
             source,
         })?;
-    let outcome = runtime.block_on(run(loaded, &ephemeral));
+    let outcome = runtime.block_on(run(loaded, &ephemeral, life));
     // What is still computing for a client that is gone need not be waited for.
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
+/// What else ends the server, beside signals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    /// Nothing.
+    Own,
+    /// The end of standard input.
+    OfParent,
+}
+
+/// Completes when standard input ends, if the server lives with its parent. The thread that reads it ends with the process.
+fn parent_gone(life: Life) -> Result<impl Future<Output = ()>, ServeError> {
+    let (gone, ending) = tokio::sync::oneshot::channel();
+    if life == Life::OfParent {
+        let watch = move || {
+            // What it says does not matter, and a failure is an end, too.
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            let _ = gone.send(());
+        };
+        std::thread::Builder::new()
+            .name("siltstone-parent".to_owned())
+            .spawn(watch)
+            .map_err(|source| ServeError::System {
+                action: "watch standard input".to_owned(),
+                source,
+            })?;
+    }
+    Ok(async move {
+        match (life, ending.await) {
+            (Life::OfParent, _) => {}
+            (Life::Own, _) => std::future::pending().await,
+        }
+    })
+}
+
+async fn run(loaded: Loaded, ephemeral: &Ephemeral, life: Life) -> Result<(), ServeError> {
     let watch = |kind| {
         signal(kind).map_err(|source| ServeError::System {
             action: "watch for signals".to_owned(),
@@ -160,11 +210,13 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
     };
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut parent_gone = pin!(parent_gone(life)?.fuse());
     let server = tokio::select! {
         started = Server::start(loaded.config) => started?,
         // A recovery that is cut short starts anew; nothing is lost by leaving.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        () = &mut parent_gone => return Ok(()),
     };
     announce(&server.ready_line());
     tracing::info!(grpc = %server.grpc_addr(), http = %server.http_addr(), "ready");
@@ -173,6 +225,7 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
     let signal = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "Ctrl-C",
+        () = &mut parent_gone => "none: standard input is closed",
         reason = archive_lost => {
             lost = Some(reason);
             "none: the archive belongs to another server"
@@ -212,6 +265,8 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         ("grpc.listen", args.grpc_listen),
         ("http.listen", args.http_listen),
         ("tier.url", args.tier_url),
+        ("tier.restore", args.restore),
+        ("tier.read_only", args.read_only.then(|| "true".to_owned())),
         ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
     ];
     flags.extend(
@@ -220,7 +275,9 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
             .filter_map(|(key, value)| Some((key.to_owned(), value?))),
     );
     let file = args.config.or_else(|| {
-        let named = environment.iter().find(|(name, _)| name == "SILTSTONE_CONFIG");
+        let named = environment
+            .iter()
+            .find(|(name, _)| name == config::CONFIG_VARIABLE);
         named.map(|(_, path)| PathBuf::from(path))
     });
     Ok(Sources {
@@ -230,13 +287,16 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
     })
 }
 
-/// The variables that may be settings. Those of others may hold anything.
+/// The variables that may be settings. Those of others, whatever they begin with, may hold anything.
 fn ours(all: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ServeError> {
     let prefix = config::ENV_PREFIX.as_bytes();
     all.filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix))
-        .map(|(name, value)| match (name.to_str(), value.to_str()) {
-            (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
-            _ => Err(ServeError::NotText { name, value }),
+        .map(|(name, value)| {
+            let told = name.to_string_lossy().into_owned();
+            match value.into_string() {
+                Err(value) if config::reads_variable(&told) => Err(ServeError::NotText { name, value }),
+                text => Ok((told, text.unwrap_or_default())),
+            }
         })
         .collect()
 }

@@ -183,25 +183,34 @@ impl Client {
     /// # Errors
     /// Those of the connection.
     pub async fn list_topics(&self, internal: InternalTopics) -> Result<Vec<TopicSummary>, Error> {
-        let include_internal = internal == InternalTopics::Included;
-        let response = self
-            .answer(
-                self.admin()
-                    .list_topics(v1::ListTopicsRequest { include_internal }),
-            )
-            .await?;
-        response
-            .topics
-            .into_iter()
-            .map(|topic| {
-                Ok(TopicSummary {
+        let mut request = v1::ListTopicsRequest {
+            include_internal: internal == InternalTopics::Included,
+            first_name: String::new(),
+        };
+        let mut topics = Vec::new();
+        loop {
+            let page = self.answer(self.admin().list_topics(request.clone())).await?;
+            for topic in page.topics {
+                topics.push(TopicSummary {
                     id: self.topic_id(&topic.topic_id)?,
                     name: topic.name,
                     partitions: topic.partitions,
                     internal: topic.internal,
-                })
-            })
-            .collect()
+                });
+            }
+            match page.next_name {
+                None => return Ok(topics),
+                Some(next) => request.first_name = self.further(&request.first_name, next)?,
+            }
+        }
+    }
+
+    /// Returns where the next page begins; every page must get on.
+    pub(super) fn further<T: PartialOrd>(&self, from: &T, next: T) -> Result<T, Error> {
+        match next > *from {
+            true => Ok(next),
+            false => Err(self.protocol_error("a page is followed by one that does not go on")),
+        }
     }
 
     /// Describes a topic.

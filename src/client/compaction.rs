@@ -115,7 +115,7 @@ pub struct KeyCounts {
 }
 
 /// A pass that came to its end.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LastPass {
     /// When it began.
     pub began: Timestamp,
@@ -137,6 +137,23 @@ pub struct LastPass {
     pub rounds_left: i64,
     /// The keys that the map holds, where it did not hold all.
     pub map_keys: i64,
+    /// The first of the damaged places.
+    pub damaged: Vec<DamagedPlace>,
+}
+
+/// Bytes of a log that are not sound batches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DamagedPlace {
+    /// The file, on the server.
+    pub path: String,
+    /// Where in it, in bytes.
+    pub position: i64,
+    /// How many bytes.
+    pub len_bytes: i64,
+    /// The first offset that may be affected.
+    pub offset: Offset,
+    /// Which check failed.
+    pub reason: String,
 }
 
 /// A pass that failed.
@@ -166,6 +183,20 @@ pub struct RunningPass {
 impl Client {
     /// Begins to compact all partitions of a topic; returns at once.
     ///
+    /// ```no_run
+    /// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+    /// let mut compaction = client.compact_now("planes").await?;
+    /// while !compaction.complete {
+    ///     compaction = client.compaction_of(compaction.handle, 10_000).await?;
+    /// }
+    /// for partition in &compaction.partitions {
+    ///     println!("{}: {} bytes, were {}", partition.partition, partition.after_bytes, partition.before_bytes);
+    /// }
+    /// println!("{:?}", client.explain_compaction("planes").await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for a topic that is not compacted.
     pub async fn compact_now(&self, topic: &str) -> Result<Compaction, Error> {
@@ -191,11 +222,25 @@ impl Client {
     }
 
     async fn compaction(&self, request: v1::CompactNowRequest) -> Result<Compaction, Error> {
-        let response = self.answer(self.admin().compact_now(request)).await?;
+        let mut page = self.answer(self.admin().compact_now(request)).await?;
+        let (handle, complete) = (page.handle, page.complete);
+        let mut partitions = page.partitions;
+        let mut first_partition = 0;
+        while let Some(next) = page.next_partition {
+            first_partition = self.further(&first_partition, next)?;
+            let request = v1::CompactNowRequest {
+                handle: Some(handle),
+                max_wait_ms: Some(0),
+                first_partition,
+                ..v1::CompactNowRequest::default()
+            };
+            page = self.answer(self.admin().compact_now(request)).await?;
+            partitions.extend(std::mem::take(&mut page.partitions));
+        }
         Ok(Compaction {
-            handle: response.handle,
-            complete: response.complete,
-            partitions: response.partitions.into_iter().map(partition).collect(),
+            handle,
+            complete,
+            partitions: partitions.into_iter().map(partition).collect(),
         })
     }
 
@@ -204,12 +249,21 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn explain_compaction(&self, topic: &str) -> Result<Vec<CompactionExplanation>, Error> {
-        let request = v1::ExplainCompactionRequest {
+        let mut request = v1::ExplainCompactionRequest {
             topic: topic.to_owned(),
-            partitions: Vec::new(),
+            ..v1::ExplainCompactionRequest::default()
         };
-        let response = self.answer(self.admin().explain_compaction(request)).await?;
-        Ok(response.partitions.into_iter().map(explanation).collect())
+        let mut explained = Vec::new();
+        loop {
+            let page = self
+                .answer(self.admin().explain_compaction(request.clone()))
+                .await?;
+            explained.extend(page.partitions.into_iter().map(explanation));
+            match page.next_partition {
+                None => return Ok(explained),
+                Some(next) => request.first_partition = self.further(&request.first_partition, next)?,
+            }
+        }
     }
 }
 
@@ -287,6 +341,17 @@ fn last_pass(pass: v1::LastPass) -> LastPass {
         damaged_places: pass.damaged_places,
         rounds_left: pass.rounds_left,
         map_keys: pass.map_keys,
+        damaged: pass.damaged.into_iter().map(damaged_place).collect(),
+    }
+}
+
+fn damaged_place(place: v1::DamagedPlace) -> DamagedPlace {
+    DamagedPlace {
+        path: place.path,
+        position: place.position,
+        len_bytes: place.len_bytes,
+        offset: Offset(place.offset),
+        reason: place.reason,
     }
 }
 

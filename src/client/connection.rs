@@ -41,6 +41,28 @@ const HTTP_ANSWER: &[u8; 7] = b"HTTP/1.";
 const HTTP_WAIT: Duration = Duration::from_secs(5);
 
 /// How to connect.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use siltstone::client::{Client, ConnectOptions, Error, TlsIdentity};
+///
+/// let options = ConnectOptions {
+///     call_timeout: Duration::from_secs(5),
+///     tls_authorities_pem: Some(std::fs::read("tls/ca.pem")?),
+///     tls_identity: Some(TlsIdentity {
+///         certificate_pem: std::fs::read("tls/client.pem")?,
+///         key_pem: std::fs::read("tls/client.key")?,
+///     }),
+///     ..ConnectOptions::default()
+/// };
+/// match Client::connect_with("https://localhost:9095", &options).await {
+///     Err(Error::Tls { reason, .. }) => println!("one of the two does not trust the other: {reason}"),
+///     connected => println!("{}", connected?.address()),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
     /// How long to wait for a connection.
@@ -82,6 +104,28 @@ impl Default for ConnectOptions {
 }
 
 /// A connection to a server; cheap to clone.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{Client, ConfigChanges, InternalTopics};
+///
+/// let client = Client::connect("127.0.0.1:9095").await?;
+/// let compacted = [("cleanup.policy".to_owned(), "compact".to_owned())].into();
+/// client.create_topic("planes", Some(3), &compacted).await?;
+/// for topic in client.list_topics(InternalTopics::Excluded).await? {
+///     let described = client.describe_topic(&topic.name).await?;
+///     let records: i64 = described.partitions.iter().map(|p| p.high_watermark.0 - p.log_start.0).sum();
+///     println!("{}: at most {records} records, {:?}", topic.name, described.setting("cleanup.policy"));
+/// }
+/// let sooner = ConfigChanges {
+///     set: [("max.compaction.lag.ms".to_owned(), "60000".to_owned())].into(),
+///     unset: vec!["retention.ms".to_owned()],
+/// };
+/// client.alter_topic("planes", sooner).await?;
+/// client.add_partitions("planes", 6).await?;
+/// client.clone().delete_topic("planes").await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     channel: Channel,

@@ -11,6 +11,16 @@ use super::Error;
 const DEFAULT_PORT: u16 = 9095;
 
 /// A server's address, checked.
+///
+/// ```
+/// use siltstone::client::{Error, Security, ServerAddress};
+///
+/// let address = ServerAddress::parse("https://store.example")?;
+/// assert_eq!(address.security(), Security::Tls);
+/// assert_eq!(address.to_string(), "store.example:9095");
+/// assert!(matches!(ServerAddress::parse("ftp://store"), Err(Error::Address { .. })));
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerAddress {
     security: Security,

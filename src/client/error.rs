@@ -17,6 +17,8 @@ use crate::types::{NameError, PartitionId, TopicName};
 /// Waits between tries double from the least to the most.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
 const BACKOFF_MOST: Duration = Duration::from_secs(1);
+/// A wait that a server asks for is no longer than this.
+const RETRY_MOST: Duration = Duration::from_secs(3600);
 /// The server's reasons for turning a batch away at the door, to be sent again later.
 const NOT_WRITTEN: [&str; 2] = ["DISK_FULL", "OVERLOADED"];
 /// The domain of this service's `google.rpc.ErrorInfo`.
@@ -72,6 +74,19 @@ pub enum Written {
 }
 
 /// A failed call.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) {
+/// use siltstone::client::ErrorKind;
+///
+/// match client.describe_topic("flights").await {
+///     Ok(topic) => println!("{} partitions", topic.partitions.len()),
+///     Err(error) if error.kind() == ErrorKind::NotFound => println!("not yet: {error}"),
+///     Err(error) if error.is_retriable() => println!("again after {:?}: {error}", error.retry_after()),
+///     Err(error) => println!("{:?} {error}", error.reason()),
+/// }
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// Text that is not a server's address.
@@ -171,6 +186,22 @@ pub enum Error {
         /// How many it has; numbers are below.
         count: usize,
     },
+    /// A record that names no partition, sent by a producer that chooses none.
+    #[error("record for topic {topic} names no partition, and its producer chooses none")]
+    NoPartition {
+        /// The topic.
+        topic: TopicName,
+    },
+    /// There is no room for another record now.
+    #[error(
+        "the buffer of {limit_bytes} bytes for topic {topic} is full; send again when some of it is acknowledged"
+    )]
+    BufferFull {
+        /// The topic.
+        topic: TopicName,
+        /// How many bytes it holds.
+        limit_bytes: usize,
+    },
     /// A producer got no answer to what it asks before its first record; nothing was sent.
     #[error("writing to topic {topic} could not begin within {waited:?}; last error: {last_error}")]
     BeginTimeout {
@@ -205,6 +236,18 @@ pub enum Error {
         /// What stood in the way.
         last_error: String,
     },
+    /// The producer was dropped before the record was acknowledged.
+    #[error(
+        "the producer of topic {topic} was dropped with {lost_records} records that were not acknowledged"
+    )]
+    Dropped {
+        /// The topic.
+        topic: TopicName,
+        /// How many records it had that were not acknowledged.
+        lost_records: u64,
+        /// Whether the one that is told may be written.
+        written: Written,
+    },
     /// The producer was closed.
     #[error("the producer of topic {topic} is closed")]
     Closed {
@@ -221,7 +264,9 @@ impl Error {
             | Self::TopicName { .. }
             | Self::Tls { .. }
             | Self::NotGrpc { .. }
+            | Self::NoPartition { .. }
             | Self::RecordTooLarge { .. } => ErrorKind::InvalidArgument,
+            Self::BufferFull { .. } => ErrorKind::ResourceExhausted,
             Self::Unreachable { .. } | Self::ConnectionLost { .. } => ErrorKind::Unavailable,
             Self::NoAnswer { .. } | Self::BeginTimeout { .. } | Self::DeliveryTimeout { .. } => {
                 ErrorKind::DeadlineExceeded
@@ -230,7 +275,7 @@ impl Error {
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::DamagedBatch { .. } => ErrorKind::DataLoss,
             Self::UnknownPartition { .. } => ErrorKind::NotFound,
-            Self::Closed { .. } => ErrorKind::FailedPrecondition,
+            Self::Closed { .. } | Self::Dropped { .. } => ErrorKind::FailedPrecondition,
         }
     }
 
@@ -261,6 +306,14 @@ impl Error {
         }
     }
 
+    /// Returns the error as one batch of those it concerns is told.
+    pub(super) fn with_written(mut self, told: Written) -> Self {
+        if let Self::DeliveryTimeout { written, .. } | Self::Dropped { written, .. } = &mut self {
+            *written = told;
+        }
+        self
+    }
+
     /// True for refusals that come before anything is written.
     pub(super) fn says_not_written(&self) -> bool {
         self.reason().is_some_and(|reason| NOT_WRITTEN.contains(&reason))
@@ -269,7 +322,10 @@ impl Error {
     /// True when the same call may succeed later.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::ConnectionLost { .. } | Self::NoAnswer { .. } => true,
+            Self::Unreachable { .. }
+            | Self::ConnectionLost { .. }
+            | Self::NoAnswer { .. }
+            | Self::BufferFull { .. } => true,
             Self::Refused(refusal) => refusal.retry_after.is_some() || refusal.kind == ErrorKind::Unavailable,
             _ => false,
         }
@@ -291,7 +347,9 @@ impl Error {
         let backoff = BACKOFF_LEAST
             .saturating_mul(1 << attempt.min(10))
             .min(BACKOFF_MOST);
-        Some(self.retry_after().unwrap_or_default().max(backoff))
+        // A server may name any time.
+        let wished = self.retry_after().unwrap_or_default().min(RETRY_MOST);
+        Some(wished.max(backoff))
     }
 
     /// Reads a failed call's status.

@@ -153,18 +153,66 @@ pub struct ChunkRecords {
     over: Over,
 }
 
+/// What comes next of a chunk.
+pub(super) enum Step {
+    /// A record that was asked for.
+    Record(Record),
+    /// A batch that may have some: [`open_batch`] opens it, [`ChunkRecords::begin`] goes on with it.
+    Batch(RecordBatch),
+}
+
+/// Checks a batch and decompresses it.
+pub(super) fn open_batch(batch: &RecordBatch) -> Result<Records, Damage> {
+    batch.verify_crc()?;
+    batch.records(DECOMPRESSED_MAX)
+}
+
 impl ChunkRecords {
-    fn step(&mut self) -> Result<Option<Record>, Damage> {
-        loop {
-            if let Some(records) = &mut self.records {
-                for record in records {
-                    let record = record?;
-                    if self.wanted.has(&record) {
-                        return Ok(Some(record));
-                    }
-                }
-                self.records = None;
+    /// Returns what comes next; after an error and at the end, nothing more.
+    pub(super) fn advance(&mut self) -> Result<Option<Step>, Error> {
+        if self.over == Over::Yes {
+            return Ok(None);
+        }
+        let step = self.step();
+        if !matches!(step, Ok(Some(_))) {
+            self.over = Over::Yes;
+        }
+        step.map_err(|damage| self.damaged(damage))
+    }
+
+    /// Goes on with the batch that [`ChunkRecords::advance`] returned, opened.
+    pub(super) fn begin(&mut self, opened: Result<Records, Damage>) -> Result<(), Error> {
+        match opened {
+            Ok(records) => {
+                self.records = Some(records);
+                Ok(())
             }
+            Err(damage) => {
+                self.over = Over::Yes;
+                Err(self.damaged(damage))
+            }
+        }
+    }
+
+    fn damaged(&self, damage: Damage) -> Error {
+        Error::DamagedBatch {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            damage,
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Step>, Damage> {
+        if let Some(records) = &mut self.records {
+            for record in records {
+                let record = record?;
+                if self.wanted.has(&record) {
+                    return Ok(Some(Step::Record(record)));
+                }
+            }
+            self.records = None;
+        }
+        loop {
             match self.batches.next() {
                 None if self.batches.trailing_len() > 0 => {
                     let rest = self.batches.trailing_len();
@@ -174,8 +222,7 @@ impl ChunkRecords {
                 Some(batch) => {
                     let (_, batch) = batch?;
                     if self.counts(&batch)? {
-                        batch.verify_crc()?;
-                        self.records = Some(batch.records(DECOMPRESSED_MAX)?);
+                        return Ok(Some(Step::Batch(batch)));
                     }
                 }
             }
@@ -213,23 +260,17 @@ impl Iterator for ChunkRecords {
     type Item = Result<Record, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.over == Over::Yes {
-            return None;
-        }
-        match self.step() {
-            Ok(Some(record)) => return Some(Ok(record)),
-            Ok(None) => self.over = Over::Yes,
-            Err(damage) => {
-                self.over = Over::Yes;
-                let (topic, partition) = (self.topic.clone(), self.partition);
-                return Some(Err(Error::DamagedBatch {
-                    topic,
-                    partition,
-                    damage,
-                }));
+        loop {
+            match self.advance().transpose()? {
+                Ok(Step::Record(record)) => return Some(Ok(record)),
+                Ok(Step::Batch(batch)) => {
+                    if let Err(error) = self.begin(open_batch(&batch)) {
+                        return Some(Err(error));
+                    }
+                }
+                Err(error) => return Some(Err(error)),
             }
         }
-        None
     }
 }
 

@@ -1,4 +1,4 @@
-//! Offsets by time, and the ends of the log.
+//! Offsets by time, the ends of the log, and where it begins.
 
 use super::{Client, Error};
 use crate::proto::v1::{self, list_offsets_request};
@@ -28,7 +28,56 @@ pub struct FoundOffset {
     pub timestamp: Option<Timestamp>,
 }
 
+/// What to delete of one partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeleteBefore {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Exclusive. Absent: everything that can be read now.
+    pub before: Option<Offset>,
+}
+
 impl Client {
+    /// Raises log start offsets: records before them are gone for every reader. Returns each partition with its log start, in the
+    /// order of `partitions`. Durable on return.
+    ///
+    /// ```no_run
+    /// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+    /// use siltstone::client::{DeleteBefore, OffsetQuery};
+    /// use siltstone::types::Timestamp;
+    ///
+    /// // Everything from before 2013 goes.
+    /// let new_year = OffsetQuery::Time(Timestamp(1_356_998_400_000));
+    /// let found = client.list_offsets("flights", new_year).await?;
+    /// let partitions: Vec<_> = found
+    ///     .into_iter()
+    ///     .map(|found| DeleteBefore { partition: found.partition, before: found.offset })
+    ///     .collect();
+    /// client.delete_records("flights", &partitions).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotFound`; `OutOfRange` for an offset beyond the high watermark.
+    pub async fn delete_records(
+        &self,
+        topic: &str,
+        partitions: &[DeleteBefore],
+    ) -> Result<Vec<(PartitionId, Offset)>, Error> {
+        let asked = partitions.iter().map(|asked| v1::DeleteBefore {
+            partition: asked.partition.0,
+            before_offset: asked.before.map(|offset| offset.0),
+        });
+        let request = v1::DeleteRecordsRequest {
+            topic: topic.to_owned(),
+            partitions: asked.collect(),
+        };
+        let response = self.answer(self.log().delete_records(request)).await?;
+        let start = |start: v1::LogStart| (PartitionId(start.partition), Offset(start.log_start_offset));
+        Ok(response.partitions.into_iter().map(start).collect())
+    }
+
     /// Looks for offsets in all partitions of a topic; ascending by partition.
     ///
     /// # Errors

@@ -62,12 +62,12 @@ async fn check(script: Vec<Fate>, count: usize, options: ProducerOptions) {
         producer.send(to(1, value)).await.expect("sent");
     }
     producer.close().await.expect("all acknowledged");
-    let summary = producer.summary();
+    let metrics = producer.metrics();
     assert_eq!(
-        summary.acknowledged_records,
+        metrics.acknowledged_records,
         2 * u64::try_from(count).expect("small")
     );
-    assert_eq!(summary.sent_records, summary.acknowledged_records);
+    assert_eq!(metrics.sent_records, metrics.acknowledged_records);
     assert_eq!(server.log(0), values, "{script:?}");
     assert_eq!(server.log(1), values, "{script:?}");
 }
@@ -230,7 +230,7 @@ async fn a_rejected_batch_stops_the_producer_and_the_rest_is_not_written() {
     );
     let again = producer.send(to(0, "third")).await.expect_err("stopped");
     assert_eq!(again.reason(), Some("INVALID_RECORD"));
-    assert_eq!(producer.summary().acknowledged_records, 1);
+    assert_eq!(producer.metrics().acknowledged_records, 1);
     assert_eq!(server.log(0), ["first"]);
 }
 
@@ -249,7 +249,7 @@ async fn five_batches_of_a_partition_are_under_way_and_no_sixth() {
     }
     // The scripted server reads one request at a time while it holds an answer; five lie before it or on the way.
     server.has_received(0, 2).await;
-    assert_eq!(producer.in_flight_requests(), 5);
+    assert_eq!(producer.metrics().in_flight_requests, 5);
 }
 
 /// How a record ends that a server with this script never acknowledges.
@@ -308,7 +308,7 @@ async fn a_refused_record_is_told_by_its_number_when_all_before_it_is_written() 
             let log = server.log(0);
             assert_eq!(log.len(), 1 + place, "all before it, and nothing after it");
             assert_eq!(log[place].trim(), (place - 1).to_string());
-            assert_eq!(producer.summary().acknowledged_records, 1 + place as u64);
+            assert_eq!(producer.metrics().acknowledged_records, 1 + place as u64);
         }
         other => panic!("{other:?}"),
     }

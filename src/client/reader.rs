@@ -3,92 +3,32 @@
 //! Invariants
 //! - The resume token after a chunk covers everything up to and including that chunk: a reader that keeps the token with
 //!   what it made of the chunk goes on without a gap and without a repeat.
-//! - Every chunk tells below which offsets its partition is compacted ([`CompactedBelow`]): who goes on below may have missed
-//!   something.
-//! - A read that follows is opened again after a loss, at its token, and says so to whom [`Reader::watch`] named. A bounded
-//!   read is not: its end was that of the call.
-//! - Memory is bounded by the receive window of the read's own stream and one chunk; who is not polled holds up nobody else.
+//! - Every chunk tells below which offsets its partition is compacted ([`CompactedBelow`](super::CompactedBelow)): who goes on
+//!   below may have missed something.
+//! - A read is opened again after a loss, where it stands, and says so to whom [`Reader::watch`] named.
+//! - Memory is bounded by the receive window of the read's own stream, `prefetch_bytes` and one chunk; who is not polled holds up
+//!   nobody else.
 //!
-//! What is not here: which records of a batch count (`filter`).
+//! What is not here: the fetching (`fetcher`), which records of a batch count (`filter`), records one by one (`record_stream`).
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
-use std::str::FromStr;
-use std::time::Duration;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::time::Instant;
-use tonic::Streaming;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::Stream;
 
-use super::filter::{Chunk, ChunkRecords, CompactedBelow, Wanted};
+use super::fetcher::{Completed, Event, Fetched, Fetcher};
+use super::filter::{Chunk, ChunkRecords};
 use super::offsets::OffsetQuery;
+use super::read_spec::{ReadSpec, ReadStart, ResumeToken};
+use super::record_stream::RecordStream;
 use super::{Client, Error, admin};
-use crate::proto::v1::{self, read_end, read_start};
-use crate::types::{Isolation, Offset, PartitionId, Timestamp, TopicName};
+use crate::types::TopicName;
 
-/// How long a read that follows tries to come back, unless told otherwise.
-const RECONNECT_FOR: Duration = Duration::from_secs(60);
-
-/// Where a read begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ReadStart {
-    /// The first record that can be read.
-    #[default]
-    Earliest,
-    /// Only what is written after the call.
-    Latest,
-    /// This offset, in each partition.
-    Offset(Offset),
-    /// Exactly the records with this timestamp or a later one.
-    Time(Timestamp),
-}
-
-/// Where a read ends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum ReadEnd {
-    /// The end of the log as of the call.
-    #[default]
-    Now,
-    /// Before this offset, in each partition.
-    Offset(Offset),
-    /// As `Now`, and only records with an earlier timestamp.
-    Time(Timestamp),
-    /// Never: waits for new records.
-    Follow,
-}
-
-/// What to read of a topic.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ReadSpec {
-    /// Which partitions; empty means all.
-    pub partitions: Vec<PartitionId>,
-    /// Where it begins.
-    pub start: ReadStart,
-    /// Where it ends.
-    pub end: ReadEnd,
-    /// Partitions it names begin there; a time in `start` still holds.
-    pub resume: ResumeToken,
-    /// How far the reader sees.
-    pub isolation: Isolation,
-    /// How long a read that follows tries to come back after a loss; [`Duration::MAX`] is for ever.
-    pub reconnect_for: Duration,
-}
-
-impl Default for ReadSpec {
-    /// Everything from the earliest record to the end as of the call; a minute to come back.
-    fn default() -> Self {
-        Self {
-            partitions: Vec::new(),
-            start: ReadStart::default(),
-            end: ReadEnd::default(),
-            resume: ResumeToken::default(),
-            isolation: Isolation::default(),
-            reconnect_for: RECONNECT_FOR,
-        }
-    }
-}
-
-/// A turn in the connection of a read that follows.
+/// A turn in the connection of a read.
 #[derive(Clone, Copy, Debug)]
 pub enum Connection<'a> {
     /// It is lost, for this reason; the read tries to come back.
@@ -100,67 +40,38 @@ pub enum Connection<'a> {
 /// Told of every turn of a read's connection.
 type Watcher = Box<dyn FnMut(Connection<'_>) + Send + Sync>;
 
-/// Where every partition of a read stands: the next offset to read. As text, `0:12,1:5`.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ResumeToken(pub BTreeMap<PartitionId, Offset>);
-
-impl fmt::Display for ResumeToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut comma = "";
-        for (partition, offset) in &self.0 {
-            write!(f, "{comma}{partition}:{offset}")?;
-            comma = ",";
-        }
-        Ok(())
-    }
-}
-
-/// Why text is not a resume token.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{part:?} is not PARTITION:OFFSET; a resume token reads 0:12,1:5")]
-pub struct ResumeTokenError {
-    /// The part that is wrong.
-    pub part: String,
-}
-
-impl FromStr for ResumeToken {
-    type Err = ResumeTokenError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let position = |part: &str| {
-            let (partition, offset) = part.split_once(':')?;
-            let partition: i32 = partition.parse().ok().filter(|number| *number >= 0)?;
-            let offset: i64 = offset.parse().ok().filter(|number| *number >= 0)?;
-            Some((PartitionId(partition), Offset(offset)))
-        };
-        text.split(',')
-            .filter(|part| !part.is_empty())
-            .map(|part| {
-                position(part).ok_or_else(|| ResumeTokenError {
-                    part: part.to_owned(),
-                })
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
-/// A read under way.
+/// A read under way: a [`Stream`] of chunks, which are whole batches. [`Reader::into_records`] makes it one of records.
+///
+/// After an error it is over.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{Connection, ReadEnd, ReadSpec};
+///
+/// let follow = ReadSpec { end: ReadEnd::Follow, ..ReadSpec::default() };
+/// let mut reader = client.read("flights", follow).await?;
+/// reader.watch(|turn| match turn {
+///     Connection::Lost(error) => eprintln!("waiting for the server: {error}"),
+///     Connection::Restored => eprintln!("it is back"),
+/// });
+/// while let Some(chunk) = reader.next().await? {
+///     for record in reader.records(&chunk) {
+///         println!("{}@{}", chunk.partition(), record?.offset);
+///     }
+///     // Kept together with what was made of the chunk, it makes that exactly once.
+///     println!("resume {}", reader.resume_token());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Reader {
     client: Client,
     topic: TopicName,
-    spec: ReadSpec,
-    times: Range<Timestamp>,
-    stream: Option<Streaming<v1::ReadResponse>>,
+    queue: mpsc::Receiver<Event>,
+    task: JoinHandle<()>,
     position: ResumeToken,
     completed: Completed,
     watcher: Watcher,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Completed {
-    Yes,
-    No,
 }
 
 impl Client {
@@ -171,37 +82,29 @@ impl Client {
     pub async fn read(&self, topic: &str, spec: ReadSpec) -> Result<Reader, Error> {
         let topic = admin::topic_name(topic)?;
         let mut spec = spec;
-        if spec.start == ReadStart::Latest {
+        if spec.begins_at_latest() {
             self.pin_latest(&topic, &mut spec).await?;
         }
-        let lower = match spec.start {
-            ReadStart::Time(time) => time,
-            _ => Timestamp::MIN,
-        };
-        let upper = match spec.end {
-            ReadEnd::Time(time) => time,
-            _ => Timestamp::MAX,
-        };
         let position = spec.resume.clone();
-        let mut reader = Reader {
+        let fetcher = Fetcher::open(self.clone(), topic.clone(), spec).await?;
+        let (queue, task) = fetcher.start();
+        Ok(Reader {
             client: self.clone(),
             topic,
-            spec,
-            times: lower..upper,
-            stream: None,
+            queue,
+            task,
             position,
             completed: Completed::No,
             watcher: Box::new(|_| {}),
-        };
-        reader.stream = Some(reader.open().await?);
-        Ok(reader)
+        })
     }
 
     /// Turns "latest" into offsets, so that a read opened again after a loss begins where the first one did.
     async fn pin_latest(&self, topic: &TopicName, spec: &mut ReadSpec) -> Result<(), Error> {
         for found in self.list_offsets(topic.as_str(), OffsetQuery::Latest).await? {
-            let wanted = spec.partitions.is_empty() || spec.partitions.contains(&found.partition);
-            if let (true, Some(offset)) = (wanted, found.offset) {
+            let begins_there =
+                spec.names(found.partition) && spec.start_of(found.partition) == ReadStart::Latest;
+            if let (true, Some(offset)) = (begins_there, found.offset) {
                 spec.resume.0.entry(found.partition).or_insert(offset);
             }
         }
@@ -210,44 +113,16 @@ impl Client {
 }
 
 impl Reader {
-    /// Waits for the next chunk; `None` when everything asked for has come. Chunks without records carry progress.
+    /// Waits for the next chunk; `None` when everything asked for has come. Chunks without records carry progress. A call that
+    /// is dropped before it ends loses nothing.
     ///
     /// # Errors
-    /// The server's, the connection's (a read that follows first tries for `reconnect_for` to come back), and
-    /// [`Error::DamagedBatch`].
+    /// The server's, and the connection's after `reconnect_for`. Damage in a chunk is told by [`Reader::records`].
     pub async fn next(&mut self) -> Result<Option<Chunk>, Error> {
-        loop {
-            if self.completed == Completed::Yes {
-                return Ok(None);
-            }
-            let message = match &mut self.stream {
-                Some(stream) => stream.message().await,
-                None => return Ok(None),
-            };
-            match message {
-                Ok(Some(response)) => return self.take(response).map(Some),
-                Ok(None) if self.spec.end == ReadEnd::Follow => {
-                    let reason = "the server ended the stream".to_owned();
-                    let address = self.client.address().to_owned();
-                    self.reopen(Error::ConnectionLost { address, reason }).await?;
-                }
-                Ok(None) => {
-                    return Err(self
-                        .client
-                        .protocol_error("a read ended without saying that it is complete"));
-                }
-                Err(status) => {
-                    let error = self.client.error(&status);
-                    if self.spec.end != ReadEnd::Follow {
-                        return Err(error);
-                    }
-                    self.reopen(error).await?;
-                }
-            }
-        }
+        poll_fn(|context| self.poll_chunk(context)).await.transpose()
     }
 
-    /// Has `watcher` told when the connection of a read that follows is lost, once a loss, and when it is there again.
+    /// Has `watcher` told when the connection is lost, once a loss, and when it is there again.
     pub fn watch(&mut self, watcher: impl FnMut(Connection<'_>) + Send + Sync + 'static) {
         self.watcher = Box::new(watcher);
     }
@@ -267,130 +142,78 @@ impl Reader {
         chunk.records(&self.topic)
     }
 
-    async fn open(&self) -> Result<Streaming<v1::ReadResponse>, Error> {
-        self.client.answer(self.client.log().read(self.request())).await
+    /// Reads on record by record.
+    pub fn into_records(self) -> RecordStream {
+        RecordStream::new(self)
     }
 
-    async fn reopen(&mut self, error: Error) -> Result<(), Error> {
-        // No end where the time that is left goes beyond what the clock can tell.
-        let give_up_at = Instant::now().checked_add(self.spec.reconnect_for);
-        (self.watcher)(Connection::Lost(&error));
-        let mut error = error;
-        let mut attempt = 0;
+    /// Returns how much lies ready.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Chunk, Error>>> {
+        let fetched = ready!(self.poll_fetched(context));
+        Poll::Ready(fetched.map(|fetched| {
+            let Fetched { chunk, moved, .. } = fetched?;
+            self.position.advance(moved);
+            Ok(chunk)
+        }))
+    }
+
+    /// Waits for what the next chunk is, and leaves the position to the caller.
+    pub(super) fn poll_fetched(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Fetched, Error>>> {
         loop {
-            let Some(delay) = error.retry_delay(attempt) else {
-                return Err(error);
-            };
-            if give_up_at.is_some_and(|end| Instant::now() + delay >= end) {
-                return Err(error);
+            if self.completed == Completed::Yes {
+                return Poll::Ready(None);
             }
-            tokio::time::sleep(delay).await;
-            match self.open().await {
-                Ok(stream) => {
-                    self.stream = Some(stream);
-                    (self.watcher)(Connection::Restored);
-                    return Ok(());
+            let error = match ready!(self.queue.poll_recv(context)) {
+                Some(Event::Fetched(fetched, share)) => {
+                    drop(share);
+                    self.completed = fetched.completed;
+                    return Poll::Ready(Some(Ok(fetched)));
                 }
-                Err(failed) => error = failed,
-            }
-            attempt = attempt.saturating_add(1);
-        }
-    }
-
-    fn request(&self) -> v1::ReadRequest {
-        let start = match self.spec.start {
-            ReadStart::Earliest => read_start::At::Earliest(true),
-            ReadStart::Latest => read_start::At::Latest(true),
-            ReadStart::Offset(offset) => read_start::At::Offset(offset.0),
-            ReadStart::Time(time) => read_start::At::TimestampMs(time.0),
-        };
-        let end = match self.spec.end {
-            ReadEnd::Now => read_end::At::Now(true),
-            ReadEnd::Offset(offset) => read_end::At::Offset(offset.0),
-            ReadEnd::Time(time) => read_end::At::TimestampMs(time.0),
-            ReadEnd::Follow => read_end::At::Follow(true),
-        };
-        let isolation = match self.spec.isolation {
-            Isolation::ReadUncommitted => v1::Isolation::ReadUncommitted,
-            Isolation::ReadCommitted => v1::Isolation::ReadCommitted,
-        };
-        let partition = |partition: &PartitionId| v1::ReadPartition {
-            partition: partition.0,
-            start: None,
-        };
-        v1::ReadRequest {
-            topic: self.topic.as_str().to_owned(),
-            partitions: self.spec.partitions.iter().map(partition).collect(),
-            start: Some(v1::ReadStart { at: Some(start) }),
-            end: Some(v1::ReadEnd { at: Some(end) }),
-            resume: self.resume_message(),
-            isolation: isolation.into(),
-            format: v1::RecordFormat::Batches.into(),
-            max_response_bytes: 0,
-            // `take` keeps the rest.
-            changed_positions: true,
-        }
-    }
-
-    fn resume_message(&self) -> Option<v1::ResumeToken> {
-        let position = |(partition, offset): (&PartitionId, &Offset)| v1::PartitionOffset {
-            partition: partition.0,
-            offset: offset.0,
-        };
-        let positions: Vec<_> = self.position.0.iter().map(position).collect();
-        (!positions.is_empty()).then_some(v1::ResumeToken { positions })
-    }
-
-    /// Takes a response in; its token tells of the partitions that moved.
-    fn take(&mut self, response: v1::ReadResponse) -> Result<Chunk, Error> {
-        let partition = PartitionId(response.partition);
-        let token = response.resume.unwrap_or_default();
-        let from = self.from(partition, Offset(response.log_start_offset));
-        for position in &token.positions {
-            self.position
-                .0
-                .insert(PartitionId(position.partition), Offset(position.offset));
-        }
-        let until = match self.position.0.get(&partition) {
-            Some(until) => *until,
-            None if response.batches.is_empty() => from,
-            None => {
-                return Err(self
-                    .client
-                    .protocol_error("a chunk's resume token lacks its partition"));
-            }
-        };
-        if response.complete {
+                Some(Event::Lost(error)) => {
+                    (self.watcher)(Connection::Lost(&error));
+                    continue;
+                }
+                Some(Event::Restored) => {
+                    (self.watcher)(Connection::Restored);
+                    continue;
+                }
+                Some(Event::Failed(error)) => error,
+                None => self.runtime_is_gone(),
+            };
             self.completed = Completed::Yes;
+            return Poll::Ready(Some(Err(error)));
         }
-        let compacted_below = CompactedBelow {
-            records: Offset(response.compacted_below),
-            tombstones: Offset(response.tombstones_gone_below),
-        };
-        let aborted = response.aborted_transactions;
-        let chunk = Chunk::new(
-            partition,
-            response.batches,
-            Wanted {
-                offsets: from..until,
-                times: self.times.clone(),
-            },
-            aborted
-                .into_iter()
-                .map(|aborted| (aborted.producer_id, aborted.first_offset))
-                .collect(),
-        );
-        Ok(chunk.told(compacted_below))
     }
 
-    /// The first offset of the partition's next chunk that was asked for and not read yet.
-    fn from(&self, partition: PartitionId, log_start: Offset) -> Offset {
-        let asked = match (self.position.0.get(&partition), self.spec.start) {
-            (Some(position), _) => *position,
-            (None, ReadStart::Offset(offset)) => offset,
-            (None, _) => Offset::ZERO,
-        };
-        asked.max(log_start)
+    /// Takes in how far a chunk went that the caller is done with.
+    pub(super) fn advance(&mut self, fetched: Fetched) {
+        self.position.advance(fetched.moved);
+    }
+
+    pub(super) fn runtime_is_gone(&self) -> Error {
+        Error::ConnectionLost {
+            address: self.client.address().to_owned(),
+            reason: "the runtime in which the read began has ended".to_owned(),
+        }
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<Chunk, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_chunk(context)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -400,26 +223,5 @@ impl fmt::Debug for Reader {
             .field("topic", &self.topic)
             .field("position", &self.position)
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resume_token_reads_back_from_its_text() {
-        for text in ["", "0:12", "0:12,1:5,7:0"] {
-            let token: ResumeToken = text.parse().expect("it is one");
-            assert_eq!(token.to_string(), text);
-        }
-    }
-
-    #[test]
-    fn what_is_no_resume_token_is_named() {
-        for (text, part) in [("0", "0"), ("0:1,x:2", "x:2"), ("0:-1", "0:-1"), ("-1:0", "-1:0")] {
-            let error = text.parse::<ResumeToken>().expect_err("it is none");
-            assert_eq!(error.part, part, "{text}");
-        }
     }
 }

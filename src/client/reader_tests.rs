@@ -5,16 +5,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tokio_stream::StreamExt;
 
 use super::testing::Scripted;
 use super::{Client, CompactedBelow, Connection, Error, ReadEnd, ReadSpec, ReadStart, Reader};
 use crate::proto::v1;
-use crate::record::{BatchBuilder, BatchOptions};
+use crate::record::{BatchBuilder, BatchOptions, Codec};
 use crate::types::{LeaderEpoch, Offset, PartitionId, Timestamp};
 
 /// A batch of records at `base`, whose values are their offsets and whose times are ten times as much.
 fn batch(base: i64, count: i64) -> Bytes {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
+    batch_in(Codec::None, base, count)
+}
+
+fn batch_in(codec: Codec, base: i64, count: i64) -> Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        codec,
+        ..BatchOptions::default()
+    });
     for offset in base..base + count {
         let value = offset.to_string();
         builder
@@ -153,6 +161,20 @@ async fn a_follower_that_lost_its_connection_goes_on_without_gap_or_repeat() {
 }
 
 #[tokio::test]
+async fn a_token_that_goes_back_repeats_no_record() {
+    let server = Scripted::start(1, []).await;
+    let reads = vec![
+        response(batch(0, 5), 5),
+        response(Bytes::new(), 2),
+        last(response(batch(0, 8), 8)),
+    ];
+    server.state.lock().reads.push_back(reads);
+    let mut reader = reader(&server, ReadSpec::default()).await;
+    let read = offsets(&mut reader, usize::MAX).await.expect("it ends");
+    assert_eq!(read, (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_follower_tells_once_that_it_lost_its_connection_and_once_that_it_is_back() {
     let server = Scripted::start(1, []).await;
     server
@@ -233,17 +255,142 @@ async fn a_follower_from_the_latest_keeps_its_beginning_over_a_loss() {
 }
 
 #[tokio::test]
-async fn a_bounded_read_that_lost_its_connection_says_so() {
+async fn a_bounded_read_that_is_not_to_come_back_says_that_it_lost_its_connection() {
     let server = Scripted::start(1, []).await;
     server
         .state
         .lock()
         .reads
         .push_back(vec![response(batch(0, 5), 5)]);
-    let mut reader = reader(&server, ReadSpec::default()).await;
+    let spec = ReadSpec {
+        reconnect_for: Duration::ZERO,
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
     let error = offsets(&mut reader, usize::MAX).await.expect_err("it broke");
     assert!(matches!(error, Error::ConnectionLost { .. }), "{error:?}");
     assert_eq!(reader.resume_token().0[&PartitionId(0)], Offset(5));
+    assert!(reader.next().await.expect("it is over").is_none());
+}
+
+#[tokio::test]
+async fn a_bounded_read_that_lost_its_connection_goes_on_to_its_end_without_gap_or_repeat() {
+    let server = Scripted::start(1, []).await;
+    server.state.lock().reads.extend([
+        vec![response(batch(0, 5), 3)],
+        vec![response(batch(0, 5), 5), last(response(batch(5, 5), 8))],
+    ]);
+    let spec = ReadSpec {
+        end: ReadEnd::Offset(Offset(8)),
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    let read = offsets(&mut reader, usize::MAX).await.expect("it comes back");
+    assert_eq!(read, (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn partitions_begin_where_each_is_told_to() {
+    let server = Scripted::start(3, []).await;
+    server.state.lock().logs[2] = vec![Bytes::new(); 5];
+    let mut second = response(batch(0, 10), 10);
+    second.partition = 1;
+    second.resume.as_mut().expect("it has one").positions[0].partition = 1;
+    let reads = vec![response(batch(0, 10), 10), last(second)];
+    server.state.lock().reads.push_back(reads);
+    let spec = ReadSpec {
+        partitions: vec![PartitionId(0), PartitionId(2)],
+        start: ReadStart::Offset(Offset(6)),
+        starts: [
+            (PartitionId(1), ReadStart::Time(Timestamp(80))),
+            (PartitionId(2), ReadStart::Latest),
+        ]
+        .into(),
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    let read = offsets(&mut reader, usize::MAX).await.expect("it ends");
+    assert_eq!(read, [6, 7, 8, 9, 8, 9], "by offset, then by time");
+    let request = server.state.lock().read_requests.remove(0);
+    let asked: Vec<_> = request
+        .partitions
+        .iter()
+        .map(|partition| partition.partition)
+        .collect();
+    assert_eq!(asked, [1, 2, 0]);
+    let positions = request.resume.expect("the latest is pinned").positions;
+    assert_eq!(positions.len(), 1);
+    assert_eq!((positions[0].partition, positions[0].offset), (2, 5));
+}
+
+#[tokio::test]
+async fn records_one_by_one_are_those_of_the_chunks_and_the_token_covers_each() {
+    for codec in Codec::ALL {
+        let server = Scripted::start(1, []).await;
+        // The second is large enough to be decompressed on another thread.
+        let reads = vec![
+            response(batch_in(codec, 0, 10), 10),
+            response(batch_in(codec, 10, 20_000), 20_010),
+            last(response(Bytes::new(), 20_010)),
+        ];
+        server.state.lock().reads.push_back(reads);
+        let spec = ReadSpec {
+            start: ReadStart::Offset(Offset(7)),
+            ..ReadSpec::default()
+        };
+        let mut records = reader(&server, spec).await.into_records();
+        for expected in 7..20_010 {
+            let read = records.next().await.expect("a record").expect("sound");
+            assert_eq!(read.record.offset, Offset(expected), "{codec:?}");
+            if expected % 1000 == 8 {
+                assert_eq!(records.resume_token().to_string(), format!("0:{}", expected + 1));
+            }
+        }
+        assert!(records.next().await.is_none());
+        assert_eq!(records.resume_token().to_string(), "0:20010");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_batch_ends_the_records_after_the_sound_ones_and_the_token_stays_before_it() {
+    let server = Scripted::start(1, []).await;
+    let mut bytes = [batch(0, 2), batch(2, 2)].concat();
+    *bytes.last_mut().expect("not empty") ^= 1;
+    let reads = vec![last(response(bytes.into(), 4))];
+    server.state.lock().reads.push_back(reads);
+    let mut records = reader(&server, ReadSpec::default()).await.into_records();
+    let read: Vec<_> = (&mut records).collect().await;
+    assert_eq!(read.len(), 3);
+    assert!(
+        matches!(read[2], Err(Error::DamagedBatch { .. })),
+        "{:?}",
+        read[2]
+    );
+    assert_eq!(records.resume_token().to_string(), "0:2");
+}
+
+#[tokio::test]
+async fn no_more_is_fetched_ahead_than_was_allowed() {
+    let server = Scripted::start(1, []).await;
+    let chunks = (0..9).map(|number| response(batch(number, 1), number + 1));
+    let mut reads: Vec<_> = chunks.collect();
+    reads.push(last(response(Bytes::new(), 9)));
+    server.state.lock().reads.push_back(reads);
+    let spec = ReadSpec {
+        // Two of them, and not three.
+        prefetch_bytes: batch(0, 1).len() * 5 / 2,
+        ..ReadSpec::default()
+    };
+    let mut reader = reader(&server, spec).await;
+    while reader.queued() < 2 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        assert!(reader.queued() <= 2);
+    }
+    let read = offsets(&mut reader, usize::MAX).await.expect("it ends");
+    assert_eq!(read, (0..9).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -7,6 +7,23 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId, Timestamp};
 
 /// A range of a topic that no policy takes anything from.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{HeldRange, Hold};
+/// use siltstone::types::Timestamp;
+///
+/// let january = Timestamp(1_356_998_400_000)..Timestamp(1_359_676_800_000);
+/// let hold = Hold { name: "audit".to_owned(), partition: None, range: HeldRange::Times(january) };
+/// client.add_hold("flights", hold).await?;
+/// for preview in client.preview_retention("flights").await? {
+///     println!("{}: {} segments go, then {:?}", preview.partition, preview.deletions.len(), preview.stay);
+/// }
+/// client.remove_hold("flights", "audit").await?;
+/// assert!(client.list_holds("flights").await?.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hold {
     /// Unique in the topic.
@@ -95,11 +112,33 @@ impl Client {
     /// # Errors
     /// `NotFound`.
     pub async fn preview_retention(&self, topic: &str) -> Result<Vec<RetentionPreview>, Error> {
-        let request = v1::PreviewRetentionRequest {
-            topic: topic.to_owned(),
-        };
-        let response = self.answer(self.admin().preview_retention(request)).await?;
-        Ok(response.partitions.into_iter().map(preview).collect())
+        let mut from = (0, 0);
+        let mut previews = Vec::<RetentionPreview>::new();
+        loop {
+            let request = v1::PreviewRetentionRequest {
+                topic: topic.to_owned(),
+                from: Some(v1::LogPlace {
+                    partition: from.0,
+                    offset: from.1,
+                }),
+            };
+            let page = self.answer(self.admin().preview_retention(request)).await?;
+            for more in page.partitions.into_iter().map(preview) {
+                match previews.last_mut() {
+                    // The rest of its deletions, in a later look at the log: that tells how it ends.
+                    Some(begun) if begun.partition == more.partition => {
+                        let deletions = std::mem::take(&mut begun.deletions);
+                        *begun = more;
+                        begun.deletions.splice(..0, deletions);
+                    }
+                    _ => previews.push(more),
+                }
+            }
+            match page.next {
+                None => return Ok(previews),
+                Some(next) => from = self.further(&from, (next.partition, next.offset))?,
+            }
+        }
     }
 
     /// Keeps a range of a topic from every policy; durable on return. The same hold again is no failure.

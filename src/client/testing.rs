@@ -40,7 +40,12 @@ pub(crate) enum Fate {
     RejectedRecord(u32),
     /// Appended; answered when the test says so.
     Held,
+    /// Appended; the answer does not say where.
+    Nowhere,
 }
+
+/// First and last sequence of a batch, and its base offset.
+type Numbered = (i32, i32, i64);
 
 /// What a test sees of the server.
 #[derive(Default)]
@@ -53,10 +58,12 @@ pub(crate) struct State {
     pub(crate) received: Vec<usize>,
     /// Answers to `read` calls, in order; the stream then breaks, or ends if the last is complete.
     pub(crate) reads: VecDeque<Vec<v1::ReadResponse>>,
+    /// Leaves calls that open a stream of requests without an answer.
+    pub(crate) is_mute: bool,
     /// What `read` calls asked.
     pub(crate) read_requests: Vec<v1::ReadRequest>,
-    /// First and last sequence of the batches of each producer and partition.
-    written: HashMap<(i64, usize), Vec<(i32, i32)>>,
+    /// The batches of each producer and partition.
+    written: HashMap<(i64, usize), Vec<Numbered>>,
     next_producer: i64,
 }
 
@@ -124,8 +131,14 @@ impl Scripted {
 }
 
 impl State {
-    /// Appends a batch by Kafka's rules.
-    fn append(&mut self, partition: usize, bytes: Bytes) -> Result<(), v1::Error> {
+    /// Appends a batch by Kafka's rules, and returns where.
+    fn append(&mut self, partition: usize, bytes: Bytes) -> Result<v1::Appended, v1::Error> {
+        let appended = |base_offset| v1::Appended {
+            partition: i32::try_from(partition).expect("few partitions"),
+            base_offset: Some(base_offset),
+            ..v1::Appended::default()
+        };
+        let base_offset = i64::try_from(self.logs[partition].len()).expect("a short log");
         let batch = RecordBatch::parse(bytes).expect("the client sends sound batches");
         batch.verify_crc().expect("the client sends sound batches");
         let header = *batch.header();
@@ -133,23 +146,24 @@ impl State {
             let first = producer.base_sequence.expect("a numbered batch").0;
             let last = header.last_sequence().expect("a numbered batch").0;
             let written = self.written.entry((producer.id.0, partition)).or_default();
-            if written.iter().rev().take(5).any(|batch| *batch == (first, last)) {
-                return Ok(());
+            let mut remembered = written.iter().rev().take(5);
+            if let Some((.., base_offset)) = remembered.find(|(from, to, _)| (*from, *to) == (first, last)) {
+                return Ok(appended(*base_offset));
             }
             // Without memory of the producer any sequence is taken.
-            if written.last().is_some_and(|(_, end)| *end + 1 != first) {
+            if written.last().is_some_and(|(_, end, _)| *end + 1 != first) {
                 return Err(error(
                     tonic::Code::FailedPrecondition,
                     "OUT_OF_ORDER_SEQUENCE",
                     None,
                 ));
             }
-            written.push((first, last));
+            written.push((first, last, base_offset));
         }
         let records = batch.records(DecompressLimit(1 << 20)).expect("sound records");
         let values = records.map(|record| record.expect("a sound record").value.expect("a value"));
         self.logs[partition].extend(values);
-        Ok(())
+        Ok(appended(base_offset))
     }
 }
 
@@ -192,10 +206,11 @@ impl Scripted {
                         ..error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)
                     }),
                     Fate::Rejected => Err(error(tonic::Code::InvalidArgument, "INVALID_RECORD", None)),
-                    Fate::LostBefore => Ok(()),
+                    Fate::LostBefore => Ok(v1::Appended::default()),
                     Fate::WrittenButRefused => state
                         .append(partition, batch)
-                        .and_then(|()| Err(error(tonic::Code::DeadlineExceeded, "ACK_TIMEOUT", Some(0)))),
+                        .and_then(|_| Err(error(tonic::Code::DeadlineExceeded, "ACK_TIMEOUT", Some(0)))),
+                    Fate::Nowhere => state.append(partition, batch).map(|_| v1::Appended::default()),
                     Fate::Answered | Fate::LostAfter | Fate::Held => state.append(partition, batch),
                 };
                 (fate, appended)
@@ -210,7 +225,9 @@ impl Scripted {
                 _ => {}
             }
             let outcome = match appended {
-                Ok(()) => Outcome::Acknowledged(v1::ProduceResponse::default()),
+                Ok(appended) => Outcome::Acknowledged(v1::ProduceResponse {
+                    appended: vec![appended],
+                }),
                 Err(error) => Outcome::Error(error),
             };
             if answers
@@ -248,6 +265,9 @@ impl LogService for Scripted {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        if self.state.lock().is_mute {
+            std::future::pending::<()>().await;
+        }
         let (answers, receiver) = mpsc::channel(1024);
         let server = self.clone();
         tokio::spawn(async move { server.serve_stream(request.into_inner(), answers).await });

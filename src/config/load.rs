@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::table::{ENV_PREFIX, TOPIC_DEFAULTS};
 use super::value::nearest;
 use super::{Config, DataLife, SETTINGS, Setting};
-use crate::broker::Settings;
+use crate::broker::{Access, Restore, Settings};
 
 /// Variables of the environment that begin as settings do and are none.
 const OTHER_VARIABLES: [&str; 5] = [
@@ -16,8 +16,11 @@ const OTHER_VARIABLES: [&str; 5] = [
     "SILTSTONE_TLS_CA",
     "SILTSTONE_TLS_CERTIFICATE",
     "SILTSTONE_TLS_KEY",
-    "SILTSTONE_CONFIG",
+    CONFIG_VARIABLE,
 ];
+
+/// The variable that names the file.
+pub const CONFIG_VARIABLE: &str = "SILTSTONE_CONFIG";
 
 /// Greatest configuration file, in bytes: a thousand times what all settings take.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -224,6 +227,24 @@ fn apply(loaded: &mut Loaded, given: Given) -> Result<(), ConfigError> {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
+    let archive = &config.broker.archive;
+    if archive.url.is_none() && archive.restore != Restore::Off {
+        return Err(ConfigError::Contradiction {
+            reason: "tier.restore is set without tier.url, which says from where",
+        });
+    }
+    if archive.access == Access::Read {
+        let reason = match (&archive.url, archive.restore) {
+            (None, _) => "tier.read_only is set without tier.url, which says whose archive",
+            (Some(_), Restore::Off) => return check_tls(config),
+            (Some(_), _) => "tier.read_only and tier.restore exclude each other: what is restored is owned",
+        };
+        return Err(ConfigError::Contradiction { reason });
+    }
+    check_tls(config)
+}
+
+fn check_tls(config: &Config) -> Result<(), ConfigError> {
     let grpc = &config.grpc;
     let reason = match (&grpc.tls_certificate, &grpc.tls_key, &grpc.tls_client_ca) {
         (Some(_), None, _) => "grpc.tls_certificate is set without grpc.tls_key; TLS needs both",
@@ -249,6 +270,11 @@ fn check_topic_defaults(loaded: &Loaded) -> Result<(), ConfigError> {
         reason: refused.to_string(),
         origins: origins.into_iter().collect::<Vec<_>>().join(" and "),
     })
+}
+
+/// Tells whether a variable of the environment is taken for a setting, or for the name of the file.
+pub fn reads_variable(name: &str) -> bool {
+    key_of_variable(name).is_some() || name == CONFIG_VARIABLE
 }
 
 fn key_of_variable(name: &str) -> Option<String> {

@@ -95,6 +95,8 @@ fn another(setting: &Setting) -> &'static str {
         "topics.num_partitions" => "31",
         "tier.url" => "file:///archive",
         "tier.topics" => "flights*,other",
+        "tier.restore" => "download",
+        "tier.read_only" => "true",
         "tier.upload_max_bytes_per_second" => "32MiB",
         key => panic!("give {key} a value here, and say below where it arrives"),
     }
@@ -138,6 +140,8 @@ fn arrived(config: &Config, key: &str) -> String {
         "topics.num_partitions" => broker.num_partitions.to_string(),
         "tier.url" => broker.archive.url.clone().unwrap(),
         "tier.topics" => broker.archive.topics.to_string(),
+        "tier.read_only" => (broker.archive.access == crate::broker::Access::Read).to_string(),
+        "tier.restore" => format!("{:?}", broker.archive.restore).to_lowercase(),
         "tier.upload_max_bytes_per_second" => mib(broker.archive.upload_max_bytes_per_second),
         key => panic!("say where {key} arrives"),
     }
@@ -148,12 +152,16 @@ fn every_setting_can_be_given_in_each_of_the_three_ways_and_arrives() {
     for setting in &SETTINGS {
         let value = another(setting);
         assert_ne!(value, setting.default, "{}", setting.key);
-        // The TLS settings belong together: the others of them come as flags.
-        let beside: Vec<_> = ["grpc.tls_certificate", "grpc.tls_key"]
-            .into_iter()
-            .filter(|key| setting.key.starts_with("grpc.tls_") && *key != setting.key)
-            .map(|key| (key, "beside.pem"))
-            .collect();
+        // Some belong together: the others come as flags.
+        let beside: Vec<_> = [
+            ("grpc.tls_", "grpc.tls_certificate"),
+            ("grpc.tls_", "grpc.tls_key"),
+            ("tier.re", "tier.url"),
+        ]
+        .into_iter()
+        .filter(|(of, key)| setting.key.starts_with(of) && *key != setting.key)
+        .map(|(_, key)| (key, "beside.pem"))
+        .collect();
         let flags = pairs(&[&beside[..], &[(setting.key, value)]].concat());
         let variable = setting.variable();
         let ways = [

@@ -20,7 +20,7 @@ mod table;
 mod value;
 
 pub use example::example;
-pub use load::{ConfigError, Loaded, Origin, Sources, load};
+pub use load::{CONFIG_VARIABLE, ConfigError, Loaded, Origin, Sources, load, reads_variable};
 pub use table::{ENV_PREFIX, SETTINGS, Setting};
 
 use std::time::Duration;

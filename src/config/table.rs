@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Config, DataLife, value};
-use crate::broker::{AutoCreate, TopicPatterns};
+use crate::broker::{Access, AutoCreate, Restore, TopicPatterns};
 
 /// Where topic settings stand that a server gives as defaults.
 pub(super) const TOPIC_DEFAULTS: &str = "topic_defaults.";
@@ -93,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 29] = [
+pub const SETTINGS: [Setting; 31] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -298,6 +298,28 @@ pub const SETTINGS: [Setting; 29] = [
         kind: Kind::Checked(|config, text| {
             config.broker.archive.topics = TopicPatterns::parse(text)?;
             Ok(())
+        }),
+    },
+    Setting {
+        key: "tier.restore",
+        default: "off",
+        doc: "Fill an empty data_dir from the archive before serving: off; cold, where compacted topics come to the local disk and the rest is read from the archive; download, where everything comes.",
+        kind: Kind::Checked(|config, text| {
+            config.broker.archive.restore = match text {
+                "off" => Restore::Off,
+                "cold" => Restore::Cold,
+                "download" => Restore::Download,
+                _ => return Err("off, cold or download".to_owned()),
+            };
+            Ok(())
+        }),
+    },
+    Setting {
+        key: "tier.read_only",
+        default: "false",
+        doc: "Show another server's archive: everything is read from there, nothing is written to it, and what comes there is seen within seconds. data_dir is made anew at each start.",
+        kind: Kind::Switch(|config, on| {
+            config.broker.archive.access = if on { Access::Read } else { Access::Own }
         }),
     },
     Setting {

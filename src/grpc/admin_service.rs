@@ -13,7 +13,7 @@ use super::compaction::{self, Wish};
 use super::observe::Call;
 use super::retention;
 use super::status::invalid;
-use super::{Stopping, convert};
+use super::{Stopping, convert, pages};
 
 /// The service; one for all connections.
 #[derive(Clone, Debug)]
@@ -100,12 +100,13 @@ impl AdminDoor {
 }
 
 async fn compact(broker: &Broker, request: v1::CompactNowRequest) -> Result<v1::CompactNowResponse, Error> {
+    let first = convert::partition(request.first_partition)?;
     let (wish, wait) = compaction::wish(request)?;
     let job = match wish {
         Wish::Begin(wish) => broker.compact_now(&wish, wait).await?,
         Wish::Ask(handle) => broker.compaction_job(handle, wait).await?,
     };
-    Ok(compaction::told_job(job))
+    Ok(compaction::told_job(job, first))
 }
 
 fn execution(validate_only: bool) -> Execution {
@@ -135,15 +136,17 @@ impl AdminService for AdminDoor {
         request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
         let call = self.call("ListTopics");
-        let include_internal = request.into_inner().include_internal;
-        let topics = self
-            .broker
-            .list_topics()
+        let request = request.into_inner();
+        let topics = self.broker.list_topics();
+        let wanted = topics
             .iter()
-            .filter(|topic| include_internal || !topic.name.is_internal())
-            .map(convert::topic_summary)
-            .collect();
-        call.end(Ok(v1::ListTopicsResponse { topics }))
+            .filter(|topic| request.include_internal || !topic.name.is_internal())
+            .filter(|topic| topic.name.as_str() >= request.first_name.as_str());
+        let (topics, left) = pages::page(wanted.map(convert::topic_summary), usize::MAX);
+        call.end(Ok(v1::ListTopicsResponse {
+            topics,
+            next_name: left.map(|left| left.name),
+        }))
     }
 
     async fn describe_topic(
@@ -202,12 +205,7 @@ impl AdminService for AdminDoor {
         request: Request<v1::ExplainCompactionRequest>,
     ) -> Result<Response<v1::ExplainCompactionResponse>, Status> {
         let call = self.call("ExplainCompaction");
-        let request = request.into_inner();
-        let explained = compaction::place(&request.topic, &request.partitions)
-            .and_then(|(topic, partitions)| self.broker.explain_compaction(&topic, &partitions));
-        call.end(explained.map(|partitions| v1::ExplainCompactionResponse {
-            partitions: partitions.into_iter().map(compaction::told_explanation).collect(),
-        }))
+        call.end(compaction::explain(&self.broker, request.into_inner()))
     }
 
     async fn describe_log(
@@ -215,12 +213,7 @@ impl AdminService for AdminDoor {
         request: Request<v1::DescribeLogRequest>,
     ) -> Result<Response<v1::DescribeLogResponse>, Status> {
         let call = self.call("DescribeLog");
-        let request = request.into_inner();
-        let described = compaction::place(&request.topic, &request.partitions)
-            .and_then(|(topic, partitions)| self.broker.describe_log(&topic, &partitions));
-        call.end(described.map(|partitions| v1::DescribeLogResponse {
-            partitions: partitions.into_iter().map(compaction::told_log).collect(),
-        }))
+        call.end(compaction::describe(&self.broker, request.into_inner()))
     }
 
     async fn adopt_partition(
@@ -236,11 +229,7 @@ impl AdminService for AdminDoor {
         request: Request<v1::PreviewRetentionRequest>,
     ) -> Result<Response<v1::PreviewRetentionResponse>, Status> {
         let call = self.call("PreviewRetention");
-        let topic = convert::topic(&request.into_inner().topic);
-        let previews = topic.and_then(|topic| self.broker.preview_retention(&topic));
-        call.end(previews.map(|previews| v1::PreviewRetentionResponse {
-            partitions: previews.into_iter().map(retention::told_preview).collect(),
-        }))
+        call.end(retention::preview(&self.broker, request.into_inner()))
     }
 
     async fn add_hold(

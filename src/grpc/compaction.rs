@@ -1,14 +1,15 @@
 //! Compaction: the messages of `AdminService` and the broker's words for them.
 
 use crate::broker::{
-    CompactNow, CompactWait, CompactionExplanation, CompactionJob, Error, Exactness, JobState,
-    LogDescription, LogSegment, PartitionJob, SegmentState,
+    Broker, CompactNow, CompactWait, CompactionExplanation, CompactionJob, DamagedPlace, Error, Exactness,
+    JobState, LogDescription, LogSegment, PartitionJob, SegmentState,
 };
 use crate::proto::v1;
 use crate::types::{PartitionId, TopicName};
 
-use super::convert;
+use super::pages::PAGE_PARTITIONS;
 use super::retention::told_hold;
+use super::{convert, pages};
 
 /// What a call asks for.
 pub(super) enum Wish {
@@ -44,13 +45,44 @@ pub(super) fn place(topic: &str, partitions: &[i32]) -> Result<(TopicName, Vec<P
     Ok((convert::topic(topic)?, partitions))
 }
 
-/// Tells how a command stands.
-pub(super) fn told_job(job: CompactionJob) -> v1::CompactNowResponse {
+/// Tells how a command stands, of the partitions from `first` on as many as fit.
+pub(super) fn told_job(job: CompactionJob, first: PartitionId) -> v1::CompactNowResponse {
+    let (handle, complete) = (job.handle, job.is_over());
+    let rest = job.partitions.into_iter().filter(|one| one.partition >= first);
+    let (partitions, left) = pages::page(rest.map(told_partition), usize::MAX);
     v1::CompactNowResponse {
-        handle: job.handle,
-        complete: job.is_over(),
-        partitions: job.partitions.into_iter().map(told_partition).collect(),
+        handle,
+        complete,
+        partitions,
+        next_partition: left.map(|left| left.partition),
     }
+}
+
+/// Explains the compaction of partitions, as many as fit.
+pub(super) fn explain(
+    broker: &Broker,
+    request: v1::ExplainCompactionRequest,
+) -> Result<v1::ExplainCompactionResponse, Error> {
+    let (topic, partitions) = place(&request.topic, &request.partitions)?;
+    let first = convert::partition(request.first_partition)?;
+    let explained = broker.explain_compaction(&topic, &pages::asked(partitions, first))?;
+    let (partitions, left) = pages::page(explained.into_iter().map(told_explanation), PAGE_PARTITIONS);
+    Ok(v1::ExplainCompactionResponse {
+        partitions,
+        next_partition: left.map(|left| left.partition),
+    })
+}
+
+/// Describes logs segment by segment, as many as fit.
+pub(super) fn describe(
+    broker: &Broker,
+    request: v1::DescribeLogRequest,
+) -> Result<v1::DescribeLogResponse, Error> {
+    let (topic, partitions) = place(&request.topic, &request.partitions)?;
+    let from = convert::place(request.from)?;
+    let described = broker.describe_log(&topic, &pages::asked(partitions, from.0))?;
+    let (partitions, next) = pages::page_of_parts(described.into_iter().map(told_log), from);
+    Ok(v1::DescribeLogResponse { partitions, next })
 }
 
 fn told_partition(job: PartitionJob) -> v1::PartitionCompaction {
@@ -89,8 +121,17 @@ fn told_partition(job: PartitionJob) -> v1::PartitionCompaction {
     told
 }
 
-/// Tells what is known of a partition's compaction.
-pub(super) fn told_explanation(known: CompactionExplanation) -> v1::CompactionExplanation {
+fn damaged_place(place: DamagedPlace) -> v1::DamagedPlace {
+    v1::DamagedPlace {
+        path: place.path.display().to_string(),
+        position: convert::count(place.position),
+        len_bytes: convert::count(place.len_bytes),
+        offset: place.offset.0,
+        reason: place.reason,
+    }
+}
+
+fn told_explanation(known: CompactionExplanation) -> v1::CompactionExplanation {
     let last_pass = known.last_pass.map(|pass| v1::LastPass {
         began_ms: pass.at.0,
         took_ms: convert::count(pass.took_ms),
@@ -102,6 +143,7 @@ pub(super) fn told_explanation(known: CompactionExplanation) -> v1::CompactionEx
         damaged_places: convert::count(pass.damaged_places),
         rounds_left: pass.rounds_left.map_or(0, |left| i64::from(left.estimate)),
         map_keys: pass.rounds_left.map_or(0, |left| convert::count(left.map_keys)),
+        damaged: pass.damaged.into_iter().map(damaged_place).collect(),
     });
     v1::CompactionExplanation {
         partition: known.partition.0,
@@ -140,8 +182,7 @@ pub(super) fn told_explanation(known: CompactionExplanation) -> v1::CompactionEx
     }
 }
 
-/// Tells a partition's log.
-pub(super) fn told_log(log: LogDescription) -> v1::LogDescription {
+fn told_log(log: LogDescription) -> v1::LogDescription {
     v1::LogDescription {
         partition: log.partition.0,
         segments: log.segments.into_iter().map(told_segment).collect(),

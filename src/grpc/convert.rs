@@ -15,12 +15,8 @@ use crate::types::{
     Isolation, Offset, PartitionId, ProducerEpoch, ProducerId, Sequence, Timestamp, TopicName,
 };
 
-use super::MAX_RESPONSE_BYTES;
-use super::portions::field_len;
+use super::pages;
 use super::status::invalid;
-
-/// What the partitions of one description take, in bytes, at most: the rest of the response is for the settings.
-const MAX_PARTITIONS_LEN: usize = MAX_RESPONSE_BYTES / 2;
 
 /// How records are to travel back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +60,15 @@ pub(super) fn distinct(partitions: impl Iterator<Item = PartitionId>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Takes where a page begins.
+pub(super) fn place(place: Option<v1::LogPlace>) -> Result<(PartitionId, Offset), Error> {
+    let v1::LogPlace {
+        partition: number,
+        offset: at,
+    } = place.unwrap_or_default();
+    Ok((partition(number)?, offset("from", at)?))
 }
 
 fn known<E: TryFrom<i32>>(field: &str, number: i32) -> Result<E, Error> {
@@ -292,28 +297,17 @@ pub(super) fn topic_summary(summary: &TopicSummary) -> v1::TopicSummary {
 
 /// Describes a topic's partitions from `first` on, as many as fit.
 pub(super) fn topic_description(topic: TopicDescription, first: PartitionId) -> v1::TopicDescription {
-    let mut used = 0;
-    let mut partitions = Vec::new();
-    let mut next_partition = None;
-    for partition in topic
+    let rest = topic
         .partitions
         .into_iter()
-        .skip_while(|one| one.partition < first)
-    {
-        let described = partition_description(partition);
-        used += field_len(&described);
-        if used > MAX_PARTITIONS_LEN {
-            next_partition = Some(described.partition);
-            break;
-        }
-        partitions.push(described);
-    }
+        .skip_while(|one| one.partition < first);
+    let (partitions, left) = pages::page(rest.map(partition_description), usize::MAX);
     v1::TopicDescription {
         name: topic.summary.name.to_string(),
         topic_id: topic.summary.id.0.to_vec().into(),
         internal: topic.summary.name.is_internal(),
         partitions,
-        next_partition,
+        next_partition: left.map(|left| left.partition),
         config: topic
             .config
             .into_iter()
@@ -375,6 +369,7 @@ mod tests {
 
     use super::*;
     use crate::broker::TopicSummary;
+    use crate::grpc::MAX_RESPONSE_BYTES;
     use crate::types::TopicId;
 
     #[test]

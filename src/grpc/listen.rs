@@ -23,6 +23,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::lines::{Lines, Welcome};
+
 /// How long a client may take to say which protocol it speaks: its HTTP/2 preface, or the beginning of a TLS handshake. What
 /// comes after has limits of its own: the handshake's, and signs of life that HTTP/2 asks for.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +32,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 const GREETING_LEN: usize = 24;
 /// How long a client may be silent between the end of our side of a connection and the end of its own.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long all of that may take.
+const FAREWELL_MOST: Duration = Duration::from_secs(60);
 /// Bytes read and dropped at once.
 const DROPPED_AT_ONCE: usize = 4096;
 /// Wait after an accept that failed.
@@ -49,7 +53,10 @@ enum Farewell {
     /// Our side is open.
     NotYet,
     /// Our side has ended; the client has until then to say something or to end its own.
-    Said(Pin<Box<Sleep>>),
+    Said {
+        silence: Pin<Box<Sleep>>,
+        until: Instant,
+    },
 }
 
 /// Whether the client has said which protocol it speaks.
@@ -101,7 +108,7 @@ impl Life {
             Self::Until(_) => Ok(()),
             Self::Over => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the server has stopped",
+                "the server has cut this connection",
             )),
         }
     }
@@ -116,7 +123,7 @@ enum Crowd {
 
 /// Streams connections as they come; each lasts until what `cut_off` makes for it completes.
 pub(crate) fn connections<F>(
-    listener: TcpListener,
+    (listener, lines): (TcpListener, Lines),
     max_connections: usize,
     cut_off: impl Fn() -> F + Send + Sync + 'static,
 ) -> impl Stream<Item = io::Result<Connection>> + Send
@@ -126,8 +133,8 @@ where
     let cut_off = Arc::new(cut_off);
     let places = Arc::new(Semaphore::new(max_connections));
     stream::unfold(
-        (listener, places, Crowd::Room),
-        move |(listener, places, mut crowd)| {
+        (listener, lines, places, Crowd::Room),
+        move |(listener, lines, places, mut crowd)| {
             let cut_off = Arc::clone(&cut_off);
             async move {
                 loop {
@@ -139,6 +146,11 @@ where
                             continue;
                         }
                     };
+                    match lines.next() {
+                        Some(Welcome::Refused) => continue,
+                        Some(Welcome::Late(pause)) => tokio::time::sleep(pause).await,
+                        None => {}
+                    }
                     let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
                         if crowd == Crowd::Room {
                             tracing::warn!(
@@ -166,7 +178,7 @@ where
                             },
                             _place: place,
                         }),
-                        (listener, places, crowd),
+                        (listener, lines, places, crowd),
                     ));
                 }
             }
@@ -212,9 +224,12 @@ impl AsyncWrite for Connection {
         this.life.check(cx)?;
         if let Farewell::NotYet = this.farewell {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-            this.farewell = Farewell::Said(Box::pin(tokio::time::sleep(FAREWELL_TIMEOUT)));
+            this.farewell = Farewell::Said {
+                silence: Box::pin(tokio::time::sleep(FAREWELL_TIMEOUT)),
+                until: Instant::now() + FAREWELL_MOST,
+            };
         }
-        let Farewell::Said(deadline) = &mut this.farewell else {
+        let Farewell::Said { silence, until } = &mut this.farewell else {
             return Poll::Ready(Ok(()));
         };
         loop {
@@ -224,8 +239,14 @@ impl AsyncWrite for Connection {
                 // The client's end; or a client that is gone, which is one, too.
                 Poll::Ready(Ok(())) if dropped.filled().is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) => deadline.as_mut().reset(Instant::now() + FAREWELL_TIMEOUT),
-                Poll::Pending => return deadline.as_mut().poll(cx).map(Ok),
+                Poll::Ready(Ok(())) => {
+                    let ends = Instant::now() + FAREWELL_TIMEOUT;
+                    silence.as_mut().reset(ends.min(*until));
+                    if Instant::now() >= *until {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Poll::Pending => return silence.as_mut().poll(cx).map(Ok),
             }
         }
     }
@@ -246,6 +267,8 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use futures_util::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -260,7 +283,7 @@ mod tests {
             let mut lasts = lasts.clone();
             async move { while lasts.changed().await.is_ok() {} }
         };
-        let mut incoming = Box::pin(connections(listener, 1, cut_off));
+        let mut incoming = Box::pin(connections((listener, Lines::default()), 1, cut_off));
         let (client, server) = tokio::join!(TcpStream::connect(address), incoming.next());
         (server.unwrap().unwrap(), client.unwrap(), end)
     }
@@ -268,20 +291,16 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_an_answer_comes_whole_to_a_client_that_still_sends() {
         let (mut server, mut client, _lasts) = pair().await;
-        let answer = vec![7; 1 << 20];
-        let serving = tokio::spawn(async move {
-            server.write_all(&answer).await.unwrap();
-            server.shutdown().await.unwrap();
-        });
-        let mut seen = vec![0; 1 << 10];
-        client.read_exact(&mut seen).await.unwrap();
+        let answer = vec![7; 64 << 10];
+        server.write_all(&answer).await.unwrap();
         client.write_all(b"a window update, say").await.unwrap();
-        // Time for a server that does not wait to close.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut farewell = pin!(server.shutdown());
+        assert!(futures_util::poll!(farewell.as_mut()).is_pending());
+        let mut seen = Vec::new();
         client.read_to_end(&mut seen).await.unwrap();
-        assert_eq!(seen.len(), 1 << 20);
+        assert_eq!(seen, answer);
         drop(client);
-        serving.await.unwrap();
+        farewell.await.unwrap();
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //!    `-- LogService (log_service)     produce  produce_stream  fetch  read  offsets
 //!    `-- AdminService (admin_service)
 //!    `-- health, reflection
-//!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages),
+//!         both services: intake (bytes -> whole messages of bounded cost), convert (messages <-> the broker's words), status (errors), portions (batches -> messages), pages (long lists),
 //!                        outgoing (what answers to reads may hold), observe (counts)
 //! ```
 //!
@@ -23,11 +23,13 @@ mod compaction;
 mod convert;
 mod fetch;
 mod intake;
+mod lines;
 mod listen;
 mod log_service;
 mod observe;
 mod offsets;
 mod outgoing;
+mod pages;
 mod portions;
 mod produce;
 mod produce_stream;
@@ -36,6 +38,7 @@ mod retention;
 mod status;
 mod tls;
 
+pub use lines::{Lines, Welcome};
 pub(crate) use listen::connections;
 pub use status::ERROR_DOMAIN;
 pub use tls::{TlsError, TlsFiles};
@@ -151,6 +154,7 @@ pub struct GrpcDoor {
     health: HealthReporter,
     stopping: Stopping,
     max_connections: usize,
+    lines: Lines,
 }
 
 impl std::fmt::Debug for GrpcDoor {
@@ -205,7 +209,13 @@ impl GrpcDoor {
             health,
             stopping,
             max_connections: config.max_connections,
+            lines: Lines::default(),
         })
+    }
+
+    /// Returns the lines to its clients.
+    pub fn lines(&self) -> Lines {
+        self.lines.clone()
     }
 
     /// Serves connections of `listener` until the server stops and what was under way is finished or given up.
@@ -218,11 +228,21 @@ impl GrpcDoor {
             mut health,
             mut stopping,
             max_connections,
+            lines,
         } = self;
-        let incoming = connections(listener, max_connections, {
-            let stopping = stopping.clone();
-            move || stopping.clone().cut_off()
-        });
+        let cut_off = {
+            let (stopping, lines) = (stopping.clone(), lines.clone());
+            move || {
+                let (stopped, cut) = (stopping.clone().cut_off(), lines.until_cut());
+                async move {
+                    tokio::select! {
+                        () = stopped => {}
+                        () = cut => {}
+                    }
+                }
+            }
+        };
+        let incoming = connections((listener, lines), max_connections, cut_off);
         tell(&health, ServingStatus::Serving).await;
         let stopped = async move {
             stopping.begun().await;

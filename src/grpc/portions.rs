@@ -208,7 +208,11 @@ impl Portions {
 
 /// What the records of a batch take in memory; keys and values of one that is not compressed are those of its mapping.
 fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
-    let own = records.len() * size_of::<v1::StoredRecord>();
+    let header = |header: &v1::Header| size_of::<v1::Header>() + header.key.len();
+    let record = |record: &v1::StoredRecord| {
+        size_of::<v1::StoredRecord>() + record.headers.iter().map(header).sum::<usize>()
+    };
+    let own = records.iter().map(record).sum();
     match BatchHeader::parse(&batch.batches) {
         Ok(header) if header.codec == Codec::None => own,
         _ => own + records.iter().map(Message::encoded_len).sum::<usize>(),
@@ -249,6 +253,9 @@ fn split_batch(rest: &mut Chunk) -> Chunk {
         .filter(|len| *len <= rest.batches.len())
         .unwrap_or(rest.batches.len());
     one.batches = rest.batches.split_to(len);
+    if let Ok(following) = BatchHeader::parse(&rest.batches) {
+        one.behind = following.base_offset;
+    }
     if let Some(header) = header
         && header.is_control()
         && let Some(producer) = header.producer
@@ -323,6 +330,7 @@ mod tests {
             times: None,
             aborted: aborted.to_vec(),
             next_offset: Offset(100),
+            behind: Offset(100),
             high_watermark: Offset(100),
             last_stable: Offset(100),
             log_start: Offset::ZERO,

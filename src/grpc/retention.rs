@@ -1,11 +1,11 @@
 //! Holds and previews of retention: the messages of `AdminService` and the broker's words for them.
 
-use crate::broker::{DeletionReason, Error, HeldRange, RetentionPreview, Stay, TopicHold};
+use crate::broker::{Broker, DeletionReason, Error, HeldRange, RetentionPreview, Stay, TopicHold};
 use crate::proto::v1;
 use crate::types::{Offset, Timestamp};
 
-use super::convert;
 use super::status::invalid;
+use super::{convert, pages};
 
 /// Reads a hold.
 pub(super) fn hold(hold: Option<v1::Hold>) -> Result<TopicHold, Error> {
@@ -48,8 +48,20 @@ fn told_range(range: &HeldRange) -> v1::hold::Range {
     }
 }
 
+/// Says what the next look does to a topic, of as many partitions as fit.
+pub(super) fn preview(
+    broker: &Broker,
+    request: v1::PreviewRetentionRequest,
+) -> Result<v1::PreviewRetentionResponse, Error> {
+    let topic = convert::topic(&request.topic)?;
+    let from = convert::place(request.from)?;
+    let previews = broker.preview_retention(&topic, &pages::asked(Vec::new(), from.0))?;
+    let (partitions, next) = pages::page_of_parts(previews.into_iter().map(told_preview), from);
+    Ok(v1::PreviewRetentionResponse { partitions, next })
+}
+
 /// Tells what the next look does to a partition.
-pub(super) fn told_preview(preview: RetentionPreview) -> v1::RetentionPreview {
+fn told_preview(preview: RetentionPreview) -> v1::RetentionPreview {
     let (number, plan) = (preview.partition.0, preview.plan);
     let mut told = v1::RetentionPreview {
         partition: number,

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use crate::broker::{Broker, World};
 use crate::config::Config;
 use crate::env::{RealFs, SystemClock};
-use crate::grpc::{GrpcDoor, Phase};
+use crate::grpc::{GrpcDoor, Lines, Phase};
 use crate::http;
 
 /// Connections that wait to be accepted, per port.
@@ -47,6 +47,7 @@ pub struct Server {
     data_dir: String,
     shutdown_timeout: Duration,
     phase: watch::Sender<Phase>,
+    lines: Lines,
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
     http_stop: watch::Sender<Phase>,
     http: JoinHandle<()>,
@@ -101,6 +102,7 @@ impl Server {
                 return Err(error);
             }
         };
+        let lines = door.lines();
         let grpc = tokio::spawn(door.serve(listener));
         subject.set(broker.clone());
         Ok(Self {
@@ -110,6 +112,7 @@ impl Server {
             data_dir,
             shutdown_timeout: config.shutdown_timeout,
             phase,
+            lines,
             grpc,
             http_stop,
             http,
@@ -131,6 +134,11 @@ impl Server {
         &self.broker
     }
 
+    /// Returns the lines to the clients of its gRPC door.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     /// Returns the line that tells a person or a script that the server answers, and where.
     pub fn ready_line(&self) -> String {
         format!(
@@ -146,6 +154,27 @@ impl Server {
     pub async fn stop(mut self) -> Result<(), StopError> {
         self.phase.send_replace(Phase::Stopping);
         self.drain_grpc().await;
+        self.close().await
+    }
+
+    /// As [`Server::stop`], but what is under way is given up at once.
+    ///
+    /// # Errors
+    /// As [`Server::stop`].
+    pub async fn stop_now(mut self) -> Result<(), StopError> {
+        self.cut_off_grpc().await;
+        self.close().await
+    }
+
+    /// Ends as after a crash: nothing is synced or written down any more. Only what the runtime still drops is left of it then.
+    pub async fn abort(self) {
+        self.phase.send_replace(Phase::CutOff);
+        self.grpc.abort();
+        self.http.abort();
+        self.broker.abort().await;
+    }
+
+    async fn close(mut self) -> Result<(), StopError> {
         let closed = self.broker.shutdown().await;
         self.http_stop.send_replace(Phase::Stopping);
         if timeout(HTTP_DRAIN, &mut self.http).await.is_err() {
@@ -174,6 +203,18 @@ impl Server {
             "requests under way were given up: the shutdown deadline came"
         );
         phase.send_replace(Phase::CutOff);
+        if timeout(CUT_OFF_TIMEOUT, gone).await.is_err() {
+            tracing::error!("connections that were cut off have not ended");
+        }
+    }
+
+    async fn cut_off_grpc(&mut self) {
+        self.phase.send_replace(Phase::CutOff);
+        let gone = async {
+            // Its result is told where it matters: by a stop that waits.
+            let _ = (&mut self.grpc).await;
+            self.phase.closed().await;
+        };
         if timeout(CUT_OFF_TIMEOUT, gone).await.is_err() {
             tracing::error!("connections that were cut off have not ended");
         }

@@ -12,6 +12,7 @@
 //! - Only what is sealed, decided and synced goes: below the last stable offset and the recovery point.
 //! - Segments go in the order of their offsets, and none is passed over: one with damage, and all behind it, stay.
 //! - Nothing that was handed over grows: a start of an archived log begins a new segment.
+//! - What the cleaner wrote since the start goes anew, whatever its size; what it wrote before, if size, records or times tell it apart.
 //!
 //! What is not here: when to hand over (`broker`), the archive itself (`tier`), and what leaves the disk then (`retain`).
 
@@ -29,12 +30,14 @@ use super::load::{self, StateFiles};
 use super::partition::Partition;
 use super::paths::SegmentFile;
 use super::retain::producers_at;
-use super::segment::{Sealed, Segment};
-use super::{SegmentFacts, SegmentSummary, StoreError, decode_snapshot, encode_epochs};
+use super::segment::{Extent, Sealed, Segment};
+use super::{SegmentFacts, SegmentSummary, StoreError, WatermarkView, decode_snapshot, encode_epochs};
 
 /// A sealed segment for the archive, with all that goes with it.
 #[derive(Clone, Debug)]
 pub struct HandedOver {
+    /// Tells it from what the cleaner makes of it later; means nothing after the next start.
+    pub rewrite: u64,
     /// Offsets, times and sizes.
     pub summary: SegmentSummary,
     /// Its `.log`, open.
@@ -78,7 +81,7 @@ pub struct ArchiveLag {
     pub since: Option<Timestamp>,
 }
 
-/// A segment as the archive has it: first offset, the offset after its last, and bytes of its batches.
+/// A segment as the archive has it: enough to see whether the local one is another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArchivedExtent {
     /// Its first offset.
@@ -87,6 +90,42 @@ pub struct ArchivedExtent {
     pub next: Offset,
     /// Bytes of its batches.
     pub log_bytes: u64,
+    /// Number of its records.
+    pub records: u64,
+    /// Least and greatest timestamp of them.
+    pub times: (Option<Timestamp>, Option<Timestamp>),
+    /// [`HandedOver::rewrite`] of what was uploaded since the start; 0 of what was there before.
+    pub rewrite: u64,
+}
+
+impl ArchivedExtent {
+    /// Returns it as `summary` tells it.
+    pub fn of(summary: &SegmentSummary, rewrite: u64) -> Self {
+        Self {
+            base: summary.base_offset,
+            next: summary.next_offset,
+            log_bytes: summary.log_bytes,
+            records: summary.records,
+            times: (summary.least_timestamp, summary.greatest_timestamp),
+            rewrite,
+        }
+    }
+}
+
+/// What comes next in the place of something that the archive has.
+#[derive(Debug)]
+pub enum NextRewritten {
+    /// This.
+    Segments(Rewritten),
+    /// Nothing, or nothing that is safe yet.
+    Nothing,
+    /// It does not go on until a person has looked.
+    Stuck {
+        /// The first offset that does not go.
+        from: Offset,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Neighbours of the archive that the cleaner wrote anew.
@@ -102,6 +141,20 @@ impl Partition {
     /// Takes note of the segments that the archive has, by offset.
     pub fn set_archived(&self, archived: Arc<[SegmentFacts]>) {
         *self.archived.write() = archived;
+    }
+
+    /// Follows the archive of another server, which begins at `log_start` and has come to `end`. Only for a log that nobody writes to here.
+    ///
+    /// # Panics
+    /// When it has segments of its own.
+    pub fn follow_archive(&self, log_start: Offset, end: Offset) -> WatermarkView {
+        assert_eq!(
+            self.segments.read().len(),
+            0,
+            "{} has segments of its own",
+            self.id
+        );
+        self.marks.follow(log_start, end)
     }
 
     /// Returns the segment that comes behind the archive's end; `None` stands for an archive without segments. Reads a disk.
@@ -134,13 +187,8 @@ impl Partition {
                 next.extent.base
             ));
         }
-        if let Some(gap) = next.gaps().first() {
-            return stuck(format!(
-                "{} is damaged at position {}: {}",
-                next.log_path.display(),
-                gap.positions.start,
-                gap.reason
-            ));
+        if let Some(damage) = damage_of(next) {
+            return stuck(damage);
         }
         // What the cleaner put together over the archive's end goes there in the place of what it was made of: see `rewritten`.
         if reaches_over || !next.has_its_name() {
@@ -155,31 +203,44 @@ impl Partition {
     ///
     /// # Errors
     /// What the disk says; trying again loses nothing.
-    pub fn rewritten(
-        &self,
-        archived: &[ArchivedExtent],
-        now: Timestamp,
-    ) -> Result<Option<Rewritten>, ReadError> {
+    pub fn rewritten(&self, archived: &[ArchivedExtent], now: Timestamp) -> Result<NextRewritten, ReadError> {
         if !self.config.read().cleanup.compacts() {
-            return Ok(None);
+            return Ok(NextRewritten::Nothing);
         }
         let _names = self.names.lock();
         let Some((removed, new)) = self.difference(archived) else {
-            return Ok(None);
+            return Ok(NextRewritten::Nothing);
         };
+        if let Some((sealed, reason)) = new.iter().find_map(|sealed| Some((sealed, damage_of(sealed)?))) {
+            let from = sealed.extent.base;
+            return Ok(NextRewritten::Stuck { from, reason });
+        }
         let marks = self.watermarks();
         let safe = marks.last_stable.min(marks.recovery_point);
         let is_ready = new
             .iter()
-            .all(|sealed| sealed.has_its_name() && sealed.gaps().is_empty() && sealed.extent.next <= safe);
+            .all(|sealed| sealed.has_its_name() && sealed.extent.next <= safe);
         if !is_ready {
-            return Ok(None);
+            return Ok(NextRewritten::Nothing);
         }
         let added = new.iter().map(|sealed| self.hand_over(sealed, now));
-        Ok(Some(Rewritten {
+        Ok(NextRewritten::Segments(Rewritten {
             removed,
             added: added.collect::<Result<_, _>>()?,
         }))
+    }
+
+    /// Reads the sealed segments of these first offsets through, to learn what of them is lost: who read one for the archive found it
+    /// damaged. From then on they are known as damaged without a look at the disk.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn examine(&self, bases: &[Offset]) -> Result<(), ReadError> {
+        let sealed = self.segments.read().sealed().to_vec();
+        for sealed in sealed.iter().filter(|sealed| bases.contains(&sealed.extent.base)) {
+            sealed.examine(&self.files)?;
+        }
+        Ok(())
     }
 
     /// Tells whether something could go to an archive that ends at `end`: a sealed segment, or the active one if it has a record that
@@ -227,7 +288,10 @@ impl Partition {
         let local: Vec<_> = sealed.into_iter().filter(of_then).collect();
         let skipped = archived.partition_point(|known| known.base < local_start);
         let archived = &archived[skipped..];
-        let extents: Vec<ArchivedExtent> = local.iter().map(|sealed| extent_of(sealed)).collect();
+        let anew = self.anew.lock();
+        let extent = |sealed: &Arc<Sealed>| extent_of(sealed, anew.number(sealed.extent.base));
+        let extents: Vec<ArchivedExtent> = local.iter().map(extent).collect();
+        drop(anew);
         let (old, new) = first_difference(archived, &extents)?;
         let removed = archived[old].iter().map(|known| known.base).collect();
         Some((removed, local[new].to_vec()))
@@ -291,6 +355,7 @@ impl Partition {
         summary.time_index_bytes = len(indexes.times.len());
         summary.txn_index_bytes = (!transactions.is_empty()).then(|| len(transactions.len()));
         Ok(HandedOver {
+            rewrite: self.anew.lock().number(sealed.extent.base),
             summary,
             log,
             offset_index: indexes.offsets.into(),
@@ -332,11 +397,31 @@ impl Partition {
     }
 }
 
-fn extent_of(sealed: &Sealed) -> ArchivedExtent {
+fn damage_of(sealed: &Sealed) -> Option<String> {
+    let gap = sealed.gaps().first()?;
+    Some(format!(
+        "{} is damaged at position {}: {}",
+        sealed.log_path.display(),
+        gap.positions.start,
+        gap.reason
+    ))
+}
+
+fn extent_of(sealed: &Sealed, rewrite: u64) -> ArchivedExtent {
+    let Extent {
+        base,
+        next,
+        end,
+        content,
+        ..
+    } = &sealed.extent;
     ArchivedExtent {
-        base: sealed.extent.base,
-        next: sealed.extent.next,
-        log_bytes: u64::from(sealed.extent.end),
+        base: *base,
+        next: *next,
+        log_bytes: u64::from(*end),
+        records: content.records,
+        times: (content.least, content.greatest),
+        rewrite,
     }
 }
 

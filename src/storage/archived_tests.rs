@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::super::testing::{DATA, House, NOW, cut, names, numbered, plain, read_all, small};
 use super::super::{
-    FirstBatch, LogConfig, Read, ReadError, Retention, SegmentFacts, Store, decode_epochs, decode_snapshot,
+    CleanupPolicy, FirstBatch, LogConfig, Read, ReadError, Retention, SegmentFacts, Store, decode_epochs,
+    decode_snapshot,
 };
 use super::*;
 use crate::env::{CrashChoice, Fs as _, SimFs};
@@ -190,7 +191,7 @@ fn retention_of_the_whole_takes_the_oldest_from_the_archive_first() {
     look(&house.store, &house.log);
     assert_eq!(house.log.watermarks().log_start, Offset(0));
     let local_start = house.log.watermarks().local_start;
-    house.log.configure(config);
+    house.log.configure(config, NOW);
     let plan = house.log.retention_plan(NOW);
     assert_eq!(plan.deletions.first().map(|first| first.base), Some(Offset(0)));
     look(&house.store, &house.log);
@@ -267,12 +268,38 @@ fn the_lag_counts_what_lies_behind_the_archive() {
 }
 
 #[test]
+fn what_the_cleaner_wrote_to_the_same_size_goes_anew() {
+    let house = filled(LogConfig {
+        cleanup: CleanupPolicy::Compact,
+        ..small()
+    });
+    let gone = upload(&house.log, &mut Vec::new());
+    let extent = |gone: &HandedOver| ArchivedExtent::of(&gone.summary, gone.rewrite);
+    let mut extents: Vec<_> = gone.iter().map(extent).collect();
+    assert!(!house.log.differs_from_archive(&extents));
+    let base = gone[1].summary.base_offset;
+    house.log.anew.lock().note([base].into_iter());
+    assert!(house.log.differs_from_archive(&extents));
+    match house.log.rewritten(&extents, NOW).expect("read") {
+        NextRewritten::Segments(Rewritten { removed, added }) => {
+            assert_eq!((removed, added.len()), (vec![base], 1));
+            extents[1] = extent(&added[0]);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(!house.log.differs_from_archive(&extents), "it is there now");
+}
+
+#[test]
 fn differences_begin_and_end_where_both_have_a_segment() {
     let extents = |list: &[(i64, i64, u64)]| -> Vec<ArchivedExtent> {
         let extent = |&(base, next, log_bytes): &(i64, i64, u64)| ArchivedExtent {
             base: Offset(base),
             next: Offset(next),
             log_bytes,
+            records: 1,
+            times: (None, None),
+            rewrite: 0,
         };
         list.iter().map(extent).collect()
     };

@@ -29,10 +29,10 @@ use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
 
 pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
-const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
 pub(super) const LOCAL_STARTS: &str = "local-start-offset-checkpoint";
-const COMPACTED: &str = "compacted-offset-checkpoint";
+pub(super) const COMPACTED: &str = "compacted-offset-checkpoint";
 const SITE: SyncSite = SyncSite("checkpoint");
 const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
 

@@ -51,6 +51,9 @@ pub struct PassReport {
     pub new_segments: u64,
     /// What became of the records looked at.
     pub records: RecordCounts,
+    /// Where the first segment began that was looked at: those before it, deleted since or in the archive alone, are not counted,
+    /// and records deleted by call from the beginning of it are.
+    pub counted_from: Offset,
     /// Places that are not sound batches; kept byte for byte.
     pub damaged: Vec<DamagedPlace>,
     /// How many such places there are beyond [`MAX_DAMAGED_PLACES`].
@@ -150,6 +153,8 @@ pub(super) struct Remembered {
     /// Here older records may have stayed below tombstones that were met long ago: the time of those begins anew in the pass
     /// that comes to them. After a start that is all from the cleaner point on: what earlier passes did there is not known.
     pub(super) met_again: Range<Offset>,
+    /// What of it is dirty again.
+    pub(super) again: Option<Again>,
     /// When the last finished pass began, and what it did.
     pub(super) last_pass: Option<(Timestamp, PassReport)>,
     /// Since the last pass that came to its end.
@@ -157,6 +162,9 @@ pub(super) struct Remembered {
     pub(super) unfinished: Option<Unfinished>,
     /// Where the segments begin that the last pass could not read.
     pub(super) unread: BTreeSet<Offset>,
+    /// Where the segments begin that rounds have passed though they could not be read. What they hold was not learned: tombstones
+    /// from there on may stand above older records of their keys.
+    pub(super) unlearned: BTreeSet<Offset>,
     /// A record before it may have been replaced.
     pub(super) compacted_below: Offset,
     /// So far passes may come that are under way: for what is written down.
@@ -165,6 +173,26 @@ pub(super) struct Remembered {
     horizon: Horizon,
     /// A tombstone before it may be gone. Not written down: after a start it is `compacted_below`, which is never too low.
     pub(super) tombstones_gone_below: Offset,
+}
+
+/// A part of a log that was clean once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Again {
+    /// Everything before it was clean.
+    pub(super) to: Offset,
+    /// Since then it may hold records that are shadowed; before, a hold kept them.
+    pub(super) since: Timestamp,
+}
+
+/// What a pass left as it was, because the disk did not give it. By the first offset of the segment.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Left {
+    /// What could not be read.
+    pub(super) unread: BTreeSet<Offset>,
+    /// What of that, now or earlier, was passed without learning it.
+    pub(super) unlearned: BTreeSet<Offset>,
+    /// What was passed earlier, and could be read now, begins here: it is to be learned.
+    pub(super) learn_from: Option<Offset>,
 }
 
 /// When another pass over what is clean may drop something.
@@ -213,10 +241,12 @@ impl CleanerState {
         Self(Mutex::new(Remembered {
             point,
             met_again: point..log.end,
+            again: None,
             last_pass: None,
             failure: None,
             unfinished: None,
             unread: BTreeSet::new(),
+            unlearned: BTreeSet::new(),
             horizon: if point > log.start {
                 Horizon::Unknown
             } else {
@@ -234,10 +264,27 @@ impl CleanerState {
     }
 
     /// Returns the cleaner point that a checkpoint is to say, of a log in which nothing before `held_from` is held. It may lie
-    /// before the log start, which then counts for the next start; nothing before it has been learned.
+    /// before the log start, which then counts for the next start; nothing before it has been learned. What was passed unlearned is
+    /// dirty for the next start.
     pub(super) fn settled(&self, held_from: Option<Offset>) -> Offset {
-        let point = self.0.lock().point;
-        held_from.map_or(point, |held_from| held_from.min(point))
+        let state = self.0.lock();
+        let unlearned = state.unlearned.first().copied();
+        [held_from, unlearned]
+            .into_iter()
+            .flatten()
+            .fold(state.point, Offset::min)
+    }
+
+    /// A start at `now` found a log of which a hold keeps something. What passes may have come to is written down as dirty only for
+    /// the sake of that.
+    pub(super) fn held_at_start(&self, now: Timestamp) {
+        let mut state = self.0.lock();
+        if state.point < state.compacted_below {
+            state.again = Some(Again {
+                to: state.compacted_below,
+                since: now,
+            });
+        }
     }
 
     /// A pass is about to begin that replaces nothing from `to` on. Counts until the answer is dropped.
@@ -279,30 +326,27 @@ impl CleanerState {
         }
     }
 
-    /// Everything from `offset` on is dirty again, and what shadowed it may be clean.
-    pub(super) fn lower(&self, offset: Offset) {
-        let mut state = self.0.lock();
-        if offset < state.point {
-            let known = state.met_again.clone();
-            let start = if known.is_empty() {
-                offset
-            } else {
-                known.start.min(offset)
-            };
-            state.met_again = start..known.end.max(state.point);
-            state.point = offset;
-        }
+    /// Everything from `offset` on is dirty again since `now`, and what shadowed it may be clean.
+    pub(super) fn lower(&self, offset: Offset, now: Timestamp) {
+        self.0.lock().lower(offset, now);
+    }
+
+    /// Returns what of the log is dirty again.
+    pub(super) fn again(&self) -> Option<Again> {
+        self.0.lock().again
     }
 
     pub(super) fn look(&self) -> Remembered {
         self.0.lock().clone()
     }
 
-    /// A pass that began at `now` has come to its end; what it could not read is left as it was.
-    pub(super) fn passed(&self, now: Timestamp, report: &PassReport, unread: BTreeSet<Offset>) {
+    /// A pass that began at `now` has come to its end.
+    pub(super) fn passed(&self, now: Timestamp, report: &PassReport, left: Left) {
         let mut state = self.0.lock();
-        state.unread = unread;
+        state.unread = left.unread;
+        state.unlearned = left.unlearned;
         state.point = report.to;
+        state.again = state.again.filter(|again| again.to > report.to);
         state.compacted_below = state.compacted_below.max(report.to);
         let met_from = state.met_again.start.max(report.to);
         state.met_again = if met_from < state.met_again.end {
@@ -315,6 +359,9 @@ impl CleanerState {
         state.horizon = Horizon::Known(next.filter(|at| *at > now || before != Horizon::Known(next)));
         state.last_pass = Some((now, report.clone()));
         state.failure = None;
+        if let Some(offset) = left.learn_from {
+            state.lower(offset, now);
+        }
     }
 
     /// The pass that has just come to its end, and learned records before `learned_to`, has not come past what it could not read.
@@ -340,5 +387,26 @@ impl CleanerState {
 
     pub(super) fn set_unfinished(&self, unfinished: Option<Unfinished>) {
         self.0.lock().unfinished = unfinished;
+    }
+}
+
+impl Remembered {
+    fn lower(&mut self, offset: Offset, now: Timestamp) {
+        if offset >= self.point {
+            return;
+        }
+        let known = self.met_again.clone();
+        let start = if known.is_empty() {
+            offset
+        } else {
+            known.start.min(offset)
+        };
+        self.met_again = start..known.end.max(self.point);
+        let known = self.again;
+        self.again = Some(Again {
+            to: known.map_or(self.point, |known| known.to.max(self.point)),
+            since: known.map_or(now, |known| known.since.min(now)),
+        });
+        self.point = offset;
     }
 }

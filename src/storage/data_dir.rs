@@ -24,7 +24,7 @@ use crate::types::{LeaderEpoch, TopicPartition};
 use super::checkpoints::Checkpoints;
 use super::error::{IoContext, StoreError};
 use super::files::remove_if_there;
-use super::identity::Identity;
+use super::identity::{self, Identity};
 use super::journal::Journal;
 use super::recovery::Stop;
 use super::{epoch_file, partition_dir};
@@ -35,6 +35,9 @@ const DELETE: &str = "-delete";
 pub(super) const FUTURE: &str = "-future";
 /// Suffix of a directory that belongs to no topic, after a dot and 32 hexadecimal digits.
 const STRAY: &str = "-stray";
+
+/// What a restore says of itself; see [`super::restore`].
+pub(super) const RESTORE_MARK: &str = "siltstone.restore";
 
 const SITE_CREATED: SyncSite = SyncSite("parent of a new data directory");
 const SITE_FOUND: SyncSite = SyncSite("data directory at the start");
@@ -317,7 +320,8 @@ fn is_marked(name: &str, suffix: &str) -> bool {
 /// Tells whether a file is one of our small files that was being replaced.
 fn is_ours_in_transit(name: &str) -> bool {
     name.strip_suffix(super::paths::TMP).is_some_and(|name| {
-        name.ends_with("-offset-checkpoint") || name == "meta.properties" || name == "siltstone.epoch"
+        let whole = [identity::NAME, epoch_file::NAME, RESTORE_MARK];
+        name.ends_with("-offset-checkpoint") || whole.contains(&name)
     })
 }
 

@@ -22,7 +22,7 @@ use super::error::{IoContext, StoreError};
 use super::files::read_whole;
 use super::put_in_place;
 
-const NAME: &str = "siltstone.epoch";
+pub(super) const NAME: &str = "siltstone.epoch";
 const MAGIC: [u8; 8] = *b"SILTEPOC";
 const SLOT_LEN: usize = 512;
 const FILE_LEN: usize = 2 * SLOT_LEN;

@@ -118,6 +118,28 @@ fn a_batch_that_claims_offsets_outside_its_segment_is_damage_and_those_behind_it
     }
 }
 
+/// How many offsets it has is under the checksum, but a read that hands a batch on does not look at that.
+#[test]
+fn a_batch_that_claims_the_offsets_of_those_behind_it_is_damage_and_they_can_be_read() {
+    let first = "t-0/00000000000000000000.log";
+    for (claimed, whole) in [(3, 1), (3, 1 << 20), (5, 1), (5, 300)] {
+        let fs = closed(20);
+        damage(&fs, first, 2 * BATCH_BYTES + 23, &i32::to_be_bytes(claimed));
+        let house = House::on(fs);
+        let read = Read {
+            from: Offset(0),
+            until: Offset(20),
+            times: None,
+            max_bytes: whole,
+            first: FirstBatch::Whole,
+        };
+        let slice = house.log.read(&read).expect("what lies before it is sound");
+        assert!(slice.next_offset <= Offset(2), "{claimed} {whole}: {slice:?}");
+        let left: Vec<i64> = (0..20).filter(|offset| *offset != 2).collect();
+        assert_eq!(readable(&house.log, 20), left, "{claimed} {whole}");
+    }
+}
+
 #[test]
 fn a_batch_that_claims_an_offset_before_the_one_ahead_of_it_is_damage() {
     let fs = closed(20);

@@ -1,6 +1,6 @@
 //! Who a data directory is: cluster, node and directory ids in `meta.properties`, made at the first start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::env::{FileCache, SyncSite};
 
@@ -9,7 +9,7 @@ use super::files::read_whole;
 use super::format::uuid_text;
 use super::{DirectoryId, MetaProperties, NodeId, put_in_place};
 
-const NAME: &str = "meta.properties";
+pub(super) const NAME: &str = "meta.properties";
 const SITE: SyncSite = SyncSite("meta.properties");
 /// A file of nothing but garbage is not logged whole.
 const UNKNOWN_KEYS_TOLD: usize = 5;
@@ -54,6 +54,23 @@ impl Identity {
 
     pub(super) fn cluster_id(&self) -> &str {
         self.0.cluster_id.as_deref().unwrap_or_default()
+    }
+}
+
+/// Returns path and content of the ids of a directory that joins a cluster.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when the id is not one that can be written down.
+pub(super) fn of_cluster(dir: &Path, cluster_id: &str) -> Result<(PathBuf, Vec<u8>), StoreError> {
+    let path = dir.join(NAME);
+    let properties = MetaProperties::new(cluster_id, NodeId(1), DirectoryId(random_bytes()?));
+    let bytes = properties.encode();
+    match MetaProperties::decode(&bytes) {
+        Ok(read) if read == properties && !cluster_id.is_empty() => Ok((path, bytes)),
+        _ => Err(StoreError::Unusable {
+            path,
+            reason: format!("{cluster_id:?} is no id of a cluster"),
+        }),
     }
 }
 

@@ -22,6 +22,7 @@
 mod adopt;
 #[cfg(test)]
 mod adopt_tests;
+mod anew;
 mod archived;
 mod checkpoints;
 mod cleaner;
@@ -68,6 +69,7 @@ mod recovery_tests;
 mod refused_tests;
 mod reindex;
 mod repair;
+mod restore;
 mod retain;
 mod retention;
 mod scan;
@@ -92,7 +94,7 @@ mod watermarks;
 mod writer;
 
 pub use adopt::{AdoptReport, Verified};
-pub use archived::{ArchiveLag, ArchivedExtent, HandedOver, NextToArchive, Rewritten};
+pub use archived::{ArchiveLag, ArchivedExtent, HandedOver, NextRewritten, NextToArchive, Rewritten};
 pub use cleaner::{
     Bound, Budget, CompactError, CompactedBelow, CompactionView, Due, NotDue, OffsetMap, Pace, Pass, RollFor,
     Rolled, SegmentRole, SegmentView, Step, breaks_its_promise,
@@ -128,11 +130,15 @@ pub use format::uuid_text::UuidTextError;
 pub use hold::Hold;
 pub use open::PartitionSpec;
 pub use partition::{Append, Partition, PartitionStats, SyncDue, Synced, Written};
+pub use paths::SegmentFile;
 pub use producers::{
     BATCHES_PER_PRODUCER, CompletedTransaction, MAX_PRODUCERS, Marker, MarkerProtocol, Origin, Outcome,
     Placed, ProducerBatch, ProducerError, Producers, Transactional, Verdict,
 };
-pub use read::{FirstBatch, Found, Read, Slice};
+pub use read::{FirstBatch, Found, Read, Slice, first_record, may_match};
+pub use restore::{
+    CACHE_FOLDER, NewFile, RestoreInto, RestoreMark, RestoredPartition, RestoredPlace, Restoring,
+};
 pub use retain::Retained;
 pub use retention::{
     Deletion, DeletionReason, LogFacts, RetentionPlan, SegmentFacts, Stay, plan, plan_local,

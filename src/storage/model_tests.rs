@@ -380,10 +380,13 @@ impl Run {
 
     /// The preview equals the effect, nothing goes before the settings say so, and no more than a segment stays too long.
     fn retain(&mut self, retention: Retention) -> Result<(), TestCaseError> {
-        self.log.configure(LogConfig {
-            retention,
-            ..config()
-        });
+        self.log.configure(
+            LogConfig {
+                retention,
+                ..config()
+            },
+            self.now,
+        );
         let plan = self.log.retention_plan(self.now);
         let looked = self.store().retain(&[Arc::clone(&self.log)], self.now);
         for retained in &looked {

@@ -166,7 +166,9 @@ fn open_known(
         .map_or(Offset::ZERO, |last| last.extent.base);
     let cleaner = data.checkpoints.lock().cleaner_marks(&spec.id, sealed_end);
     let opened = Opened::found(recovered, cleaner);
-    Ok(assemble(data, spec, Arc::clone(&dir), opened))
+    let partition = assemble(data, spec, Arc::clone(&dir), opened);
+    partition.held_at_start(now);
+    Ok(partition)
 }
 
 fn read_if_found(data: &DataDir, id: &TopicPartition, dir: &Path) -> Known {
@@ -320,6 +322,7 @@ fn assemble(data: &DataDir, spec: PartitionSpec, dir: Arc<Path>, opened: Opened)
         maintenance: Maintenance::default(),
         names: Mutex::default(),
         archived: RwLock::default(),
+        anew: Mutex::default(),
         cleaner: CleanerState::new(opened.cleaner, &(opened.log_start..opened.log_end)),
     })
 }

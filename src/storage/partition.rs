@@ -8,6 +8,7 @@
 //! | `writer` | the append side: active file, producer state, epochs, what is unsynced | the write into the page cache; at the first append after a start, the loading of state |
 //! | `segments` | which segments there are | memory work |
 //! | `archived` | which of them the archive has | memory work |
+//! | `anew` | which of them the cleaner wrote since the start | memory work |
 //! | inside `CleanerState` | the cleaner point, the last pass | memory work |
 //! | inside `Stand` | whether writes are taken, and why not | memory work |
 //! | inside `Watermarks` | six offsets | arithmetic |
@@ -31,6 +32,7 @@ use crate::env::FileCache;
 use crate::record::{Accepted, BatchHeader, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicId, TopicPartition};
 
+use super::anew::WrittenAnew;
 use super::cleaner_state::CleanerState;
 use super::config::{Durability, LogConfig};
 use super::error::{AppendError, ReadError, StartError, StoreError};
@@ -69,6 +71,8 @@ pub struct Partition {
     pub(super) names: Mutex<()>,
     /// The segments that the archive has, by offset.
     pub(super) archived: RwLock<Arc<[SegmentFacts]>>,
+    /// Which segments the cleaner wrote since the start.
+    pub(super) anew: Mutex<WrittenAnew>,
     pub(super) cleaner: CleanerState,
 }
 
@@ -145,8 +149,9 @@ impl Partition {
         self.topic_id
     }
 
-    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first.
-    pub fn configure(&self, config: LogConfig) {
+    /// Changes the settings, from the next append on. A pass of the cleaner that goes by the old ones is ended first. The lag
+    /// promise of what a hold kept counts from `now`, when it ends.
+    pub fn configure(&self, config: LogConfig, now: Timestamp) {
         self.marks.set_durability(config.durability);
         let config = Arc::new(config);
         let before = std::mem::replace(&mut *self.config.write(), Arc::clone(&config));
@@ -160,7 +165,7 @@ impl Partition {
         for gone in before.holds.iter().filter(|hold| !config.holds.contains(hold)) {
             // What it kept may be shadowed by records that are clean already.
             if let Some(from) = self.held_from(gone) {
-                self.cleaner.lower(from);
+                self.cleaner.lower(from, now);
             }
         }
     }
@@ -178,6 +183,14 @@ impl Partition {
             let (least, greatest) = extent.content.least.zip(extent.content.greatest)?;
             (least < times.end && times.start <= greatest).then_some(extent.base)
         })
+    }
+
+    /// The log was just opened, at `now`: what holds keep in it was kept before.
+    pub(super) fn held_at_start(&self, now: Timestamp) {
+        let config = Arc::clone(&self.config.read());
+        if config.holds.iter().any(|hold| self.held_from(hold).is_some()) {
+            self.cleaner.held_at_start(now);
+        }
     }
 
     /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
@@ -306,7 +319,8 @@ impl Partition {
 
     /// Tells whether it had records once, and its directory was not there at the start and is not made yet.
     pub(super) fn is_gone(&self) -> bool {
-        self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0
+        let is_bare = self.marks.view().log_end > Offset::ZERO && self.segments.read().len() == 0;
+        is_bare && self.writer.lock().readiness == Readiness::Absent
     }
 
     /// Returns all offsets.
@@ -380,15 +394,7 @@ impl Partition {
                 log_end,
             });
         }
-        self.check_local(offset)
-    }
-
-    fn check_local(&self, offset: Offset) -> Result<(), ReadError> {
-        let local_start = self.marks.view().local_start;
-        if offset < local_start {
-            return Err(ReadError::Cold { offset, local_start });
-        }
-        Ok(())
+        check_local(offset, &view)
     }
 
     pub(super) fn reader(&self) -> Reader<'_> {
@@ -422,8 +428,9 @@ impl Partition {
 
     fn find_time_now(&self, at: Timestamp, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
         let max_decompressed_bytes = self.config.read().max_decompressed_bytes;
-        let from = from.max(self.marks.view().log_start);
-        self.check_local(from)?;
+        let view = self.marks.view();
+        let from = from.max(view.log_start);
+        check_local(from, &view)?;
         self.reader().find_time(&FindTime {
             at,
             from,
@@ -450,8 +457,9 @@ impl Partition {
     }
 
     fn find_max_timestamp_now(&self, from: Offset, bound: Offset) -> Result<Option<Found>, ReadError> {
-        let from = from.max(self.marks.view().log_start);
-        self.check_local(from)?;
+        let view = self.marks.view();
+        let from = from.max(view.log_start);
+        check_local(from, &view)?;
         let Some(greatest) = self.reader().greatest_timestamp(from) else {
             return Ok(None);
         };
@@ -632,6 +640,16 @@ impl Partition {
     pub fn dir(&self) -> Arc<Path> {
         Arc::clone(&self.dir)
     }
+}
+
+/// Refuses an offset of the log that is only in the archive: by the view that says that it is of the log. A log start that
+/// rises meanwhile takes the local start along, and what is deleted would pass for archived.
+fn check_local(offset: Offset, view: &WatermarkView) -> Result<(), ReadError> {
+    let local_start = view.local_start;
+    if offset < local_start {
+        return Err(ReadError::Cold { offset, local_start });
+    }
+    Ok(())
 }
 
 /// Returns the end of a transaction that a batch of the coordinator says.

@@ -30,7 +30,7 @@ use super::spacing::Holes;
 use super::{LeaderEpochs, MANIFEST_FILE_NAME, PartitionMetadata, decode_epochs, encode_epochs};
 
 /// File of leader epochs.
-const EPOCHS: &str = "leader-epoch-checkpoint";
+pub(super) const EPOCHS: &str = "leader-epoch-checkpoint";
 const SITE_METADATA: SyncSite = SyncSite("partition metadata");
 const SITE_SWAPS: SyncSite = SyncSite("directory of cleaned logs that a start swaps");
 const SITE_REPLACED: SyncSite = SyncSite("directory without what a start's swaps replace");
@@ -53,6 +53,7 @@ pub(super) fn write_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -
     file.sync_data(SITE_METADATA).context("sync", &metadata_path(dir))
 }
 
+/// A file that says so already stays as it is: its age is that of the partition.
 fn put_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<Arc<dyn File>, StoreError> {
     let path = metadata_path(dir);
     let bytes = PartitionMetadata { topic_id }.encode();
@@ -60,11 +61,25 @@ fn put_metadata(files: &FileCache, dir: &Path, topic_id: TopicId) -> Result<Arc<
         .fs()
         .open(&path, OpenMode::ReadWrite)
         .context("open", &path)?;
-    let len = u64::try_from(bytes.len()).expect("a small file");
-    file.set_len(len).context("cut", &path)?;
-    file.write_all_at(&[IoSlice::new(&bytes)], 0)
-        .context("write", &path)?;
+    if !holds(file.as_ref(), &bytes).context("read", &path)? {
+        let len = u64::try_from(bytes.len()).expect("a small file");
+        file.set_len(len).context("cut", &path)?;
+        file.write_all_at(&[IoSlice::new(&bytes)], 0)
+            .context("write", &path)?;
+    }
     Ok(file)
+}
+
+/// Tells whether a file holds these bytes and nothing else. What was not written to the disk yet is in memory still and waits for
+/// the next sync; what a failed sync left there alone does not count.
+fn holds(file: &dyn File, bytes: &[u8]) -> std::io::Result<bool> {
+    if file.len_bytes()? != u64::try_from(bytes.len()).expect("a small file") {
+        return Ok(false);
+    }
+    file.drop_cache(0)?;
+    let mut found = vec![0; bytes.len()];
+    file.read_exact_at(&mut found, 0)?;
+    Ok(found == bytes)
 }
 
 /// Reads the topic's id; `None` when the file is missing or damaged.

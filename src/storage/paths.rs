@@ -12,7 +12,7 @@ const DIGITS: usize = 20;
 
 /// Which file of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum SegmentFile {
+pub enum SegmentFile {
     /// Record batches.
     Log,
     /// Offset index.

@@ -69,6 +69,20 @@ pub struct Slice {
     pub bytes: Bytes,
     /// Where the next read goes on: beyond the batches, and beyond what was looked at and left out.
     pub next_offset: Offset,
+    /// Where the log goes on behind the batches, by what lies there, where that was looked at; else as `next_offset`. What the
+    /// last batch says of itself may be as damaged as the rest of it.
+    pub behind: Offset,
+}
+
+impl Slice {
+    /// Returns a slice without batches: all up to `next_offset` is looked at.
+    pub fn nothing(next_offset: Offset) -> Self {
+        Self {
+            bytes: Bytes::new(),
+            next_offset,
+            behind: next_offset,
+        }
+    }
 }
 
 /// A record found by its time.
@@ -96,26 +110,23 @@ impl Reader<'_> {
         let mut budget = SKIP_BUDGET;
         loop {
             if from >= read.until {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: from.max(read.from),
-                });
+                return Ok(Slice::nothing(from.max(read.from)));
             }
             let Some(segment) = self.segment_for(from, read.times.as_ref()) else {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: read.until,
-                });
+                return Ok(Slice::nothing(read.until));
             };
             let (base, next, end) = segment.bounds();
             if base >= read.until {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: read.until,
-                });
+                return Ok(Slice::nothing(read.until));
             }
             from = from.max(base);
-            let step = match self.step(&segment, Run { read, from, end }, &mut budget) {
+            let run = Run {
+                read,
+                from,
+                next,
+                end,
+            };
+            let step = match self.step(&segment, run, &mut budget) {
                 // Known from now on, the damage is told only to who comes to it.
                 Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => {
                     continue;
@@ -123,21 +134,16 @@ impl Reader<'_> {
                 step => step?,
             };
             match step {
+                Step::Again => continue,
                 Step::Found(slice) => return Ok(slice),
                 Step::Nothing { next_offset } if budget == 0 => {
-                    return Ok(Slice {
-                        bytes: Bytes::new(),
-                        next_offset,
-                    });
+                    return Ok(Slice::nothing(next_offset));
                 }
                 // A segment read to its published end without a batch for us: what follows it is next.
                 Step::Nothing { next_offset } => from = next_offset.max(next.min(read.until)),
             }
             if matches!(segment, Segment::Active(_)) {
-                return Ok(Slice {
-                    bytes: Bytes::new(),
-                    next_offset: from.min(read.until).max(read.from),
-                });
+                return Ok(Slice::nothing(from.min(read.until).max(read.from)));
             }
         }
     }
@@ -172,20 +178,30 @@ impl Reader<'_> {
 
     /// Walks one segment and returns the first run of wanted batches.
     fn step(&self, segment: &Segment, run: Run<'_>, budget: &mut u32) -> Result<Step, ReadError> {
-        let Run { read, from, end } = run;
+        let (read, from) = (run.read, run.from);
         let start = self.start_in(segment, from, read.times.as_ref())?;
-        let mut walk = segment.walk(self.files, start, end, from);
+        let mut walk = segment.walk(self.files, start, run.end, from);
         let mut found: Option<Range<u32>> = None;
-        let mut next_offset = from;
+        let (mut next_offset, mut behind) = (from, None);
         // What lies beyond `until` is not looked at: it may be unsynced, and under repair.
         while next_offset < read.until {
             let (position, header) = match walk.next_header() {
                 Ok(Some(next)) => next,
-                Ok(None) => break,
-                // What was found before it is returned; the next read begins at the damage.
-                Err(ReadError::Damaged { .. }) if found.is_some() => break,
+                Ok(None) => {
+                    behind = Some(run.next);
+                    break;
+                }
+                // What was found before it is returned; the next read begins at the damage. But what was found last may itself
+                // be damaged, and claim the offsets of what is behind it.
+                Err(ReadError::Damaged { .. }) if found.is_some() => {
+                    match segment.examine(self.files)? == Examined::NewGaps {
+                        true => return Ok(Step::Again),
+                        false => break,
+                    }
+                }
                 Err(error) => return Err(error),
             };
+            behind = Some(header.base_offset);
             if header.base_offset >= read.until {
                 break;
             }
@@ -207,25 +223,48 @@ impl Reader<'_> {
             let fits = usize::try_from(end - start).is_ok_and(|len| len <= read.max_bytes);
             if !fits && (found.is_some() || read.first == FirstBatch::IfItFits) {
                 if found.is_none() {
-                    return Ok(Step::Found(Slice {
-                        bytes: Bytes::new(),
-                        next_offset,
-                    }));
+                    return Ok(Step::Found(Slice::nothing(next_offset)));
                 }
                 break;
             }
             found = Some(start..end);
             next_offset = header.next_offset();
+            // Beyond `until` nobody looked: what it says of its end there is not believed.
+            behind = (next_offset > read.until).then_some(header.base_offset);
             if !fits {
+                if next_offset < read.until {
+                    let Some(known) = self.base_behind(segment, walk.next_header(), run.next)? else {
+                        return Ok(Step::Again);
+                    };
+                    behind = known;
+                }
                 break;
             }
         }
         match found {
-            Some(found) => {
-                let bytes = read_range(self.files, segment, found)?;
-                Ok(Step::Found(Slice { bytes, next_offset }))
-            }
+            Some(found) => Ok(Step::Found(Slice {
+                bytes: read_range(self.files, segment, found)?,
+                next_offset,
+                behind: behind.unwrap_or(next_offset),
+            })),
             None => Ok(Step::Nothing { next_offset }),
+        }
+    }
+
+    /// Returns where the log goes on behind a batch, by what follows it in a segment that ends before `next`, if that can be
+    /// read; nothing when that brought damage to light.
+    fn base_behind(
+        &self,
+        segment: &Segment,
+        following: Result<Option<(u32, BatchHeader)>, ReadError>,
+        next: Offset,
+    ) -> Result<Option<Option<Offset>>, ReadError> {
+        match following {
+            Ok(following) => Ok(Some(Some(
+                following.map_or(next, |(_, header)| header.base_offset),
+            ))),
+            Err(ReadError::Damaged { .. }) if segment.examine(self.files)? == Examined::NewGaps => Ok(None),
+            Err(_) => Ok(Some(None)),
         }
     }
 
@@ -257,12 +296,7 @@ impl Reader<'_> {
                     continue;
                 }
                 let bytes = walk.batch(position, &header)?;
-                let batch = InBatch {
-                    bytes,
-                    position,
-                    leader_epoch: header.leader_epoch,
-                };
-                if let Some(found) = first_in_batch(&segment, batch, find)? {
+                if let Some(found) = first_in_batch(&segment, (position, bytes), find)? {
                     return Ok(Some(found).filter(|found| found.offset < find.bound));
                 }
             }
@@ -377,33 +411,43 @@ pub(super) struct FindTime {
     pub(super) max_decompressed_bytes: u32,
 }
 
-/// A batch in which to look for a record.
-struct InBatch {
-    bytes: Bytes,
-    position: u32,
-    leader_epoch: Option<LeaderEpoch>,
-}
-
-fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<Option<Found>, ReadError> {
+/// Looks for a record in the batch at a position.
+fn first_in_batch(
+    segment: &Segment,
+    (position, bytes): (u32, Bytes),
+    find: &FindTime,
+) -> Result<Option<Found>, ReadError> {
     let damaged = |damage: Damage| ReadError::Damaged {
         path: segment.log_path().to_path_buf(),
-        position: u64::from(batch.position),
+        position: u64::from(position),
         lost: None,
         reason: damage.to_string(),
     };
-    let parsed = RecordBatch::parse(batch.bytes).map_err(damaged)?;
+    let parsed = RecordBatch::parse(bytes).map_err(damaged)?;
     let limit = DecompressLimit(find.max_decompressed_bytes);
-    for record in parsed.records(limit).map_err(damaged)? {
-        let record = record.map_err(damaged)?;
-        match record.timestamp {
-            Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
-                return Ok(Some(Found {
-                    offset: record.offset,
-                    timestamp,
-                    leader_epoch: batch.leader_epoch,
-                }));
-            }
-            _ => {}
+    first_record(&parsed, find.at, find.from, limit).map_err(damaged)
+}
+
+/// Returns the first record of a batch at `from` or later that has a timestamp of `at` or later.
+///
+/// # Errors
+/// What keeps the records from being read.
+pub fn first_record(
+    batch: &RecordBatch,
+    at: Timestamp,
+    from: Offset,
+    limit: DecompressLimit,
+) -> Result<Option<Found>, Damage> {
+    for record in batch.records(limit)? {
+        let record = record?;
+        if let Some(timestamp) = record.timestamp.filter(|timestamp| *timestamp >= at)
+            && record.offset >= from
+        {
+            return Ok(Some(Found {
+                offset: record.offset,
+                timestamp,
+                leader_epoch: batch.header().leader_epoch,
+            }));
         }
     }
     Ok(None)
@@ -412,16 +456,23 @@ fn first_in_batch(segment: &Segment, batch: InBatch, find: &FindTime) -> Result<
 struct Run<'a> {
     read: &'a Read,
     from: Offset,
+    /// The offset after the segment's last.
+    next: Offset,
     /// The segment's published end.
     end: u32,
 }
 
 enum Step {
     Found(Slice),
-    Nothing { next_offset: Offset },
+    Nothing {
+        next_offset: Offset,
+    },
+    /// Damage is known that was not known before.
+    Again,
 }
 
-fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
+/// Tells whether a batch may hold records of these times that readers get.
+pub fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
     let Some(times) = times else { return true };
     !header.is_control()
         && header

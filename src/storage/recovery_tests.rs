@@ -35,6 +35,19 @@ fn remove(fs: &SimFs, name: &str) {
 }
 
 #[test]
+fn a_start_after_a_kill_does_not_make_a_partition_younger() {
+    let fs = killed(3);
+    let file = path("t-0/partition.metadata");
+    let since = fs.stat(&file).expect("there").modified;
+    fs.set_now(NOW.saturating_add_ms(1_000_000));
+    let house = House::on(fs.clone());
+    assert_eq!(fs.stat(&file).expect("there").modified, since);
+    drop(house);
+    let fs = fs.crash(CrashChoice::LoseAll);
+    assert_eq!(offsets(&House::on(fs).log), [0, 1, 2], "what was read is safe");
+}
+
+#[test]
 fn every_batch_behind_the_first_can_have_an_index_entry_of_its_own() {
     let config = LogConfig {
         index_interval_bytes: 1,

@@ -6,10 +6,11 @@
 //!    that follows, is cut as a torn tail.
 //! 3. What remains of each such log is copied into a new file, synced, and renamed over the old one. If it dies here: the old
 //!    file is found, or the new one, both with every acknowledged record; recovery verifies either.
-//! 4. The directory is synced: no later log has a durable name before these do. Then a new, empty log is begun where the log ends,
-//!    and the directory synced again: behind the last of the others nobody then expects what was cut off it. If it dies here:
-//!    recovery finds it last, or not at all.
-//! 5. The segments are replaced in memory, producer state is rebuilt, appends resume.
+//! 4. The manifest goes, and the directory is synced: no later log has a durable name before these do, and no start is told of
+//!    what was cut by a manifest from before. Then a new, empty log is begun where the log ends, and the directory synced again:
+//!    behind the last of the others nobody then expects what was cut off it. If it dies here: recovery finds it last, or not at
+//!    all.
+//! 5. The segments are replaced in memory, producer state is rebuilt, the manifest is written anew, appends resume.
 //!
 //! Steps 1 to 3 hold no lock but the one that keeps repairs apart: the refusal is what keeps the doubtful segments as they
 //! are. Safe segments may be replaced or removed meanwhile; step 5 takes them as it finds them.
@@ -26,7 +27,7 @@ use crate::types::{Offset, Timestamp};
 
 use super::error::{IoContext, ReadError, StoreError};
 use super::files::{copy_over, remove_if_there};
-use super::journal::JournalOf;
+use super::journal::{Journal, JournalOf};
 use super::load::{StateFiles, rebuild_producers, replay_batch};
 use super::partition::Partition;
 use super::partition_dir::write_metadata;
@@ -67,6 +68,9 @@ impl Partition {
             // Its first sync failed: what the file of the topic's id holds on disk is as open as the rest.
             write_metadata(&self.files, &self.dir, self.topic_id)?;
         }
+        // Gone with the same sync, it cannot come back after a crash and tell of what was cut here.
+        self.writer.lock().journal.outdated();
+        Journal::remove(&self.files, &self.dir)?;
         let fs = self.files.fs();
         fs.sync_dir(&self.dir, SITE_DIR).context("sync", &self.dir)?;
         let log_end = self.marks.view().log_end;

@@ -176,7 +176,7 @@ fn a_reader_that_holds_a_deleted_segment_finishes() {
     };
     let slice = house.log.read(&read).expect("read");
     let before = slice.bytes.to_vec();
-    house.log.configure(limited(None, Some(0)));
+    house.log.configure(limited(None, Some(0)), NOW);
     assert!(look_cleanly(&house, NOW) > 0);
     assert_eq!(slice.bytes, before);
     assert!(matches!(house.log.read(&read), Err(ReadError::OutOfRange { .. })));
@@ -221,7 +221,7 @@ fn a_lost_snapshot_is_made_again_before_the_batches_it_tells_of_go() {
             .remove_file(&Path::new(DATA).join("t-0").join(name))
             .expect("removed");
     }
-    house.log.configure(limited(None, Some(700)));
+    house.log.configure(limited(None, Some(700)), NOW);
     assert!(look_cleanly(&house, NOW) > 0);
     assert!(house.log.watermarks().log_start >= Offset(8));
     let after = House::on(house.fs.crash(CrashChoice::LoseAll));
@@ -381,6 +381,8 @@ fn producers_outlive_what_was_deleted_by_call_and_a_power_cut() {
     let end = house.log.watermarks().log_end;
     house.log.raise_log_start(end).expect("nothing is held");
     assert_eq!(look_cleanly(&house, NOW), 1);
+    house.append(&plain("later"));
+    house.sync().expect("that the files are gone is safe");
     let after = House::on(house.fs.crash(CrashChoice::LoseAll));
     let again = after.log.append(&numbered(7, 0, "once"), Origin::Client, NOW);
     let written = again.expect("a retry").written;
@@ -402,10 +404,13 @@ fn a_log_that_refuses_writes_is_left_alone_until_it_is_repaired() {
 fn a_start_is_not_raised_past_what_is_held() {
     let house = filled(limited(None, None), 30);
     let hold = |hold: Hold| {
-        house.log.configure(LogConfig {
-            holds: Arc::new([hold]),
-            ..small()
-        });
+        house.log.configure(
+            LogConfig {
+                holds: Arc::new([hold]),
+                ..small()
+            },
+            NOW,
+        );
         house.log.raise_log_start(Offset(9))
     };
     let held = |raised: Result<Offset, crate::storage::StartError>| {

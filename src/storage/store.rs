@@ -41,7 +41,7 @@ use super::recovery::Stop;
 use super::retain::Retained;
 use super::{CompactError, Pass, PassReport, close, commit, retain};
 
-const LOCK: &str = ".lock";
+pub(super) const LOCK: &str = ".lock";
 pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
 const SITE_MARKER: SyncSite = SyncSite("clean marker");
 const SITE_MARKER_DIR: SyncSite = SyncSite("data directory with the clean marker");

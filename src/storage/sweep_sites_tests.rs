@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::{Ledger, Probe, SEEDS, Stop, World, disk, live};
+use parking_lot::Mutex;
+
+use super::{CrashChoice, Ledger, Probe, SEEDS, Stop, World, disk, live, next_lives};
 use crate::env::SyncSite;
 
 /// Where syncs are not of the data directory: the file systems themselves, what measures a disk, and a folder that stands in for
@@ -49,6 +52,7 @@ fn the_sweeps_come_to_every_sync_of_the_sources() {
     let sites = world.fs.sync_sites();
     let mut swept: BTreeSet<String> = sites.iter().map(|site| site.0.to_owned()).collect();
     swept.extend(crate::storage::cleaner::SWEPT.map(str::to_owned));
+    swept.extend(crate::storage::restore::SWEPT.map(str::to_owned));
     let mut written = BTreeSet::new();
     all_sources(&mut |_, text| {
         let literals = text.split("SyncSite(\"").skip(1);
@@ -93,6 +97,53 @@ fn violation_without(site: SyncSite, seeds: u64) -> Option<String> {
     }
 }
 
+/// How many changes of the disk behind a sync are looked at, and with how many crashes each.
+const BEHIND: u64 = 12;
+const CRASHES: u64 = 40;
+
+/// Runs the life with one sync switched off until soon after each time that it is due, and cuts the power there; the broken
+/// promise, if one shows.
+fn violation_behind(site: SyncSite) -> Option<String> {
+    let deaths = calls_of(site)
+        .into_iter()
+        .flat_map(|call| call + 1..=call + BEHIND);
+    deaths.collect::<BTreeSet<_>>().into_iter().find_map(|death| {
+        let fs = disk();
+        fs.disable_sync(site);
+        fs.fail_after(death);
+        let mut world = World::new(fs, Ledger::default());
+        if let Err(Stop::Violated(why)) = live(&mut world) {
+            return Some(why);
+        }
+        (0..CRASHES).find_map(|seed| {
+            let after = next_lives(world.fs.crash(CrashChoice::Random(seed)), &world.ledger, seed);
+            after
+                .err()
+                .map(|why| format!("died at {death}, seed {seed}: {why}"))
+        })
+    })
+}
+
+/// Which changes of the disk in a life are syncs of a site.
+fn calls_of(site: SyncSite) -> Vec<u64> {
+    let mut world = World::new(disk(), Ledger::default());
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let (noted, fs, before) = (Arc::clone(&calls), world.fs.clone(), world.fs.mutations());
+    world.fs.watch_syncs(move |now| {
+        if now == site {
+            noted.lock().push(fs.mutations() - before);
+        }
+    });
+    if let Err(stop) = live(&mut world) {
+        panic!("with all syncs: {stop:?}");
+    }
+    // The disk and its watch hold each other.
+    world.fs.watch_syncs(|_| {});
+    let calls = std::mem::take(&mut *calls.lock());
+    assert!(!calls.is_empty(), "{site:?}");
+    calls
+}
+
 #[test]
 fn without_any_one_sync_a_promise_is_broken() {
     let mut world = World::new(disk(), Ledger::default());
@@ -104,6 +155,7 @@ fn without_any_one_sync_a_promise_is_broken() {
         let violation = [2, SEEDS]
             .into_iter()
             .find_map(|seeds| violation_without(site, seeds))
+            .or_else(|| violation_behind(site))
             .or_else(|| super::kills::violation_without(site))
             .or_else(|| super::kills::violation_in_the_next_start_without(site));
         if violation.is_none() {

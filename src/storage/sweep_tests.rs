@@ -266,13 +266,16 @@ impl World {
     fn look(&mut self, name: &'static str, bytes: u64) -> Result<(), Stop> {
         self.steps += 1;
         let log = self.log(name);
-        log.configure(LogConfig {
-            retention: Retention {
-                ms: None,
-                bytes: Some(bytes),
+        log.configure(
+            LogConfig {
+                retention: Retention {
+                    ms: None,
+                    bytes: Some(bytes),
+                },
+                ..small()
             },
-            ..small()
-        });
+            NOW,
+        );
         let plan = log.retention_plan(NOW);
         if plan.deletions.is_empty() {
             return Err(self.stop(name, "the script has retention delete something"));
@@ -284,7 +287,7 @@ impl World {
                 return Err(self.stop(name, error));
             }
         }
-        log.configure(small());
+        log.configure(small(), NOW);
         self.ledger.log(name).kept_start = log.watermarks().log_start;
         Ok(())
     }

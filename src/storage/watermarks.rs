@@ -132,6 +132,19 @@ impl Watermarks {
         self.change(|state| state.local_start = state.local_start.max(to))
     }
 
+    /// The archive of another server has come to `end`, and begins at `log_start`: a log without anything of its own follows.
+    pub(super) fn follow(&self, log_start: Offset, end: Offset) -> WatermarkView {
+        self.change(|state| {
+            let end = end.max(state.log_end);
+            state.log_end = end;
+            state.written = end;
+            state.recovery_point = end;
+            state.high_watermark = end;
+            state.local_start = end;
+            state.log_start = state.log_start.max(log_start).min(end);
+        })
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) -> WatermarkView {
         let mut state = self.0.lock();
         change(&mut state);

@@ -263,7 +263,7 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let active = self.active();
         if active.look(|state| state.extent.end) == 0 {
-            // Nothing to keep; only an empty file of another name to make.
+            // Nothing to keep: it begins anew, under the name that it has.
             return self.begin_segment(base, now, config);
         }
         if self.cut_to_published(&active)? == Cut::Some && !self.unsynced.logs.contains(&active.log_path) {
@@ -299,20 +299,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes an empty log that begins at `base` the active segment.
+    /// Makes an empty log that begins at `base` the active segment. One that was active until now was as empty and began
+    /// there, too: the new log took its name.
     pub(super) fn begin_in(&mut self, log: Arc<Path>, base: Offset, now: Timestamp, config: &LogConfig) {
-        let active = Arc::new(Active::new(log, fresh_state(base, now, config)));
-        let before = {
-            let mut list = self.segments.write();
-            let before = list.active().cloned();
-            list.set_active(Some(Arc::clone(&active)));
-            before
-        };
-        if let Some(empty) = before.filter(|before| before.base != base) {
-            // A leftover of no bytes; the next start removes it if this does not.
-            let _ = remove_if_there(&self.files, &empty.log_path);
-            self.unsynced.logs.retain(|path| *path != empty.log_path);
-        }
+        let active = Active::new(log, fresh_state(base, now, config));
+        let mut list = self.segments.write();
+        let before = list.active().map(|before| before.base);
+        assert!(
+            before.is_none_or(|before| before == base),
+            "an empty log is at the end"
+        );
+        list.set_active(Some(Arc::new(active)));
     }
 
     /// Cuts what a failed write left beyond the published end, where no reader looks: a sealed log ends with its last batch,

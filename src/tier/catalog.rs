@@ -75,6 +75,15 @@ impl Catalog {
         &self.removed
     }
 
+    /// Returns a checksum over the topics that are there.
+    pub fn topics_crc(&self) -> u32 {
+        let mut bytes = Vec::new();
+        for topic in self.topics.values() {
+            encode_topic(topic, &mut bytes);
+        }
+        crc32fast::hash(&bytes)
+    }
+
     fn put(&mut self, topic: ArchivedTopic) -> Result<(), Contradiction> {
         let mut others = self.topics.values().filter(|other| other.id != topic.id);
         let name_is_taken = others.any(|other| other.name == topic.name);

@@ -7,12 +7,14 @@
 //!                                '------- one request for neighbours that are missing, in a task of its own
 //! ```
 //!
-//! The **part** of a log is a quarter of a chunk, [`PART_BYTES`]: a point lookup fetches one or two, and stays below one chunk with index
+//! The **part** of a log is a sixteenth of a chunk, [`PART_BYTES`]: a point lookup fetches one or two, and stays below one chunk with index
 //! pages and all. A page of an index, or a footer, is a part of its own. What a reader needs is asked for at once; what it may need next,
-//! behind that, by a request that nobody waits for.
+//! behind that, by a request that nobody waits for. What one request brought is a **run** of parts, and stays one in memory: who
+//! gets most of it gets it without a copy, who gets little gets a copy and keeps no run alive.
 //!
 //! **Reading ahead**: a reader that goes on where a slice ended has gone so far already; a sixth of that, at most
-//! [`CacheLimits::read_ahead_bytes`], is fetched ahead of it. So one that stops has cost at most a sixth more than it got, and a part or two.
+//! [`CacheLimits::read_ahead_bytes`], is fetched ahead of it, also over the end of an object. So one that stops has cost at most a sixth
+//! more than it got, and a part or two. A new request goes out when half of what should be there is missing: not one for every slice.
 //!
 //! Invariants
 //! - A part is fetched once however many ask for it, and a reader that is cancelled stops nobody else: the fetch is the cache's, not its.
@@ -41,8 +43,8 @@ use crate::env::Fs;
 use crate::types::Offset;
 
 /// Bytes of a part of a log.
-pub(super) const PART_BYTES: u64 = 256 << 10;
-const _: () = assert!(PART_BYTES * 4 == CHUNK_BYTES as u64);
+pub(super) const PART_BYTES: u64 = 64 << 10;
+const _: () = assert!(PART_BYTES * 16 == CHUNK_BYTES as u64);
 /// Bytes of one request at most.
 const MAX_FLIGHT_BYTES: u64 = 4 << 20;
 /// Readers whose way is remembered.
@@ -80,17 +82,19 @@ impl Default for CacheLimits {
 /// What came of a fetch.
 type Outcome = Option<Result<Bytes, Arc<TierError>>>;
 
-/// A request on its way, and where it begins.
+/// A request on its way, and what it brings.
 #[derive(Clone, Debug)]
 struct Flight {
-    start: u64,
+    range: Range<u64>,
     outcome: watch::Receiver<Outcome>,
 }
 
 #[derive(Debug)]
 struct State {
-    parts: Recent<PartKey, Bytes>,
-    parts_bytes: u64,
+    /// What requests brought, by where it begins.
+    runs: Recent<PartKey, Run>,
+    runs_bytes: u64,
+    /// The flight of each part that is on its way.
     flights: HashMap<PartKey, Flight>,
     footers: Recent<(Arc<str>, u32), Arc<Footer>>,
     /// Where readers will go on: partition and offset, and how many bytes each has read until there.
@@ -136,6 +140,25 @@ pub(super) struct Wanted {
     pub(super) ahead: u64,
     /// Where the log ends.
     pub(super) log_end: u64,
+    /// What comes behind that.
+    pub(super) beyond: Option<Beyond>,
+}
+
+/// The log that a sequential reader comes to next.
+#[derive(Clone, Debug)]
+pub(super) struct Beyond {
+    pub(super) object: CachedObject,
+    /// Where its footer lies, if that is not known yet.
+    pub(super) footer: Option<Range<u64>>,
+    /// Where it ends.
+    pub(super) log_end: u64,
+}
+
+/// What one request brought: parts, back to back.
+#[derive(Clone, Debug)]
+struct Run {
+    bytes: Bytes,
+    parts: Vec<Range<u64>>,
 }
 
 impl ChunkCache {
@@ -158,8 +181,8 @@ impl ChunkCache {
             permits: Arc::new(Semaphore::new(limits.flights.max(1))),
             limits,
             state: Mutex::new(State {
-                parts: Recent::new(),
-                parts_bytes: 0,
+                runs: Recent::new(),
+                runs_bytes: 0,
                 flights: HashMap::new(),
                 footers: Recent::new(),
                 walks: Recent::new(),
@@ -178,8 +201,8 @@ impl ChunkCache {
         object: &CachedObject,
         range: Range<u64>,
     ) -> Result<Bytes, TierError> {
-        let mut parts = self.parts(object, vec![range]).await?;
-        Ok(parts.pop().unwrap_or_default())
+        let waiting = self.begin(object, std::slice::from_ref(&range), Urgency::Now);
+        self.wait(object, range, waiting).await
     }
 
     /// Returns a range of a log, and begins to fetch what lies ahead.
@@ -195,72 +218,96 @@ impl ChunkCache {
             range,
             ahead,
             log_end,
+            beyond,
         } = wanted;
-        let ahead_end = match range.end.saturating_add(ahead) {
+        let parts = parts_of(range.start..range.end, log_end);
+        // Those that nobody waits for come second, and only where there is room for them.
+        let waiting = self.begin(object, &parts, Urgency::Now);
+        let covered = parts.last().map_or(range.end, |part| part.end);
+        let reach = range.end.saturating_add(ahead);
+        self.begin_ahead(object, covered..reach.min(log_end), log_end);
+        if let Some(next) = beyond.filter(|_| reach > log_end) {
+            if let Some(footer) = next.footer {
+                self.begin(&next.object, &[footer], Urgency::Ahead);
+            }
+            self.begin_ahead(&next.object, 0..(reach - log_end).min(next.log_end), next.log_end);
+        }
+        self.wait(object, range, waiting).await
+    }
+
+    /// Sets off for what a reader may come to next, if half of it is neither here nor on its way.
+    fn begin_ahead(self: &Arc<Self>, object: &CachedObject, range: Range<u64>, log_end: u64) {
+        let end = match range.end {
             end if end >= log_end => log_end,
             end => end - end % PART_BYTES,
         };
-        let parts = parts_of(range.start..range.end, log_end);
-        let covered = parts.last().map_or(range.end, |part| part.end);
-        // Those that nobody waits for come second, and only where there is room for them.
-        let waiting = self.begin(object, &parts, Urgency::Now);
-        if ahead_end > covered {
-            self.begin(object, &parts_of(covered..ahead_end, log_end), Urgency::Ahead);
+        if range.start >= end {
+            return;
         }
-        let pieces = self.wait(object, parts.clone(), waiting).await?;
-        let mut whole = BytesMut::new();
-        for (part, bytes) in parts.iter().zip(pieces) {
-            let from = index(range.start.saturating_sub(part.start)).min(bytes.len());
-            let to = index(range.end.min(part.end) - part.start).min(bytes.len());
-            if parts.len() == 1 {
-                return Ok(bytes.slice(from..to));
-            }
-            whole.extend_from_slice(&bytes[from..to]);
+        let parts = parts_of(range.start..end, log_end);
+        let half = &parts[parts.len() / 2];
+        let is_known = {
+            let mut state = self.state.lock();
+            end < log_end && state.known(&object.name, half).is_some()
+        };
+        if !is_known {
+            self.begin(object, &parts, Urgency::Ahead);
         }
-        Ok(whole.freeze())
     }
 
-    async fn parts(
-        self: &Arc<Self>,
-        object: &CachedObject,
-        parts: Vec<Range<u64>>,
-    ) -> Result<Vec<Bytes>, TierError> {
-        let waiting = self.begin(object, &parts, Urgency::Now);
-        self.wait(object, parts, waiting).await
-    }
-
+    /// Puts a range together from what is here and what comes.
     async fn wait(
         self: &Arc<Self>,
         object: &CachedObject,
-        parts: Vec<Range<u64>>,
+        range: Range<u64>,
         waiting: Vec<Waiting>,
-    ) -> Result<Vec<Bytes>, TierError> {
-        let mut found = Vec::with_capacity(parts.len());
-        for (part, waiting) in parts.into_iter().zip(waiting) {
-            let flight = match waiting {
-                Waiting::Here(bytes) => {
-                    found.push(bytes);
-                    continue;
+    ) -> Result<Bytes, TierError> {
+        let mut whole = BytesMut::new();
+        let mut at = range.start;
+        // Of an empty range there is nothing to wait for.
+        let waiting = waiting.into_iter().take_while(|_| !range.is_empty());
+        for waiting in waiting {
+            let (from, bytes) = match waiting {
+                Waiting::Here { start, bytes } => (start, bytes),
+                Waiting::For(flight) => {
+                    let mut outcome = flight.outcome.clone();
+                    let landed = outcome.wait_for(Option::is_some).await;
+                    match landed.ok().and_then(|outcome| outcome.clone()) {
+                        Some(Ok(bytes)) => (flight.range.start, bytes),
+                        Some(Err(error)) => return Err(error.again()),
+                        None => return Err(abandoned(&object.name)),
+                    }
                 }
-                Waiting::For(flight) => flight,
             };
-            let mut outcome = flight.outcome.clone();
-            let landed = outcome.wait_for(Option::is_some).await;
-            let landed = landed.ok().and_then(|outcome| outcome.clone());
-            let bytes = match landed {
-                Some(Ok(bytes)) => bytes,
-                Some(Err(error)) => return Err(error.again()),
-                None => return Err(abandoned(&object.name)),
-            };
-            let at = index(part.start - flight.start);
-            let len = index(part.end - part.start);
-            let bytes = bytes.get(at..at + len).map(|_| bytes.slice(at..at + len));
-            found.push(bytes.ok_or_else(|| abandoned(&object.name))?);
+            let end = range.end.min(from + len(&bytes));
+            if at < from || at >= end {
+                return Err(abandoned(&object.name));
+            }
+            let piece = index(at - from)..index(end - from);
+            if at == range.start && end == range.end {
+                // A slice keeps its whole run in memory, for as long as a client takes to fetch it.
+                let is_most = 2 * piece.len() >= bytes.len();
+                let found = bytes.slice(piece);
+                return Ok(if is_most {
+                    found
+                } else {
+                    Bytes::copy_from_slice(&found)
+                });
+            }
+            if whole.is_empty() {
+                whole.reserve(index(range.end - range.start));
+            }
+            whole.extend_from_slice(&bytes[piece]);
+            at = end;
         }
-        Ok(found)
+        if at == range.end {
+            Ok(whole.freeze())
+        } else {
+            Err(abandoned(&object.name))
+        }
     }
 
-    /// Finds each part, or sets off for it: neighbours that are missing with one request.
+    /// Finds parts, neighbours, or sets off for them: those that are missing side by side with one request.
     fn begin(
         self: &Arc<Self>,
         object: &CachedObject,
@@ -269,21 +316,22 @@ impl ChunkCache {
     ) -> Vec<Waiting> {
         let mut state = self.state.lock();
         while state.tasks.try_join_next().is_some() {}
-        let mut waiting = Vec::with_capacity(parts.len());
+        let mut waiting = Vec::new();
         let mut at = 0;
         while let Some(part) = parts.get(at) {
-            let key = (Arc::clone(&object.name), part.start);
-            if let Some(known) = state.known(&key, part) {
+            if let Some(known) = state.known(&object.name, part) {
+                let end = known.end();
                 waiting.push(known);
                 at += 1;
+                while parts.get(at).is_some_and(|next| next.end <= end) {
+                    at += 1;
+                }
                 continue;
             }
             let mut end = at + 1;
             while let Some(next) = parts.get(end)
                 && next.end - part.start <= MAX_FLIGHT_BYTES
-                && state
-                    .known(&(Arc::clone(&object.name), next.start), next)
-                    .is_none()
+                && state.known(&object.name, next).is_none()
             {
                 end += 1;
             }
@@ -292,30 +340,30 @@ impl ChunkCache {
             if urgency == Urgency::Ahead && self.permits.available_permits() == 0 {
                 continue;
             }
-            let flight = self.set_off(&mut state, object, &run);
-            waiting.extend(run.iter().map(|_| Waiting::For(flight.clone())));
+            let flight = self.set_off(&mut state, object, run);
+            waiting.push(Waiting::For(flight));
         }
         waiting
     }
 
-    fn set_off(self: &Arc<Self>, state: &mut State, object: &CachedObject, run: &[Range<u64>]) -> Flight {
+    fn set_off(self: &Arc<Self>, state: &mut State, object: &CachedObject, parts: Vec<Range<u64>>) -> Flight {
         let (sender, outcome) = watch::channel(None);
         let flight = Flight {
-            start: run[0].start,
+            range: parts[0].start..parts.last().map_or(parts[0].end, |part| part.end),
             outcome,
         };
-        for part in run {
+        for part in &parts {
             let key = (Arc::clone(&object.name), part.start);
             state.flights.insert(key, flight.clone());
         }
         // The tasks are the cache's own: a strong reference would keep it, and them, for ever.
-        let (cache, object, run) = (Arc::downgrade(self), object.clone(), run.to_vec());
+        let (cache, object) = (Arc::downgrade(self), object.clone());
         let (permits, disk) = (Arc::clone(&self.permits), self.disk.clone());
         state.tasks.spawn(async move {
             let _permit = permits.acquire().await;
-            let outcome = fetch(&object, &run, disk.as_ref()).await.map_err(Arc::new);
+            let outcome = fetch(&object, &parts, disk.as_ref()).await.map_err(Arc::new);
             if let Some(cache) = cache.upgrade() {
-                cache.land(&object, &run, outcome.as_ref().ok());
+                cache.land(&object, parts, outcome.as_ref().ok());
             }
             let _ = sender.send(Some(outcome));
         });
@@ -323,36 +371,32 @@ impl ChunkCache {
     }
 
     /// Keeps what has come.
-    fn land(&self, object: &CachedObject, run: &[Range<u64>], bytes: Option<&Bytes>) {
+    fn land(&self, object: &CachedObject, parts: Vec<Range<u64>>, bytes: Option<&Bytes>) {
         let mut evicted = Vec::new();
+        let mut state = self.state.lock();
+        for part in &parts {
+            state.flights.remove(&(Arc::clone(&object.name), part.start));
+        }
+        if let Some(bytes) = bytes {
+            let run = Run {
+                bytes: bytes.clone(),
+                parts,
+            };
+            state.keep(&object.name, run);
+        }
+        while state.runs_bytes > self.limits.memory_bytes
+            && let Some(((name, _), run)) = state.runs.pop()
         {
-            let mut state = self.state.lock();
-            for part in run {
-                let key = (Arc::clone(&object.name), part.start);
-                state.flights.remove(&key);
-                let Some(bytes) = bytes else { continue };
-                let at = index(part.start - run[0].start);
-                let bytes = bytes.slice(at..at + index(part.end - part.start));
-                // A slice would keep the whole request in memory.
-                let own = if run.len() == 1 {
-                    bytes
-                } else {
-                    Bytes::copy_from_slice(&bytes)
-                };
-                state.keep(key, own);
-            }
-            while state.parts_bytes > self.limits.memory_bytes
-                && let Some((key, bytes)) = state.parts.pop()
-            {
-                state.parts_bytes -= len(&bytes);
-                evicted.push((key, bytes));
-            }
-            if let Some(disk) = &self.disk
-                && !evicted.is_empty()
-            {
-                let disk = Arc::clone(disk);
-                state.tasks.spawn_blocking(move || disk.store(evicted));
-            }
+            state.runs_bytes -= len(&run.bytes);
+            evicted.push((name, run));
+        }
+        if let Some(disk) = &self.disk
+            && !evicted.is_empty()
+        {
+            let disk = Arc::clone(disk);
+            let parts = evicted.into_iter().flat_map(|(name, run)| run.into_parts(&name));
+            let parts: Vec<_> = parts.collect();
+            state.tasks.spawn_blocking(move || disk.store(parts));
         }
     }
 
@@ -360,9 +404,9 @@ impl ChunkCache {
     pub(super) fn forget(&self, name: &Arc<str>) {
         let mut state = self.state.lock();
         let all = (Arc::clone(name), 0)..(Arc::clone(name), u64::MAX);
-        for key in state.parts.keys_in(all.clone()) {
-            if let Some(bytes) = state.parts.remove(&key) {
-                state.parts_bytes -= len(&bytes);
+        for key in state.runs.keys_in(all.clone()) {
+            if let Some(run) = state.runs.remove(&key) {
+                state.runs_bytes -= len(&run.bytes);
             }
         }
         if let Some(disk) = &self.disk {
@@ -406,20 +450,42 @@ impl ChunkCache {
 }
 
 impl State {
-    fn known(&mut self, key: &PartKey, part: &Range<u64>) -> Option<Waiting> {
-        if let Some(bytes) = self.parts.get(key)
-            && len(bytes) == part.end - part.start
+    /// Finds a part, with its neighbours, or the flight that brings it.
+    fn known(&mut self, name: &Arc<str>, part: &Range<u64>) -> Option<Waiting> {
+        let key = (Arc::clone(name), part.start);
+        let before = self.runs.at_or_before(&key);
+        let covers =
+            |(found, run): &(&PartKey, &Run)| found.0 == *name && part.end <= found.1 + len(&run.bytes);
+        if let Some(found) = before.filter(covers).map(|(found, _)| found.clone())
+            && let Some(run) = self.runs.get(&found)
         {
-            return Some(Waiting::Here(bytes.clone()));
+            let bytes = run.bytes.clone();
+            return Some(Waiting::Here {
+                start: found.1,
+                bytes,
+            });
         }
-        self.flights.get(key).cloned().map(Waiting::For)
+        let flight = self.flights.get(&key)?;
+        (part.end <= flight.range.end).then(|| Waiting::For(flight.clone()))
     }
 
-    fn keep(&mut self, key: PartKey, bytes: Bytes) {
-        self.parts_bytes += len(&bytes);
-        if let Some(before) = self.parts.insert(key, bytes) {
-            self.parts_bytes -= len(&before);
+    fn keep(&mut self, name: &Arc<str>, run: Run) {
+        self.runs_bytes += len(&run.bytes);
+        let key = (Arc::clone(name), run.parts[0].start);
+        if let Some(before) = self.runs.insert(key, run) {
+            self.runs_bytes -= len(&before.bytes);
         }
+    }
+}
+
+impl Run {
+    fn into_parts(self, name: &Arc<str>) -> impl Iterator<Item = (PartKey, Bytes)> + use<> {
+        let (name, start) = (Arc::clone(name), self.parts[0].start);
+        let part = move |part: Range<u64>| {
+            let place = index(part.start - start)..index(part.end - start);
+            ((Arc::clone(&name), part.start), self.bytes.slice(place))
+        };
+        self.parts.into_iter().map(part)
     }
 }
 
@@ -430,8 +496,17 @@ enum Urgency {
 }
 
 enum Waiting {
-    Here(Bytes),
+    Here { start: u64, bytes: Bytes },
     For(Flight),
+}
+
+impl Waiting {
+    fn end(&self) -> u64 {
+        match self {
+            Self::Here { start, bytes } => start + len(bytes),
+            Self::For(flight) => flight.range.end,
+        }
+    }
 }
 
 /// Fetches a run of neighbours: from disk when all of them are there, else with one request.

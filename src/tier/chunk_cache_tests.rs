@@ -109,8 +109,8 @@ impl ChunkCache {
 
     fn kept_bytes(&self) -> u64 {
         let state = self.state.lock();
-        let counted: u64 = state.parts.values().map(len).sum();
-        assert_eq!(counted, state.parts_bytes);
+        let counted: u64 = state.runs.values().map(|run| len(&run.bytes)).sum();
+        assert_eq!(counted, state.runs_bytes);
         assert!(state.flights.is_empty());
         counted
     }
@@ -229,6 +229,41 @@ async fn what_lies_ahead_is_fetched_only_as_a_walk_goes_on() {
         read.from = slice.next_offset;
     }
     assert!(free >= 15, "{free} slices were there already");
+}
+
+#[tokio::test]
+async fn a_sequential_reader_comes_to_the_next_segment_without_a_wait() {
+    let bucket = Bucket::new().await;
+    let cache = ChunkCache::in_memory(CacheLimits::default());
+    let cold = bucket.cold(&cache);
+    let begins: Vec<Offset> = bucket.manifest.segments().keys().copied().collect();
+    let mut read = ask(0, bucket.end(), 256 << 10);
+    let mut waits = Vec::new();
+    while read.from < read.until {
+        bucket.counting.take();
+        let slice = cold.read(&read).await.expect("read");
+        if begins.contains(&read.from) && bucket.counting.take().gets > 0 {
+            waits.push(read.from);
+        }
+        cache.settle().await;
+        read.from = slice.next_offset;
+    }
+    assert_eq!(waits, [Offset(0)], "of {begins:?}");
+    // One that ends with its segment has nothing fetched of the next.
+    let cache = ChunkCache::in_memory(CacheLimits::default());
+    let (_, counts) = bucket.read_all(&cache, 0, begins[2].0).await;
+    let below = begins[2].0..;
+    let expected: u64 = bucket
+        .manifest
+        .segments()
+        .values()
+        .take(2)
+        .map(|segment| segment.object_bytes)
+        .sum();
+    assert!(
+        counts.got_bytes <= expected,
+        "{counts:?} for what lies before {below:?}, {expected}"
+    );
 }
 
 #[tokio::test]

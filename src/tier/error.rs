@@ -113,6 +113,14 @@ pub enum TierError {
         /// Which file and why.
         source: std::io::Error,
     },
+    /// A segment is not what was written to the local disk.
+    #[error("segment for {key} is damaged on the local disk: {reason}")]
+    SegmentDamaged {
+        /// The object it should have become.
+        key: String,
+        /// Where, and which check failed.
+        reason: String,
+    },
     /// No object can be made of a segment.
     #[error("no object {key} can be made: {source}")]
     Unwritable {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   upload (a sealed segment -> object, manifest)         read (batches and times from cold segments)     verify (all of it)
+//!                                                         download (a segment's files, as they were)
 //!      |        |                                            |            |                                 | root_hash
 //!      |   object_writer --- object: one segment, whole -----'     chunk_cache - disk_cache       verify_object - log_check
+//!      |   batch_check: is it sound?
 //!      |                                                                  |                                 |
 //!   ledger: numbered objects, created only if absent                      |
 //!      manifest (segments of a partition)  catalog (topics)  epoch (who owns the bucket)
@@ -24,9 +26,11 @@
 //! What is not here: when to upload, which partitions, how fast, and what of the local disk may go (`broker`).
 
 mod address;
+mod batch_check;
 mod catalog;
 mod chunk_cache;
 mod disk_cache;
+mod download;
 mod epoch;
 mod error;
 #[cfg(test)]
@@ -52,6 +56,7 @@ mod verify_object;
 
 pub use catalog::{ArchivedTopic, Catalog, CatalogEdit};
 pub use chunk_cache::{CacheLimits, ChunkCache};
+pub use download::{Download, Downloaded};
 pub use epoch::{Claim, Claimant, Claims, Owner};
 pub use error::{Retry, TierError, Trouble};
 pub use keys::{CATALOG, EPOCHS, ObjectId, PROBE, PartitionKey, TOPICS, number_of, numbered};

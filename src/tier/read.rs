@@ -5,7 +5,8 @@
 //!                           -> page of the time index    one range of at most 96 KiB, for a read by time
 //!                           -> page of the offset index  one range of at most 64 KiB
 //!                           -> window of the log         the parts that it touches: what the reader takes, and a little before it;
-//!                                                        grows when there is still nothing in it
+//!                                                        ends where the index says that nothing more is wanted; grows when there is
+//!                                                        still nothing in it
 //!      all by way of a cache that readers share ([`super::chunk_cache`]), which also reads ahead
 //! ```
 //!
@@ -29,7 +30,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::chunk_cache::{CachedObject, ChunkCache, Wanted};
+use super::chunk_cache::{Beyond, CachedObject, ChunkCache, Wanted};
 use super::error::{TierError, Trouble};
 use super::keys::PartitionKey;
 use super::manifest::{Manifest, TieredSegment};
@@ -38,7 +39,7 @@ use super::store::TierStore;
 use crate::record::{BatchHeader, DecompressLimit, HEADER_LEN, RecordBatch};
 use crate::storage::{
     AbortedTransaction, FirstBatch, Found, OffsetEntry, OffsetIndex, Read, RelativeOffset, Slice, TimeIndex,
-    TxnIndex,
+    TxnIndex, first_record, may_match,
 };
 use crate::types::{Offset, Timestamp};
 
@@ -47,7 +48,9 @@ const SKIP_BUDGET: u64 = 64 << 20;
 /// The first window of a walk beyond what was asked for: an index entry lies at most so far before its batch, mostly.
 const WINDOW_SLACK: u64 = 16 << 10;
 /// The least and the greatest window.
-const WINDOW: (u64, u64) = (64 << 10, 4 << 20);
+const WINDOW: (u64, u64) = (64 << 10, (4 << 20) + WINDOW_SLACK);
+/// A window from which on a page of the index is fetched to see where it may end: a smaller one costs less than a request.
+const BOUNDED_WINDOW: u64 = 1 << 20;
 /// Aborted transactions of a segment that are fetched at most, in bytes: two million.
 const MAX_TRANSACTIONS_BYTES: u64 = 64 << 20;
 
@@ -103,10 +106,7 @@ impl ColdLog {
     /// [`TierError::Damaged`], [`TierError::Call`]; also when an object is gone, as after a change of the manifest that is not known here.
     pub async fn read(&self, read: &Read) -> Result<Slice, TierError> {
         let until = read.until.min(self.manifest.end());
-        let nothing = |next_offset: Offset| Slice {
-            bytes: Bytes::new(),
-            next_offset: next_offset.max(read.from),
-        };
+        let nothing = |next_offset: Offset| Slice::nothing(next_offset.max(read.from));
         let mut from = read.from;
         let mut budget = SKIP_BUDGET;
         let walked = self.cache.walked(&self.name, read.from);
@@ -171,7 +171,7 @@ impl ColdLog {
     ) -> Result<Sought, TierError> {
         let cold = self.open(segment).await?;
         let start = cold.position_of(Some(find.at), from).await?;
-        let mut walk = cold.walk(start, WINDOW.0, 0);
+        let mut walk = cold.walk(start.position);
         while let Some((position, header)) = walk.next_header().await? {
             if header.base_offset >= find.bound {
                 return Ok(Sought::Beyond);
@@ -276,22 +276,51 @@ impl ColdLog {
         })
     }
 
+    /// Returns what a reader comes to behind `segment`.
+    fn beyond(&self, segment: &TieredSegment, read: &Read) -> Option<Beyond> {
+        let next = self.segment_for(segment.next_offset(), read.times.as_ref())?;
+        if next.id.base >= read.until {
+            return None;
+        }
+        let object = CachedObject::new(&self.store, &self.partition.segment(next.id));
+        let is_known = self.cache.footer(&object.name, next.footer_crc).is_some();
+        let footer = end_of(&object.name, next).ok().filter(|_| !is_known);
+        Some(Beyond {
+            object,
+            footer,
+            log_end: next.summary.log_bytes,
+        })
+    }
+
+    /// Begins to walk a segment where `run` does, by windows of what is asked for.
+    async fn walk<'a>(
+        &'a self,
+        segment: &'a TieredSegment,
+        cold: &'a ColdSegment<'a>,
+        run: &Run<'a>,
+    ) -> Result<Walk<'a>, TierError> {
+        let since = run.read.times.as_ref().map(|times| times.start);
+        let start = cold.position_of(since, run.from).await?;
+        let mut walk = cold.walk(start.position);
+        walk.next_len = u64::try_from(run.read.max_bytes)
+            .expect("64 bits fit")
+            .saturating_add(WINDOW_SLACK)
+            .clamp(WINDOW.0, WINDOW.1);
+        walk.walked = run.walked;
+        if run.until < segment.next_offset() {
+            walk.bound = cold.end_before(run.until, &start, walk.next_len).await?;
+        }
+        walk.goes_on = Some((self, segment, run.read));
+        Ok(walk)
+    }
+
     /// Walks one segment and returns the first run of wanted batches.
     async fn step(&self, segment: &TieredSegment, run: Run<'_>, budget: &mut u64) -> Result<Step, TierError> {
-        let Run {
-            read,
-            from,
-            until,
-            walked,
-        } = run;
         let cold = self.open(segment).await?;
-        let start = cold
-            .position_of(read.times.as_ref().map(|times| times.start), from)
-            .await?;
-        let wanted = u64::try_from(read.max_bytes)
-            .expect("64 bits fit")
-            .saturating_add(WINDOW_SLACK);
-        let mut walk = cold.walk(start, wanted, walked);
+        let mut walk = self.walk(segment, &cold, &run).await?;
+        let Run {
+            read, from, until, ..
+        } = run;
         let mut found: Option<Range<u64>> = None;
         let mut next_offset = from;
         while next_offset < until {
@@ -306,6 +335,10 @@ impl ColdLog {
                 break;
             }
             let end = position + u64::from(header.size_bytes);
+            // Nor is one whose end would be another.
+            if found.is_some() && end > walk.window_end() {
+                break;
+            }
             if header.last_offset() < from || !may_match(&header, read.times.as_ref()) {
                 if found.is_some() {
                     break;
@@ -325,10 +358,7 @@ impl ColdLog {
                 break;
             }
             if !fits && read.first == FirstBatch::IfItFits {
-                return Ok(Step::Found(Slice {
-                    bytes: Bytes::new(),
-                    next_offset,
-                }));
+                return Ok(Step::Found(Slice::nothing(next_offset)));
             }
             found = Some(start..end);
             next_offset = header.next_offset();
@@ -341,7 +371,11 @@ impl ColdLog {
         };
         let bytes = walk.range(found.clone()).await?;
         cold.check_batches(&bytes, found.start)?;
-        Ok(Step::Found(Slice { bytes, next_offset }))
+        Ok(Step::Found(Slice {
+            bytes,
+            next_offset,
+            behind: next_offset,
+        }))
     }
 }
 
@@ -363,14 +397,6 @@ enum Sought {
 enum Step {
     Found(Slice),
     Nothing { next_offset: Offset },
-}
-
-fn may_match(header: &BatchHeader, times: Option<&Range<Timestamp>>) -> bool {
-    let Some(times) = times else { return true };
-    !header.is_control()
-        && header
-            .max_timestamp
-            .is_some_and(|greatest| greatest >= times.start)
 }
 
 /// Fetches the footer of a segment that the manifest names, and holds both against each other.
@@ -467,7 +493,7 @@ impl ColdSegment<'_> {
     }
 
     /// Returns a position before which there is no record of `from` or later that has a timestamp of `at` or later.
-    async fn position_of(&self, at: Option<Timestamp>, from: Offset) -> Result<u64, TierError> {
+    async fn position_of(&self, at: Option<Timestamp>, from: Offset) -> Result<Start, TierError> {
         let base = self.footer.summary.base_offset;
         let mut floor = base;
         if let (Some(at), Some(section)) = (at, self.footer.section(SectionKind::TIME_INDEX))
@@ -484,38 +510,73 @@ impl ColdSegment<'_> {
             RelativeOffset::new(from.max(floor), base),
             self.footer.section(SectionKind::OFFSET_INDEX),
         ) else {
-            return Ok(0);
+            return Ok(Start::default());
         };
         let Some(page) = OffsetIndex::trusted(&section.fences)
             .count_not_after(target)
             .checked_sub(1)
         else {
-            return Ok(0);
+            return Ok(Start::default());
         };
         // The first entry of a page is known: when it is the one, the page is not.
-        let bytes = if is_exactly(&section.fences, page, target) {
-            section
-                .fences
-                .slice(page * OffsetEntry::LEN..(page + 1) * OffsetEntry::LEN)
+        let (bytes, page) = if is_exactly(&section.fences, page, target) {
+            let fence = page * OffsetEntry::LEN..(page + 1) * OffsetEntry::LEN;
+            (section.fences.slice(fence), None)
         } else {
-            self.page(section, page).await?
+            let bytes = self.page(section, page).await?;
+            (bytes.clone(), Some(bytes))
         };
-        Ok(u64::from(OffsetIndex::trusted(&bytes).position_before(target).0))
+        let position = OffsetIndex::trusted(&bytes).position_before(target);
+        Ok(Start {
+            position: u64::from(position.0),
+            page,
+        })
     }
 
-    /// Begins a walk at `position`; `walked` bytes were read before it, without a gap.
-    fn walk(&self, position: u64, window: u64, walked: u64) -> Walk<'_> {
+    /// Returns a position behind all batches with records below `until`, as far as the index tells: where its page would cost about as
+    /// much as the window that it may save, the end of the log.
+    async fn end_before(&self, until: Offset, start: &Start, window: u64) -> Result<u64, TierError> {
+        let log_end = self.footer.summary.log_bytes;
+        let (Some(last), Some(section)) = (
+            RelativeOffset::new(until, self.footer.summary.base_offset)
+                .and_then(|until| until.0.checked_sub(1))
+                .map(RelativeOffset),
+            self.footer.section(SectionKind::OFFSET_INDEX),
+        ) else {
+            return Ok(log_end);
+        };
+        let page = match &start.page {
+            Some(page) => page.clone(),
+            None => {
+                let fences = OffsetIndex::trusted(&section.fences);
+                let index = fences.count_not_after(last).saturating_sub(1);
+                let saves =
+                    |page: &Range<u64>| window >= BOUNDED_WINDOW && 2 * (page.end - page.start) < window;
+                if section.page(index).filter(saves).is_none() {
+                    return Ok(log_end);
+                }
+                self.page(section, index).await?
+            }
+        };
+        let behind = OffsetIndex::trusted(&page).position_behind(last);
+        Ok(behind.map_or(log_end, |position| u64::from(position.0)))
+    }
+
+    /// Begins a walk at `position`, by the least windows.
+    fn walk(&self, position: u64) -> Walk<'_> {
         let summary = &self.footer.summary;
         Walk {
             cold: self,
             position,
             end: summary.log_bytes,
+            bound: summary.log_bytes,
             offsets: summary.base_offset..summary.next_offset,
             window: Bytes::new(),
             window_at: position,
-            next_len: window.clamp(WINDOW.0, WINDOW.1),
+            next_len: WINDOW.0,
             from: position,
-            walked,
+            walked: 0,
+            goes_on: None,
         }
     }
 
@@ -560,22 +621,8 @@ impl ColdSegment<'_> {
             |damage: crate::record::Damage| self.damaged(format!("at position {position}: {damage}"));
         let batch = RecordBatch::parse(bytes).map_err(broken)?;
         batch.verify_crc().map_err(broken)?;
-        let leader_epoch = batch.header().leader_epoch;
         let limit = DecompressLimit(find.max_decompressed_bytes);
-        for record in batch.records(limit).map_err(broken)? {
-            let record = record.map_err(broken)?;
-            match record.timestamp {
-                Some(timestamp) if timestamp >= find.at && record.offset >= find.from => {
-                    return Ok(Some(Found {
-                        offset: record.offset,
-                        timestamp,
-                        leader_epoch,
-                    }));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
+        first_record(&batch, find.at, find.from, limit).map_err(broken)
     }
 }
 
@@ -591,6 +638,8 @@ struct Walk<'a> {
     cold: &'a ColdSegment<'a>,
     position: u64,
     end: u64,
+    /// Nothing behind it is wanted.
+    bound: u64,
     /// What offsets may still come.
     offsets: Range<Offset>,
     window: Bytes,
@@ -599,6 +648,15 @@ struct Walk<'a> {
     /// Where it began, and what was read before that.
     from: u64,
     walked: u64,
+    /// For a reader that may come to the next segment.
+    goes_on: Option<(&'a ColdLog, &'a TieredSegment, &'a Read)>,
+}
+
+/// Where a walk begins, and the page of the offset index that told so.
+#[derive(Default)]
+struct Start {
+    position: u64,
+    page: Option<Bytes>,
 }
 
 impl Walk<'_> {
@@ -624,7 +682,10 @@ impl Walk<'_> {
             )));
         }
         if !self.has_header() {
-            let to = at.saturating_add(self.next_len).min(self.end);
+            let bound = if at < self.bound { self.bound } else { self.end };
+            // An index that lies may end inside a header.
+            let least = at + u64::try_from(HEADER_LEN).expect("64 bits fit");
+            let to = at.saturating_add(self.next_len).min(bound).max(least);
             self.window = self.fetch(at..to).await?;
             self.window_at = at;
             self.next_len = (2 * self.next_len).min(WINDOW.1);
@@ -649,10 +710,20 @@ impl Walk<'_> {
     async fn fetch(&self, range: Range<u64>) -> Result<Bytes, TierError> {
         let cold = self.cold;
         let walked = self.walked + (range.start.saturating_sub(self.from));
+        let mut ahead = cold.cache.ahead(walked);
+        let mut beyond = None;
+        if self.bound < self.end {
+            ahead = ahead.min(self.bound.saturating_sub(range.end));
+        } else if range.end.saturating_add(ahead) > self.end {
+            beyond = self
+                .goes_on
+                .and_then(|(log, segment, read)| log.beyond(segment, read));
+        }
         let wanted = Wanted {
             range,
-            ahead: cold.cache.ahead(walked),
+            ahead,
             log_end: self.end,
+            beyond,
         };
         cold.cache.log(&cold.object, wanted).await
     }

@@ -200,6 +200,29 @@ async fn a_sequential_read_fetches_little_more_than_it_returns() {
 }
 
 #[tokio::test]
+async fn a_read_of_a_few_batches_fetches_what_the_index_says_and_little_more() {
+    let (_local, counting, cold) = twelve_megabytes().await;
+    for (from, until) in [(0, 100), (200, 300), (801, 899), (1298, 1400)] {
+        let fresh = ColdLog::new(
+            cold.store.clone(),
+            partition(),
+            Arc::clone(cold.manifest()),
+            cache(),
+        );
+        let until = Offset(until).min(cold.manifest().end());
+        let returned = all_cold(&fresh, ask(from, until, 4 << 20, None)).await.len();
+        let returned = u64::try_from(returned).expect("small");
+        let counts = counting.take();
+        assert!(
+            counts.got_bytes * 10 <= returned * 12,
+            "{} fetched, {returned} returned from {from}",
+            counts.got_bytes
+        );
+        assert!(counts.gets <= 4, "{counts:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_read_bounded_by_time_opens_only_segments_that_can_hold_it() {
     let config = LogConfig {
         segment_bytes: 900,

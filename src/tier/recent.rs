@@ -31,6 +31,12 @@ impl<K: Clone + Ord, V> Recent<K, V> {
         Some(value)
     }
 
+    /// Looks at the value of this key, or of the greatest below it; that is no use.
+    pub(super) fn at_or_before(&self, key: &K) -> Option<(&K, &V)> {
+        let (found, (_, value)) = self.values.range(..=key).next_back()?;
+        Some((found, value))
+    }
+
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
         let before = self.remove(&key);
         self.uses += 1;
@@ -79,6 +85,8 @@ mod tests {
         assert_eq!(recent.get(&1), Some(&10));
         assert_eq!(recent.insert(2, 21), Some(20));
         assert_eq!(recent.keys_in(2..9), [2, 3]);
+        assert_eq!(recent.at_or_before(&9), Some((&3, &30)));
+        assert_eq!(recent.at_or_before(&0), None);
         assert_eq!(recent.pop(), Some((3, 30)));
         assert_eq!(recent.remove(&1), Some(10));
         assert_eq!(

@@ -90,6 +90,8 @@ pub struct TierStore {
     url: Arc<str>,
     limits: CallLimits,
     asked: Arc<Asked>,
+    /// Nothing is put or removed.
+    is_read_only: bool,
 }
 
 /// What was asked of a store, by all clones of it together.
@@ -108,6 +110,16 @@ impl TierStore {
             url: url.trim_end_matches('/').into(),
             limits,
             asked: Arc::default(),
+            is_read_only: false,
+        }
+    }
+
+    /// Returns the same store, on which every put and every removal is refused before it is asked for.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self {
+            is_read_only: true,
+            ..self
         }
     }
 
@@ -141,6 +153,14 @@ impl TierStore {
         limit: Duration,
         work: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, TierError> {
+        if self.is_read_only && call.writes {
+            return Err(TierError::Call {
+                operation: call.operation,
+                key: self.name(call.key),
+                trouble: Trouble::Unsupported,
+                source: "this server only reads the archive".into(),
+            });
+        }
         self.asked.calls.fetch_add(1, Ordering::Relaxed);
         let (trouble, source) = match tokio::time::timeout(limit, work).await {
             Ok(Ok(done)) => return Ok(done),
@@ -173,6 +193,7 @@ impl TierStore {
         let call = Call {
             operation: "creation",
             key,
+            writes: true,
         };
         self.within(call, self.limits.transfer, work).await
     }
@@ -215,6 +236,7 @@ impl TierStore {
         let call = Call {
             operation: "upload",
             key,
+            writes: true,
         };
         let upload = self
             .within(call, self.limits.call, self.inner.put_multipart(&path))
@@ -247,6 +269,7 @@ impl TierStore {
         let call = Call {
             operation: "fetch",
             key,
+            writes: false,
         };
         match self.within(call, self.limits.transfer, work).await? {
             None => Ok(None),
@@ -287,6 +310,7 @@ impl TierStore {
         let call = Call {
             operation: "fetch",
             key,
+            writes: false,
         };
         match self.within(call, limit, work).await? {
             Some(bytes) if u64::try_from(bytes.len()).is_ok_and(|found| found != len) => {
@@ -319,6 +343,7 @@ impl TierStore {
         let call = Call {
             operation: "look-up",
             key,
+            writes: false,
         };
         self.within(call, self.limits.call, work).await
     }
@@ -338,6 +363,7 @@ impl TierStore {
         let call = Call {
             operation: "removal",
             key,
+            writes: true,
         };
         self.within(call, self.limits.call, work).await
     }
@@ -417,6 +443,7 @@ impl Listing {
         let call = Call {
             operation: "listing",
             key: &self.folder,
+            writes: false,
         };
         let limit = self.store.limits.call;
         let Some(meta) = self.store.within(call, limit, self.found.try_next()).await? else {
@@ -445,6 +472,7 @@ impl fmt::Debug for Listing {
 struct Call<'a> {
     operation: &'static str,
     key: &'a str,
+    writes: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -475,6 +503,7 @@ impl LargePut {
             let call = Call {
                 operation: "upload of a part",
                 key: &key,
+                writes: true,
             };
             store.within(call, store.limits.transfer, part).await
         }
@@ -488,6 +517,7 @@ impl LargePut {
         let call = Call {
             operation: "completion",
             key: &self.key,
+            writes: true,
         };
         let limit = self.store.limits.transfer;
         self.store
@@ -504,6 +534,7 @@ impl LargePut {
         let call = Call {
             operation: "abort",
             key: &self.key,
+            writes: true,
         };
         let limit = self.store.limits.call;
         self.store.within(call, limit, self.upload.abort()).await

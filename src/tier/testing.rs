@@ -59,15 +59,21 @@ pub(crate) enum Fault {
     Overwrite,
     /// The listing is empty.
     ListNothing,
+    /// A put is done later, behind what comes next, and its answer is an error; any other call takes its time.
+    Late,
 }
 
-const AT_RANDOM: [Fault; 6] = [
+/// How late.
+const LATE: Duration = Duration::from_millis(700);
+
+const AT_RANDOM: [Fault; 7] = [
     Fault::Refuse,
     Fault::LoseAnswer,
     Fault::Hang,
     Fault::HangAfter,
     Fault::Duplicate,
     Fault::Truncate,
+    Fault::Late,
 ];
 
 /// Which calls a fault may strike.
@@ -81,8 +87,14 @@ pub(crate) enum Kind {
     List,
 }
 
-#[derive(Debug, Default)]
+/// Asked before each call; where it says no, nothing is done any more.
+type Alive = Box<dyn Fn(Kind) -> bool + Send>;
+
+#[derive(Default)]
 struct Script {
+    alive: Option<Alive>,
+    /// What is created whole by every store stays whole: entries of ledgers.
+    spares_entries: bool,
     /// Kind, part of the key, how many are let through first, what then.
     next: VecDeque<(Kind, String, u32, Fault)>,
     /// Applied to every call of this kind.
@@ -94,6 +106,9 @@ struct Script {
 
 impl Script {
     fn choose(&mut self, kind: Kind, key: &str) -> Fault {
+        if self.alive.as_ref().is_some_and(|alive| !alive(kind)) {
+            return Fault::Refuse;
+        }
         if let Some((_, fault)) = self.always.iter().find(|(always, _)| *always == kind) {
             return *fault;
         }
@@ -124,8 +139,17 @@ impl Script {
             return Fault::None;
         }
         self.struck += 1;
-        let index = usize::try_from((drawn / 1000) % 6).expect("less than 6");
-        AT_RANDOM[index]
+        let index = usize::try_from((drawn / 1000) % 7).expect("less than 7");
+        match AT_RANDOM[index] {
+            Fault::Truncate if self.spares_entries && !key.contains("/segments/") => Fault::Refuse,
+            fault => fault,
+        }
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Script").finish_non_exhaustive()
     }
 }
 
@@ -149,6 +173,18 @@ impl FaultyStore {
         let store = Self::over(inner);
         store.script.lock().random = Some((seed, per_mille));
         store
+    }
+
+    /// From now on calls fail at random, but entries of ledgers are never cut.
+    pub(crate) fn fail_at_random(&self, seed: u64, per_mille: u64) {
+        let mut script = self.script.lock();
+        script.random = Some((seed, per_mille));
+        script.spares_entries = true;
+    }
+
+    /// Is asked before each call; where `alive` says no, nothing is done any more, as after the end of a process.
+    pub(crate) fn lives_while(&self, alive: impl Fn(Kind) -> bool + Send + 'static) {
+        self.script.lock().alive = Some(Box::new(alive));
     }
 
     /// Strikes the next call of a kind whose key contains `part`.
@@ -197,6 +233,10 @@ async fn around<T>(fault: Fault, work: impl Future<Output = Result<T>>) -> Resul
             let _ = work.await;
             Err(error("connection reset"))
         }
+        Fault::Late => {
+            tokio::time::sleep(LATE).await;
+            work.await
+        }
         Fault::HangAfter => {
             let _ = work.await;
             std::future::pending().await
@@ -226,6 +266,14 @@ impl ObjectStore for FaultyStore {
             Fault::Truncate => payload = half(payload),
             Fault::Overwrite => options.mode = PutMode::Overwrite,
             Fault::Duplicate => drop(self.inner.put_opts(at, payload.clone(), options.clone()).await),
+            Fault::Late => {
+                let (inner, at) = (Arc::clone(&self.inner), at.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(LATE).await;
+                    drop(inner.put_opts(&at, payload, options).await);
+                });
+                return Err(error("connection reset"));
+            }
             _ => {}
         }
         around(fault, self.inner.put_opts(at, payload, options)).await

@@ -11,12 +11,13 @@
 //!
 //! What a fenced server still uploads lies under a key of its own epoch, and it never gets past step 4.
 //!
-//! Memory: the parts on their way, [`PARTS_IN_FLIGHT`] of [`PART_BYTES`], and the one that is being read. Files are read and checksums
-//! made on threads that may block.
+//! Memory: the parts on their way, [`PARTS_IN_FLIGHT`] of [`PART_BYTES`], and the one that is being read meanwhile. Files are read and
+//! checksums made on threads that may block.
 //!
 //! Invariants
 //! - The object's first bytes are the log's, unchanged.
 //! - No object is named before it was found whole.
+//! - A segment whose batches are not sound makes no object: they are checked as they are read.
 //! - Files are opened before the first byte is sent: a segment that is replaced or removed meanwhile is uploaded as it was, and the
 //!   manifest decides whether it still fits.
 //!
@@ -29,11 +30,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 
+use super::batch_check::BatchCheck;
 use super::error::TierError;
 use super::keys::{ObjectId, PartitionKey};
-use super::ledger::{Appended, Author, Ledger};
+use super::ledger::{Author, Ledger};
 use super::manifest::{Manifest, ManifestEdit, TieredSegment};
 use super::object::SectionKind;
 use super::object_writer::{ObjectFacts, ObjectWriter, Tail};
@@ -48,6 +51,9 @@ use crate::types::Timestamp;
 pub(super) const PART_BYTES: usize = 8 << 20;
 /// Parts on their way at the same time.
 pub(super) const PARTS_IN_FLIGHT: usize = 4;
+/// Segments that go together at most, and their bytes.
+const TOGETHER: usize = 8;
+const TOGETHER_BYTES: u64 = 32 << 20;
 
 /// A segment that takes no more appends, as its owner hands it over.
 #[derive(Clone, Debug)]
@@ -130,7 +136,8 @@ impl Uploader {
     ///
     /// # Errors
     /// [`TierError::Contradiction`] when the segment does not lie behind the others; [`TierError::Fenced`]; [`TierError::Segment`] when a file
-    /// cannot be read; [`TierError::Call`], after which the same segment may be handed over again.
+    /// cannot be read, [`TierError::SegmentDamaged`] when its batches are not sound; [`TierError::Call`], after which the same segment may be
+    /// handed over again.
     pub async fn upload(
         &self,
         partition: &PartitionKey,
@@ -138,40 +145,90 @@ impl Uploader {
         segment: &SealedSegment,
         ticket: Ticket,
     ) -> Result<Uploaded, TierError> {
-        if has(manifest.state(), &segment.summary) {
-            return Ok(Uploaded::Already);
-        }
-        let end = manifest.state().end();
-        if !manifest.state().segments().is_empty() && segment.summary.base_offset < end {
+        let one = std::slice::from_ref(segment);
+        let mut uploaded = self.upload_all(partition, manifest, one, ticket).await?;
+        Ok(uploaded.pop().unwrap_or(Uploaded::Already))
+    }
+
+    /// Tells whether segments that follow each other may go together: so many, of so many bytes in all.
+    pub fn goes_together(segments: usize, bytes: u64) -> bool {
+        segments <= 1 || (segments <= TOGETHER && bytes <= TOGETHER_BYTES)
+    }
+
+    /// As [`upload`](Self::upload), of segments that follow each other: all at once, and one entry of the manifest for all of them. Small
+    /// segments spend most of their time waiting; those that [`goes_together`](Self::goes_together) allows cost no more memory than a large one.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload). Those before the first that failed are in the manifest all the same, those behind it are not.
+    pub async fn upload_all(
+        &self,
+        partition: &PartitionKey,
+        manifest: &mut Ledger<Manifest>,
+        segments: &[SealedSegment],
+        ticket: Ticket,
+    ) -> Result<Vec<Uploaded>, TierError> {
+        let state = manifest.state();
+        let is_new = |segment: &&SealedSegment| !has(state, &segment.summary);
+        let new: Vec<&SealedSegment> = segments.iter().filter(is_new).collect();
+        let end = state.end();
+        if let Some(first) = new.first()
+            && !state.segments().is_empty()
+            && first.summary.base_offset < end
+        {
             return Err(TierError::Contradiction {
                 ledger: self.store.name(manifest.path()),
                 source: Contradiction(format!(
                     "a segment from offset {} does not lie behind offset {end}",
-                    segment.summary.base_offset
+                    first.summary.base_offset
                 )),
             });
         }
-        let tiered = self.put(partition, segment, ticket).await?;
-        let change = |state: &Manifest| {
-            let is_new = !has(state, &tiered.summary);
-            is_new.then(|| vec![ManifestEdit::Added(tiered.clone())])
-        };
-        match manifest.append(ticket.author, ticket.now, change).await? {
-            Appended::At(_) => Ok(Uploaded::Now(tiered)),
-            Appended::Nothing => {
-                let is_ours = manifest
-                    .state()
-                    .segments()
-                    .values()
-                    .any(|known| known.id == tiered.id);
-                if is_ours {
-                    return Ok(Uploaded::Now(tiered));
-                }
-                // An earlier try of ours had got through after all. Ours is named by nobody; the sweep finds it if this fails.
-                let _ = self.store.delete(&partition.segment(tiered.id)).await;
-                Ok(Uploaded::Already)
+        let known = segments.len() - new.len();
+        let puts = new.iter().map(|segment| self.put(partition, segment, ticket));
+        let (mut tiered, mut failure) = (Vec::new(), None);
+        for put in join_all(puts).await {
+            match put {
+                Ok(put) if failure.is_none() => tiered.push(put),
+                // It lies behind a hole. Nobody names it; the sweep finds it if this fails.
+                Ok(put) => drop(self.store.delete(&partition.segment(put.id)).await),
+                Err(error) => failure = failure.or(Some(error)),
             }
         }
+        let named = self.name_all(partition, manifest, tiered, ticket).await?;
+        match failure {
+            Some(error) => Err(error),
+            None => Ok((0..known).map(|_| Uploaded::Already).chain(named).collect()),
+        }
+    }
+
+    /// Step 4.
+    async fn name_all(
+        &self,
+        partition: &PartitionKey,
+        manifest: &mut Ledger<Manifest>,
+        tiered: Vec<TieredSegment>,
+        ticket: Ticket,
+    ) -> Result<Vec<Uploaded>, TierError> {
+        let change = |state: &Manifest| {
+            let new = tiered.iter().filter(|segment| !has(state, &segment.summary));
+            let edits: Vec<_> = new.cloned().map(ManifestEdit::Added).collect();
+            (!edits.is_empty()).then_some(edits)
+        };
+        if !tiered.is_empty() {
+            manifest.append(ticket.author, ticket.now, change).await?;
+        }
+        let mut uploaded = Vec::new();
+        for segment in tiered {
+            let known = manifest.state().segments().get(&segment.id.base);
+            if known.is_some_and(|known| known.id == segment.id) {
+                uploaded.push(Uploaded::Now(segment));
+                continue;
+            }
+            // An earlier try of ours had got through after all. Ours is named by nobody; the sweep finds it if this fails.
+            let _ = self.store.delete(&partition.segment(segment.id)).await;
+            uploaded.push(Uploaded::Already);
+        }
+        Ok(uploaded)
     }
 
     /// Uploads what the cleaner made of `removed`, neighbours in the manifest, and puts it in their place there.
@@ -227,10 +284,8 @@ impl Uploader {
             written: ticket.now,
             summary: segment.summary.clone(),
         };
-        let intake = self
-            .open(segment, facts)
-            .await
-            .map_err(|source| self.unread(&key, source))?;
+        let intake = self.open(segment, facts).await;
+        let intake = intake.map_err(|unread| self.unread(&key, unread))?;
         let tail = self.send(&key, intake).await?;
         self.check(&key, &tail).await?;
         Ok(TieredSegment {
@@ -242,7 +297,7 @@ impl Uploader {
         })
     }
 
-    async fn open(&self, segment: &SealedSegment, facts: ObjectFacts) -> io::Result<Intake> {
+    async fn open(&self, segment: &SealedSegment, facts: ObjectFacts) -> Result<Intake, Unread> {
         let (fs, segment) = (Arc::clone(&self.fs), segment.clone());
         blocking(move || {
             let mut sources = vec![(
@@ -256,6 +311,7 @@ impl Uploader {
                 sources,
                 index: 0,
                 position: 0,
+                check: BatchCheck::of(&facts.summary),
                 writer: ObjectWriter::begin(facts),
             })
         })
@@ -299,7 +355,14 @@ impl Uploader {
             if on_their_way.len() == PARTS_IN_FLIGHT {
                 on_their_way.next().await.transpose()?;
             }
-            (intake, part) = self.next_part(key, intake).await?;
+            // Those that are on their way go on only while somebody waits for them.
+            let mut read = std::pin::pin!(self.next_part(key, intake));
+            (intake, part) = loop {
+                tokio::select! {
+                    read = &mut read => break read?,
+                    Some(sent) = on_their_way.next() => sent?,
+                }
+            };
         }
         let tail = self.finish(key, intake)?;
         let rest = [&part[..], &tail.bytes].concat();
@@ -326,7 +389,7 @@ impl Uploader {
             let part = intake.next_part()?;
             Ok((intake, part))
         });
-        let (intake, part) = read.await.map_err(|source| self.unread(key, source))?;
+        let (intake, part) = read.await.map_err(|unread| self.unread(key, unread))?;
         let bytes = u64::try_from(part.len()).expect("64 bits fit");
         self.pace.take(bytes).await;
         self.read.fetch_add(bytes, Ordering::Relaxed);
@@ -361,10 +424,11 @@ impl Uploader {
         })
     }
 
-    fn unread(&self, key: &str, source: io::Error) -> TierError {
-        TierError::Segment {
-            key: self.store.name(key),
-            source,
+    fn unread(&self, key: &str, unread: Unread) -> TierError {
+        let key = self.store.name(key);
+        match unread {
+            Unread::Io(source) => TierError::Segment { key, source },
+            Unread::Damaged(reason) => TierError::SegmentDamaged { key, reason },
         }
     }
 }
@@ -388,9 +452,25 @@ fn has(manifest: &Manifest, summary: &SegmentSummary) -> bool {
         })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Unread> + Send + 'static,
+) -> Result<T, Unread> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|_| Err(io::Error::other("the thread that read the segment panicked")))
+    done.unwrap_or_else(|_| Err(io::Error::other("the thread that read the segment panicked").into()))
+}
+
+/// Why a segment does not go on.
+#[derive(Debug)]
+enum Unread {
+    Io(io::Error),
+    /// What is wrong with its batches.
+    Damaged(String),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 #[derive(Debug)]
@@ -440,19 +520,29 @@ struct Intake {
     sources: Vec<(Option<SectionKind>, Source)>,
     index: usize,
     position: u64,
+    check: BatchCheck,
     writer: ObjectWriter,
 }
 
 impl Intake {
     /// Returns the next part; shorter than [`PART_BYTES`] at the end.
-    fn next_part(&mut self) -> io::Result<Vec<u8>> {
-        let mut part = Vec::new();
-        while part.len() < PART_BYTES {
+    fn next_part(&mut self) -> Result<Vec<u8>, Unread> {
+        let left = self.sources[self.index..]
+            .iter()
+            .map(|(_, source)| source.len_bytes());
+        let left = left.sum::<u64>() - self.position;
+        // Made at once, and of zeros that the system has: what is read is written once.
+        let mut part = vec![0; usize::try_from(left).unwrap_or(PART_BYTES).min(PART_BYTES)];
+        let mut filled = 0;
+        while filled < PART_BYTES {
             let Some((_, source)) = self.sources.get(self.index) else {
                 break;
             };
             let left = source.len_bytes() - self.position;
             if left == 0 {
+                if self.index == 0 {
+                    self.check.finish().map_err(Unread::Damaged)?;
+                }
                 self.index += 1;
                 self.position = 0;
                 if let Some((Some(kind), _)) = self.sources.get(self.index) {
@@ -460,13 +550,16 @@ impl Intake {
                 }
                 continue;
             }
-            let room = PART_BYTES - part.len();
+            let room = part.len() - filled;
             let len = usize::try_from(left).unwrap_or(room).min(room);
-            let start = part.len();
-            part.resize(start + len, 0);
-            source.read(self.position, &mut part[start..])?;
-            self.writer.write(&part[start..]);
+            let place = filled..filled + len;
+            source.read(self.position, &mut part[place.clone()])?;
+            if self.index == 0 {
+                self.check.push(&part[place.clone()]).map_err(Unread::Damaged)?;
+            }
+            self.writer.write(&part[place]);
             self.position += u64::try_from(len).expect("64 bits fit");
+            filled += len;
         }
         Ok(part)
     }

@@ -214,57 +214,128 @@ async fn an_object_that_was_cut_short_on_its_way_is_found_and_removed() {
     }
 }
 
+#[tokio::test]
+async fn segments_that_go_together_take_one_entry_of_the_manifest_and_arrive_byte_for_byte() {
+    let local = small();
+    let counting = CountingStore::over(memory());
+    let store = bucket(Arc::new(counting.clone()));
+    let mut manifest = manifest_of(&store).await;
+    counting.take();
+    let sealed = local.sealed();
+    let uploaded = local
+        .uploader(&store)
+        .upload_all(&partition(), &mut manifest, &sealed, ticket(1))
+        .await
+        .expect("uploaded");
+    assert!(uploaded.len() == sealed.len() && !uploaded.contains(&Uploaded::Already));
+    let counts = counting.take();
+    assert_eq!(
+        counts.puts,
+        sealed.len() as u64 + 1,
+        "one entry for all: {counts:?}"
+    );
+    check_all(&local, &store).await;
+    let again = local
+        .uploader(&store)
+        .upload_all(&partition(), &mut manifest, &sealed, ticket(2))
+        .await
+        .expect("asked");
+    assert!(again.iter().all(|uploaded| *uploaded == Uploaded::Already));
+    assert_eq!(counting.take().puts, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_segments_that_go_together_those_before_a_failure_are_named_and_the_next_try_takes_the_rest() {
+    let local = small();
+    let sealed = local.sealed();
+    let mut in_part = 0;
+    for fault in [
+        Fault::Refuse,
+        Fault::LoseAnswer,
+        Fault::HangAfter,
+        Fault::Truncate,
+        Fault::Late,
+    ] {
+        for kind in [Kind::Put, Kind::Get] {
+            for skip in 0..9 {
+                let inner = memory();
+                let faulty = FaultyStore::over(Arc::clone(&inner));
+                let store = bucket(Arc::new(faulty.clone()));
+                let mut manifest = manifest_of(&store).await;
+                faulty.after(kind, "/segments/", skip, fault);
+                let uploader = local.uploader(&store);
+                let first = uploader
+                    .upload_all(&partition(), &mut manifest, &sealed, ticket(1))
+                    .await;
+                let named = covered(manifest_of(&bucket(Arc::clone(&inner))).await.state());
+                let expected = sealed
+                    .iter()
+                    .map(|segment| segment.summary.base_offset.0..segment.summary.next_offset.0);
+                assert!(expected.take(named.len()).eq(named.iter().cloned()), "{named:?}");
+                assert_eq!(
+                    first.is_ok(),
+                    named.len() == sealed.len(),
+                    "{fault:?} {kind:?} {skip}"
+                );
+                in_part += u32::from((1..sealed.len()).contains(&named.len()));
+                uploader
+                    .upload_all(&partition(), &mut manifest, &sealed, ticket(2))
+                    .await
+                    .expect("the store is well again");
+                check_all(&local, &bucket(inner)).await;
+            }
+        }
+    }
+    assert!(in_part > 5, "{in_part} times a part was there");
+}
+
+#[tokio::test]
+async fn a_segment_that_rotted_on_the_local_disk_makes_no_object() {
+    for local in [small(), large()] {
+        let store = bucket(memory());
+        let mut manifest = manifest_of(&store).await;
+        let sealed = local.sealed();
+        let name = format!("{:020}.log", sealed[0].summary.base_offset.0);
+        let sound = local.file(&name);
+        let mut rotten = sound.clone();
+        let at = rotten.len() - 10;
+        rotten[at] ^= 1;
+        local.overwrite(&name, &rotten);
+        let uploader = local.uploader(&store);
+        let refused = uploader
+            .upload_all(&partition(), &mut manifest, &sealed, ticket(1))
+            .await
+            .expect_err("it is damaged");
+        assert!(matches!(refused, TierError::SegmentDamaged { .. }), "{refused}");
+        assert!(refused.to_string().contains("record batch has crc"), "{refused}");
+        assert_eq!(keys(&store).await, [""; 0], "nor what lies behind it");
+        assert!(manifest.state().segments().is_empty());
+        local.overwrite(&name, &sound);
+        uploader
+            .upload_all(&partition(), &mut manifest, &sealed, ticket(2))
+            .await
+            .expect("it is sound");
+        check_all(&local, &store).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_fails_at_random_ends_up_with_every_segment_once() {
     let local = small();
     let mut struck = 0;
     for seed in 0..30 {
         let inner = memory();
-        let faulty = FaultyStore::seeded(Arc::clone(&inner), seed, 150);
-        let attempts = {
-            // A manifest entry of which half was kept stops everybody, and a person must look: not what is asked here.
-            faulty.always(Kind::List, Fault::None);
-            let store = bucket(Arc::new(faulty.clone()));
-            let done = tokio::time::timeout(
-                std::time::Duration::from_secs(100_000),
-                upload_until_done_or_damaged(&local, &store),
-            );
-            done.await.expect("it ends")
-        };
+        let faulty = FaultyStore::over(Arc::clone(&inner));
+        // A manifest entry of which half was kept stops everybody, and a person must look: not what is asked here.
+        faulty.fail_at_random(seed, 150);
+        let store = bucket(Arc::new(faulty.clone()));
+        let done = upload_until_done(&local, &store);
+        let done = tokio::time::timeout(std::time::Duration::from_secs(100_000), done);
+        done.await.expect("it ends");
         struck += faulty.struck();
-        if attempts.is_some() {
-            check_all(&local, &bucket(inner)).await;
-        }
+        check_all(&local, &bucket(inner)).await;
     }
     assert!(struck > 100, "{struck} faults");
-}
-
-/// As [`upload_until_done`]; `None` when the manifest itself was damaged by the store.
-async fn upload_until_done_or_damaged(local: &Local, faulty: &TierStore) -> Option<u64> {
-    let mut attempt = 0;
-    for segment in local.sealed() {
-        loop {
-            attempt += 1;
-            let partition = partition();
-            let opened =
-                Ledger::open(faulty.clone(), partition.manifest(), Manifest::empty(&partition)).await;
-            let mut manifest = match opened {
-                Ok(manifest) => manifest,
-                Err(TierError::Damaged { .. }) if attempt > 200 => return None,
-                Err(_) => continue,
-            };
-            let uploaded = local
-                .uploader(faulty)
-                .upload(&partition, &mut manifest, &segment, ticket(attempt))
-                .await;
-            match uploaded {
-                Ok(_) => break,
-                Err(_) if attempt > 400 => return None,
-                Err(_) => {}
-            }
-        }
-    }
-    Some(attempt)
 }
 
 /// Uploads everything as a server of `epoch` and claims the manifest first, as a start does.

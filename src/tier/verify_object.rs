@@ -136,7 +136,7 @@ impl Object<'_> {
 }
 
 /// Checksums of chunks, as the log comes by in windows of any length.
-struct Chunks<'a> {
+pub(super) struct Chunks<'a> {
     footer: &'a Footer,
     index: usize,
     left: u64,
@@ -144,7 +144,7 @@ struct Chunks<'a> {
 }
 
 impl<'a> Chunks<'a> {
-    fn of(footer: &'a Footer) -> Self {
+    pub(super) fn of(footer: &'a Footer) -> Self {
         let mut chunks = Self {
             footer,
             index: 0,
@@ -161,7 +161,7 @@ impl<'a> Chunks<'a> {
         self.left = range.map_or(0, |range| range.end - range.start);
     }
 
-    fn push(&mut self, mut bytes: &[u8]) -> Result<(), ObjectDamage> {
+    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), ObjectDamage> {
         while !bytes.is_empty() {
             let now = usize::try_from(self.left).map_or(bytes.len(), |left| left.min(bytes.len()));
             let (part, rest) = bytes.split_at(now);

@@ -12,7 +12,10 @@ use super::super::testing::{
 use super::*;
 use crate::record::{BatchBuilder, BatchOptions};
 use crate::storage::LogConfig;
-use crate::tier::{CatalogEdit, Claimant, Claims, Form, ManifestEdit, SectionKind, SectionSource, WriterId};
+use crate::tier::{
+    CatalogEdit, Claimant, Claims, Form, ManifestEdit, ObjectFacts, ObjectWriter, Published, SectionKind,
+    WriterId,
+};
 
 /// Long after anything was put.
 const LATER: Timestamp = Timestamp(i64::MAX / 2);
@@ -206,29 +209,52 @@ async fn uploaded(
     let local = local();
     let store = bucket(memory());
     named(&store, &[]).await;
-    let mut segment = local.sealed().remove(0);
+    let summary = local.sealed().remove(0).summary;
     let name = |suffix: &str| format!("00000000000000000000.{suffix}");
-    let mut bytes = local.file(&name("log"));
-    log(&mut bytes);
-    local.overwrite(&name("log"), &bytes);
-    for (kind, source) in &mut segment.sections {
-        if *kind == section {
-            let suffix = if section == SectionKind::TIME_INDEX {
-                "timeindex"
-            } else {
-                "index"
-            };
-            let mut bytes = local.file(&name(suffix));
+    let mut object = local.file(&name("log"));
+    log(&mut object);
+    // By hand: an uploader would not take such a log.
+    let id = ObjectId {
+        base: summary.base_offset,
+        epoch: ticket(1).author.epoch,
+        attempt: 1,
+    };
+    let mut writer = ObjectWriter::begin(ObjectFacts {
+        partition: partition(),
+        id,
+        written: NOW,
+        summary: summary.clone(),
+    });
+    writer.write(&object);
+    for (kind, suffix) in [
+        (SectionKind::OFFSET_INDEX, "index"),
+        (SectionKind::TIME_INDEX, "timeindex"),
+    ] {
+        let mut bytes = local.file(&name(suffix));
+        if kind == section {
             change(&mut bytes);
-            *source = SectionSource::Bytes(bytes.into());
         }
+        writer.section(kind);
+        writer.write(&bytes);
+        object.extend_from_slice(&bytes);
     }
+    let tail = writer.finish().expect("it fits");
+    object.extend_from_slice(&tail.bytes);
+    let put = store.publish(&partition().segment(id), object.into()).await;
+    assert_eq!(put.expect("put"), Published::Ours);
+    let tiered = TieredSegment {
+        id,
+        object_bytes: tail.object_len(),
+        footer_len: tail.trailer.footer_len,
+        footer_crc: tail.trailer.footer_crc,
+        summary,
+    };
+    let added = |_: &Manifest| Some(vec![ManifestEdit::Added(tiered.clone())]);
     let mut manifest = manifest_of(&store).await;
-    local
-        .uploader(&store)
-        .upload(&partition(), &mut manifest, &segment, ticket(1))
+    manifest
+        .append(ticket(1).author, NOW, added)
         .await
-        .expect("uploaded");
+        .expect("named");
     let (_, told) = verified(&store, Depth::Footers, LATER).await;
     assert_eq!(told, "");
     let (_, told) = verified(&store, Depth::Bytes, LATER).await;

@@ -101,6 +101,7 @@ class Walk:
         self.exports = root.with_name(root.name + ".exports")
         self.exports.touch()
         self.started: list[str] = []
+        self.beside: list[Server] = []
         self.row = "the week" if input_file is None else "the year"
         self.partitions: dict[int, list[dict]] = {}
         self.year_partitions: dict[int, list[dict]] = {}
@@ -437,7 +438,8 @@ def check_archived(walk: Walk, command: str, answer: Answer) -> None:
         time.sleep(0.5)
         rows = objects(walk.run(again).stdout)
     equal({row["partition"]: row["local_start_offset"] for row in rows}, ends, "where the local part begins")
-    logs = [file for partition in ends for file in (walk.root / "year" / "data" / f"year-{partition}").glob("*.log")]
+    data = [walk.root / "year" / folder / f"year-{partition}" for partition in ends for folder in ("data", "restored")]
+    logs = [file for folder in data for file in folder.glob("*.log")]
     equal(sum(file.stat().st_size for file in logs), 0, "bytes of the log on the local disk")
     equal(walk.read_year(command), walk.year_partitions, "the topic from the archive")
     # The server's own topics, too: what counts the archive from now on finds nothing new.
@@ -464,6 +466,29 @@ def check_verify(walk: Walk, command: str, answer: Answer) -> None:
     if f"root {told['root']}" not in answer.stdout:
         raise AssertionError(f"another root than {told['root']}: {answer.stdout}")
     walk.verified = (told["segments"], told["records"])
+
+
+def check_stopped(walk: Walk, _command: str, _answer: Answer) -> None:
+    """The server beside the first ends by itself, exit 0."""
+    walk.beside.pop().ended()
+
+
+def check_restored(walk: Walk, command: str, answer: Answer) -> None:
+    """What `tier verify` counted is there, and the records of the topic; nothing of it was copied; a second time is refused."""
+    segments, records = walk.verified
+    require_line(answer.stdout, segments)
+    require_line(answer.stdout, flights.PARTITIONS, len(walk.year))
+    told = objects(walk.run(command.replace("year/restored", "year/planned") + " --dry-run --json").stdout)
+    equal(sum(topic.get("records", 0) for topic in told), records, "records that would come back")
+    if (walk.root / "year" / "planned").exists():
+        raise AssertionError("a dry run made a directory")
+    try:
+        walk.run(command)
+    except AssertionError as refused:
+        if "it is a data directory already" not in str(refused):
+            raise
+    else:
+        raise AssertionError("a directory was restored over another")
 
 
 def check_script(walk: Walk, command: str, answer: Answer) -> None:
@@ -507,6 +532,10 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "siltstone read year": check_read_year,
     "siltstone offsets year": check_offsets_year,
     "siltstone tier verify": check_verify,
+    "pkill -f ": check_stopped,
+    "while pgrep -f ": nothing_to_compare,
+    "rm -r year/data": nothing_to_compare,
+    "siltstone tier restore": check_restored,
     "python3 examples/read_archive.py": check_script,
     "mkdir tls": nothing_to_compare,
     "openssl req": nothing_to_compare,
@@ -560,7 +589,6 @@ def check_year_script(walk: Walk) -> None:
 def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
     """Types every command, then stops the server, starts it again and looks whether all is still there."""
     serve, *rest = commands((CHECKOUT / "README.md").read_text())
-    beside: list[Server] = []
     with contextlib.ExitStack() as servers:
         with suite.case(serve.text):
             server = servers.enter_context(walk.start(serve.text))
@@ -574,12 +602,12 @@ def walk_through(suite: Suite, walk: Walk, already_run: list[str]) -> None:
                 suite.missing(command.text, f"{', '.join(missing)} is not installed")
             elif command.text.startswith(SERVE):
                 with suite.case(command.text):
-                    beside.append(servers.enter_context(walk.start(command.text, ready_line_of(command.text))))
+                    walk.beside.append(servers.enter_context(walk.start(command.text, ready_line_of(command.text))))
             else:
                 with suite.case(command.text):
                     walk.check(command.text)
         with suite.case("SIGTERM stops the server, and any beside it, exit 0"):
-            for running in (*beside, server):
+            for running in (*walk.beside, server):
                 running.stop()
         with suite.case("the same records are there after a restart"):
             server = servers.enter_context(walk.start(serve.text))

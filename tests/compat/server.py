@@ -90,6 +90,10 @@ class Server:
     def stop(self) -> None:
         """Asks the server to stop; it must exit 0 and have printed nothing after its ready line."""
         self.process.send_signal(signal.SIGTERM)
+        self.ended()
+
+    def ended(self) -> None:
+        """Waits for the end of a server that was asked to stop; it must exit 0 and have printed nothing after its ready line."""
         try:
             rest, _ = self.process.communicate(timeout=STOP_WITHIN_S)
         except subprocess.TimeoutExpired as still_there:

@@ -455,10 +455,18 @@ async fn a_fetch_of_partitions_that_all_fail_keeps_to_its_bound_and_tells_each_i
 #[tokio::test]
 async fn changed_positions_together_are_the_whole_token_also_where_nothing_was_found() {
     let server = TestServer::start().await;
-    server.topic("flights", 3).await;
+    let topic = v1::CreateTopicRequest {
+        name: "flights".to_owned(),
+        partitions: Some(3),
+        config: [("segment.bytes".to_owned(), "16384".to_owned())].into(),
+        validate_only: false,
+    };
+    server.admin().await.create_topic(topic).await.unwrap();
     let mut log = server.log().await;
+    let value = "x".repeat(7000);
+    // Two records a segment: of those with a later time than is asked for, each partition passes over all on its own.
     for (partition, timestamp) in (0..3).flat_map(|partition| (1..=10).map(move |time| (partition, time))) {
-        let mut request = records("flights", partition, &["x"]);
+        let mut request = records("flights", partition, &[&value]);
         request.records[0].timestamp_ms = Some(timestamp);
         log.produce(request).await.unwrap();
     }

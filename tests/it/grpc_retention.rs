@@ -29,6 +29,7 @@ async fn filled(server: &TestServer, topic: &str) {
 async fn preview(server: &TestServer, topic: &str) -> v1::RetentionPreview {
     let request = v1::PreviewRetentionRequest {
         topic: topic.to_owned(),
+        from: None,
     };
     let answer = server.admin().await.preview_retention(request).await.unwrap();
     answer.into_inner().partitions.remove(0)

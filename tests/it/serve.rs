@@ -1,6 +1,6 @@
 //! `siltstone serve` as a process: its one line, its signals, its exit codes.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -119,6 +119,23 @@ fn ephemeral_data_is_gone_after_a_signal() {
     }
 }
 
+#[test]
+fn a_server_that_lives_with_its_parent_stops_when_standard_input_closes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command(dir.path());
+    command
+        .args(["--ephemeral", "--exit-with-parent"])
+        .stdin(Stdio::piped());
+    let mut process = Process::start(command);
+    let data = dir.path().join(process.field("data"));
+    let mut stdin = process.child.stdin.take().unwrap();
+    stdin.write_all(b"what is said to it means nothing\n").unwrap();
+    assert!(data.is_dir());
+    drop(stdin);
+    assert_eq!(process.end().1.code(), Some(0));
+    assert!(!data.exists());
+}
+
 /// A line of the log begins with a time and a level.
 fn is_of_the_log(line: &str) -> bool {
     let mut words = line.split_whitespace();
@@ -193,7 +210,10 @@ fn a_variable_of_ours_that_is_no_text_is_refused_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = command(dir.path());
     command.env("SILTSTONE_DATA_DIR", std::ffi::OsStr::from_bytes(b"caf\xe9"));
-    command.env("OF_OTHERS", std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    // The first of them comes before what is refused.
+    for other in ["OF_OTHERS", "SILTSTONE_A", "SILTSTONE_SERVICE_HOST"] {
+        command.env(other, std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    }
     let mut refused = Process::start(command);
     assert_eq!(refused.ready, "", "it does not start");
     let mut stderr = String::new();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::{BrokerConfig, Error};
-use crate::env::Fs;
-use crate::storage::{AbortedTransaction, Found, Read, Slice, Store};
+use crate::env::{FileCache, Fs};
+use crate::storage::{AbortedTransaction, Found, Read, RestoreMark, Slice, Store};
 use crate::telemetry::Metrics;
 use crate::types::{Isolation, Offset, Timestamp};
 
@@ -41,7 +41,16 @@ impl Archive {
         match *self {}
     }
 
-    pub(in crate::broker) fn know(&self, _core: &Core) -> Result<(), Error> {
+    /// Asked for without an address, it is refused by the configuration; with one, by [`open`](Self::open).
+    pub(in crate::broker) fn restore_first(
+        _config: &BrokerConfig,
+        _files: &Arc<FileCache>,
+        _now: Timestamp,
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    pub(in crate::broker) fn know(&self, _core: &Core, _restored: Option<&RestoreMark>) -> Result<(), Error> {
         match *self {}
     }
 
@@ -87,6 +96,8 @@ impl Archive {
     pub(in crate::broker) async fn work(_core: Arc<Core>) {
         std::future::pending().await
     }
+
+    pub(in crate::broker) async fn do_what_is_due(_core: &Arc<Core>) {}
 
     pub(in crate::broker) async fn finish(&self, _core: &Arc<Core>) {
         match *self {}

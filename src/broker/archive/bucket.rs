@@ -1,6 +1,6 @@
 //! The bucket as this server owns it, and what is known of each partition in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -17,7 +17,7 @@ use crate::tier::{
     Author, Catalog, ChunkCache, Claims, ColdLog, Ledger, Manifest, PartitionKey, TierError, TierStore,
     Trouble, Uploader,
 };
-use crate::types::TopicPartition;
+use crate::types::{Offset, TopicPartition};
 
 use super::ArchiveConfig;
 
@@ -69,6 +69,8 @@ pub(super) struct State {
     /// What is in the bucket may not be what the ledger says: it is read again first.
     pub(super) is_doubtful: bool,
     pub(super) again_at: Option<Instant>,
+    /// Which rewrite of a segment was uploaded since the start, by its first offset.
+    pub(super) rewrites: BTreeMap<Offset, u64>,
     /// When objects that nobody names were last looked for.
     pub(super) orphans_at: Option<Instant>,
 }

@@ -23,6 +23,8 @@
 //! - The local part of a segment leaves only after the manifest names it.
 //! - Whoever learns that another server owns the bucket publishes nothing any more, and the server stops.
 //!
+//! A server may also show the archive of another (`mount`): then of all this only `cold` is at work.
+//!
 //! What is not here: the bucket's format and calls (`tier`), what is sealed, safe and due (`storage`).
 
 #[cfg(not(feature = "tier"))]
@@ -31,7 +33,11 @@ mod absent;
 mod bucket;
 #[cfg(feature = "tier")]
 mod cold;
+#[cfg(feature = "tier")]
+mod mount;
 mod patterns;
+#[cfg(feature = "tier")]
+mod restore;
 #[cfg(feature = "tier")]
 mod start;
 #[cfg(feature = "tier")]
@@ -54,6 +60,32 @@ pub(super) use absent::Archive;
 #[cfg(feature = "tier")]
 pub(super) use bucket::Archive;
 pub use patterns::TopicPatterns;
+#[cfg(feature = "tier")]
+pub(super) use restore::Job as RestoreJob;
+#[cfg(feature = "tier")]
+pub use restore::{RestoreProgress, RestoreReport, RestoredTopic};
+
+/// Whether a server with an empty data directory takes what the archive has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Restore {
+    /// It does not.
+    #[default]
+    Off,
+    /// It does; compacted topics come to the local disk, the rest is read from the archive.
+    Cold,
+    /// It does, and everything comes to the local disk first.
+    Download,
+}
+
+/// What a server does with its archive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Access {
+    /// It owns it.
+    #[default]
+    Own,
+    /// It shows another server's, and writes nothing.
+    Read,
+}
 
 /// Where and what a server archives.
 #[derive(Clone, Debug)]
@@ -66,6 +98,10 @@ pub struct ArchiveConfig {
     pub upload_max_bytes_per_second: u64,
     /// How long an object stays after the manifest let it go, for readers of an older one.
     pub sweep_delay: Duration,
+    /// Whether an empty data directory is filled from the archive.
+    pub restore: Restore,
+    /// Whether it is this server's archive.
+    pub access: Access,
     /// A bucket that is open already, for tests.
     #[cfg(all(test, feature = "tier"))]
     pub(super) store: Option<crate::tier::TierStore>,
@@ -78,6 +114,8 @@ impl Default for ArchiveConfig {
             topics: TopicPatterns::everything(),
             upload_max_bytes_per_second: 0,
             sweep_delay: Duration::from_secs(60 * 60),
+            restore: Restore::Off,
+            access: Access::Own,
             #[cfg(all(test, feature = "tier"))]
             store: None,
         }

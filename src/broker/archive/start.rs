@@ -4,19 +4,20 @@
 //! 2. Its next epoch is claimed; from then on it is the epoch of this start, in every batch too. If it dies here: an epoch is lost,
 //!    nobody misses it.
 //! 3. The catalog is read, and once the partitions are open, the manifests of all that have something to do with the bucket. A log
-//!    start that the manifest knows better is raised.
+//!    start that the manifest knows better is raised. A directory that was restored writes an empty entry into each of them first, and
+//!    looks whether they still are what they were then.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use tokio::runtime::Handle;
 
 use crate::broker::core::Core;
 use crate::broker::served::Served;
-use crate::broker::{BrokerConfig, Error};
+use crate::broker::{BrokerConfig, Error, translate};
 use crate::env::{Fs, process_name};
-use crate::storage::Store;
+use crate::storage::{CACHE_FOLDER, RestoreMark, Store};
 use crate::telemetry::Metrics;
 use crate::tier::{
     CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claimant, Claims, Ledger, Manifest, Pace,
@@ -24,14 +25,15 @@ use crate::tier::{
 };
 use crate::types::{Offset, Timestamp};
 
+use super::Access;
 use super::bucket::{Archive, Tiered};
+use super::mount::follow_to;
+use super::restore::{TakeOver, went_on};
 
-/// How long opening the bucket may take.
+/// How long opening the bucket may take, and each manifest after the one before.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// Manifests that are read at the same time.
 const MANIFESTS_AT_ONCE: usize = 32;
-/// Where parts of objects are kept, in the data directory: a start empties it.
-const CACHE_FOLDER: &str = "tier-cache";
 /// Longest text of a refusal, in characters: stores answer with whole pages.
 const REFUSAL_MAX: usize = 600;
 
@@ -46,6 +48,9 @@ impl Archive {
         let Some(url) = &config.archive.url else {
             return Ok(None);
         };
+        if config.archive.access == Access::Read {
+            return Self::mount(config, fs, metrics).map(Some);
+        }
         let bucket = match opened(config, url) {
             Ok(bucket) => bucket,
             Err(error) => return Err(refused(&error)),
@@ -62,17 +67,12 @@ impl Archive {
             tokio::time::timeout(OPEN_DEADLINE, work).await
         });
         let Ok(claimed) = claimed else {
-            return Err(Error::ArchiveRefused {
-                reason: format!(
-                    "the archive at {bucket} did not answer within {} s; start without tier.url, or try again",
-                    OPEN_DEADLINE.as_secs()
-                ),
-            });
+            return Err(unanswered(&bucket));
         };
         let (claims, author, catalog) = claimed.map_err(|error| refused(&error))?;
         store
             .raise_epoch(author.epoch)
-            .map_err(|error| crate::broker::translate::store(&config.data_dir.display(), &error))?;
+            .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
         tracing::info!(archive = %bucket, epoch = author.epoch.0, topics = catalog.state().topics().len(), "archive opened");
         let uploader = Uploader::new(Arc::clone(fs), bucket.clone())
             .at_pace(Pace::of(config.archive.upload_max_bytes_per_second));
@@ -86,8 +86,20 @@ impl Archive {
         ))))
     }
 
-    /// Reads the manifests of all partitions that have something to do with the bucket. Blocks, as [`open`](Self::open) does.
-    pub(in crate::broker) fn know(&self, core: &Core) -> Result<(), Error> {
+    /// Reads the manifests of all partitions that have something to do with the bucket. A directory that was restored takes the archive
+    /// over first. Blocks, as [`open`](Self::open) does.
+    pub(in crate::broker) fn know(&self, core: &Core, restored: Option<&RestoreMark>) -> Result<(), Error> {
+        let take_over = restored.map(|mark| TakeOver {
+            mark,
+            author: self.author,
+            now: core.now(),
+        });
+        if let Some(take_over) = take_over {
+            take_over.check_logs(core)?;
+            let mut catalog = self.catalog.blocking_lock();
+            let taken = Handle::current().block_on(take_over.catalog(&mut catalog));
+            taken.map_err(|error| refused(&error))?.map_err(went_on)?;
+        }
         let mut known = Vec::new();
         let mut fresh = Vec::new();
         {
@@ -107,18 +119,42 @@ impl Archive {
             let (key, store, cache) = (key_of(&served), self.store.clone(), Arc::clone(&self.cache));
             async move {
                 let empty = Manifest::empty(&key);
-                let ledger = Ledger::open(store, key.manifest(), empty).await?;
-                Ok::<_, TierError>((served, Tiered::new(key, ledger, cache)))
+                let mut ledger = Ledger::open(store, key.manifest(), empty).await?;
+                let taken = match take_over {
+                    Some(take_over) => take_over.manifest(served.id(), &mut ledger).await?,
+                    None => Ok(()),
+                };
+                Ok::<_, TierError>((served, Tiered::new(key, ledger, cache), taken))
             }
         };
-        let read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
-        let read: Result<Vec<_>, TierError> = Handle::current().block_on(read.try_collect());
-        for (served, tiered) in read.map_err(|error| refused(&error))? {
-            reconcile(&served, &tiered)?;
+        let mut read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
+        // However many there are, one comes after the other, or the start is over.
+        let read = Handle::current().block_on(async {
+            let mut all = Vec::new();
+            loop {
+                match tokio::time::timeout(OPEN_DEADLINE, read.next()).await {
+                    Ok(Some(Ok(one))) => all.push(one),
+                    Ok(Some(Err(error))) => return Err(refused(&error)),
+                    Ok(None) => return Ok(all),
+                    Err(_) => return Err(unanswered(&self.store)),
+                }
+            }
+        })?;
+        for (served, tiered, taken) in read {
+            taken.map_err(went_on)?;
+            match core.config.archive.access {
+                Access::Own => reconcile(&served, &tiered)?,
+                // The owner may have gone on since the directory was made.
+                Access::Read => follow_to(core, &served, &tiered.manifest()),
+            }
             tiered.tell(&served);
             self.partitions
                 .write()
                 .insert(served.id().clone(), Arc::new(tiered));
+        }
+        if restored.is_some() {
+            RestoreMark::remove(&core.files, &core.config.data_dir)
+                .map_err(|error| translate::store(&core.config.data_dir.display(), &error))?;
         }
         Ok(())
     }
@@ -136,7 +172,7 @@ impl Archive {
 }
 
 /// Makes the cache of cold reads: in memory alone, where its folder cannot be used.
-fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
+pub(super) fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
     let limits = CacheLimits::default();
     let folder = config.data_dir.join(CACHE_FOLDER);
     ChunkCache::with_folder(limits, Arc::clone(fs), &folder).unwrap_or_else(|error| {
@@ -145,7 +181,8 @@ fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> {
     })
 }
 
-fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
+/// Opens the bucket that the configuration names.
+pub(super) fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
     #[cfg(test)]
     if let Some(store) = &config.archive.store {
         return Ok(store.clone());
@@ -218,7 +255,16 @@ pub(super) fn random<const LEN: usize>() -> Result<[u8; LEN], Error> {
     Ok(bytes)
 }
 
-fn refused(error: &TierError) -> Error {
+fn unanswered(bucket: &TierStore) -> Error {
+    Error::ArchiveRefused {
+        reason: format!(
+            "the archive at {bucket} did not answer within {} s; start without tier.url, or try again",
+            OPEN_DEADLINE.as_secs()
+        ),
+    }
+}
+
+pub(super) fn refused(error: &TierError) -> Error {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let short: String = text.chars().take(REFUSAL_MAX).collect();
     let advice = match error {

@@ -1,7 +1,8 @@
 //! What is done about the bucket, when, and by how many at once.
 //!
 //! A look goes over all partitions in memory; where something is due a job begins, [`JOBS`] at most, one for a partition. A job does one
-//! of each thing and ends, so that a partition with much to upload does not keep others waiting. What fails waits, longer each time, and
+//! of each thing, or uploads a few small segments together, and ends, so that a partition with much to upload does not keep others
+//! waiting. What fails waits, longer each time, and
 //! is told; whoever looks at the status sees it.
 
 use std::collections::BTreeSet;
@@ -16,12 +17,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::topics::Topic;
-use crate::storage::{ArchivedExtent, HandedOver, NextToArchive, Rewritten};
+use crate::storage::{ArchivedExtent, HandedOver, NextRewritten, NextToArchive, Rewritten};
 use crate::tier::{
-    Ledger, Manifest, Replacement, SealedSegment, SectionKind, SectionSource, Ticket, TierError, Uploaded,
+    Ledger, Manifest, Replacement, SealedSegment, SectionKind, SectionSource, Ticket, TierError, Uploader,
 };
 use crate::types::{Offset, Timestamp, TopicPartition};
 
+use super::Access;
 use super::bucket::{Archive, Tiered};
 use super::start::{random, start_of};
 
@@ -37,6 +39,8 @@ const FINISH_DEADLINE: Duration = Duration::from_secs(30);
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a stop waits before it tries a partition again that failed, or that a job still has.
 const FINISH_PAUSE: Duration = Duration::from_millis(200);
+/// How often a job is looked at by who waits for it.
+const BESIDE_PAUSE: Duration = Duration::from_millis(1);
 
 /// What is wanted of a partition.
 #[derive(Clone, Debug)]
@@ -76,6 +80,9 @@ impl Archive {
         let Some(archive) = core.archive.clone() else {
             return std::future::pending().await;
         };
+        if archive.config.access == Access::Read {
+            return archive.follow(&core).await;
+        }
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut checks = tokio::time::interval_at(Instant::now() + CHECK_INTERVAL, CHECK_INTERVAL);
@@ -116,6 +123,34 @@ impl Archive {
                     });
                 }
             }
+        }
+    }
+
+    /// Does whatever is due by now, beside the task, and waits for what its jobs are at; what fails is left to the task. Gives up
+    /// after [`FINISH_DEADLINE`].
+    pub(in crate::broker) async fn do_what_is_due(core: &Arc<Core>) {
+        let Some(archive) = &core.archive else { return };
+        for tiered in archive.partitions.read().values() {
+            tiered.state.lock().again_at = None;
+        }
+        let work = async {
+            while !archive.is_fenced() {
+                if archive.wants_catalog(core.now()) && archive.keep_catalog(core).await.is_err() {
+                    return;
+                }
+                for wish in archive.due(core) {
+                    archive.job(core, &wish).await;
+                }
+                let is_taken = archive.partitions.read().values().any(|tiered| tiered.is_taken());
+                if is_taken {
+                    tokio::time::sleep(BESIDE_PAUSE).await;
+                } else if archive.due(core).is_empty() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(FINISH_DEADLINE, work).await.is_err() {
+            tracing::warn!(waited = ?FINISH_DEADLINE, "not everything that is due is in the archive; the schedule goes on");
         }
     }
 
@@ -189,7 +224,8 @@ impl Archive {
         }
         let end = knows.then(|| manifest.end());
         let log = &wish.served.log;
-        log.has_for_archive(end, wish.roll_before) || log.differs_from_archive(&extents(&manifest))
+        log.has_for_archive(end, wish.roll_before)
+            || log.differs_from_archive(&extents(&wish.tiered, &manifest))
     }
 
     /// Does what is to be done, once, and writes down how it went.
@@ -299,32 +335,64 @@ impl Archive {
         ledger: &mut Ledger<Manifest>,
     ) -> Result<Done, Failure> {
         self.seal(core, wish).await?;
-        let mut done = Done::All;
-        let (served, known) = (Arc::clone(&wish.served), extents(ledger.state()));
+        let (served, known) = (Arc::clone(&wish.served), extents(&wish.tiered, ledger.state()));
         let now = core.now();
         let rewritten = off(move || served.log.rewritten(&known, now)).await?;
-        if let Some(rewritten) = rewritten {
-            self.replace(wish, ledger, rewritten, now).await?;
-            done = Done::Some;
+        let replaced = match rewritten {
+            NextRewritten::Segments(rewritten) => self.replace(wish, ledger, rewritten, now).await,
+            NextRewritten::Nothing => Ok(Done::All),
+            NextRewritten::Stuck { from, reason } => Err(Failure::Stuck { from, reason }),
+        };
+        match replaced {
+            // What lies behind the archive's end goes on, all of it, and then the partition says what does not.
+            Err(stuck @ Failure::Stuck { .. }) => {
+                while self.upload_next(core, wish, ledger).await? == Done::Some {}
+                Err(stuck)
+            }
+            Err(failure) => Err(failure),
+            Ok(Done::Some) => self.upload_next(core, wish, ledger).await.map(|_| Done::Some),
+            Ok(_) => self.upload_next(core, wish, ledger).await,
         }
+    }
+
+    /// Uploads what comes behind the archive's end.
+    async fn upload_next(
+        &self,
+        core: &Arc<Core>,
+        wish: &Wish,
+        ledger: &mut Ledger<Manifest>,
+    ) -> Result<Done, Failure> {
+        let now = core.now();
         let knows = !ledger.state().segments().is_empty();
         let end = knows.then(|| ledger.state().end());
         let served = Arc::clone(&wish.served);
-        match off(move || served.log.next_to_archive(end, now)).await? {
-            NextToArchive::Nothing => return Ok(done),
-            NextToArchive::Stuck { from, reason } => return Err(Failure::Stuck { from, reason }),
-            NextToArchive::Segment(next) => {
-                let bytes = next.summary.log_bytes;
-                self.begin_upload(wish);
-                let uploader = self.uploader.counted_by(Arc::clone(&wish.tiered.sent));
-                let uploaded = uploader
-                    .upload(&wish.tiered.key, ledger, &sealed(*next), self.ticket(now)?)
-                    .await?;
-                if matches!(uploaded, Uploaded::Now(_)) {
-                    self.metrics.tier_uploads.inc();
-                    self.metrics.tier_upload_bytes.inc_by(bytes);
-                }
+        let next = off(move || next_segments(&served, end, now)).await??;
+        if next.is_empty() {
+            return Ok(Done::All);
+        }
+        let segments: Vec<SealedSegment> = next.iter().map(|(_, segment)| segment.clone()).collect();
+        self.begin_upload(wish);
+        let uploader = self.uploader.counted_by(Arc::clone(&wish.tiered.sent));
+        let ticket = self.ticket(now)?;
+        let uploaded = uploader
+            .upload_all(&wish.tiered.key, ledger, &segments, ticket)
+            .await;
+        // Of several that went together, those before the first that failed are there.
+        for (rewrite, segment) in &next {
+            let base = segment.summary.base_offset;
+            let known = ledger.state().segments().get(&base);
+            if known.is_some_and(|known| known.id.attempt == ticket.attempt) {
+                wish.tiered.state.lock().rewrites.insert(base, *rewrite);
+                self.metrics.tier_uploads.inc();
+                self.metrics.tier_upload_bytes.inc_by(segment.summary.log_bytes);
             }
+        }
+        wish.tiered.show(ledger, &wish.served);
+        if let Err(error) = uploaded {
+            let end = ledger.state().end();
+            let bases = segments.iter().map(|segment| segment.summary.base_offset);
+            let first = bases.filter(|base| *base >= end).take(1).collect();
+            return Err(self.stuck_or(wish, error, first).await);
         }
         // What is uploaded before the log start is known there begins with it.
         self.shrink(ledger, start_of(&wish.served), now).await?;
@@ -339,9 +407,12 @@ impl Archive {
         ledger: &mut Ledger<Manifest>,
         rewritten: Rewritten,
         now: Timestamp,
-    ) -> Result<(), Failure> {
+    ) -> Result<Done, Failure> {
         let known = ledger.state().segments();
         let removed = rewritten.removed.iter().filter_map(|base| known.get(base));
+        let rewrites = |next: &HandedOver| (next.summary.base_offset, next.rewrite);
+        let rewrites: Vec<_> = rewritten.added.iter().map(rewrites).collect();
+        let bases = rewrites.iter().map(|(base, _)| *base).collect();
         let replacement = Replacement {
             removed: removed.map(|segment| segment.id).collect(),
             added: rewritten.added.into_iter().map(sealed).collect(),
@@ -351,12 +422,40 @@ impl Archive {
         let ticket = self.ticket(now)?;
         let added = uploader
             .replace(&wish.tiered.key, ledger, &replacement, ticket)
-            .await?;
+            .await;
+        let added = match added {
+            Ok(added) => added,
+            Err(error) => return Err(self.stuck_or(wish, error, bases).await),
+        };
+        {
+            let mut state = wish.tiered.state.lock();
+            for base in &rewritten.removed {
+                state.rewrites.remove(base);
+            }
+            state.rewrites.extend(rewrites);
+        }
         self.metrics
             .tier_uploads
             .inc_by(u64::try_from(added.len()).unwrap_or(u64::MAX));
         wish.tiered.show(ledger, &wish.served);
-        Ok(())
+        Ok(Done::Some)
+    }
+
+    /// What is damaged on the local disk does not go until a person has looked. The log learns of it, so that it is not read again and
+    /// again for nothing.
+    async fn stuck_or(&self, wish: &Wish, error: TierError, bases: Vec<Offset>) -> Failure {
+        let TierError::SegmentDamaged { .. } = error else {
+            return error.into();
+        };
+        let from = bases.first().copied().unwrap_or(Offset::ZERO);
+        let served = Arc::clone(&wish.served);
+        match off(move || served.log.examine(&bases)).await {
+            Ok(()) => Failure::Stuck {
+                from,
+                reason: error.to_string(),
+            },
+            Err(failure) => failure,
+        }
     }
 
     fn begin_upload(&self, wish: &Wish) {
@@ -399,7 +498,7 @@ impl Archive {
 
     /// Uploads what is left, also of active segments, within half a minute. Appends are over.
     pub(in crate::broker) async fn finish(&self, core: &Arc<Core>) {
-        if self.is_fenced() {
+        if self.is_fenced() || self.config.access == Access::Read {
             return;
         }
         let work = async {
@@ -452,12 +551,37 @@ impl Archive {
     }
 }
 
-fn extents(manifest: &Manifest) -> Vec<ArchivedExtent> {
+/// Returns the next segments that go to the bucket together. Blocks.
+fn next_segments(
+    served: &Served,
+    mut end: Option<Offset>,
+    now: Timestamp,
+) -> Result<Result<Vec<(u64, SealedSegment)>, Failure>, crate::storage::ReadError> {
+    let (mut next, mut bytes) = (Vec::new(), 0);
+    loop {
+        match served.log.next_to_archive(end, now)? {
+            NextToArchive::Segment(segment) => {
+                bytes += segment.summary.log_bytes;
+                if !Uploader::goes_together(next.len() + 1, bytes) {
+                    return Ok(Ok(next));
+                }
+                end = Some(segment.summary.next_offset);
+                next.push((segment.rewrite, sealed(*segment)));
+            }
+            NextToArchive::Stuck { from, reason } if next.is_empty() => {
+                return Ok(Err(Failure::Stuck { from, reason }));
+            }
+            NextToArchive::Stuck { .. } | NextToArchive::Nothing => return Ok(Ok(next)),
+        }
+    }
+}
+
+fn extents(tiered: &Tiered, manifest: &Manifest) -> Vec<ArchivedExtent> {
+    let state = tiered.state.lock();
     let segments = manifest.segments().values();
-    let extent = segments.map(|segment| ArchivedExtent {
-        base: segment.id.base,
-        next: segment.next_offset(),
-        log_bytes: segment.summary.log_bytes,
+    let extent = segments.map(|segment| {
+        let rewrite = state.rewrites.get(&segment.id.base).copied().unwrap_or(0);
+        ArchivedExtent::of(&segment.summary, rewrite)
     });
     extent.collect()
 }

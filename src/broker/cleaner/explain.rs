@@ -7,14 +7,13 @@ use std::sync::atomic::Ordering;
 use crate::broker::core::Core;
 use crate::broker::served::Served;
 use crate::broker::topics::Topic;
-use crate::broker::{Error, PartitionId};
+use crate::broker::{AskedPartitions, Error};
 use crate::storage::{
     Bound, CompactionView, Due, NotDue, PassReport, Rounds, SegmentRole, breaks_its_promise,
 };
 use crate::types::{Timestamp, TopicName};
 
 use super::candidates::{urgency, wakes_at};
-use super::jobs::chosen;
 use super::state::is_overdue;
 use super::{
     CompactionExplanation, Exactness, KeyCounts, LastPass, LogDescription, LogSegment, PassError, RoundsLeft,
@@ -26,11 +25,12 @@ impl Core {
     pub(in crate::broker) fn explain_compaction(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<CompactionExplanation>, Error> {
         let topic = self.topics.find(topic)?;
         let now = self.now();
-        let explained = chosen(&topic, partitions)?
+        let explained = topic
+            .asked(asked)?
             .iter()
             .map(|served| self.explain(&topic, served, now))
             .collect();
@@ -41,10 +41,11 @@ impl Core {
     pub(in crate::broker) fn describe_log(
         &self,
         topic: &TopicName,
-        partitions: &[PartitionId],
+        asked: &AskedPartitions,
     ) -> Result<Vec<LogDescription>, Error> {
         let topic = self.topics.find(topic)?;
-        Ok(chosen(&topic, partitions)?
+        Ok(topic
+            .asked(asked)?
             .iter()
             .map(|served| describe(self, &topic, served))
             .collect())
@@ -166,10 +167,12 @@ fn keys(view: &CompactionView, report: &PassReport) -> KeyCounts {
     let all_read = report.damaged.is_empty() && report.damaged_unnamed == 0;
     let clean =
         view.dirty_bytes == 0 && view.uncleanable_bytes == 0 && report.rounds == Rounds::Done && all_read;
+    // What was counted may have been deleted since, and what is in the archive alone was not.
+    let counted_all = report.counted_from == view.log_start;
     KeyCounts {
         live: report.records.values_kept,
         tombstones: report.records.tombstones_kept,
-        exactness: match clean && report.records.held == 0 {
+        exactness: match clean && counted_all && report.records.held == 0 {
             true => Exactness::Exact,
             false => Exactness::Estimated,
         },
@@ -186,6 +189,7 @@ fn last_pass(at: Timestamp, report: &PassReport) -> LastPass {
         records_kept: report.records.kept(),
         records_dropped: report.records.dropped(),
         damaged_places: report.damaged.len() as u64 + report.damaged_unnamed,
+        damaged: report.damaged.clone(),
         rounds_left: match report.rounds {
             Rounds::Done => None,
             Rounds::More { estimate, map_keys } => Some(RoundsLeft { estimate, map_keys }),
@@ -304,6 +308,11 @@ mod tests {
             ..PassReport::default()
         };
         assert_eq!(keys(&view, &sound).exactness, Exactness::Exact);
+        let deleted = CompactionView {
+            log_start: Offset(1),
+            ..view.clone()
+        };
+        assert_eq!(keys(&deleted, &sound).exactness, Exactness::Estimated);
         assert_eq!(keys(&view, &named).exactness, Exactness::Estimated);
         assert_eq!(keys(&view, &unnamed).exactness, Exactness::Estimated);
     }

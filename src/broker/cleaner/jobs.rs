@@ -2,14 +2,10 @@
 //!
 //! What is not here: the work (`work`).
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broker::Error;
 use crate::broker::core::Core;
-use crate::broker::served::Served;
-use crate::broker::topics::Topic;
-use crate::broker::{Error, PartitionId};
 use crate::types::TopicName;
 
 use super::state::Progress;
@@ -28,8 +24,7 @@ impl Core {
             if !topic.config.cleanup.compacts() {
                 return Err(not_compacted(&wish.topic));
             }
-            self.cleaner
-                .put(&wish.topic, &chosen(&topic, &wish.partitions)?)?
+            self.cleaner.put(&wish.topic, &topic.chosen(&wish.partitions)?)?
         };
         self.compaction_job(handle, wait).await
     }
@@ -42,15 +37,14 @@ impl Core {
     ) -> Result<CompactionJob, Error> {
         let over = async {
             loop {
-                let mut changed = std::pin::pin!(self.cleaner.changed());
-                // Registered first, looked at after: a change in between is seen.
-                changed.as_mut().enable();
-                let job = self.cleaner.job(handle)?;
-                if job.is_over() {
-                    return Ok(job);
+                let mut ended = std::pin::pin!(self.cleaner.ended());
+                // Registered first, looked at after: an end in between is seen.
+                ended.as_mut().enable();
+                if self.cleaner.is_over(handle)? {
+                    return self.cleaner.job(handle);
                 }
                 tokio::select! {
-                    () = changed => {}
+                    () = ended => {}
                     () = self.gate.stopping() => return Err(Error::ShuttingDown),
                 }
             }
@@ -88,18 +82,6 @@ pub(super) fn running(progress: &Progress) -> JobState {
         done_bytes,
         total_bytes,
     }
-}
-
-/// Returns the partitions that are meant, ascending, each once.
-pub(super) fn chosen(topic: &Topic, partitions: &[PartitionId]) -> Result<Vec<Arc<Served>>, Error> {
-    if partitions.is_empty() {
-        return Ok(topic.partitions.clone());
-    }
-    let numbers: BTreeSet<_> = partitions.iter().copied().collect();
-    numbers
-        .into_iter()
-        .map(|number| topic.partition(number).map(Arc::clone))
-        .collect()
 }
 
 fn not_compacted(topic: &TopicName) -> Error {

@@ -6,8 +6,9 @@
 //!    each chunk that it writes synced by itself, and that is part of its work: the longer the disk takes, the longer it rests.
 //!    So it has a quarter of a thread and of the disk at most, in small parts. Freeing a file is no small part: where clients
 //!    wait for syncs, it rests [`FREED_PARTS`] times as long as that took.
-//! 3. **Promise**: if at the rate so far, or at the budget's, what is left would not be done before the deadline of
-//!    `max.compaction.lag.ms`, the pass waits for neither. An alarm says so.
+//! 3. **Promise**: if at the rate so far what is left would not be done before the deadline of `max.compaction.lag.ms`, the pass
+//!    waits for neither. The budget's rate counts until there is one to go by; one above what the disk gives never does. An alarm
+//!    says so where it is the budget that the pass goes beyond.
 //!
 //! What is not here: the waiting itself (`desk`), which ends early when the broker stops.
 
@@ -124,6 +125,21 @@ impl Courtesy {
     /// The work goes on.
     pub fn resume(&mut self, now: Instant) {
         self.resumed = now;
+    }
+}
+
+/// A pass has to go on for so long before its own rate counts.
+const MEASURED_AFTER: Duration = Duration::from_millis(500);
+
+/// Returns the bytes a second that a pass gets which has done so much in that time, under a budget of `limit` (0: none).
+pub(super) fn rate(done_bytes: u64, took: Duration, limit: u64) -> u64 {
+    let so_far = u128::from(done_bytes) * 1_000 / took.as_millis().max(1);
+    let so_far = u64::try_from(so_far).unwrap_or(u64::MAX);
+    let is_measured = took >= MEASURED_AFTER && done_bytes > 0;
+    match (limit, is_measured) {
+        (0, _) => so_far,
+        (limit, true) => so_far.min(limit),
+        (limit, false) => limit,
     }
 }
 
@@ -259,6 +275,23 @@ mod tests {
         assert_eq!(rest(operated(1), Step::Freed), Some(ms(128 * 20)));
         assert_eq!(rest(operated(0), Step::Freed), Some(ms(3 * 20)));
         assert_eq!(rest(operated(1), CHUNK), Some(ms(3 * 20)));
+    }
+
+    #[test]
+    fn a_pass_is_judged_by_its_own_rate_also_under_a_budget_above_what_the_disk_gives() {
+        let second = Duration::from_secs(1);
+        assert_eq!(rate(MIB, second, 0), MIB);
+        assert_eq!(rate(MIB, second, 100 * MIB), MIB);
+        assert_eq!(
+            rate(100 * MIB, second, MIB),
+            MIB,
+            "what the budget let through at once"
+        );
+        for (done, took) in [(0, second), (MIB, Duration::from_millis(499))] {
+            assert_eq!(rate(done, took, 100 * MIB), 100 * MIB, "not known yet");
+        }
+        assert_eq!(rate(MIB, Duration::from_millis(500), 100 * MIB), 2 * MIB);
+        assert_eq!(rate(u64::MAX, Duration::ZERO, 0), u64::MAX);
     }
 
     #[test]

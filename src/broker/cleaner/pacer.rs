@@ -138,15 +138,10 @@ impl<'a> Pacer<'a> {
         };
         let progress = &self.claimed.progress;
         let (done, total) = progress.bytes();
-        let elapsed_ms = self.began.elapsed().as_millis().max(1);
-        let so_far = u64::try_from(u128::from(done) * 1_000 / elapsed_ms).unwrap_or(u64::MAX);
         let limit = self.core.cleaner.config.io_max_bytes_per_second;
         let outlook = Outlook {
             left_bytes: total - done,
-            rate: match limit {
-                0 => so_far,
-                limit => limit,
-            },
+            rate: pace::rate(done, self.began.elapsed(), limit),
             deadline,
         };
         let pause_ms = i64::try_from(pause.as_millis()).unwrap_or(i64::MAX);

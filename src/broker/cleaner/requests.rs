@@ -1,6 +1,7 @@
 //! What is asked about compaction and what is answered: plain values, the same for every door.
 
 use crate::broker::{PartitionArchive, TopicHold};
+use crate::storage::DamagedPlace;
 use crate::types::{Offset, PartitionId, Timestamp, TopicName};
 
 /// A wish to compact partitions of a topic now.
@@ -35,9 +36,14 @@ pub struct CompactionJob {
 impl CompactionJob {
     /// Returns true once every partition is done or has failed.
     pub fn is_over(&self) -> bool {
-        self.partitions
-            .iter()
-            .all(|one| matches!(one.state, JobState::Done { .. } | JobState::Failed { .. }))
+        self.partitions.iter().all(PartitionJob::is_over)
+    }
+}
+
+impl PartitionJob {
+    /// Returns true once it is done or has failed.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, JobState::Done { .. } | JobState::Failed { .. })
     }
 }
 
@@ -151,9 +157,9 @@ pub struct KeyCounts {
 /// How much a count can be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exactness {
-    /// The log is clean to its end, and the pass that made it so counted.
+    /// The log is clean to its end, and the pass that made it so counted all of it.
     Exact,
-    /// Counted by the last pass; what was written since is not in it.
+    /// Counted by the last pass; what was written since is not in it, and what was deleted since is.
     Estimated,
 }
 
@@ -176,6 +182,8 @@ pub struct LastPass {
     pub records_dropped: u64,
     /// Places that are not sound batches, kept byte for byte.
     pub damaged_places: u64,
+    /// The first of them.
+    pub damaged: Vec<DamagedPlace>,
     /// Set where the map did not hold all keys.
     pub rounds_left: Option<RoundsLeft>,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::broker::core::Core;
 use crate::broker::served::Served;
-use crate::storage::CompactionView;
+use crate::storage::{CompactionView, breaks_its_promise};
 use crate::types::Timestamp;
 
 use super::candidates::{Urgency, urgency, wakes_at};
@@ -20,7 +20,16 @@ pub(super) struct Scan {
     promise: Option<(Timestamp, Arc<Served>)>,
     other: Option<(Urgency, Arc<Served>)>,
     wake: Option<Timestamp>,
+    /// When the next pass is due, as far as time alone decides.
+    next_run: Option<Timestamp>,
     totals: Totals,
+}
+
+/// Whether the lags leave room for a promise to be kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Room {
+    Enough,
+    None,
 }
 
 /// Of all logs together.
@@ -33,6 +42,8 @@ struct Totals {
     overdue: i64,
     rounds_left: u32,
     failing: i64,
+    live_keys: u64,
+    tombstones: u64,
 }
 
 impl Scan {
@@ -55,6 +66,10 @@ impl Scan {
     fn wakes(&mut self, at: Timestamp) {
         self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
     }
+
+    fn runs(&mut self, at: Timestamp) {
+        self.next_run = Some(self.next_run.map_or(at, |next| next.min(at)));
+    }
 }
 
 impl Totals {
@@ -68,6 +83,8 @@ impl Totals {
             .min();
         self.overdue += i64::from(standing.is_overdue);
         self.rounds_left = self.rounds_left.max(standing.rounds_left);
+        self.live_keys += standing.live_keys;
+        self.tombstones += standing.tombstones;
     }
 }
 
@@ -79,16 +96,25 @@ impl Core {
         let mut scan = Scan::default();
         for topic in self.topics.all() {
             if topic.config.cleanup.compacts() {
+                let room = match breaks_its_promise(&topic.config.compaction()) {
+                    true => Room::None,
+                    false => Room::Enough,
+                };
                 for served in &topic.partitions {
-                    self.look_at(served, now, &mut scan);
+                    self.look_at(served, room, now, &mut scan);
                 }
             }
         }
-        self.show(&scan.totals, now);
+        self.show(&scan, now);
         scan
     }
 
-    fn look_at(&self, served: &Arc<Served>, now: Timestamp, scan: &mut Scan) {
+    /// Returns when a log that is not due wants a look, though nothing is written to it; `None` when time alone brings none about.
+    pub(in crate::broker) fn next_cleaning(&self) -> Option<Timestamp> {
+        self.scan().wake
+    }
+
+    fn look_at(&self, served: &Arc<Served>, room: Room, now: Timestamp, scan: &mut Scan) {
         let (cleaning, marks) = (&served.cleaning, served.log.watermarks());
         let retry_at = cleaning.failing(now).map(|failing| failing.retry_at);
         scan.totals.failing += i64::from(retry_at.is_some());
@@ -100,7 +126,7 @@ impl Core {
         let view = served.log.compaction(now);
         let standing = Standing::of(&view, &marks, now);
         scan.totals.add(&standing);
-        self.watch_promise(served, &view, now);
+        self.watch_promise(served, room, &view, now);
         if view.deadline.is_some() {
             cleaning.set_promised();
         }
@@ -109,17 +135,20 @@ impl Core {
         }
         // A promise that breaks is told at that time, whatever is in its way.
         let breaks_at = view.deadline.map(|at| at.saturating_add_ms(1));
-        let wakes = [wakes_at(&view, now), breaks_at].into_iter().flatten();
+        let due_at = wakes_at(&view, now);
+        let wakes = [due_at, breaks_at].into_iter().flatten();
         let wakes = wakes.filter(|at| *at > now).min();
         let found = urgency(&view, now).or(retry_at.map(|_| Urgency::Again));
         match (found, retry_at.filter(|at| *at > now)) {
             (_, Some(retry_at)) => {
+                scan.runs(retry_at);
                 scan.wakes(retry_at);
                 if view.deadline.is_some() {
                     self.cleaner.note_promise(retry_at);
                 }
             }
             (Some(found), None) => {
+                scan.runs(now);
                 if matches!(found, Urgency::Promise(_)) {
                     self.cleaner.note_promise(now);
                 }
@@ -127,6 +156,9 @@ impl Core {
             }
             (None, None) => match wakes {
                 Some(at) => {
+                    if let Some(at) = due_at {
+                        scan.runs(at);
+                    }
                     scan.wakes(at);
                     if view.deadline.is_some() {
                         self.cleaner.note_promise(at);
@@ -137,19 +169,24 @@ impl Core {
         }
     }
 
-    fn watch_promise(&self, served: &Served, view: &CompactionView, now: Timestamp) {
+    fn watch_promise(&self, served: &Served, room: Room, view: &CompactionView, now: Timestamp) {
         let Some(deadline) = view.deadline.filter(|_| is_overdue(view, now)) else {
             return;
         };
-        if served.cleaning.raise_alarm(deadline) {
+        // Where the settings leave no room every deadline is missed: that is one alarm, and explain says whose fault it is.
+        let told_of = match room {
+            Room::Enough => deadline,
+            Room::None => Timestamp::MIN,
+        };
+        if served.cleaning.raise_alarm(told_of) {
             self.metrics.cleaner_promise_alarms.inc();
             tracing::warn!(partition = %served.id(), deadline_ms = deadline.0, bound = ?view.bound, due = ?view.due,
                 "the promise of max.compaction.lag.ms is broken; siltstone topic explain says what is in the way");
         }
     }
 
-    fn show(&self, totals: &Totals, now: Timestamp) {
-        let metrics = &self.metrics;
+    fn show(&self, scan: &Scan, now: Timestamp) {
+        let (metrics, totals) = (&self.metrics, &scan.totals);
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let age_ms = totals
             .dirty_since
@@ -160,7 +197,14 @@ impl Core {
         metrics.cleaner_dirty_ratio.set(totals.ratio);
         metrics.cleaner_oldest_dirty_seconds.set(age_ms.max(0) / 1_000);
         metrics.cleaner_overdue.set(totals.overdue);
-        metrics.cleaner_rounds_left.set(i64::from(totals.rounds_left));
+        metrics
+            .cleaner_found
+            .rounds_left
+            .set(i64::from(totals.rounds_left));
+        metrics.cleaner_found.live_keys.set(signed(totals.live_keys));
+        metrics.cleaner_found.tombstones.set(signed(totals.tombstones));
+        let next_run = scan.next_run.map_or(0, |at| at.0 / 1_000);
+        metrics.cleaner_found.next_run_seconds.set(next_run);
     }
 
     /// Claims the log whose promise is due and has the earliest deadline, if that is before `deadline`.

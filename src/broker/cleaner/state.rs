@@ -47,12 +47,17 @@ pub(super) struct Standing {
     pub(super) dirty_since: Option<Timestamp>,
     pub(super) is_overdue: bool,
     pub(super) rounds_left: u32,
+    /// As the last pass counted.
+    pub(super) live_keys: u64,
+    /// As the last pass counted.
+    pub(super) tombstones: u64,
 }
 
 impl Standing {
     /// Reads it off a view.
     pub(super) fn of(view: &CompactionView, marks: &WatermarkView, now: Timestamp) -> Self {
-        let rounds_left = match view.last_pass.as_ref().map(|(_, report)| report.rounds) {
+        let report = view.last_pass.as_ref().map(|(_, report)| report);
+        let rounds_left = match report.map(|report| report.rounds) {
             Some(Rounds::More { estimate, .. }) => estimate,
             Some(Rounds::Done) | None => 0,
         };
@@ -63,6 +68,8 @@ impl Standing {
             dirty_since: view.dirty_since,
             is_overdue: is_overdue(view, now),
             rounds_left,
+            live_keys: report.map_or(0, |report| report.records.values_kept),
+            tombstones: report.map_or(0, |report| report.records.tombstones_kept),
         }
     }
 }

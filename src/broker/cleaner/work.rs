@@ -37,6 +37,8 @@ use super::state::Progress;
 const SYNC_LOOK: Duration = Duration::from_millis(5);
 /// Pause after something else had its hands on the segments.
 const LATER_PAUSE: Duration = Duration::from_millis(100);
+/// How often a thread's work is looked at by who waits for it.
+const BESIDE_PAUSE: Duration = Duration::from_millis(1);
 /// So often a command tries while something else has.
 const LATER_TRIES: u32 = 50;
 
@@ -101,7 +103,7 @@ impl Cause {
 }
 
 /// A log that a thread has claimed; given back when dropped.
-pub(super) struct Claimed<'a> {
+pub(in crate::broker) struct Claimed<'a> {
     pub(super) core: &'a Core,
     pub(super) served: Arc<Served>,
     pub(super) progress: Arc<Progress>,
@@ -119,6 +121,7 @@ impl Drop for Claimed<'_> {
         self.core.metrics.cleaner_running.dec();
         self.core.cleaner.busy.fetch_sub(1, Ordering::Relaxed);
         self.served.cleaning.release();
+        self.core.cleaner.ring_for_waiting();
     }
 }
 
@@ -137,6 +140,8 @@ impl Core {
     pub(in crate::broker) fn clean_next(&self) -> Turn {
         let scan = self.scan();
         if let Some(claimed) = self.promised(&scan, None) {
+            // The bell that woke this thread may have been a command's.
+            self.cleaner.ring_for_waiting();
             self.clean_by_schedule(&claimed, Depth::Outer);
             return Turn::Worked;
         }
@@ -157,7 +162,20 @@ impl Core {
         }
     }
 
-    pub(super) fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
+    /// Cleans everything that is due by now, beside the threads, and waits for what they are at.
+    pub(in crate::broker) fn clean_what_is_due(&self) {
+        while !self.cleaner.is_ending() {
+            match self.clean_next() {
+                Turn::Worked => {}
+                Turn::Idle(_) if self.cleaner.busy.load(Ordering::Relaxed) > 0 => {
+                    self.cleaner.rest(BESIDE_PAUSE);
+                }
+                Turn::Idle(_) => return,
+            }
+        }
+    }
+
+    pub(in crate::broker) fn claim(&self, served: &Arc<Served>) -> Option<Claimed<'_>> {
         let progress = served.cleaning.claim(self.now())?;
         self.metrics.cleaner_running.inc();
         self.cleaner.busy.fetch_add(1, Ordering::Relaxed);
@@ -350,11 +368,11 @@ impl Core {
         let (began, now) = (Instant::now(), self.now());
         let progress = &claimed.progress;
         progress.done_bytes.store(0, Ordering::Relaxed);
-        // Dirty bytes are read twice; what is written is at most all.
+        // At most: dirty bytes are read twice, what lies before the first change of a group, too, and all of it is written.
         let all = view.clean_bytes + view.dirty_bytes;
         progress
             .total_bytes
-            .store(2 * all + view.dirty_bytes, Ordering::Relaxed);
+            .store(3 * all + view.dirty_bytes, Ordering::Relaxed);
         let mut pacer = Pacer::new(claimed, view.deadline, depth);
         let mut budget = |step| pacer.ask(step);
         let mut pass = Pass {
@@ -389,6 +407,7 @@ impl Core {
     fn count(&self, report: &PassReport, took: Duration) {
         let metrics = &self.metrics;
         metrics.cleaner_passes.inc();
+        metrics.cleaner_found.last_pass_seconds.set(self.now().0 / 1_000);
         metrics.cleaner_latency.record(took);
         metrics.cleaner_read_bytes.inc_by(report.read_bytes);
         metrics.cleaner_written_bytes.inc_by(report.written_bytes);

@@ -12,11 +12,11 @@ const LONG: Duration = Duration::from_secs(600);
 /// In real time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn bucket() -> TierStore {
+pub(super) fn bucket() -> TierStore {
     TierStore::open("memory://", CallLimits::default()).expect("memory")
 }
 
-fn archiving(store: &TierStore) -> BrokerConfig {
+pub(super) fn archiving(store: &TierStore) -> BrokerConfig {
     BrokerConfig {
         archive: ArchiveConfig {
             url: Some("memory://".to_owned()),
@@ -27,7 +27,7 @@ fn archiving(store: &TierStore) -> BrokerConfig {
     }
 }
 
-async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
+pub(super) async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let world = World {
         fs: Arc::new(fs.clone()),
@@ -38,27 +38,27 @@ async fn start_with(fs: SimFs, config: BrokerConfig) -> Result<House, Error> {
         .map(|broker| House { fs, clock, broker })
 }
 
-async fn house(store: &TierStore) -> House {
+pub(super) async fn house(store: &TierStore) -> House {
     start_with(SimFs::new(), archiving(store))
         .await
         .expect("it starts")
 }
 
-const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
+pub(super) const SMALL: [(&str, &str); 2] = [("segment.bytes", "16384"), ("local.retention.bytes", "0")];
 
 /// As [`SMALL`], of keys; compacted only by command.
-const COMPACTED: [(&str, &str); 3] = [
+pub(super) const COMPACTED: [(&str, &str); 3] = [
     ("cleanup.policy", "compact"),
     ("segment.bytes", "16384"),
     ("min.cleanable.dirty.ratio", "1"),
 ];
 
-fn value(number: i64) -> String {
+pub(super) fn value(number: i64) -> String {
     format!("{number:06} {}", "x".repeat(1000))
 }
 
 /// Appends records of increasing times, one for each call.
-async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
+pub(super) async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     // Virtual time does not go on while such work is under way, as the thread does that syncs.
     let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
     tokio::task::spawn_blocking(move || is_over.recv());
@@ -68,12 +68,12 @@ async fn fill(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     }
 }
 
-fn marks(house: &House, topic: &TopicName) -> crate::storage::WatermarkView {
+pub(super) fn marks(house: &House, topic: &TopicName) -> crate::storage::WatermarkView {
     let found = house.broker.core.topics.find(topic).expect("it is there");
     found.partitions[0].log.watermarks()
 }
 
-fn status(house: &House, topic: &TopicName) -> PartitionArchive {
+pub(super) fn status(house: &House, topic: &TopicName) -> PartitionArchive {
     let found = house.broker.core.topics.find(topic).expect("it is there");
     let archive = house.broker.core.archive.as_ref().expect("it has one");
     archive.status(&found.partitions[0]).expect("it is archived")
@@ -81,7 +81,7 @@ fn status(house: &House, topic: &TopicName) -> PartitionArchive {
 
 /// Lets the background work until `is_done`. Virtual time runs ahead of threads that the runtime does not know, as the
 /// cleaner's: they get real time.
-async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();
     while !is_done() {
         assert!(begin.elapsed() < PATIENCE, "it never came: {what}");
@@ -102,12 +102,12 @@ async fn until_known(house: &House, topic: &TopicName) {
     .await;
 }
 
-async fn all_values(house: &House, topic: &TopicName) -> Vec<String> {
+pub(super) async fn all_values(house: &House, topic: &TopicName) -> Vec<String> {
     let values = house.values(read(topic, ReadStart::Earliest, ReadEnd::Now)).await;
     values.expect("readable")
 }
 
-fn values(numbers: std::ops::Range<i64>) -> Vec<String> {
+pub(super) fn values(numbers: std::ops::Range<i64>) -> Vec<String> {
     numbers.map(value).collect()
 }
 
@@ -367,7 +367,7 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
 }
 
 /// Appends records of two keys in turn, one for each call.
-async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
+pub(super) async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i64>) {
     let (_over, is_over) = std::sync::mpsc::sync_channel::<()>(0);
     tokio::task::spawn_blocking(move || is_over.recv());
     for number in numbers {
@@ -376,7 +376,7 @@ async fn write_keys(house: &House, topic: &TopicName, numbers: std::ops::Range<i
     }
 }
 
-async fn compact(house: &House, topic: &TopicName) {
+pub(super) async fn compact(house: &House, topic: &TopicName) {
     let wish = CompactNow {
         topic: topic.clone(),
         partitions: Vec::new(),

@@ -38,7 +38,10 @@ impl Workshop {
     }
 
     pub(super) fn explain(&self, topic: &TopicName) -> CompactionExplanation {
-        let explained = self.house.broker.explain_compaction(topic, &[]);
+        let explained = self
+            .house
+            .broker
+            .explain_compaction(topic, &AskedPartitions::all());
         explained.expect("known").pop().expect("one partition")
     }
 
@@ -260,6 +263,100 @@ async fn a_roll_wakes_an_idle_thread() {
     shop.write(&topic, &[("a", &value), ("a", &value)]).await;
     let woken = tokio::time::timeout(PATIENCE, sleeper).await;
     woken.expect("long before its pause is over").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_thread_sleeps_while_a_command_waits_for_a_log_that_another_has_until_that_is_given_back() {
+    let shop = Workshop::open().await;
+    let topic = shop.house.create("t", 1, &[COMPACT]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    let core = Arc::clone(&shop.house.broker.core);
+    let served = Arc::clone(&core.topics.find(&topic).expect("it is there").partitions[0]);
+    let claimed = core.claim(&served).expect("nobody has it");
+    let wish = command(&topic);
+    let asked = shop.house.broker.compact_now(&wish, CompactWait::AtMostMs(0));
+    let handle = asked.await.expect("a compacted topic").handle;
+    let slept = |pause| {
+        let begun = std::time::Instant::now();
+        core.cleaner.sleep(pause);
+        begun.elapsed() >= pause
+    };
+    let (short, long) = (Duration::from_millis(50), PATIENCE);
+    assert!(!slept(long), "the command rings");
+    for _ in 0..3 {
+        assert!(matches!(shop.turn(), Turn::Idle(_)));
+        assert!(slept(short), "there is nothing that it could do");
+    }
+    drop(claimed);
+    assert!(!slept(long), "now there is");
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert!(shop.job(handle).await.is_over());
+}
+
+#[tokio::test]
+async fn of_a_command_every_partition_is_told_and_it_is_over_with_the_last() {
+    let shop = Workshop::open().await;
+    let topic = shop.house.create("t", 3, &[COMPACT]).await;
+    let wish = command(&topic);
+    let asked = shop.house.broker.compact_now(&wish, CompactWait::AtMostMs(0));
+    let handle = asked.await.expect("a compacted topic").handle;
+    for done in 1..=3 {
+        assert_eq!(shop.turn(), Turn::Worked);
+        let job = shop.job(handle).await;
+        let waiting = |one: &&crate::broker::PartitionJob| one.state == JobState::Waiting;
+        assert_eq!(job.partitions.iter().filter(waiting).count(), 3 - done);
+        assert_eq!(job.is_over(), done == 3);
+    }
+    let job = shop.house.broker.compaction_job(handle, CompactWait::UntilDone);
+    let told = tokio::time::timeout(PATIENCE, job).await.expect("at once");
+    assert!(told.expect("known").is_over());
+}
+
+#[tokio::test]
+async fn keys_are_told_as_exact_until_something_is_deleted_that_was_counted() {
+    let shop = Workshop::open().await;
+    let topic = shop
+        .house
+        .create("t", 1, &[("cleanup.policy", "compact,delete")])
+        .await;
+    shop.write(&topic, &[("a", "1"), ("a", "2"), ("b", "1")]).await;
+    shop.compact(&topic).await;
+    let told = |shop: &Workshop| {
+        let keys = shop.explain(&topic).keys.expect("a pass counted");
+        (keys.live, keys.exactness)
+    };
+    assert_eq!(told(&shop), (2, Exactness::Exact));
+    let before = [(PartitionId(0), Some(Offset(2)))];
+    let deleted = shop.house.broker.delete_records(&topic, &before).await;
+    deleted.expect("it may be deleted");
+    assert_eq!(told(&shop), (2, Exactness::Estimated));
+}
+
+#[tokio::test]
+async fn after_a_restart_explain_tells_how_the_log_stands_and_nothing_of_passes_before_it() {
+    let shop = Workshop::open().await;
+    let topic = shop.house.create("t", 1, &[COMPACT]).await;
+    shop.write(&topic, &[("a", "1"), ("a", "2"), ("b", "1")]).await;
+    shop.compact(&topic).await;
+    let before = shop.explain(&topic);
+    assert!(before.last_pass.is_some() && before.keys.is_some());
+    let house = shop.house.restart().await;
+    let explained = house.broker.explain_compaction(&topic, &AskedPartitions::all());
+    let after = explained.expect("known").pop().expect("one partition");
+    assert_eq!(
+        (after.last_pass, after.keys, after.last_error),
+        (None, None, None)
+    );
+    assert_eq!(after.cleaner_point, before.cleaner_point);
+    assert_eq!(
+        (after.clean_bytes, after.dirty_bytes, after.uncleanable_bytes),
+        (before.clean_bytes, 0, 0)
+    );
+    assert_eq!(after.why_not_now.as_deref(), Some("nothing is dirty"));
+    assert!(
+        after.next_run.is_some(),
+        "what tombstones there are a pass finds out"
+    );
 }
 
 #[tokio::test]

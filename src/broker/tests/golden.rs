@@ -155,7 +155,9 @@ async fn check(fs: SimFs) {
     assert_eq!(table, ["b1", "a2"]);
     let chunk = house.fetch(&topic("table"), 0, 0).await.expect("in range");
     assert_eq!(chunk.compacted_below, Offset(3));
-    let explained = house.broker.explain_compaction(&topic("table"), &[]);
+    let explained = house
+        .broker
+        .explain_compaction(&topic("table"), &AskedPartitions::all());
     let explained = explained.expect("known").pop().expect("one partition");
     assert_eq!(explained.cleaner_point, Offset(3));
     for (isolation, expected) in [

@@ -5,6 +5,7 @@ use std::task::{Context, Waker};
 use parking_lot::Mutex;
 
 use super::*;
+use crate::broker::served::Served;
 use crate::env::OpenMode;
 
 #[tokio::test]
@@ -430,6 +431,20 @@ async fn a_partition_that_must_be_opened_is_opened_off_the_network_threads() {
     );
 }
 
+/// Takes the turn of a partition on a thread of its own, until it is told to give it back.
+async fn turn_taken(of: &Arc<Served>) -> (std::sync::mpsc::SyncSender<()>, std::thread::JoinHandle<()>) {
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let (begun, beginning) = tokio::sync::oneshot::channel();
+    let served = Arc::clone(of);
+    let holder = std::thread::spawn(move || {
+        let _turn = served.turn_alone().expect("open");
+        begun.send(()).expect("somebody waits");
+        held.recv().expect("told");
+    });
+    beginning.await.expect("it has the turn");
+    (release, holder)
+}
+
 #[tokio::test]
 async fn one_request_opens_its_partitions_side_by_side() {
     let house = start().await;
@@ -438,15 +453,7 @@ async fn one_request_opens_its_partitions_side_by_side() {
     let served = served.partitions.clone();
     let keys: Vec<String> = (0..1000).map(|key| format!("key {key}")).collect();
     let records = keys.iter().map(|key| keyed(key, "value")).collect();
-    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
-    let (begun, beginning) = tokio::sync::oneshot::channel();
-    let slow = Arc::clone(&served[0]);
-    let holder = std::thread::spawn(move || {
-        let _turn = slow.turn_alone().expect("open");
-        begun.send(()).expect("somebody waits");
-        held.recv().expect("told");
-    });
-    beginning.await.expect("it has the turn");
+    let (release, holder) = turn_taken(&served[0]).await;
     let broker = house.broker.clone();
     let request = to(&topic, None, records);
     let producing = tokio::spawn(async move { broker.append_records(request, Acks::Leader).await });
@@ -471,6 +478,8 @@ async fn one_request_opens_its_partitions_side_by_side() {
 async fn what_waits_for_its_partition_to_open_is_counted_before_it_waits() {
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
+    let served = house.broker.core.topics.find(&topic).expect("known");
+    let (release, holder) = turn_taken(&served.partitions[0]).await;
     let used = || house.broker.core.inflight.used();
     for acks in [Acks::All, Acks::None] {
         let append = house
@@ -494,4 +503,6 @@ async fn what_waits_for_its_partition_to_open_is_counted_before_it_waits() {
         "it is to be opened"
     );
     assert_eq!(used(), len, "the others were given up");
+    release.send(()).expect("somebody waits");
+    holder.join().expect("no panic");
 }

@@ -392,3 +392,62 @@ async fn retention_looks_at_every_partition_every_thirty_seconds() {
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(shop.records(&topic).await, []);
 }
+
+#[tokio::test]
+async fn a_hold_that_ends_breaks_no_promise_and_what_it_kept_goes_at_once() {
+    let shop = Workshop::open().await;
+    let topic = shop.house.create("t", 1, &[COMPACT, LAG]).await;
+    let hold = TopicHold {
+        name: "case".to_owned(),
+        partition: None,
+        range: HeldRange::Offsets(Offset(0)..Offset(1)),
+    };
+    shop.house.broker.add_hold(&topic, hold).await.expect("added");
+    shop.write(&topic, &[("a", "1"), ("a", "2")]).await;
+    for _ in 0..10 {
+        shop.clock.advance_ms(10_000);
+        shop.turns();
+    }
+    assert_eq!(shop.records(&topic).await, owned(&[(0, "1"), (1, "2")]));
+    let removed = shop.house.broker.remove_hold(&topic, "case").await;
+    removed.expect("removed");
+    let told = shop.explain(&topic);
+    assert_eq!((told.budget_alarm, told.why_not_now), (None, None));
+    assert_eq!(told.promise_deadline, Some(Timestamp(NOW.0 + 120_000)));
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(shop.records(&topic).await, owned(&[(1, "2")]));
+    assert_eq!(shop.metric("promise_alarms_total"), "0");
+}
+
+#[tokio::test]
+async fn lags_that_leave_no_room_raise_one_alarm_and_not_one_for_each_deadline() {
+    let shop = Workshop::open().await;
+    let settings = [COMPACT, LAG, ("min.compaction.lag.ms", "20000")];
+    let topic = shop.house.create("t", 1, &settings).await;
+    for index in 0..200 {
+        shop.write(&topic, &[("a", &index.to_string())]).await;
+        shop.clock.advance_ms(500);
+        shop.turns();
+    }
+    assert_eq!(shop.metric("promise_alarms_total"), "1");
+}
+
+#[tokio::test]
+async fn metrics_tell_keys_tombstones_the_last_pass_and_the_next() {
+    let shop = Workshop::open().await;
+    let topic = shop.house.create("t", 1, &[COMPACT, LAG]).await;
+    shop.turn();
+    let keys_before: u64 = shop.metric("live_keys").parse().expect("a number");
+    assert_eq!(shop.metric("last_pass_timestamp_seconds"), "0");
+    shop.write(&topic, &[("a", "1"), ("b", "1"), ("a", "2")]).await;
+    shop.bury(&topic, "b").await;
+    shop.turn();
+    let next = shop.explain(&topic).next_run.expect("there is a promise").0 / 1_000;
+    assert_eq!(shop.metric("next_run_timestamp_seconds"), next.to_string());
+    shop.clock.advance_ms(10_000);
+    shop.turns();
+    let now = NOW.0 / 1_000 + 10;
+    assert_eq!(shop.metric("last_pass_timestamp_seconds"), now.to_string());
+    assert_eq!(shop.metric("live_keys"), (keys_before + 1).to_string());
+    assert_eq!(shop.metric("tombstones"), "1");
+}

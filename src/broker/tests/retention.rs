@@ -77,7 +77,11 @@ async fn the_preview_of_a_topic_is_what_the_look_does_and_the_metrics_tell() {
     let house = start().await;
     let topic = filled(&house, &[], 60).await;
     limit(&house, &topic, "20000").await;
-    let preview = house.broker.preview_retention(&topic).expect("known").remove(0);
+    let preview = house
+        .broker
+        .preview_retention(&topic, &AskedPartitions::all())
+        .expect("known")
+        .remove(0);
     assert!(preview.plan.deletions.len() > 1);
     house.broker.core.retain_all();
     let after = described(&house, &topic);
@@ -177,7 +181,11 @@ async fn what_is_held_survives_retention_deletion_and_a_crash_until_the_hold_is_
     limit(&house, &topic, "0").await;
     let house = house.crash().await;
 
-    let preview = house.broker.preview_retention(&topic).expect("known").remove(0);
+    let preview = house
+        .broker
+        .preview_retention(&topic, &AskedPartitions::all())
+        .expect("known")
+        .remove(0);
     assert_eq!(preview.hold.as_deref(), Some("case 7"));
     house.broker.core.retain_all();
     let start = described(&house, &topic).log_start;

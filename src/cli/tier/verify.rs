@@ -6,14 +6,13 @@
 //!
 //! What is not here: the checks (`crate::tier`).
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::super::{CliError, output};
+use super::bar;
 use crate::env::{Clock as _, SystemClock};
 use crate::tier::{CallLimits, Counts, Depth, Finding, Report, TierStore, Told, VerifyOptions, verify};
 
@@ -80,16 +79,6 @@ pub(super) async fn run(args: VerifyArgs) -> Result<ExitCode, CliError> {
         1 => Err(CliError::Failed(format!("{store}: 1 thing is wrong"))),
         count => Err(CliError::Failed(format!("{store}: {count} things are wrong"))),
     }
-}
-
-/// A bar on standard error, if that is a terminal.
-fn bar() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} segments {msg}")
-        .expect("the template is well formed");
-    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
 }
 
 fn finding_json(finding: &Finding) -> Value {

@@ -5,16 +5,18 @@
 //! - A batch is sealed when the next record would take it past its size, when it has waited as long as records may
 //!   linger, or when all are to go.
 //! - A batch is at most as large as the topic admits, counted before compression.
-//! - Records without a key share one partition until its batch is sealed, then move to the next.
+//! - Records that neither key nor caller gives a partition share one until its batch is sealed, then move to the next.
 //!
 //! What is sealed goes out, for the caller to pass on. What is not here: limits on memory, locks, the network.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::delivery::{Delivery, Fate};
 use super::window::SealedBatch;
-use super::{BatchLimits, Clock, ProducerRecord};
+use super::{BatchLimits, Clock, Partitioner, ProducerRecord, partition_id};
 use crate::client::Error;
 use crate::record::{BatchBuilder, BatchOptions, Codec, HEADER_LEN, ProducerStamp, partition_for_key};
 use crate::types::{PartitionId, ProducerEpoch, ProducerId, Sequence, TopicName};
@@ -38,6 +40,7 @@ pub(super) struct Plan {
     pub(super) codec: Codec,
     /// Absent: batches are not numbered.
     pub(super) producer: Option<ProducerIdentity>,
+    pub(super) partitioner: Partitioner,
     pub(super) clock: Clock,
 }
 
@@ -61,6 +64,7 @@ struct OpenBatch {
     opened_at: Instant,
     /// See [`ProducerRecord::place`].
     places: Vec<u64>,
+    fate: Arc<Fate>,
 }
 
 struct Slot {
@@ -76,7 +80,7 @@ pub(super) struct Accumulator {
     slots: Vec<Slot>,
     /// Open batches by age, as partition and `Slot::opened`; some may be sealed since.
     ages: VecDeque<(Instant, usize, u64)>,
-    /// Where records without a key go.
+    /// Where records go that nothing gives a partition.
     sticky: usize,
     open_bytes: usize,
 }
@@ -112,37 +116,45 @@ impl Accumulator {
     /// Adds a record; batches that had no room for it go to `sealed`.
     ///
     /// # Errors
-    /// The record is too large for any batch, or names a partition that does not exist. Nothing is added then.
+    /// The record is too large for any batch, or has no partition that exists. Nothing is added then.
     pub(super) fn append(
         &mut self,
         record: &ProducerRecord<'_>,
         sealed: &mut Vec<Sealed>,
-    ) -> Result<Began, Error> {
+    ) -> Result<(Delivery, Began), Error> {
         let growth = Self::greatest_growth(record);
         if growth > self.plan.limits.greatest_bytes {
             return Err(self.too_large(growth));
         }
+        let chosen = self.choose_partition(record)?;
         let partition = loop {
-            let partition = self.choose_partition(record)?;
+            let partition = chosen.unwrap_or(self.sticky);
             if !self.lacks_room(partition, growth - HEADER_LEN) {
                 break partition;
             }
             sealed.extend(self.seal(partition));
-            if record.is_free() {
-                self.sticky = (self.sticky + 1) % self.slots.len();
-            }
         };
         let timestamp = record.timestamp.unwrap_or_else(|| (self.plan.clock)());
         let (open, began) = self.open(partition);
-        let before = open.builder.size_bytes();
+        let (before, index) = (open.builder.size_bytes(), open.builder.record_count());
         open.builder
             .append(Some(timestamp), record.key, record.value, record.headers)
             .expect("a batch of at most BATCH_MAX_BYTES is far below what the format holds");
         open.payload_bytes += len(record.key) + len(record.value);
         open.places.extend(record.place);
         let grown = open.builder.size_bytes() - before;
+        let fate = open.fate.clone();
         self.open_bytes += grown;
-        Ok(began)
+        let delivery = Delivery::new(fate, partition_id(partition), index, timestamp);
+        Ok((delivery, began))
+    }
+
+    /// Ends every open batch as failed; none of it was sent.
+    pub(super) fn fail(&mut self, error: &Error) {
+        for open in self.slots.iter_mut().filter_map(|slot| slot.open.take()) {
+            self.open_bytes -= open.builder.size_bytes();
+            open.fate.failed(error.clone());
+        }
     }
 
     /// Seals every open batch into `sealed`.
@@ -178,22 +190,32 @@ impl Accumulator {
         self.ages.front()
     }
 
-    fn choose_partition(&self, record: &ProducerRecord<'_>) -> Result<usize, Error> {
-        match (record.partition, record.key) {
-            (Some(partition), _) => usize::try_from(partition.0)
-                .ok()
-                .filter(|place| *place < self.slots.len())
-                .ok_or_else(|| Error::UnknownPartition {
-                    topic: self.plan.topic.clone(),
-                    partition,
-                    count: self.slots.len(),
-                }),
-            (None, Some(key)) => {
-                let PartitionId(partition) = partition_for_key(key, self.plan.partitions);
-                Ok(usize::try_from(partition).expect("a partition's number is not negative"))
+    /// Returns the partition that the record or the partitioner names; `None` leaves it to the sticky one.
+    fn choose_partition(&self, record: &ProducerRecord<'_>) -> Result<Option<usize>, Error> {
+        let named = match (record.partition, &self.plan.partitioner) {
+            (Some(partition), _) => Some(partition),
+            (None, Partitioner::KeyHash) => {
+                record.key.map(|key| partition_for_key(key, self.plan.partitions))
             }
-            (None, None) => Ok(self.sticky),
-        }
+            (None, Partitioner::Sticky) => None,
+            (None, Partitioner::Explicit) => {
+                let topic = self.plan.topic.clone();
+                return Err(Error::NoPartition { topic });
+            }
+            (None, Partitioner::Own(choose)) => choose(record, self.plan.partitions),
+        };
+        named.map(|partition| self.slot_of(partition)).transpose()
+    }
+
+    fn slot_of(&self, partition: PartitionId) -> Result<usize, Error> {
+        usize::try_from(partition.0)
+            .ok()
+            .filter(|place| *place < self.slots.len())
+            .ok_or_else(|| Error::UnknownPartition {
+                topic: self.plan.topic.clone(),
+                partition,
+                count: self.slots.len(),
+            })
     }
 
     fn lacks_room(&self, partition: usize, record_bytes: usize) -> bool {
@@ -232,15 +254,19 @@ impl Accumulator {
                 payload_bytes: 0,
                 opened_at,
                 places: Vec::new(),
+                fate: Arc::default(),
             }
         });
         (open, began)
     }
 
     fn seal(&mut self, partition: usize) -> Option<Sealed> {
-        let slot = &mut self.slots[partition];
-        let open = slot.open.take()?;
+        let open = self.slots[partition].open.take()?;
         self.open_bytes -= open.builder.size_bytes();
+        if partition == self.sticky {
+            self.sticky = (self.sticky + 1) % self.slots.len();
+        }
+        let slot = &mut self.slots[partition];
         let records = open.builder.record_count();
         let count = i32::try_from(records).expect("a batch counts its records in 31 bits");
         slot.next_sequence = slot.next_sequence.plus(count);
@@ -254,6 +280,7 @@ impl Accumulator {
             payload_bytes: open.payload_bytes,
             opened_at: open.opened_at,
             places: open.places,
+            fate: open.fate,
         };
         Some(Sealed { partition, batch })
     }

@@ -4,6 +4,7 @@
 //!  send --> Accumulator --sealed--> Window per partition --> one pipelined stream --> server
 //!           open batches             unacknowledged <------- acknowledgements -------'
 //!           '------ at most buffer_bytes in all ------'
+//!  Delivery <---- Fate of each batch <----------------------- settled, failed, or dropped
 //! ```
 //!
 //! Invariants
@@ -12,13 +13,16 @@
 //! - After a failure that leaves a gap, nothing more is sent: the producer stops and says why. Where the server refuses single
 //!   records, all that was sent before the first of them in its partition is written before the producer stops.
 //! - Memory is bounded by `buffer_bytes`; `send` waits for room.
+//! - No record waits without an end: from its first record on a batch has the delivery timeout, sealed or not.
+//! - Every delivery is told an outcome, also by a producer that fails or is dropped.
 //! - Locks: `accumulator` before `windows`; neither is held across an await.
 //!
-//! The number of partitions is read once, when the producer is made. What is not here: transactions, an answer for each
-//! record.
+//! The number of partitions is read once, when the producer is made. What is not here: transactions.
 
 mod accumulator;
 mod begin;
+mod delivery;
+mod options;
 mod prefix;
 mod sender;
 mod window;
@@ -28,7 +32,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -37,124 +40,71 @@ use tokio::task::JoinHandle;
 use self::accumulator::{Accumulator, Began, Plan, ProducerIdentity, Sealed};
 use self::sender::Sender;
 use self::windows::Windows;
-use super::{Client, Error, admin};
-use crate::record::{Codec, HEADER_LEN, Header};
-use crate::types::{PartitionId, Timestamp, TopicName};
+use super::{Client, Error, Written, admin};
+use crate::record::HEADER_LEN;
+use crate::types::{PartitionId, TopicName};
+
+pub use self::delivery::{Acknowledged, Delivery};
+pub use self::options::{Acks, Clock, PartitionChoice, Partitioner, ProducerOptions, ProducerRecord};
 
 /// No batch grows past this, whatever the topic admits: far below what the format holds, compressed or not.
 const BATCH_MAX_BYTES: usize = 1 << 30;
 
-/// Tells the time that a record without one gets.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// When a batch counts as written.
+/// What became of a producer's records so far, and what it holds now.
+///
+/// ```no_run
+/// # fn example(producer: &siltstone::client::Producer) {
+/// let metrics = producer.metrics();
+/// println!("{} records under way", metrics.unacknowledged_records());
+/// println!("{} bytes for {}", metrics.acknowledged_batch_bytes, metrics.acknowledged_bytes);
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Acks {
-    /// When it is as durable as the topic's `durability` says.
-    #[default]
-    All,
-    /// When it is appended.
-    Leader,
-    /// When it is sent: it may be lost, and a retry may write it twice.
-    None,
-}
-
-/// How a producer works.
-#[derive(Clone)]
-pub struct ProducerOptions {
-    /// When a batch counts as written.
-    pub acks: Acks,
-    /// How batches are compressed.
-    pub codec: Codec,
-    /// The size of a batch to aim for, in bytes before compression; the topic's `max.message.bytes` bounds it.
-    pub batch_bytes: usize,
-    /// How long a record waits for others to share its batch.
-    pub linger: Duration,
-    /// The most bytes that unacknowledged records take, at least one batch.
-    pub buffer_bytes: usize,
-    /// How long a record may stay unacknowledged before the producer gives up.
-    pub delivery_timeout: Duration,
-    /// How long one answer may take before the connection is given up and the batch sent again.
-    pub request_timeout: Duration,
-    /// Tells the time that a record without one gets.
-    pub clock: Clock,
-}
-
-impl Default for ProducerOptions {
-    /// All acks, no compression, 256 KiB, 5 ms, 64 MiB, 2 minutes, 30 seconds, the machine's clock.
-    fn default() -> Self {
-        Self {
-            acks: Acks::All,
-            codec: Codec::None,
-            batch_bytes: 256 << 10,
-            linger: Duration::from_millis(5),
-            buffer_bytes: 64 << 20,
-            delivery_timeout: Duration::from_secs(120),
-            request_timeout: Duration::from_secs(30),
-            clock: Arc::new(machine_clock),
-        }
-    }
-}
-
-impl fmt::Debug for ProducerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProducerOptions")
-            .field("acks", &self.acks)
-            .field("codec", &self.codec)
-            .field("batch_bytes", &self.batch_bytes)
-            .field("linger", &self.linger)
-            .field("buffer_bytes", &self.buffer_bytes)
-            .field("delivery_timeout", &self.delivery_timeout)
-            .field("request_timeout", &self.request_timeout)
-            .finish_non_exhaustive()
-    }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the edge: where a producer is given no other clock"
-)]
-fn machine_clock() -> Timestamp {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// A record to be sent; its parts are copied by [`Producer::send`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ProducerRecord<'a> {
-    /// Decides the partition, as Kafka's default partitioner does.
-    pub key: Option<&'a [u8]>,
-    /// `None` is a tombstone.
-    pub value: Option<&'a [u8]>,
-    /// Absent: the producer's clock.
-    pub timestamp: Option<Timestamp>,
-    /// Overrides the key's choice.
-    pub partition: Option<PartitionId>,
-    /// In order.
-    pub headers: &'a [Header],
-    /// The caller's own number of the record, such as its line: told when the server refuses it. Numbers take 8 bytes a record
-    /// beside `buffer_bytes`; give them to all records or to none.
-    pub place: Option<u64>,
-}
-
-impl ProducerRecord<'_> {
-    /// True when neither key nor caller says where it goes.
-    fn is_free(&self) -> bool {
-        self.key.is_none() && self.partition.is_none()
-    }
-}
-
-/// What became of a producer's records so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ProducerSummary {
+pub struct ProducerMetrics {
     /// Records taken by [`Producer::send`].
     pub sent_records: u64,
     /// Records acknowledged; with [`Acks::None`], handed to the connection.
     pub acknowledged_records: u64,
     /// Bytes of their keys and values.
     pub acknowledged_bytes: u64,
+    /// Their batches.
+    pub acknowledged_batches: u64,
+    /// Bytes of these batches as they were sent.
+    pub acknowledged_batch_bytes: u64,
+    /// Requests sent, those again after a loss or a refusal among them.
+    pub requests: u64,
+    /// How often the connection was lost.
+    pub losses: u64,
+    /// How often a record found the buffer full.
+    pub buffer_full: u64,
+    /// Bytes that the records take which are not acknowledged.
+    pub buffered_bytes: usize,
+    /// Requests sent and not answered.
+    pub in_flight_requests: usize,
+}
+
+impl ProducerMetrics {
+    /// Returns how many records are not acknowledged.
+    pub fn unacknowledged_records(&self) -> u64 {
+        self.sent_records.saturating_sub(self.acknowledged_records)
+    }
+}
+
+/// Counts as they go; [`ProducerMetrics`] tells what each is.
+#[derive(Default)]
+struct Counters {
+    sent_records: AtomicU64,
+    acknowledged_records: AtomicU64,
+    acknowledged_bytes: AtomicU64,
+    acknowledged_batches: AtomicU64,
+    acknowledged_batch_bytes: AtomicU64,
+    requests: AtomicU64,
+    losses: AtomicU64,
+    buffer_full: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
 }
 
 /// The bounds of a batch, in bytes before compression.
@@ -188,9 +138,7 @@ struct Shared {
     /// The first by place of the records refused: no more are taken, and what goes before them is still sent. Locked after
     /// `windows`.
     rejection: Mutex<Option<Rejection>>,
-    sent_records: AtomicU64,
-    acknowledged_records: AtomicU64,
-    acknowledged_bytes: AtomicU64,
+    counters: Counters,
     /// Wakes the sending task: there is something to seal or to send, or the producer closes.
     work: Notify,
     /// Wakes callers: something is settled, or the producer failed.
@@ -224,10 +172,35 @@ impl Shared {
         }
     }
 
-    /// Stops the producer for good; the first error stays.
+    /// Stops the producer for good, and tells all that waits; the first error stays.
     fn fail(&self, error: Error) {
-        let _ = self.failure.set(error);
+        let error = self.failure.get_or_init(|| error).clone();
+        // Whoever adds a record looks for a failure under the lock, so none comes behind this.
+        let mut accumulator = self.accumulator.lock();
+        accumulator.fail(&error.clone().with_written(Written::No));
+        self.windows.lock().fail(&error);
+        drop(accumulator);
         self.settled.notify_waiters();
+    }
+
+    /// Returns what became of the records so far.
+    fn metrics(&self) -> ProducerMetrics {
+        let told = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &self.counters;
+        let open_bytes = self.accumulator.lock().open_bytes();
+        ProducerMetrics {
+            // First, so that no record is acknowledged that was not sent.
+            acknowledged_records: told(&counters.acknowledged_records),
+            sent_records: told(&counters.sent_records),
+            acknowledged_bytes: told(&counters.acknowledged_bytes),
+            acknowledged_batches: told(&counters.acknowledged_batches),
+            acknowledged_batch_bytes: told(&counters.acknowledged_batch_bytes),
+            requests: told(&counters.requests),
+            losses: told(&counters.losses),
+            buffer_full: told(&counters.buffer_full),
+            buffered_bytes: open_bytes + self.sealed_bytes.load(Ordering::Relaxed),
+            in_flight_requests: self.windows.lock().in_flight_requests(),
+        }
     }
 
     /// Passes sealed batches on; the accumulator is locked by the caller, so that their order holds.
@@ -236,32 +209,37 @@ impl Shared {
             return;
         }
         let mut windows = self.windows.lock();
-        let taken = sealed
-            .into_iter()
-            .map(|sealed| windows.push(sealed.partition, sealed.batch));
+        let taken = sealed.into_iter().map(|sealed| {
+            let fate = sealed.batch.fate.clone();
+            let bytes = windows.push(sealed.partition, sealed.batch);
+            if let (0, Some(rejection)) = (bytes, &*self.rejection.lock()) {
+                fate.failed(rejection.error.clone());
+            }
+            bytes
+        });
         let bytes = taken.sum();
         // Still locked: nothing is settled before it is counted.
         self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Adds the record if there is room for it now.
-    fn try_send(&self, record: &ProducerRecord<'_>) -> Result<Room, Error> {
-        self.open_for_records()?;
+    /// Adds the record; `None` when there is no room for it now.
+    fn add(&self, record: &ProducerRecord<'_>) -> Result<Option<Delivery>, Error> {
         let mut accumulator = self.accumulator.lock();
+        self.open_for_records()?;
         let held = accumulator.open_bytes() + self.sealed_bytes.load(Ordering::Relaxed);
         if held > 0 && held + Accumulator::greatest_growth(record) > self.options.buffer_bytes {
-            return Ok(Room::None);
+            return Ok(None);
         }
         let mut sealed = Vec::new();
-        let began = accumulator.append(record, &mut sealed)?;
-        self.sent_records.fetch_add(1, Ordering::Relaxed);
+        let (delivery, began) = accumulator.append(record, &mut sealed)?;
+        count(&self.counters.sent_records, 1);
         let wake = began == Began::Batch || !sealed.is_empty();
         self.push(sealed);
         drop(accumulator);
         if wake {
             self.work.notify_one();
         }
-        Ok(Room::Some)
+        Ok(Some(delivery))
     }
 
     fn hurry(&self) {
@@ -270,15 +248,31 @@ impl Shared {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Some,
-    None,
-}
-
-/// Writes records to one topic.
+/// Writes records to one topic; `send` takes `&self`, so that an `Arc` of it serves many tasks.
 ///
-/// Dropped without [`Producer::close`] or [`Producer::flush`], it loses what is not acknowledged, and logs how much.
+/// Dropped without [`Producer::close`] or [`Producer::flush`], it loses what is not acknowledged, logs how much, and ends what
+/// waits for it in [`Error::Dropped`].
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{ProducerOptions, ProducerRecord};
+/// use siltstone::record::Codec;
+///
+/// let options = ProducerOptions { codec: Codec::Zstd, ..ProducerOptions::default() };
+/// let mut producer = client.producer("flights", options).await?;
+/// for tail in ["N14228", "N24211"] {
+///     // Waits for room in the buffer; the answer can be waited for, or left to `flush`.
+///     let record = ProducerRecord { key: Some(tail.as_bytes()), value: Some(b"departed"), ..Default::default() };
+///     producer.send(record).await?;
+/// }
+/// producer.flush().await?; // all of it is in the log
+/// match producer.try_send(ProducerRecord { value: Some(b"late"), ..Default::default() }) {
+///     Err(error) if error.is_retriable() => println!("no room now: {error}"),
+///     other => println!("{:?}", other?.await?.offset),
+/// }
+/// producer.close().await
+/// # }
+/// ```
 pub struct Producer {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
@@ -314,6 +308,7 @@ impl Client {
                 greatest_bytes,
             },
             codec: options.codec,
+            partitioner: options.partitioner.clone(),
             producer: beginning.producer,
             clock: options.clock.clone(),
         };
@@ -328,9 +323,7 @@ impl Client {
             closing: AtomicBool::new(false),
             failure: OnceLock::new(),
             rejection: Mutex::new(None),
-            sent_records: AtomicU64::new(0),
-            acknowledged_records: AtomicU64::new(0),
-            acknowledged_bytes: AtomicU64::new(0),
+            counters: Counters::default(),
             work: Notify::new(),
             settled: Notify::new(),
         });
@@ -343,28 +336,44 @@ impl Client {
 }
 
 impl Producer {
-    /// Takes a record to be written: copies it into a batch and returns, or waits while the buffer is full. What
-    /// becomes of it, [`Producer::flush`] tells.
+    /// Takes a record to be written: copies it into a batch and returns, or waits while the buffer is full, at most until what
+    /// fills it reaches the delivery timeout. What becomes of it, the [`Delivery`] tells, or [`Producer::flush`].
     ///
     /// # Errors
-    /// [`Error::RecordTooLarge`] and [`Error::UnknownPartition`] concern this record alone. Any other error stopped the
-    /// producer, and every later call returns it; [`Error::RecordRefused`] concerns an earlier record, and
+    /// [`Error::RecordTooLarge`], [`Error::UnknownPartition`] and [`Error::NoPartition`] concern this record alone. Any other
+    /// error stopped the producer, and every later call returns it; [`Error::RecordRefused`] concerns an earlier record, and
     /// [`Producer::flush`] returns it when all that was sent before that record is acknowledged.
-    pub async fn send(&self, record: ProducerRecord<'_>) -> Result<(), Error> {
+    pub async fn send(&self, record: ProducerRecord<'_>) -> Result<Delivery, Error> {
         loop {
-            if self.shared.try_send(&record)? == Room::Some {
-                return Ok(());
+            if let Some(delivery) = self.shared.add(&record)? {
+                return Ok(delivery);
             }
             let settled = self.shared.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
             // Looked at again after the waiter is known, so that no wake-up is missed.
-            if self.shared.try_send(&record)? == Room::Some {
-                return Ok(());
+            if let Some(delivery) = self.shared.add(&record)? {
+                return Ok(delivery);
             }
+            count(&self.shared.counters.buffer_full, 1);
             self.shared.hurry();
             settled.await;
         }
+    }
+
+    /// As [`Producer::send`], and never waits.
+    ///
+    /// # Errors
+    /// Those of `send`, and [`Error::BufferFull`], which concerns this record alone.
+    pub fn try_send(&self, record: ProducerRecord<'_>) -> Result<Delivery, Error> {
+        self.shared.add(&record)?.ok_or_else(|| {
+            count(&self.shared.counters.buffer_full, 1);
+            self.shared.hurry();
+            Error::BufferFull {
+                topic: self.shared.topic.clone(),
+                limit_bytes: self.shared.options.buffer_bytes,
+            }
+        })
     }
 
     /// Waits until every record sent before the call is acknowledged.
@@ -403,7 +412,7 @@ impl Producer {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.work.notify_one();
         if let Some(task) = &mut self.task {
-            // A task that panicked has nothing to say that the failure below does not.
+            // A task that panicked, or was dropped with its runtime, has told the failure below.
             let _ = task.await;
             self.task = None;
         }
@@ -415,35 +424,40 @@ impl Producer {
         self.shared.max_message_bytes
     }
 
-    /// Returns how many requests were sent and not answered.
-    #[cfg(test)]
-    pub(super) fn in_flight_requests(&self) -> usize {
-        self.shared.windows.lock().in_flight_requests()
-    }
-
     /// Returns what became of the records so far.
-    pub fn summary(&self) -> ProducerSummary {
-        ProducerSummary {
-            sent_records: self.shared.sent_records.load(Ordering::Relaxed),
-            acknowledged_records: self.shared.acknowledged_records.load(Ordering::Relaxed),
-            acknowledged_bytes: self.shared.acknowledged_bytes.load(Ordering::Relaxed),
-        }
+    pub fn metrics(&self) -> ProducerMetrics {
+        self.shared.metrics()
     }
 }
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        self.shared.fail(Error::Closed {
-            topic: self.shared.topic.clone(),
-        });
-        if let Some(task) = self.task.take() {
+        let task = self.task.take();
+        self.tell_what_is_lost();
+        // Its own end is the second to be told.
+        if let Some(task) = task {
             task.abort();
         }
-        let summary = self.summary();
-        let lost_records = summary.sent_records.saturating_sub(summary.acknowledged_records);
-        if lost_records > 0 {
-            tracing::warn!(topic = %self.shared.topic, lost_records, "producer dropped before its records were acknowledged");
+    }
+}
+
+impl Producer {
+    fn tell_what_is_lost(&self) {
+        let topic = self.shared.topic.clone();
+        let lost_records = self.metrics().unacknowledged_records();
+        if lost_records == 0 {
+            return self.shared.fail(Error::Closed { topic });
         }
+        let written = match self.shared.windows.lock().may_be_written() {
+            true => Written::Perhaps,
+            false => Written::No,
+        };
+        tracing::warn!(%topic, lost_records, ?written, "producer dropped before its records were acknowledged");
+        self.shared.fail(Error::Dropped {
+            topic,
+            lost_records,
+            written,
+        });
     }
 }
 
@@ -451,7 +465,12 @@ impl fmt::Debug for Producer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Producer")
             .field("topic", &self.shared.topic)
-            .field("summary", &self.summary())
+            .field("metrics", &self.metrics())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the number of the partition in this place of a topic.
+fn partition_id(place: usize) -> PartitionId {
+    PartitionId(i32::try_from(place).expect("a topic has far fewer than 2^31 partitions"))
 }

@@ -40,5 +40,6 @@ pub(super) fn prefix(batch: &SealedBatch, count: u32) -> Option<SealedBatch> {
         payload_bytes: u64::try_from(payload_bytes).expect("a length fits 64 bits"),
         opened_at: batch.opened_at,
         places,
+        fate: batch.fate.clone(),
     })
 }

@@ -23,12 +23,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::delivery::Place;
 use super::window::{Refused, RequestId, Verdict};
 use super::windows::IN_FLIGHT_REQUESTS;
-use super::{Acks, Shared};
+use super::{Acks, Shared, count, partition_id};
 use crate::client::{Client, Error, Written};
 use crate::proto::v1::{self, produce_stream_response::Outcome};
-use crate::types::PartitionId;
+use crate::types::{Offset, Timestamp};
 
 /// How often timeouts are looked at while something is under way.
 const TICK: Duration = Duration::from_millis(50);
@@ -61,6 +62,19 @@ pub(super) struct Sender {
     last_error: Option<Error>,
     /// Requests by the time they were sent; some are answered since.
     sent: VecDeque<(Instant, RequestId)>,
+}
+
+impl Drop for Sender {
+    /// Nobody waits for a task that is gone: where it did not come to its end, this is the failure.
+    fn drop(&mut self) {
+        let is_over = self.shared.closing.load(Ordering::Acquire) && !self.has_work_left();
+        if !is_over {
+            self.shared.fail(Error::ConnectionLost {
+                address: self.client.address().to_owned(),
+                reason: "the runtime in which the producer was made has ended".to_owned(),
+            });
+        }
+    }
 }
 
 impl Sender {
@@ -99,8 +113,11 @@ impl Sender {
     }
 
     fn has_work(&self) -> bool {
-        self.shared.closing.load(Ordering::Acquire)
-            || self.shared.accumulator.lock().open_bytes() > 0
+        self.shared.closing.load(Ordering::Acquire) || self.has_work_left()
+    }
+
+    fn has_work_left(&self) -> bool {
+        self.shared.accumulator.lock().open_bytes() > 0
             || !self.shared.windows.lock().is_empty()
             || self.shared.rejection.lock().is_some()
     }
@@ -112,6 +129,7 @@ impl Sender {
         let delay = error.retry_delay(self.losses).ok_or_else(|| error.clone())?;
         tracing::debug!(topic = %self.shared.topic, %error, ?delay, "connection lost, sending again");
         self.losses = self.losses.saturating_add(1);
+        count(&self.shared.counters.losses, 1);
         self.last_error = Some(error);
         let until = Instant::now() + delay;
         while Instant::now() < until {
@@ -178,8 +196,9 @@ impl Sender {
                 return Ok(Flow::Free);
             };
             permit.send(self.request(outgoing.request, outgoing.partition, outgoing.bytes));
+            count(&self.shared.counters.requests, 1);
             if self.shared.options.acks == Acks::None {
-                self.acknowledge(outgoing.request);
+                self.acknowledge(outgoing.request, Place::default());
             } else {
                 self.sent.push_back((now, outgoing.request));
             }
@@ -209,7 +228,7 @@ impl Sender {
         let mut sealed = Vec::new();
         if self.shared.hurry.swap(false, Ordering::AcqRel) || self.shared.closing.load(Ordering::Acquire) {
             accumulator.seal_all(&mut sealed);
-        } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger) {
+        } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger()) {
             accumulator.seal_older(before, &mut sealed);
         }
         self.shared.push(sealed);
@@ -218,7 +237,7 @@ impl Sender {
     /// Returns when to look again though nothing else happens.
     fn next_wake(&self) -> Option<Instant> {
         let opened_at = self.shared.accumulator.lock().oldest_opened_at();
-        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger);
+        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger());
         let tick = (!self.shared.windows.lock().is_empty()).then(|| Instant::now() + TICK);
         linger_ends.into_iter().chain(tick).min()
     }
@@ -248,12 +267,12 @@ impl Sender {
         };
         let request = RequestId(answer.id);
         match answer.outcome {
-            Some(Outcome::Acknowledged(response)) => {
-                match response.appended.into_iter().find_map(|appended| appended.error) {
-                    None => self.acknowledge(request),
-                    Some(error) => self.refuse(request, error)?,
-                }
-            }
+            Some(Outcome::Acknowledged(mut response)) => match response.appended.pop() {
+                Some(v1::Appended {
+                    error: Some(error), ..
+                }) => self.refuse(request, error)?,
+                appended => self.appended(request, appended.unwrap_or_default())?,
+            },
             Some(Outcome::Error(error)) => self.refuse(request, error)?,
             None => {
                 return Err(Broken::Fatal(
@@ -264,20 +283,42 @@ impl Sender {
         Ok(())
     }
 
-    fn acknowledge(&mut self, request: RequestId) {
+    /// Takes an acknowledgement, which tells where the batch is.
+    fn appended(&mut self, request: RequestId, appended: v1::Appended) -> Result<(), Broken> {
+        let partition = self.shared.windows.lock().partition_of(request);
+        let Some(partition) = partition else {
+            // Of a request that was answered before.
+            return Ok(());
+        };
+        let base_offset = appended.base_offset.filter(|offset| *offset >= 0);
+        let is_sound = appended.partition == partition_id(partition).0 && base_offset.is_some();
+        if !is_sound {
+            let reason = "an acknowledgement does not say where the batch is";
+            return Err(Broken::Fatal(self.client.protocol_error(reason)));
+        }
+        let place = Place {
+            base_offset: base_offset.map(Offset),
+            append_time: appended.log_append_time_ms.map(Timestamp),
+        };
+        self.acknowledge(request, place);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, request: RequestId, place: Place) {
         let settled = self.shared.windows.lock().acknowledge(request, Instant::now());
         if let Some(settled) = settled {
             self.losses = 0;
             let shared = &self.shared;
-            shared
-                .acknowledged_records
-                .fetch_add(u64::from(settled.records), Ordering::Relaxed);
-            shared
-                .acknowledged_bytes
-                .fetch_add(settled.payload_bytes, Ordering::Relaxed);
+            let counters = &shared.counters;
+            count(&counters.acknowledged_records, u64::from(settled.records));
+            count(&counters.acknowledged_bytes, settled.payload_bytes);
+            count(&counters.acknowledged_batches, 1);
+            let batch_bytes = u64::try_from(settled.batch_bytes).expect("a length fits 64 bits");
+            count(&counters.acknowledged_batch_bytes, batch_bytes);
             shared
                 .sealed_bytes
                 .fetch_sub(settled.batch_bytes, Ordering::Relaxed);
+            settled.fate.written(place);
             shared.settled.notify_waiters();
         }
     }
@@ -298,10 +339,9 @@ impl Sender {
             None => Refused::Never,
         };
         if let (Refused::Never, Some(index)) = (refused, error.refused_record()) {
-            if let Some(ended) = windows.end_before(request, index, Instant::now()) {
+            if let Some(ended) = windows.end_before(request, (index, &error), Instant::now()) {
                 // Under the lock: whoever finds the window settled finds this, too.
-                let (place, error) = (ended.place, error.of_record(ended.place));
-                self.shared.reject(place, error);
+                self.shared.reject(ended.place, ended.error);
                 let sealed_bytes = &self.shared.sealed_bytes;
                 sealed_bytes.fetch_add(ended.bytes_after, Ordering::Relaxed);
                 sealed_bytes.fetch_sub(ended.bytes_before, Ordering::Relaxed);
@@ -350,6 +390,8 @@ impl Sender {
     }
 
     fn check_delivery_timeout(&self) -> Result<(), Error> {
+        // Also while nothing can be sent: what is not sealed has no place in a window, and would wait for ever.
+        self.seal_due();
         let waited = self.shared.options.delivery_timeout;
         let windows = self.shared.windows.lock();
         let Some((partition, since)) = windows.waiting_since() else {
@@ -410,8 +452,4 @@ impl Sender {
             waited: self.shared.options.request_timeout,
         }
     }
-}
-
-fn partition_id(place: usize) -> PartitionId {
-    PartitionId(i32::try_from(place).expect("a topic has far fewer than 2^31 partitions"))
 }

@@ -20,12 +20,15 @@
 //! Pure: time comes in, what to send goes out. What is not here: connections, and limits over many partitions.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::delivery::Fate;
 use super::prefix::prefix;
+use crate::client::{Error, Written};
 
 /// The batches of a producer and partition that a server remembers (Kafka's rule).
 const REMEMBERED: usize = 5;
@@ -37,7 +40,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 pub(super) struct RequestId(pub(super) u64);
 
 /// A finished batch.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SealedBatch {
     /// The batch as it is sent.
     pub(super) bytes: Bytes,
@@ -49,6 +52,8 @@ pub(super) struct SealedBatch {
     pub(super) opened_at: Instant,
     /// The callers' numbers of its records, or none.
     pub(super) places: Vec<u64>,
+    /// Who waits for its records is told by this.
+    pub(super) fate: Arc<Fate>,
 }
 
 impl SealedBatch {
@@ -61,8 +66,10 @@ impl SealedBatch {
 }
 
 /// What came of ending a window at a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct EndedAt {
+    /// The refusal, as that of the record.
+    pub(super) error: Error,
     /// The caller's number of the record.
     pub(super) place: Option<u64>,
     /// Bytes that the window held, and those that it holds now.
@@ -71,7 +78,7 @@ pub(super) struct EndedAt {
 }
 
 /// What one acknowledgement settled.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Settled {
     /// Records of the batch.
     pub(super) records: u32,
@@ -79,6 +86,8 @@ pub(super) struct Settled {
     pub(super) payload_bytes: u64,
     /// Bytes that the batch held.
     pub(super) batch_bytes: usize,
+    /// To be told.
+    pub(super) fate: Arc<Fate>,
 }
 
 /// Why a batch was refused.
@@ -113,6 +122,17 @@ struct Entry {
     state: State,
     /// It was sent once and no answer says that it was not written.
     may_be_written: bool,
+}
+
+impl Entry {
+    /// True when it is not settled and may be written all the same.
+    fn is_in_doubt(&self) -> bool {
+        match self.state {
+            State::Sent(_) => true,
+            State::Waiting => self.may_be_written,
+            State::Settled => false,
+        }
+    }
 }
 
 /// Whether a window takes more.
@@ -196,6 +216,7 @@ impl Window {
             records: entry.batch.records,
             payload_bytes: entry.batch.payload_bytes,
             batch_bytes: bytes.len(),
+            fate: entry.batch.fate.clone(),
         };
         self.acknowledged_at = Some(now);
         self.refusals = 0;
@@ -233,16 +254,29 @@ impl Window {
 
     /// Ends the window before record `index` of the batch sent under `request`, which was refused because of it: the records
     /// before it stay to be sent, all behind them goes. `None` when there is no such batch.
-    pub(super) fn end_before(&mut self, request: RequestId, index: u32, now: Instant) -> Option<EndedAt> {
+    pub(super) fn end_before(
+        &mut self,
+        request: RequestId,
+        (index, error): (u32, &Error),
+        now: Instant,
+    ) -> Option<EndedAt> {
         let sent = State::Sent(request);
         let at = self.entries.iter().position(|entry| entry.state == sent)?;
         let place = self.entries[at].batch.place(index);
+        let error = error.clone().of_record(place);
         let held = |entries: &VecDeque<Entry>| -> usize {
             entries.iter().map(|entry| entry.batch.bytes.len()).sum()
         };
         let bytes_before = held(&self.entries);
-        let first = prefix(&self.entries[at].batch, index);
-        self.entries.truncate(at);
+        let refused = &self.entries[at].batch;
+        refused.fate.end_before(index, error.clone());
+        let first = prefix(refused, index);
+        if first.is_none() {
+            refused.fate.failed(error.clone());
+        }
+        for behind in self.entries.drain(at..).skip(1) {
+            behind.batch.fate.failed(error.clone());
+        }
         self.entries.extend(first.map(|batch| Entry {
             batch,
             state: State::Waiting,
@@ -251,10 +285,22 @@ impl Window {
         self.end = End::Reached;
         self.held_until = self.held_until.max(Some(now));
         Some(EndedAt {
+            error,
             place,
             bytes_before,
             bytes_after: held(&self.entries),
         })
+    }
+
+    /// Tells all that is not settled that it failed: those of `error`s that can say so tell of each batch whether it may be written.
+    pub(super) fn fail(&self, error: &Error) {
+        for entry in self.entries.iter().filter(|entry| entry.state != State::Settled) {
+            let written = match entry.is_in_doubt() {
+                true => Written::Perhaps,
+                false => Written::No,
+            };
+            entry.batch.fate.failed(error.clone().with_written(written));
+        }
     }
 
     /// Notes that the refusal of `request` does not say that nothing was written.
@@ -267,11 +313,7 @@ impl Window {
 
     /// True when something is not settled and may be written all the same.
     pub(super) fn may_be_written(&self) -> bool {
-        self.entries.iter().any(|entry| match entry.state {
-            State::Sent(_) => true,
-            State::Waiting => entry.may_be_written,
-            State::Settled => false,
-        })
+        self.entries.iter().any(Entry::is_in_doubt)
     }
 
     /// Forgets all answers under way: their batches will be sent again.

@@ -11,6 +11,7 @@ fn batch(number: u32) -> SealedBatch {
         payload_bytes: 1,
         opened_at: Instant::now(),
         places: Vec::new(),
+        fate: Arc::default(),
     }
 }
 

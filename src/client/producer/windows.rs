@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::window::{EndedAt, Refused, RequestId, SealedBatch, Settled, Verdict, Window};
+use crate::client::Error;
 
 /// The most bytes and requests under way, over all partitions.
 const IN_FLIGHT_BYTES: usize = 16 << 20;
@@ -128,17 +129,29 @@ impl Windows {
         verdict
     }
 
-    /// Ends the partition of a request before record `index` of its batch. `None` when none of this id is under way.
-    pub(super) fn end_before(&mut self, request: RequestId, index: u32, now: Instant) -> Option<EndedAt> {
+    /// Ends the partition of a request before the record of its batch that was refused. `None` when none of this id is under way.
+    pub(super) fn end_before(
+        &mut self,
+        request: RequestId,
+        refused: (u32, &Error),
+        now: Instant,
+    ) -> Option<EndedAt> {
         let partition = self.answered(request)?;
         let window = &mut self.windows[partition];
-        let ended = window.end_before(request, index, now);
+        let ended = window.end_before(request, refused, now);
         if window.waiting_since().is_none() {
             self.active.remove(&partition);
         } else {
             self.make_ready(partition);
         }
         ended
+    }
+
+    /// Tells all that is not settled that it failed.
+    pub(super) fn fail(&self, error: &Error) {
+        for partition in &self.active {
+            self.windows[*partition].fail(error);
+        }
     }
 
     /// Notes that the refusal of a request does not say that nothing was written.
@@ -205,6 +218,11 @@ impl Windows {
         self.under_way.contains_key(&request)
     }
 
+    /// Returns the partition of a request whose answer is to come.
+    pub(super) fn partition_of(&self, request: RequestId) -> Option<usize> {
+        self.under_way.get(&request).map(|under_way| under_way.partition)
+    }
+
     /// Returns the partition whose first unacknowledged record has waited longest, and since when.
     pub(super) fn waiting_since(&self) -> Option<(usize, Instant)> {
         let since = |partition: &usize| Some((*partition, self.windows[*partition].waiting_since()?));
@@ -214,7 +232,7 @@ impl Windows {
             .min_by_key(|(_, since)| *since)
     }
 
-    #[cfg(test)]
+    /// Returns how many requests were sent and not answered.
     pub(super) fn in_flight_requests(&self) -> usize {
         self.under_way.len()
     }

@@ -14,6 +14,7 @@
 
 use std::io::{self, IoSlice};
 
+use super::blocks::Blocks;
 use super::crash::{CrashChoice, Rng};
 
 /// Longest file: more than any segment, little enough that a stray position cannot take the machine's memory.
@@ -25,7 +26,7 @@ const SECTOR_LEN: usize = 512;
 /// The content of a file.
 #[derive(Clone, Debug)]
 pub(super) struct Content {
-    bytes: Vec<u8>,
+    bytes: Blocks,
     history: Option<History>,
 }
 
@@ -51,36 +52,40 @@ pub(super) enum Tracking {
 
 impl Content {
     pub(super) fn empty(tracking: Tracking) -> Self {
-        Self::after_crash(Vec::new(), tracking)
-    }
-
-    /// Returns a file whose `bytes` are all on disk.
-    pub(super) fn after_crash(bytes: Vec<u8>, tracking: Tracking) -> Self {
-        let history = (tracking == Tracking::On).then(|| History {
-            durable: bytes.clone(),
-            unsynced: Vec::new(),
-        });
+        let history = (tracking == Tracking::On).then(History::default);
+        let bytes = Blocks::default();
         Self { bytes, history }
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// Copies what there is from `position` on, at most `len` bytes.
+    pub(super) fn copy(&self, position: u64, len: usize) -> Vec<u8> {
+        let end = self.bytes.len();
+        let start = usize::try_from(position).map_or(end, |start| start.min(end));
+        self.bytes.copy(start..start.saturating_add(len).min(end))
     }
 
     pub(super) fn len_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// Returns `len` bytes from `position`; none can be read anywhere.
-    pub(super) fn read(&self, position: u64, len: usize) -> io::Result<&[u8]> {
+    /// Returns where `len` bytes from `position` begin, if all of them are there; none can be read anywhere.
+    pub(super) fn check(&self, position: u64, len: usize) -> io::Result<usize> {
         if len == 0 {
-            return Ok(&[]);
+            return Ok(0);
         }
         let start = usize::try_from(position).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let end = start.checked_add(len).ok_or(io::ErrorKind::UnexpectedEof)?;
-        self.bytes
-            .get(start..end)
-            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        if end > self.bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(start)
+    }
+
+    /// Fills `buffer` from `position`.
+    pub(super) fn read(&self, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let start = self.check(position, buffer.len())?;
+        self.bytes.read(start, buffer);
+        Ok(())
     }
 
     /// Writes the first `limit` bytes of `parts`.
@@ -95,7 +100,7 @@ impl Content {
         let mut left = limit;
         for part in parts {
             let part = &part[..part.len().min(left)];
-            overwrite(&mut self.bytes, at, part);
+            self.bytes.overwrite(at, part);
             at += part.len();
             left -= part.len();
         }
@@ -104,7 +109,7 @@ impl Content {
         {
             history.unsynced.push(Change::Write {
                 position: start,
-                bytes: self.bytes[start..at].to_vec(),
+                bytes: self.bytes.copy(start..at),
             });
         }
         Ok(())
@@ -112,7 +117,7 @@ impl Content {
 
     pub(super) fn set_len(&mut self, len_bytes: u64) -> io::Result<()> {
         let len = checked_len(len_bytes)?;
-        self.bytes.resize(len, 0);
+        self.bytes.resize(len);
         if let Some(history) = &mut self.history {
             history.unsynced.push(Change::SetLen(len));
         }
@@ -142,15 +147,22 @@ impl Content {
             && start < self.bytes.len()
         {
             let on_disk = history.found(CrashChoice::KeepAll, &mut Rng::new(0));
-            self.bytes[start..].copy_from_slice(&on_disk[start..]);
+            self.bytes.overwrite(start, &on_disk[start..]);
         }
     }
 
-    /// Returns the bytes as a crash leaves them; all of them where no history is kept.
-    pub(super) fn found_after_crash(&self, choice: CrashChoice, rng: &mut Rng) -> Vec<u8> {
-        match &self.history {
-            Some(history) => history.found(choice, rng),
-            None => self.bytes.clone(),
+    /// Returns the file as a crash leaves it, all of it on disk; where no history is kept, the file as it is.
+    pub(super) fn after_crash(&self, choice: CrashChoice, rng: &mut Rng) -> Self {
+        let Some(history) = &self.history else {
+            return self.clone();
+        };
+        let durable = history.found(choice, rng);
+        Self {
+            bytes: Blocks::of(&durable),
+            history: Some(History {
+                durable,
+                unsynced: Vec::new(),
+            }),
         }
     }
 }

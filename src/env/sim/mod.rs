@@ -22,6 +22,7 @@
 //!
 //! Paths: relative ones start at the root; `..` is taken by its letters. There are no symbolic links and no permissions.
 
+mod blocks;
 mod content;
 mod crash;
 mod faults;
@@ -479,8 +480,7 @@ impl SimFile {
 impl File for SimFile {
     fn read_exact_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
         let disk = self.look()?;
-        buffer.copy_from_slice(disk.tree.content(self.node).read(position, buffer.len())?);
-        Ok(())
+        disk.tree.content(self.node).read(position, buffer)
     }
 
     fn write_all_at(&self, parts: &[IoSlice<'_>], position: u64) -> io::Result<()> {
@@ -515,15 +515,12 @@ impl File for SimFile {
 
     fn map(&self, position: u64, len: usize) -> io::Result<Bytes> {
         let disk = self.look()?;
-        let bytes = disk.tree.content(self.node).bytes();
-        let start = usize::try_from(position).map_or(bytes.len(), |start| start.min(bytes.len()));
-        let end = start.saturating_add(len).min(bytes.len());
-        Ok(Bytes::copy_from_slice(&bytes[start..end]))
+        Ok(disk.tree.content(self.node).copy(position, len).into())
     }
 
     fn populate(&self, bytes: &Bytes, position: u64) -> io::Result<()> {
         let disk = self.look()?;
-        disk.tree.content(self.node).read(position, bytes.len())?;
+        disk.tree.content(self.node).check(position, bytes.len())?;
         Ok(())
     }
 

@@ -312,7 +312,7 @@ impl Tree {
             tracking: self.tracking,
         };
         self.copy_reachable(ROOT, &names, &mut found, &mut |content: &Content| {
-            content.found_after_crash(choice, rng)
+            content.after_crash(choice, rng)
         });
         found
     }
@@ -343,7 +343,7 @@ impl Tree {
         id: NodeId,
         names: &BTreeMap<NodeId, BTreeMap<String, NodeId>>,
         found: &mut Self,
-        bytes_found: &mut impl FnMut(&Content) -> Vec<u8>,
+        file_found: &mut impl FnMut(&Content) -> Content,
     ) {
         if let Some(known) = found.nodes.get_mut(&id) {
             known.links += 1;
@@ -351,7 +351,7 @@ impl Tree {
         }
         let node = self.node(id);
         let body = match &node.body {
-            Body::File(content) => Body::File(Content::after_crash(bytes_found(content), self.tracking)),
+            Body::File(content) => Body::File(file_found(content)),
             Body::Dir(_) => Body::Dir(Dir {
                 entries: names[&id].clone(),
                 durable: names[&id].clone(),
@@ -365,7 +365,7 @@ impl Tree {
         };
         found.nodes.insert(id, copy);
         for child in names.get(&id).into_iter().flat_map(BTreeMap::values) {
-            self.copy_reachable(*child, names, found, bytes_found);
+            self.copy_reachable(*child, names, found, file_found);
         }
     }
 

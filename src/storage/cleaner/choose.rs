@@ -29,7 +29,7 @@ use std::ops::Range;
 use crate::storage::{AppendTimes, CleanupPolicy, Compaction, Hold, WatermarkView};
 use crate::types::{Offset, Timestamp};
 
-use super::super::cleaner_state::{PassFailure, PassReport};
+use super::super::cleaner_state::{Again, PassFailure, PassReport};
 
 /// An hour: a pass is due at most so long before the promise would be broken.
 const LEAD_MAX_MS: i64 = 60 * 60 * 1000;
@@ -60,7 +60,7 @@ pub struct CompactionView {
     /// Until then the promise of `max.compaction.lag.ms` holds without another pass; `None` without a promise or anything
     /// dirty.
     pub deadline: Option<Timestamp>,
-    /// From then on a pass is due, so that the promise is kept; `None` where `deadline` is.
+    /// From then on a pass is due, so that the promise is kept; `None` where `deadline` is. At once for what a hold kept.
     pub promise_at: Option<Timestamp>,
     /// From then on the active segment is to be sealed, so that the promise can be kept for what it holds; `None` without a
     /// promise, or without anything in it.
@@ -134,6 +134,8 @@ pub(super) struct Shape<'a> {
     pub(super) segments: &'a [Span<'a>],
     pub(super) marks: WatermarkView,
     pub(super) cleaner_point: Offset,
+    /// What of the dirty part was clean once.
+    pub(super) again: Option<Again>,
 }
 
 /// What the settings say.
@@ -160,7 +162,7 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
     let clean_bytes = bytes(cleanable, &|span| span.base < point);
     let dirty_bytes = bytes(cleanable, &|span| span.next > point);
     let uncleanable_bytes = bytes(uncleanable, &|_| true);
-    let dirty_since = first_dirty_append(log);
+    let dirty_since = first_append_from(log, point);
     let mut view = CompactionView {
         log_start: log.marks.log_start,
         cleaner_point: point,
@@ -170,7 +172,7 @@ pub(super) fn choose(log: &Shape<'_>, wishes: &Wishes<'_>) -> CompactionView {
         dirty_bytes,
         uncleanable_bytes,
         ratio: ratio(clean_bytes, dirty_bytes),
-        deadline: dirty_since.and_then(|at| deadline(at, &wishes.compaction)),
+        deadline: promised_since(log).and_then(|at| deadline(at, &wishes.compaction)),
         promise_at: dirty_since.and_then(|at| promise_begins(at, &wishes.compaction)),
         roll_at: log
             .segments
@@ -257,13 +259,25 @@ fn cleanable(log: &Shape<'_>, wishes: &Wishes<'_>) -> (usize, Option<Bound>) {
     (log.segments.len(), None)
 }
 
-/// When the first record at or after the cleaner point was appended, or somewhat before.
-fn first_dirty_append(log: &Shape<'_>) -> Option<Timestamp> {
-    let dirty = log.segments.iter().find(|span| span.next > log.cleaner_point)?;
+/// When the first record at or after an offset was appended, or somewhat before.
+fn first_append_from(log: &Shape<'_>, offset: Offset) -> Option<Timestamp> {
+    let dirty = log.segments.iter().find(|span| span.next > offset)?;
     let times = dirty.append_times;
     times
-        .append_time_at_or_before(log.cleaner_point)
+        .append_time_at_or_before(offset)
         .or(times.first().map(|first| first.time))
+}
+
+/// Since when, at the earliest, a record may be shadowed that should be gone: since the append of the newer one, but where a hold
+/// kept it, since that has ended. A pass is due at once then, and has all the time of a new promise.
+fn promised_since(log: &Shape<'_>) -> Option<Timestamp> {
+    match log.again.filter(|again| again.to > log.cleaner_point) {
+        None => first_append_from(log, log.cleaner_point),
+        Some(again) => {
+            let new = first_append_from(log, again.to).unwrap_or(again.since);
+            Some(new.min(again.since))
+        }
+    }
 }
 
 /// Tells whether holds by offset, together, hold all of a range.
@@ -301,10 +315,7 @@ fn due(view: &CompactionView, log: &Shape<'_>, wishes: &Wishes<'_>) -> Due {
     if is_held(wishes.holds, view.cleaner_point..view.first_uncleanable) {
         return Due::No(NotDue::Held);
     }
-    let promised = view
-        .deadline
-        .is_some_and(|deadline| wishes.now >= deadline.saturating_add_ms(-lead_ms(&wishes.compaction)));
-    if promised {
+    if view.promise_at.is_some_and(|at| at <= wishes.now) {
         Due::Promise
     } else if view.ratio > wishes.compaction.min_dirty_ratio {
         Due::Ratio

@@ -171,7 +171,7 @@ fn a_pass_whose_settings_change_while_it_lingers_begins_anew() {
             return Pace::Linger;
         }
         if let Some(settings) = settings.take() {
-            log.configure(settings);
+            log.configure(settings, Timestamp(0));
         }
         Pace::Go
     });

@@ -9,7 +9,8 @@ use expect_test::expect;
 use super::super::cleaner_state::{CleanerMarks, CleanerState};
 use super::super::testing::{DATA, fault};
 use super::super::{
-    CleanupPolicy, CompactedBelow, Compaction, DeletionReason, Hold, LogConfig, OffsetMap, Pace, Retention,
+    CleanupPolicy, CompactedBelow, Compaction, DeletionReason, Due, Hold, LogConfig, NotDue, OffsetMap, Pace,
+    Retention,
 };
 use super::testing::{Scene, compacted, records};
 use crate::env::{Call, Failure, Fs as _};
@@ -365,4 +366,57 @@ fn after_a_crash_the_lag_promise_counts_from_no_later_than_the_first_append_and_
         scene.run("close");
         promised(&scene);
     }
+}
+
+#[test]
+fn the_promise_for_what_a_hold_kept_counts_from_the_end_of_the_hold_or_from_the_start() {
+    let mut scene = Scene::with(LogConfig {
+        compaction: Compaction {
+            max_lag_ms: 1000,
+            ..compacted().compaction
+        },
+        ..compacted()
+    });
+    let promise = |scene: &Scene| {
+        let view = scene.log.compaction(Timestamp(scene.now));
+        (view.due, view.deadline.map(|at| at.0))
+    };
+    scene.hold(&first_record());
+    scene.run("a=1 a=2 roll clean +5000");
+    assert_eq!(promise(&scene), (Due::No(NotDue::Clean), None));
+    scene.store.checkpoint().expect("written");
+    for stop in ["restart", "close"] {
+        scene.run(stop);
+        let started_at = scene.now;
+        scene.run("+10");
+        assert_eq!(promise(&scene), (Due::Promise, Some(started_at + 1000)), "{stop}");
+    }
+    scene.run("clean +5000");
+    assert_eq!(promise(&scene), (Due::No(NotDue::Clean), None));
+    scene.hold(&[]);
+    let ended_at = scene.now;
+    scene.run("+10 b=1 +700");
+    assert_eq!(promise(&scene), (Due::Promise, Some(ended_at + 1000)));
+    scene.run("roll clean +1000 c=1");
+    let appended_at = scene.now;
+    assert_eq!(promise(&scene).1, Some(appended_at + 1000), "as any other");
+}
+
+#[test]
+fn what_no_pass_has_come_to_keeps_its_promise_over_a_start_and_the_end_of_a_hold() {
+    let mut scene = Scene::with(LogConfig {
+        compaction: Compaction {
+            max_lag_ms: 1000,
+            ..compacted().compaction
+        },
+        ..compacted()
+    });
+    scene.hold(&first_record());
+    scene.run("a=1 a=2 roll clean +100 b=1 b=2 roll +800");
+    scene.store.checkpoint().expect("written");
+    scene.run("restart");
+    let deadline = |scene: &Scene| scene.log.compaction(Timestamp(scene.now)).deadline;
+    assert_eq!(deadline(&scene), Some(Timestamp(1100)));
+    scene.hold(&[]);
+    assert_eq!(deadline(&scene), Some(Timestamp(1100)));
 }

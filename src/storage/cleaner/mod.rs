@@ -56,6 +56,8 @@ mod testing;
 mod told;
 mod transactions;
 mod unread;
+#[cfg(test)]
+mod unread_tests;
 
 pub use choose::{Bound, CompactionView, Due, NotDue, breaks_its_promise};
 pub use gate::{Budget, CompactError, Pace, Step};

@@ -26,7 +26,7 @@ use crate::storage::{
 };
 use crate::types::{Offset, Timestamp};
 
-use super::super::cleaner_state::{Announced, PassFailure, PassReport, Rounds};
+use super::super::cleaner_state::{Announced, Left, PassFailure, PassReport, Remembered, Rounds};
 use super::super::journal::JournalOf;
 use super::super::maintenance::Turn;
 use super::super::segment::Segment;
@@ -41,7 +41,7 @@ use super::rebuild::BatchLimits;
 use super::source::Source;
 use super::survivors::{Rules, Survivors};
 use super::swap;
-use super::unread::{Learned, Unread};
+use super::unread::{self, Learned, Unread};
 
 /// What a pass is given.
 pub struct Pass<'a> {
@@ -118,6 +118,7 @@ impl Partition {
             segments: &spans,
             marks,
             cleaner_point: self.cleaner.point(marks.log_start),
+            again: self.cleaner.again(),
         };
         let wishes = Wishes {
             cleanup: config.cleanup,
@@ -169,6 +170,14 @@ impl Partition {
         if !config.cleanup.compacts() {
             return Err(CompactError::Policy);
         }
+        if self.segments.read().len() > 0 {
+            // The first opening after a start may seal the last segment, which this pass then can clean, too.
+            // What else may be in its way the pass itself finds out.
+            if let Err(AppendError::Storage(error)) = self.open(now) {
+                self.cleaner.failed(failure(now, &error));
+                return Err(error.into());
+            }
+        }
         Ok(self.cleaner.announce(self.choice(&config, now).first_uncleanable))
     }
 
@@ -189,23 +198,20 @@ impl Partition {
         if !turn.is_over() {
             self.write_manifest();
         }
-        let failure = |error: &StoreError| PassFailure {
-            at: pass.now,
-            reason: error.to_string(),
-        };
         let passed = match passed {
             Ok(ended) => {
-                self.cleaner.passed(pass.now, &ended.report, ended.unread);
+                self.cleaner.passed(pass.now, &ended.report, ended.left);
                 match ended.error {
                     None => Ok(ended.report),
                     Some(error) => {
-                        self.cleaner.stopped_short(failure(&error), ended.learned_to);
+                        let failure = failure(pass.now, &error);
+                        self.cleaner.stopped_short(failure, ended.learned_to);
                         Err(error.into())
                     }
                 }
             }
             Err(CompactError::Storage(error)) => {
-                self.cleaner.failed(failure(&error));
+                self.cleaner.failed(failure(pass.now, &error));
                 Err(error.into())
             }
             Err(error) => Err(error),
@@ -286,6 +292,13 @@ impl Partition {
     }
 }
 
+fn failure(at: Timestamp, error: &StoreError) -> PassFailure {
+    PassFailure {
+        at,
+        reason: error.to_string(),
+    }
+}
+
 /// A round that came to its end.
 #[derive(Default)]
 struct Ended {
@@ -294,7 +307,7 @@ struct Ended {
     learned_to: Offset,
     /// What the disk does not give.
     error: Option<StoreError>,
-    unread: BTreeSet<Offset>,
+    left: Left,
 }
 
 /// A round of a pass.
@@ -354,28 +367,27 @@ impl Round<'_> {
             Reached::Full(at) => (at, Learned::Part),
         };
         let remembered = self.partition.cleaner.look();
-        let rules = Rules {
-            map: &*pass.map,
-            learned_to: to,
-            holds: &self.config.holds,
-            met_again: remembered.met_again,
-            now: pass.now,
-            delete_horizon: pass
-                .now
-                .saturating_add_ms(self.config.compaction.delete_retention_ms),
-            limits: BatchLimits {
-                decompressed: limit,
-                bytes: MAX_BATCH_BYTES,
-            },
-        };
+        let rules = self.rules(&*pass.map, from..to, &remembered);
         let mut survivors = Survivors::new(rules, &self.producers);
+        let before = Left {
+            unread: remembered.unread,
+            unlearned: remembered.unlearned,
+            learn_from: None,
+        };
+        let segments: Vec<Range<Offset>> = all.iter().map(Source::offsets).collect();
         let sources: Vec<Source> = all
             .into_iter()
             .filter(|source| source.sealed.extent.base < to)
             .collect();
         let done = self.clean(sources, &mut survivors, &mut unread, &mut gate)?;
         let learned_to = to;
-        let (to, error, unread) = unread.end((from, to), learned, &remembered.unread);
+        let (to, error, left) = unread.end(&unread::Pass {
+            from,
+            to,
+            learned,
+            before: &before,
+            segments: &segments,
+        });
         let report = PassReport {
             from,
             to,
@@ -387,16 +399,38 @@ impl Round<'_> {
             replaced_segments: done.replaced,
             new_segments: done.new,
             records: survivors.met().counts,
+            counted_from: segments.first().map_or(from, |first| first.start),
             damaged: done.found.damaged,
             damaged_unnamed: done.found.unnamed,
-            next_horizon: gate.next_horizon,
+            next_horizon: [gate.next_horizon, survivors.met().markers_due]
+                .into_iter()
+                .flatten()
+                .min(),
         };
         Ok(Ended {
             report,
             learned_to,
             error,
-            unread,
+            left,
         })
+    }
+
+    /// What a pass goes by that has learned such a part of the log.
+    fn rules<'r>(&'r self, map: &'r OffsetMap, learned: Range<Offset>, known: &Remembered) -> Rules<'r> {
+        let delete_retention_ms = self.config.compaction.delete_retention_ms;
+        Rules {
+            map,
+            learned_to: learned.end,
+            holds: &self.config.holds,
+            met_again: known.met_again.clone(),
+            unlearned_from: known.unlearned.range(..learned.start).next().copied(),
+            now: self.now,
+            delete_horizon: self.now.saturating_add_ms(delete_retention_ms),
+            limits: BatchLimits {
+                decompressed: DecompressLimit(self.config.max_decompressed_bytes),
+                bytes: MAX_BATCH_BYTES,
+            },
+        }
     }
 
     /// Copies and swaps group after group.
@@ -419,12 +453,7 @@ impl Round<'_> {
             aborted: &aborted,
         };
         let mut done = Done::default();
-        for source in sources
-            .iter_mut()
-            .filter(|source| unread.at(source.sealed.extent.base).is_some())
-        {
-            source.soundness = Soundness::Damaged;
-        }
+        know_unread(&mut sources, unread);
         let mut groups = VecDeque::from(grouped(&sources, limits));
         while let Some(mut range) = groups.pop_front() {
             while !range.is_empty() && !gate.needs(sources[range.start].sealed.extent.next) {
@@ -434,9 +463,16 @@ impl Round<'_> {
                 continue;
             }
             let next = &sources[range.clone()];
-            if let Some(place) = unread.at(next[0].sealed.extent.base) {
+            // A reader may have found out just now.
+            let early = next.iter().position(|source| source.sealed.ends_early());
+            if let Some(index) = early.filter(|_| next.len() > 1) {
+                set_apart(&mut sources, range, index, limits, &mut groups);
+                continue;
+            }
+            let left = unread.at(next[0].sealed.extent.base).cloned();
+            if let Some(place) = left.or_else(|| next[0].missing()) {
                 survivors.met_damage();
-                done.found.add(place.clone());
+                done.found.add(place);
                 continue;
             }
             let (met, found) = (survivors.met().clone(), done.found.clone());
@@ -539,6 +575,14 @@ fn rounds(learned: Range<Offset>, until: Offset, map: &OffsetMap) -> Rounds {
     Rounds::More {
         estimate: u32::try_from(estimate).unwrap_or(u32::MAX),
         map_keys: map.capacity() as u64,
+    }
+}
+
+/// What the disk does not give stays alone.
+fn know_unread(sources: &mut [Source], unread: &Unread) {
+    let is_unread = |source: &&mut Source| unread.at(source.sealed.extent.base).is_some();
+    for source in sources.iter_mut().filter(is_unread) {
+        source.soundness = Soundness::Damaged;
     }
 }
 

@@ -236,13 +236,16 @@ fn a_pass_over_a_clean_log_drops_tombstones_past_their_horizon() {
 fn a_horizon_is_fixed_when_it_is_set() {
     let mut scene = Scene::new();
     scene.run("a=1,b=1 a=~,b=2 roll clean");
-    scene.log.configure(LogConfig {
-        compaction: Compaction {
-            delete_retention_ms: 1_000_000,
-            ..Compaction::default()
+    scene.log.configure(
+        LogConfig {
+            compaction: Compaction {
+                delete_retention_ms: 1_000_000,
+                ..Compaction::default()
+            },
+            ..compacted()
         },
-        ..compacted()
-    });
+        Timestamp(scene.now),
+    );
     scene.run("+50 b=3 roll clean");
     expect![[r#"
         0: 2 a=~@100 | 4 b=3
@@ -529,7 +532,7 @@ fn held_records_stay_whatever_shadows_them_and_go_when_the_hold_does() {
         0: 1 a=2 | 2 a=3 | 3 a=4
     "#]]
     .assert_eq(&scene.picture());
-    scene.log.configure(compacted());
+    scene.log.configure(compacted(), Timestamp(scene.now));
     scene.run("clean");
     expect![[r#"
         0: 3 a=4
@@ -559,7 +562,7 @@ fn when_a_hold_ends_the_time_of_the_tombstones_above_it_begins_anew() {
     };
     let mut scene = Scene::with(config);
     scene.run("a=1 +5 a=~ b=1 roll clean +200");
-    scene.log.configure(compacted());
+    scene.log.configure(compacted(), Timestamp(scene.now));
     scene.run("clean");
     expect![[r#"
         0: 1 a=~@305 | 2 b=1

@@ -76,6 +76,11 @@ impl Pieces {
         let path = source.path();
         let opened = fs.open(path, OpenMode::Read);
         let opened = opened.and_then(|file| Ok((file.len_bytes()?, file)));
+        let opened = opened.and_then(|(len, file)| match len < u64::from(source.sealed.extent.end) {
+            // What is known to be missing is told elsewhere, and the rest of the file can be learned.
+            true if !source.sealed.ends_early() => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok((len, file)),
+        });
         let (len, file) = opened.map_err(|error| {
             let place = UnreadPlace {
                 position: 0,

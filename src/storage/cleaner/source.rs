@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::types::Offset;
 
+use super::super::cleaner_state::DamagedPlace;
 use super::super::segment::Sealed;
 use super::grouping::{Member, Soundness};
 
@@ -25,6 +26,19 @@ impl Source {
 
     pub(super) fn path(&self) -> &Arc<Path> {
         &self.sealed.log_path
+    }
+
+    /// Returns what its file has no longer, where it ends before the log did. A copy would end there as if nothing had been
+    /// behind, so such a file stays as it is, to tell of it.
+    pub(super) fn missing(&self) -> Option<DamagedPlace> {
+        let gap = self.sealed.gaps().last().filter(|_| self.sealed.ends_early())?;
+        Some(DamagedPlace {
+            path: self.path().to_path_buf(),
+            position: u64::from(gap.positions.start),
+            len_bytes: u64::from(gap.positions.end - gap.positions.start),
+            offset: gap.offsets.start,
+            reason: gap.reason.clone(),
+        })
     }
 
     pub(super) fn member(&self) -> Member {

@@ -49,6 +49,8 @@ pub(super) struct Rules<'a> {
     pub(super) holds: &'a [Hold],
     /// Tombstones of batches that reach into it count as met for the first time.
     pub(super) met_again: Range<Offset>,
+    /// From there on records below the learned ones were never learned: tombstones stay.
+    pub(super) unlearned_from: Option<Offset>,
     pub(super) now: Timestamp,
     /// What a tombstone met for the first time gets as its horizon.
     pub(super) delete_horizon: Timestamp,
@@ -78,6 +80,9 @@ pub(super) struct Met {
     pub(super) transactions: Transactions,
     tombstones: Tombstones,
     pub(super) counts: RecordCounts,
+    /// From then on a pass may find markers that nobody needs any more: those whose last records went in this one, and that no
+    /// pass has given a horizon yet.
+    pub(super) markers_due: Option<Timestamp>,
 }
 
 /// The last batch of a producer that is remembered.
@@ -162,6 +167,7 @@ impl<'a> Survivors<'a> {
                 transactions: Transactions::default(),
                 tombstones: Tombstones::MayGo,
                 counts: RecordCounts::default(),
+                markers_due: None,
             },
             stays: Vec::new(),
         }
@@ -198,6 +204,13 @@ impl<'a> Survivors<'a> {
     /// [`Damage`] of a batch that cannot be read; nothing is counted then, and it stays as it is.
     pub(super) fn judge(&mut self, batch: &RecordBatch, place: Place) -> Result<Judgement, Damage> {
         let header = batch.header();
+        if self
+            .rules
+            .unlearned_from
+            .is_some_and(|from| from <= header.last_offset())
+        {
+            self.met.tombstones = Tombstones::Stay;
+        }
         let place = if self.is_last_of_producer(header) {
             Place::Needed
         } else {
@@ -228,6 +241,9 @@ impl<'a> Survivors<'a> {
             None => (Fate::AsItIs, self.all_stays(&payload)),
         };
         self.count(&look.counts);
+        if fate == Fate::Gone && header.is_transactional() {
+            self.met.markers_due = Some(self.rules.delete_horizon);
+        }
         Ok(Judgement {
             fate,
             times: look.times,

@@ -1,6 +1,6 @@
 //! What becomes of batches that cannot be built anew as they should.
 
-use super::super::super::{LogConfig, OffsetMap};
+use super::super::super::{Due, LogConfig, OffsetMap};
 use super::super::testing::{Scene, compacted};
 use super::*;
 use crate::record::{BatchBuilder, BatchOptions, DecompressLimit};
@@ -37,6 +37,7 @@ fn judged(bytes: u32) -> (Fate, Fate, RecordCounts) {
         learned_to: Offset(10),
         holds: &[],
         met_again: Offset(0)..Offset(0),
+        unlearned_from: None,
         now: Timestamp(500),
         delete_horizon: Timestamp(600),
         limits: BatchLimits {
@@ -126,4 +127,76 @@ fn the_last_batch_of_a_producer_is_not_parted_and_its_tombstones_go_once_it_is_n
     assert!(horizons(&scene).len() > 2);
     scene.run("+200 clean");
     assert_eq!(scene.picture(), "0: 100 z=1\n");
+}
+
+#[test]
+fn what_was_met_twice_since_a_segment_of_a_group_is_damaged_is_counted_once() {
+    let mut scene = Scene::new();
+    scene.run("x=1 a=1 x=2 roll a=2 b=1 roll c=1 roll");
+    // The second batch of the second segment.
+    super::super::super::testing::damage(&scene.fs, "t-0/00000000000000000003.log", 70 + 65, b"X");
+    let report = scene.clean().expect("the rest is cleaned");
+    let counts = report.records;
+    assert_eq!((counts.superseded, counts.values_kept), (2, 3), "{counts:?}");
+    assert_eq!(report.damaged.len(), 1);
+}
+
+#[test]
+fn the_marker_of_a_producer_without_records_stays_as_a_header_until_it_has_written() {
+    let mut scene = Scene::new();
+    scene.run("commit7 a=1 roll clean");
+    assert_eq!(scene.picture(), "0: 0 commit@100 | 1 a=1\n");
+    scene.run("+100 clean");
+    assert_eq!(scene.picture(), "0: 0 {} | 1 a=1\n");
+    scene.run("+100 clean");
+    assert_eq!(scene.picture(), "0: 0 {} | 1 a=1\n", "it stays as it is");
+    scene.run("p7:b=1 roll clean");
+    assert_eq!(scene.picture(), "0: 1 a=1 | 2 b=1\n");
+}
+
+#[test]
+fn a_marker_that_is_held_stays_as_it_is() {
+    let mut scene = Scene::new();
+    scene.hold(&[Hold::Offsets(Offset(0)..Offset(1))]);
+    scene.run("commit7 a=1 p7:b=1 roll clean +1000 clean +1000 clean");
+    assert_eq!(scene.picture(), "0: 0 commit | 1 a=1 | 2 b=1\n");
+    scene.hold(&[]);
+    scene.run("clean +100 clean");
+    assert_eq!(scene.picture(), "0: 1 a=1 | 2 b=1\n");
+}
+
+#[test]
+fn of_several_aborted_transactions_of_one_segment_each_ends_with_its_own_marker() {
+    let mut scene = Scene::new();
+    scene.run("t7:a=1 t8:b=1 abort7 t7:c=1 commit7 t8:d=1 abort8 t7:e=1 abort7 p7:y=1 p8:z=1 roll clean");
+    assert_eq!(
+        scene.picture(),
+        "0: 2 abort | 3 c=1 | 4 commit | 6 abort | 8 abort | 9 y=1 | 10 z=1\n"
+    );
+    let aborted = scene.log.aborted(&(Offset(0)..Offset(11))).expect("read");
+    let of: Vec<_> = aborted
+        .iter()
+        .map(|one| (one.first_offset.0, one.last_offset.0))
+        .collect();
+    assert_eq!(of, [(0, 2), (1, 6), (7, 8)]);
+    scene.run("x=1 roll clean +100 clean");
+    assert_eq!(scene.picture(), "0: 3 c=1 | 4 commit | 9 y=1 | 10 z=1 | 11 x=1\n");
+}
+
+#[test]
+fn markers_whose_records_are_gone_go_in_their_time_though_nobody_writes() {
+    for end in ["commit7", "abort7"] {
+        let mut scene = Scene::new();
+        scene.run(&format!("t7:a=1 {end} p7:z=1 a=2 roll clean"));
+        let mut passes = 0;
+        while let Some(at) = scene.log.compaction(Timestamp(scene.now)).horizon_at {
+            scene.now = at.0;
+            assert_eq!(scene.log.compaction(at).due, Due::Horizon, "{end}");
+            scene.run("clean");
+            passes += 1;
+            assert!(passes < 10, "{end}: there is an end");
+        }
+        assert_eq!(scene.picture(), "0: 2 z=1 | 3 a=2\n", "{end}");
+        assert_eq!(scene.now, 200, "{end}");
+    }
 }

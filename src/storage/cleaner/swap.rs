@@ -4,6 +4,7 @@
 //! 2. The manifest is removed: it tells of the old files. It is written anew after the pass.
 //! 3. `.cleaned` becomes `.swap`; the directory is synced. Of two files the later goes first, each with its own sync. If it
 //!    dies before the last sync: while a `.cleaned` is there, a start removes its `.swap` too; else as after step 4.
+//!    When a rename or a sync fails, the `.swap` are taken back first, and the `.cleaned` that says so of them goes last.
 //! 4. Readers are given the new segments, under their temporary names. From here on there is no way back: if it dies, a start
 //!    syncs the directory (it may be the process alone that died, in step 3), removes every old file in the range and gives
 //!    `.swap` its final name.
@@ -26,6 +27,7 @@
 //!
 //! What is not here: retry, and what a start does (`partition_dir`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,6 +101,11 @@ pub(super) fn swap(
     if !replaced {
         remove_leftovers(partition.files.fs().as_ref(), &dir, until)?;
         return Err(CompactError::Interrupted);
+    }
+    {
+        let mut anew = partition.anew.lock();
+        anew.forget(old.iter().map(|sealed| sealed.extent.base));
+        anew.note(new.iter().map(|sealed| sealed.extent.base));
     }
     let swap = Unfinished { old, new };
     partition.cleaner.set_unfinished(Some(swap.clone()));
@@ -239,14 +246,32 @@ fn named(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 
 /// Removes what passes left of segments before `until` that nothing relies on. No replacement is unfinished. What lies behind
 /// may be a repair's.
+///
+/// No `.swap` may be found alone by a start: it would be finished, and take the place of what only all of one replacement stand
+/// for. So each takes the name of a `.cleaned` of a base no greater, which says that none of them counts, and that name goes last:
+/// no crash finds it gone, and what took it before under the name it had. If it dies here: a start does the rest.
 pub(super) fn remove_leftovers(fs: &dyn Fs, dir: &Path, until: Offset) -> Result<(), CompactError> {
+    let (mut cleaned, mut swaps) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs.list(dir).tried("list", dir)? {
-        let name = entry.name.strip_suffix(CLEANED).or(entry.name.strip_suffix(SWAP));
-        let of = name.and_then(SegmentFile::parse);
-        if of.is_some_and(|(base, _)| base < until) && entry.kind == FileKind::File {
-            let path = dir.join(entry.name);
-            fs.remove_file(&path).tried("remove", &path)?;
+        for (suffix, found) in [(CLEANED, &mut cleaned), (SWAP, &mut swaps)] {
+            let of = entry.name.strip_suffix(suffix).and_then(SegmentFile::parse);
+            if entry.kind == FileKind::File && of.is_some_and(|(base, _)| base < until) {
+                found.insert(dir.join(&entry.name));
+            }
         }
     }
-    Ok(())
+    if let Some(least) = swaps.first() {
+        let least = least.with_extension(&CLEANED[1..]);
+        // By name, as by base: the digits are as many.
+        let least = cleaned
+            .first()
+            .map_or(least.clone(), |known| least.min(known.clone()));
+        for swap in &swaps {
+            fs.rename(swap, &least).tried("rename", swap)?;
+        }
+        cleaned.insert(least);
+    }
+    cleaned
+        .iter()
+        .try_for_each(|path| fs.remove_file(path).tried("remove", path))
 }

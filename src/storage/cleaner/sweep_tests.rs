@@ -285,7 +285,9 @@ impl HeldLife {
         scene.store.checkpoint().map_err(|error| error.to_string())?;
         scene.now = HOLD_ENDS_AT;
         self.ended = true;
-        scene.log.configure(self.config());
+        scene
+            .log
+            .configure(self.config(), crate::types::Timestamp(scene.now));
         scene.clean().map_err(|error| error.to_string())?;
         let written = scene.store.checkpoint_cleaner_points();
         written.map_err(|error| error.to_string())

@@ -125,13 +125,13 @@ impl Scene {
     /// Begins and ends holds, as an administrator does: written down first, then told to the log.
     pub(super) fn hold(&mut self, holds: &[Hold]) {
         self.write_down(holds);
-        self.log.configure(self.config.clone());
+        self.log.configure(self.config.clone(), Timestamp(self.now));
     }
 
     /// Changes settings, of this log and of every later start.
     pub(super) fn configure(&mut self, change: impl FnOnce(&mut LogConfig)) {
         change(&mut self.config);
-        self.log.configure(self.config.clone());
+        self.log.configure(self.config.clone(), Timestamp(self.now));
     }
 
     pub(super) fn config(&self) -> &LogConfig {

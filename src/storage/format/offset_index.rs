@@ -156,6 +156,14 @@ impl<'a> OffsetIndex<'a> {
         self.floor(target).map_or(Position(0), |entry| entry.position)
     }
 
+    /// Returns a position at or behind the end of the batch that holds `target`; `None` when the index does not reach so far.
+    pub fn position_behind(&self, target: RelativeOffset) -> Option<Position> {
+        let before = self.len_before(target) / OffsetEntry::LEN;
+        self.entries
+            .get(before + 1)
+            .map(|bytes| OffsetEntry::from_bytes(bytes).position)
+    }
+
     /// Returns the first entry at or after `position`: all offsets of the bytes before `position` are at most its own.
     /// `None` when the index ends before.
     pub fn first_at_or_after(&self, position: Position) -> Option<OffsetEntry> {
@@ -315,6 +323,8 @@ mod tests {
             let floor = entries.iter().rev().find(|entry| entry.0 <= asked).copied();
             prop_assert_eq!(index.floor(RelativeOffset(asked)).map(pair), floor);
             prop_assert_eq!(index.position_before(RelativeOffset(asked)).0, floor.map_or(0, |entry| entry.1));
+            let behind = entries.iter().filter(|entry| entry.0 >= asked).nth(1);
+            prop_assert_eq!(index.position_behind(RelativeOffset(asked)).map(|position| position.0), behind.map(|entry| entry.1));
             prop_assert_eq!(
                 index.first_at_or_after(Position(asked)).map(pair),
                 entries.iter().find(|entry| entry.1 >= asked).copied()
