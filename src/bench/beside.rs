@@ -23,22 +23,23 @@ use std::time::{Duration, Instant};
 use super::keyed::{BATCH_BYTES, KeyedLog, Workload};
 use super::limits::SyncedAppends;
 use super::measure::{Measure, Times};
+use super::memory::touch;
 use super::passes::{MAP_BYTES, filled, limit, measure, pass};
 use super::payload::to_u64;
 use super::target::temp_dir;
 use super::{BenchError, Options};
 use crate::broker::{Courtesy, Traffic};
+use crate::env::step_back;
 use crate::storage::{FirstBatch, OffsetMap, Pace, Read, Step};
 use crate::types::Offset;
 
 /// One step of the cleaner's syncs.
 const SYNC_STEP_BYTES: usize = 4 << 20;
 const SYNC_STEPS: u32 = 20;
-const PAGE_BYTES: usize = 4096;
+/// What the appends of a few seconds take.
+const TOUCHED_BYTES: u64 = 1 << 30;
 /// How long appends and reads are measured without a pass.
 const ALONE: Duration = Duration::from_secs(3);
-/// What the appends of a few seconds take. Not more: what is free for 2 s the system offers to the host, which is work, too.
-const TOUCHED_BYTES: usize = 1 << 30;
 
 /// What an append waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,15 +159,16 @@ fn one_pass(
     let now = log.now();
     let mut driver = Driver::new(&mut log, wait);
     let interval = 2 * driver.fastest()?;
-    touch_memory();
+    touch(TOUCHED_BYTES);
     let until = Instant::now() + ALONE;
     driver.at_times(interval, &mut phases.alone, || Instant::now() < until)?;
-    touch_memory();
+    touch(TOUCHED_BYTES);
     let (store, partition) = (Arc::clone(&driver.log.store), Arc::clone(&driver.log.partition));
     let running = AtomicBool::new(true);
     let done = Arc::clone(&driver.done);
     std::thread::scope(|scope| {
         let passing = scope.spawn(|| {
+            step_back();
             let began = Instant::now();
             let mut courtesy = Courtesy::new(done.traffic(), began);
             let mut pace = |step| paced(&mut courtesy, done.traffic(), step);
@@ -198,15 +200,6 @@ fn paced(courtesy: &mut Courtesy, traffic: Traffic, step: Step) -> Pace {
     }
     courtesy.resume(Instant::now());
     Pace::Gently
-}
-
-/// Has memory, and gives it back.
-fn touch_memory() {
-    let mut memory: Vec<u8> = Vec::with_capacity(TOUCHED_BYTES);
-    for page in memory.spare_capacity_mut().chunks_mut(PAGE_BYTES) {
-        page[0].write(1);
-    }
-    std::hint::black_box(&mut memory);
 }
 
 /// What a driver has done so far.

@@ -2,6 +2,7 @@
 
 use super::drive::{Stream, read_all};
 use super::measure::{Limit, Measure, median, number, per_second};
+use super::memory::touch;
 use super::payload::{Crc, Load, Shape};
 use super::sink::Sink;
 use super::target::Target;
@@ -123,9 +124,11 @@ async fn produce_rounds(target: &Target, prepared: &Prepared) -> Result<(Vec<f64
     let sink_client = sink.client().await?;
     let (mut rates, mut sink_rates) = (Vec::new(), Vec::new());
     for _ in 0..prepared.rounds {
+        touch(load.bytes(*count));
         let stream = Stream::open(&sink_client, "sink", PARTITION).await?;
         sink_rates.push(per_second(prepared.amount, stream.pipelined(load, *count).await?));
         let topic = target.create_topic(1, "written").await?;
+        touch(load.bytes(*count));
         let stream = Stream::open(&target.client, &topic, PARTITION).await?;
         rates.push(per_second(prepared.amount, stream.pipelined(load, *count).await?));
         let (stored, _) = read_all(&target.client, &topic, PARTITION, Crc::Verified).await?;

@@ -24,6 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
+use crate::env::step_back;
 use crate::env::{CacheLimits, FileCache, Fs};
 use crate::storage::{Closing, PartitionSpec, RestoreMark, Store, StoreConfig};
 use crate::telemetry::Metrics;
@@ -85,6 +86,7 @@ pub(super) async fn start(config: BrokerConfig, world: World) -> Result<(Arc<Cor
     let clean = |number| {
         let core = Arc::clone(&core);
         spawn(format!("siltstone-cleaner-{number}"), move || {
+            step_back();
             core.serve_cleaner()
         })
     };

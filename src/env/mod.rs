@@ -17,6 +17,7 @@ mod cache;
 mod clock;
 mod fs;
 mod mmap;
+mod priority;
 mod real;
 mod second_chance;
 mod sim;
@@ -30,6 +31,7 @@ mod conformance_tests;
 pub use cache::{CacheLimits, CacheStats, FileCache, Forgotten};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use fs::{DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, SyncSite, Syncing};
+pub use priority::step_back;
 pub use real::RealFs;
 pub use sim::{Call, CrashChoice, Failure, Fault, SimFs, SimulatedCrash};
 

@@ -13,7 +13,7 @@ use crate::broker::core::Core;
 use crate::storage::{Pace, Step};
 use crate::types::Timestamp;
 
-use super::pace::{Courtesy, Outlook};
+use super::pace::{self, Courtesy, Outlook};
 use super::work::{Claimed, Depth};
 
 /// How long a pass rests before it looks whether somebody waits for its end.
