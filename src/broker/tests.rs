@@ -20,6 +20,7 @@ mod archive;
 mod archive_faults;
 mod background;
 mod cleaner;
+mod commit;
 mod golden;
 mod produce;
 mod promises;

@@ -477,7 +477,7 @@ impl Partition {
         }
     }
 
-    /// Returns the epoch under which the record at `offset` was, or would be, written.
+    /// Returns the epoch under which the record at `offset` was, or would be, written. May read a disk.
     pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
         let view = self.marks.view();
         if offset >= view.log_end {
