@@ -159,7 +159,9 @@ fn complain(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let command = called(&text);
     let told = match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "a command is missing".to_owned()
+        }
         _ => wrong(&text),
     };
     output::say(&format!("siltstone: {told}; see {command} --help"));

@@ -418,3 +418,40 @@ pub(super) fn topic_name(name: &str) -> Result<TopicName, Error> {
         error,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::Scripted;
+
+    /// Lists the topics of a server that has these pages: the name that asks for one, its topics, the next.
+    async fn listed(pages: &[(&str, &[&str], Option<&str>)]) -> Result<Vec<String>, Error> {
+        let server = Scripted::start(1, []).await;
+        for (first, names, next) in pages {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let page = (names, next.map(str::to_owned));
+            server.state.lock().topics.insert((*first).to_owned(), page);
+        }
+        let client = Client::connect(&server.address.to_string()).await?;
+        let topics = client.list_topics(InternalTopics::Excluded).await?;
+        Ok(topics.into_iter().map(|topic| topic.name).collect())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_followed_from_page_to_page_to_its_end() {
+        let pages: [(&str, &[&str], _); 3] = [
+            ("", &["a", "b"], Some("c")),
+            ("c", &["c"], Some("d")),
+            ("d", &["d", "e"], None),
+        ];
+        assert_eq!(listed(&pages).await.expect("it ends"), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_does_not_go_on_is_an_error_and_no_loop() {
+        let error = listed(&[("", &["a"], Some(""))])
+            .await
+            .expect_err("it goes in circles");
+        assert!(error.to_string().contains("does not go on"), "{error}");
+    }
+}

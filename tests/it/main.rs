@@ -5,6 +5,7 @@
 #[cfg(feature = "tier")]
 mod archive;
 mod cli_bench;
+mod cli_json;
 mod cli_produce;
 mod cli_read;
 mod cli_records;
@@ -14,7 +15,9 @@ mod client_faults;
 mod compaction;
 mod examples;
 mod faulty_door;
+mod grpc_bounds;
 mod grpc_errors;
+mod grpc_hostile;
 mod grpc_produce;
 mod grpc_read;
 mod grpc_retention;

@@ -43,6 +43,44 @@ async fn a_long_poll_without_data_ends_when_its_time_is_over() {
 }
 
 #[tokio::test]
+async fn a_long_poll_waits_for_as_many_bytes_as_it_asked_for_in_all_its_partitions() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let large = || vec![record(&"x".repeat(1200))];
+    house.append(&topic, 0, large()).await.expect("good");
+    let poll = || Fetch {
+        min_bytes: 2000,
+        ..fetch(vec![target(&topic, 0, 0), target(&topic, 1, 0)], 5000)
+    };
+    let records = |chunks: Vec<Result<Chunk, Error>>| -> Vec<usize> {
+        let records = |chunk: &Result<Chunk, Error>| texts(chunk.as_ref().expect("in range")).len();
+        chunks.iter().map(records).collect()
+    };
+    tokio::time::pause();
+    let before = tokio::time::Instant::now();
+    let chunks = house.broker.fetch(poll()).await;
+    // A timer rings within the millisecond after its time.
+    let waited = before.elapsed().as_millis();
+    assert!((5000..5010).contains(&waited), "it is too little: {waited} ms");
+    assert_eq!(records(chunks), [1, 0], "and better than nothing");
+    tokio::time::resume();
+
+    let broker = house.broker.clone();
+    let patient = Fetch {
+        max_wait_ms: u32::MAX,
+        ..poll()
+    };
+    let waiting = tokio::spawn(async move { broker.fetch(patient).await });
+    tokio::task::yield_now().await;
+    house.append(&topic, 1, large()).await.expect("good");
+    let chunks = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("both together are enough")
+        .expect("no panic");
+    assert_eq!(records(chunks), [1, 1]);
+}
+
+#[tokio::test]
 async fn one_wrong_target_answers_the_fetch_at_once_and_spoils_no_other() {
     let house = start().await;
     let topic = house.create("t", 1, &[]).await;
