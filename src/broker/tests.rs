@@ -21,6 +21,7 @@ mod archive_faults;
 mod background;
 mod cleaner;
 mod golden;
+mod predictions;
 mod produce;
 mod promises;
 mod reads;
