@@ -22,6 +22,7 @@ mod background;
 mod cleaner;
 mod commit;
 mod golden;
+mod predictions;
 mod produce;
 mod promises;
 mod reads;
