@@ -56,6 +56,9 @@ pub enum BenchError {
     /// The own server did not stop cleanly.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// A broker in this process.
+    #[error(transparent)]
+    Embedded(#[from] crate::embedded::Error),
     /// The broker that fills a directory.
     #[error(transparent)]
     Broker(#[from] crate::broker::Error),

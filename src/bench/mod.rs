@@ -4,6 +4,7 @@
 //!   produce read latency     load --> target (own server, or the one named) --> rate, percentiles  \
 //!                            load --> sink (plain gRPC, nothing stored)      --> the limit          > Measure
 //!   startup                  the binary itself, on directories made by data_dir                    |
+//!   embedded                 brokers in this process                                               |
 //!   lookup compact           storage alone, no socket                                              |
 //!   tier                     a folder or an object store, and the same client without us           /
 //! ```
@@ -20,6 +21,7 @@ mod beside;
 mod compact;
 mod data_dir;
 mod drive;
+mod embedded;
 mod error;
 mod keyed;
 mod latency;
@@ -29,6 +31,7 @@ mod measure;
 mod memory;
 mod passes;
 mod payload;
+mod records;
 mod sink;
 mod startup;
 mod target;
@@ -37,6 +40,7 @@ mod throughput;
 mod tier;
 
 pub use compact::compact;
+pub use embedded::embedded;
 pub use error::BenchError;
 pub use keyed::{Keys, Workload};
 pub use latency::latency;

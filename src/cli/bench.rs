@@ -140,6 +140,8 @@ enum Subject {
     Latency,
     /// How soon the server answers, and what it holds when idle
     Startup,
+    /// What a broker inside another process costs: to begin, to hold, to copy, to drop
+    Embedded,
     /// How long a lookup by time takes in a log of many segments
     Lookup,
     /// How fast a compacted log is cleaned, and what others notice of it
@@ -156,7 +158,10 @@ impl Subject {
         if self == Self::Tier {
             return true;
         }
-        matches!(self, Self::Startup | Self::Lookup | Self::Compact)
+        matches!(
+            self,
+            Self::Startup | Self::Embedded | Self::Lookup | Self::Compact
+        )
     }
 }
 
@@ -252,6 +257,7 @@ async fn measure(
         Subject::Read => bench::read(&options).await,
         Subject::Latency => bench::latency(&options).await,
         Subject::Startup => bench::startup(&options).await,
+        Subject::Embedded => bench::embedded(&options).await,
         Subject::Lookup => bench::lookup(&options),
         Subject::Compact => bench::compact(&options, workload),
         #[cfg(feature = "tier")]

@@ -28,6 +28,18 @@ const DAMAGED: &str = "DAMAGED";
 const ERROR_DOMAIN: &str = "siltstone";
 
 /// The kinds of failure: two errors of one kind ask the same of the caller.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ErrorKind;
+///
+/// match client.create_topic("flights", None, &Default::default()).await {
+///     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+///     made => println!("{}", made?.name),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ErrorKind {
     /// What was named does not exist.
@@ -53,6 +65,17 @@ pub enum ErrorKind {
 }
 
 /// A server's refusal, as it told it.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::Error;
+///
+/// if let Err(Error::Refused(refusal)) = client.delete_topic("flights").await {
+///     println!("{} {:?}: {}", refusal.reason, refusal.metadata, refusal.message);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// What a caller can do about it.
@@ -68,6 +91,18 @@ pub struct Refusal {
 }
 
 /// What is known of records without an acknowledgement.
+///
+/// ```no_run
+/// # async fn example(producer: &siltstone::client::Producer) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{Error, Written};
+///
+/// match producer.flush().await {
+///     Err(Error::DeliveryTimeout { written: Written::No, .. }) => println!("nothing of it is there"),
+///     flushed => flushed?,
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// Some may be written.

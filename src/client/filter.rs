@@ -43,6 +43,16 @@ impl Wanted {
 }
 
 /// Offsets below which a partition may no longer hold everything that was written, because it is compacted.
+///
+/// ```
+/// use siltstone::client::CompactedBelow;
+/// use siltstone::types::Offset;
+///
+/// let compacted = CompactedBelow { records: Offset(90), tombstones: Offset(40) };
+/// // Who kept a table up to offset 50 has seen every deletion, and not every record since.
+/// assert!(!compacted.may_hide_deletions_from(Offset(50)));
+/// assert!(compacted.may_hide_records_from(Offset(50)));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CompactedBelow {
     /// Records before it may have been replaced by newer ones of their key.
@@ -66,6 +76,19 @@ impl CompactedBelow {
 }
 
 /// A stretch of one partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ReadSpec;
+///
+/// let mut reader = client.read("flights", ReadSpec::default()).await?;
+/// while let Some(chunk) = reader.next().await? {
+///     println!("{} bytes of {}", chunk.batches().len(), chunk.partition());
+///     println!("compacted below {}", chunk.compacted_below().records);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Chunk {
     partition: PartitionId,
@@ -142,6 +165,20 @@ enum Over {
 }
 
 /// The records of a chunk that were asked for, in order.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ReadSpec;
+///
+/// let mut reader = client.read("flights", ReadSpec::default()).await?;
+/// while let Some(chunk) = reader.next().await? {
+///     for record in reader.records(&chunk) {
+///         println!("{:?}", record?.value);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct ChunkRecords {
     topic: TopicName,
     partition: PartitionId,

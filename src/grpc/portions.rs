@@ -21,6 +21,9 @@ use super::{Work, convert};
 /// Stretches longer than this, in bytes, are decoded off the network threads: about 20 microseconds of work.
 const LONG: usize = 64 << 10;
 
+/// No record takes fewer bytes as a field of a message: its key and length, and an offset or a time.
+const RECORD_LEN_LEAST: usize = 4;
+
 /// What is left of a stretch.
 #[derive(Debug)]
 pub(super) struct Portions {
@@ -279,6 +282,7 @@ fn fill(
     used: &mut usize,
     budget: usize,
 ) -> Rest {
+    to.reserve(from.len().min(budget / RECORD_LEN_LEAST + 1));
     while let Some(record) = from.front() {
         let len = field_len(record);
         if !to.is_empty() && *used + len > budget {

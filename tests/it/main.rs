@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod allocations;
 #[cfg(feature = "tier")]
 mod archive;
 mod cli_bench;
@@ -13,6 +14,7 @@ mod cli_tls;
 mod client;
 mod client_faults;
 mod compaction;
+mod embedded;
 mod examples;
 mod faulty_door;
 mod grpc_bounds;
