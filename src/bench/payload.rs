@@ -161,10 +161,15 @@ impl Fold {
 }
 
 /// Bytes that do not compress, the same in every run (xorshift).
-struct Values(u64);
+pub(super) struct Values(u64);
 
 impl Values {
-    fn next(&mut self, len: usize) -> Vec<u8> {
+    /// Begins with `seed`, which is not 0.
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self, len: usize) -> Vec<u8> {
         let mut value = Vec::with_capacity(len + 8);
         while value.len() < len {
             self.0 ^= self.0 << 13;
