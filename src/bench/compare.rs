@@ -221,13 +221,40 @@ producers = { rate = { records_per_second = 50 } }"#,
         second.settings.clear();
         second.latencies.clear();
         let compared = compare(&[("a.json".to_owned(), first), ("b.json".to_owned(), second)]);
-        expect![[""]].assert_eq(&serde_json::to_string_pretty(&compared.differences).unwrap());
+        expect![[r#"
+            [
+              {
+                "what": "machine.cores",
+                "values": [
+                  "2",
+                  "4"
+                ]
+              },
+              {
+                "what": "setting.durability",
+                "values": [
+                  "synced",
+                  null
+                ]
+              }
+            ]"#]]
+        .assert_eq(&serde_json::to_string_pretty(&compared.differences).unwrap());
         let rows: Vec<_> = compared
             .rows
             .iter()
             .map(|row| format!("{} {:?} {:?}", row.name, row.values, row.ratios))
             .collect();
-        expect![[""]].assert_eq(&rows.join("\n"));
+        expect![[r#"
+            produce.records [Some(50.0), Some(25.0)] [Some(1.0), Some(0.5)]
+            produce.records / schedule [Some(1.0), Some(1.0)] [Some(1.0), Some(1.0)]
+            acknowledged.mean [Some(1.5), None] [Some(1.0), None]
+            acknowledged.p50 [Some(1.0), None] [Some(1.0), None]
+            acknowledged.p90 [Some(2.0), None] [Some(1.0), None]
+            acknowledged.p99 [Some(3.0), None] [Some(1.0), None]
+            acknowledged.p99.9 [Some(4.0), None] [Some(1.0), None]
+            acknowledged.max [Some(9.0), None] [Some(1.0), None]
+            limit.grpc_sink [Some(2000.0), Some(2000.0)] [Some(1.0), Some(1.0)]"#]]
+        .assert_eq(&rows.join("\n"));
     }
 
     #[test]
@@ -242,9 +269,29 @@ producers = { rate = { records_per_second = 50 } }"#,
         let text = serde_json::to_string(&example()).unwrap();
         std::fs::write(&path, &text).unwrap();
         assert_eq!(RunRecord::read(&path).unwrap(), example());
-        check(text.replace("\"format\":1", "\"format\":2"), &expect![[""]]);
-        check("{}".to_owned(), &expect![[""]]);
-        check("hello".to_owned(), &expect![[""]]);
-        check(text.replace("\"figures\"", "\"digures\""), &expect![[""]]);
+        check(
+            text.replace("\"format\":1", "\"format\":2"),
+            &expect![
+                "record a.json has format 2, this version reads 1: run the workload again, or compare with the version that wrote it"
+            ],
+        );
+        check(
+            "{}".to_owned(),
+            &expect![
+                "a.json is not the record of a run, which 'siltstone bench run FILE --json' prints: it has no format"
+            ],
+        );
+        check(
+            "hello".to_owned(),
+            &expect![
+                "a.json is not the record of a run, which 'siltstone bench run FILE --json' prints: expected value at line 1 column 1"
+            ],
+        );
+        check(
+            text.replace("\"figures\"", "\"digures\""),
+            &expect![
+                "a.json is not the record of a run, which 'siltstone bench run FILE --json' prints: missing field `figures`"
+            ],
+        );
     }
 }

@@ -114,7 +114,7 @@ fn parse(text: &str) -> Result<LoadPlan, Fault> {
         // The smallest that has all of the error.
         let place = places
             .iter()
-            .filter(|place| place.holds(&span))
+            .filter(|place| !span.is_empty() && place.holds(&span))
             .min_by_key(|place| place.len());
         Fault {
             at: span.start,
@@ -219,20 +219,93 @@ rate = { records_per_second = 50 }
 
     #[test]
     fn what_is_wrong_is_told_by_file_line_and_field_with_what_is_allowed() {
-        check("partitions = 3", "partition = 3", &expect![[""]]);
-        check("partitions = 3", "partitions = \"3\"", &expect![[""]]);
-        check("partitions = 3", "partitions = 0", &expect![[""]]);
-        check("fixed = 100", "fixd = 100", &expect![[""]]);
-        check("fixed = 100", "fixed = 31", &expect![[""]]);
-        check("count = 10", "count = 10, exponent = 9.0", &expect![[""]]);
-        check("count = 10", "exponent = 1.0", &expect![[""]]);
-        check("\"delete\"", "\"compress\"", &expect![[""]]);
-        check("segment.bytes", "segmnt.bytes", &expect![[""]]);
-        check("rate = {", "acks = \"some\"\nrate = {", &expect![[""]]);
-        check("rate = {", "count = 2000\nrate = {", &expect![[""]]);
-        check("duration_s = 2\n", "", &expect![[""]]);
-        check("[topics]", "[topics", &expect![[""]]);
-        check("\"delete\"", "[1]", &expect![[""]]);
+        check(
+            "partitions = 3",
+            "partition = 3",
+            &expect![
+                "workload w.toml, line 4: topics.partition: unknown field `partition`, expected one of `count`, `partitions`, `durability`, `settings`"
+            ],
+        );
+        check(
+            "partitions = 3",
+            "partitions = \"3\"",
+            &expect![[
+                r#"workload w.toml, line 4: topics.partitions: invalid type: string "3", expected u32"#
+            ]],
+        );
+        check(
+            "partitions = 3",
+            "partitions = 0",
+            &expect!["workload w.toml, line 4: topics.partitions: 0 is not a whole number from 1 to 10000"],
+        );
+        check(
+            "fixed = 100",
+            "fixd = 100",
+            &expect![
+                "workload w.toml, line 7: records.value_bytes.fixd: unknown variant `fixd`, expected one of `fixed`, `uniform`, `lognormal`, `table`"
+            ],
+        );
+        check(
+            "fixed = 100",
+            "fixed = 31",
+            &expect![
+                "workload w.toml, line 7: records.value_bytes.fixed: 31 is not a whole number from 32 to 16777216"
+            ],
+        );
+        check(
+            "count = 10",
+            "count = 10, exponent = 9.0",
+            &expect!["workload w.toml, line 8: records.keys.zipf.exponent: it is from 0 to 5"],
+        );
+        check(
+            "count = 10",
+            "exponent = 1.0",
+            &expect!["workload w.toml, line 8: records.keys.zipf: missing field `count`"],
+        );
+        check(
+            "\"delete\"",
+            "\"compress\"",
+            &expect![
+                "workload w.toml, line 5: topics.settings.cleanup.policy: cleanup.policy must be empty or any of delete, compact, joined by commas, got compress"
+            ],
+        );
+        check(
+            "segment.bytes",
+            "segmnt.bytes",
+            &expect![[
+                r#"workload w.toml, line 5: topics.settings.segmnt.bytes: no setting is named "segmnt.bytes"; did you mean segment.bytes?"#
+            ]],
+        );
+        check(
+            "rate = {",
+            "acks = \"some\"\nrate = {",
+            &expect![
+                "workload w.toml, line 10: producers.acks: unknown variant `some`, expected one of `all`, `leader`, `none`"
+            ],
+        );
+        check(
+            "rate = {",
+            "count = 2000\nrate = {",
+            &expect!["workload w.toml, line 10: producers.count: 2000 is not a whole number from 1 to 1024"],
+        );
+        check(
+            "duration_s = 2\n",
+            "",
+            &expect!["workload w.toml, line 1: missing field `duration_s`"],
+        );
+        check("partitions = 3\n", "", &expect![[""]]);
+        check(
+            "[topics]",
+            "[topics",
+            &expect!["workload w.toml, line 3: not TOML: unclosed table, expected `]`"],
+        );
+        check(
+            "\"delete\"",
+            "[1]",
+            &expect![
+                "workload w.toml, line 5: topics.settings.cleanup.policy: expected a text, a number, or true or false"
+            ],
+        );
     }
 
     #[test]

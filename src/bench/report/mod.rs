@@ -90,8 +90,8 @@ pub fn report(records: &[(String, RunRecord)]) -> String {
     page.push_str(&differences(records, &comparison));
     for (_, record) in records {
         let json = serde_json::to_string(record).expect("plain data becomes JSON");
-        // The only thing that could end the element.
-        let json = json.replace("</", "<\\/");
+        // What could end the element, or hide its end, begins so.
+        let json = json.replace('<', "\\u003c");
         let _ = writeln!(page, "<script type=\"application/json\">{json}</script>");
     }
     page.push_str("</main>\n</body>\n</html>\n");

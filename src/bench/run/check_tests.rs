@@ -83,10 +83,22 @@ fn a_reader_that_got_everything_in_order_has_nothing_to_say() {
 fn a_loss_is_told_with_partition_offset_and_sequence() {
     let mut lossy = records(0, 6);
     lossy.remove(2);
-    check(&lossy, &expect![[""]]);
-    check(&records(0, 6)[1..], &expect![[""]]);
-    check(&records(0, 5), &expect![[""]]);
-    check(&[], &expect![[""]]);
+    check(
+        &lossy,
+        &expect!["partition 0, offset 3: record 3 of producer 0 comes where 2 is due: lost, or out of order"],
+    );
+    check(
+        &records(0, 6)[1..],
+        &expect!["partition 0, offset 1: record 1 of producer 0 comes where 0 is due: lost, or out of order"],
+    );
+    check(
+        &records(0, 5),
+        &expect!["partition 0: 5 records of producer 0 came, 6 were written"],
+    );
+    check(
+        &[],
+        &expect!["partition 0: 0 records of producer 0 came, 6 were written"],
+    );
     let said = read(Keeps::All, Begins::At(&written(3)), &records(0, 6)[4..]).unwrap_err();
     assert!(
         matches!(
@@ -105,12 +117,21 @@ fn a_loss_is_told_with_partition_offset_and_sequence() {
 fn a_repeat_and_a_change_of_order_are_told() {
     let mut twice = records(0, 6);
     twice.insert(3, twice[2].clone());
-    check(&twice, &expect![[""]]);
+    check(
+        &twice,
+        &expect!["partition 0, offset 2: record 2 of producer 0 comes after 2: twice, or out of order"],
+    );
     let mut swapped = records(0, 6);
     swapped.swap(2, 3);
-    check(&swapped, &expect![[""]]);
+    check(
+        &swapped,
+        &expect!["partition 0, offset 3: record 3 of producer 0 comes where 2 is due: lost, or out of order"],
+    );
     let late = [&records(0, 6)[..2], &records(0, 1), &records(0, 6)[2..]].concat();
-    check(&late, &expect![[""]]);
+    check(
+        &late,
+        &expect!["partition 0, offset 0: record 0 of producer 0 comes after 1: twice, or out of order"],
+    );
     // Also where records may be missing.
     for wrong in [twice, swapped, late] {
         let start = Lanes::new(1, 1);
@@ -121,16 +142,20 @@ fn a_repeat_and_a_change_of_order_are_told() {
 
 #[test]
 fn a_changed_byte_a_changed_key_and_another_record_in_its_place_are_told() {
+    let told = expect!["partition 0, offset 2: the record was changed"];
     for at in [0, 5, 9, 20, 25, 33] {
         let mut changed = records(0, 6);
         let mut value = changed[2].value.as_deref().unwrap().to_vec();
         value[at] ^= 1;
         changed[2].value = Some(value.into());
-        check(&changed, &expect![[""]]);
+        check(&changed, &told);
     }
     let mut other_key = records(0, 6);
     other_key[2].key = other_key[1].key.clone();
-    check(&other_key, &expect![[""]]);
+    check(
+        &other_key,
+        &expect!["partition 0, offset 2: the record was changed"],
+    );
     // Sound in itself, with the right sequence, and not what was written.
     let mut forged = records(0, 6);
     let mut value = forged[2].value.as_deref().unwrap().to_vec();
@@ -142,7 +167,12 @@ fn a_changed_byte_a_changed_key_and_another_record_in_its_place_are_told() {
     };
     stamp::write(&mut value, forged[2].key.as_deref(), &stamp, &mut lane);
     forged[2].value = Some(value.into());
-    check(&forged, &expect![[""]]);
+    check(
+        &forged,
+        &expect![
+            "partition 0, offset 2: the chain of producer 0 breaks at its record 2: something before it was changed"
+        ],
+    );
 }
 
 #[test]
@@ -152,12 +182,18 @@ fn what_is_no_record_of_this_run_is_told() {
         change(&mut records[1]);
         records
     };
-    check(&with(|record| record.value = None), &expect![[""]]);
+    check(
+        &with(|record| record.value = None),
+        &expect!["partition 0, offset 1: it has no value"],
+    );
     check(
         &with(|record| record.value = Some(Bytes::from_static(b"hello"))),
-        &expect![[""]],
+        &expect!["partition 0, offset 1: it is too short for a record of a benchmark"],
     );
-    check(&records(1, 1), &expect![[""]]);
+    check(
+        &records(1, 1),
+        &expect!["partition 0, offset 0: it names a producer that this run does not have"],
+    );
     let mut checker = Checker::new(RUN + 1, Keeps::All, &Lanes::new(1, 1), Begins::Anywhere);
     let said = checker.add(P0, &records(0, 1)[0]).unwrap_err();
     assert!(
