@@ -170,6 +170,11 @@ impl Default for Values {
 }
 
 impl Values {
+    /// Begins with `seed`, which is not 0.
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// Returns the next value, of `len` bytes.
     pub(super) fn next(&mut self, len: usize) -> Vec<u8> {
         let mut value = Vec::with_capacity(len + 8);

@@ -8,6 +8,7 @@
 //! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
 mod bench;
+mod bench_run;
 mod compact;
 mod completion;
 mod connect;
@@ -75,10 +76,11 @@ enum Command {
 }
 
 /// Commands that talk to no server: the flags that name one mean nothing to them.
-const WITHOUT_SERVER: [&[&str]; 5] = [
+const WITHOUT_SERVER: [&[&str]; 6] = [
     &["serve"],
     &["segment"],
     &["completion"],
+    &["bench", "compare"],
     &["tier", "verify"],
     &["tier", "restore"],
 ];
