@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::BenchError;
 use super::target::config;
@@ -25,8 +26,8 @@ pub(super) struct Content {
     pub(super) segments: u32,
 }
 
-/// Fills `dir`, which does not exist yet.
-pub(super) async fn fill(dir: &Path, content: Content) -> Result<(), BenchError> {
+/// Fills `dir`, which does not exist yet, and returns how long the broker took to stop right after that.
+pub(super) async fn fill(dir: &Path, content: Content) -> Result<Duration, BenchError> {
     let world = World {
         fs: Arc::new(RealFs::new()),
         clock: Arc::new(SystemClock),
@@ -49,7 +50,9 @@ pub(super) async fn fill(dir: &Path, content: Content) -> Result<(), BenchError>
         left -= partitions;
         number += 1;
     }
-    Ok(broker.shutdown().await?)
+    let began = Instant::now();
+    broker.shutdown().await?;
+    Ok(began.elapsed())
 }
 
 async fn fill_topic(broker: &Broker, name: &str, content: Content) -> Result<(), BenchError> {

@@ -49,14 +49,24 @@ impl Stream {
     }
 
     /// Sends `count` batches as fast as they are taken; returns the time until the last is acknowledged.
-    pub(super) async fn pipelined(mut self, load: &Load, count: u64) -> Result<Duration, BenchError> {
+    pub(super) async fn pipelined(self, load: &Load, count: u64) -> Result<Duration, BenchError> {
+        let (topic, partition, load) = (self.topic.clone(), self.partition, load.clone());
+        let make = move |n| request(&topic, partition, n, &load);
+        self.pipelined_by(count, make).await
+    }
+
+    /// As [`Stream::pipelined`], with requests that `make` makes of their numbers.
+    pub(super) async fn pipelined_by(
+        mut self,
+        count: u64,
+        make: impl Fn(u64) -> v1::ProduceStreamRequest + Send + 'static,
+    ) -> Result<Duration, BenchError> {
         let began = Instant::now();
-        let (topic, partition, requests) = (self.topic.clone(), self.partition, self.requests);
-        let load = load.clone();
+        let requests = self.requests;
         let feeding = tokio::spawn(async move {
             for n in 0..count {
                 // A closed queue means that the stream has ended; its answers say why.
-                if requests.send(request(&topic, partition, n, &load)).await.is_err() {
+                if requests.send(make(n)).await.is_err() {
                     break;
                 }
             }

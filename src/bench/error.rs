@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::client;
 use crate::server::{StartError, StopError};
 use crate::storage::{AppendError, CompactError, ReadError, StoreError};
+use crate::types::{Offset, PartitionId, Timestamp};
 
 /// Why a benchmark gave no figure.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,9 @@ pub enum BenchError {
     /// The own server did not stop cleanly.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// A broker in this process.
+    #[error(transparent)]
+    Embedded(#[from] crate::embedded::Error),
     /// The broker that fills a directory.
     #[error(transparent)]
     Broker(#[from] crate::broker::Error),
@@ -96,6 +101,68 @@ pub enum BenchError {
         /// What is wrong.
         reason: String,
     },
+    /// A workload that is no workload.
+    #[error(transparent)]
+    Workload(#[from] super::WorkloadError),
+    /// A record that is no record.
+    #[error(transparent)]
+    Record(#[from] super::RecordError),
+    /// What a reader got is not what was written.
+    #[error("{reader} of topic {topic}: {fault}")]
+    Verification {
+        /// Which reader.
+        reader: String,
+        /// What it read.
+        topic: String,
+        /// What is wrong.
+        fault: super::Fault,
+    },
+    /// A read between two times gave a record of another.
+    #[error(
+        "topic {topic}, partition {partition}: a read from {from} to {to} gave a record of {}",
+        found.map_or("no time".to_owned(), |time| time.to_string())
+    )]
+    OutsideTimes {
+        /// What was read.
+        topic: String,
+        /// Where.
+        partition: PartitionId,
+        /// The record's time.
+        found: Option<Timestamp>,
+        /// The least that was asked for.
+        from: Timestamp,
+        /// The first that was not.
+        to: Timestamp,
+    },
+    /// A partition has more or fewer offsets than records were written to it.
+    #[error(
+        "topic {topic}, partition {partition}: the log ends at offset {found}, {expected} records were acknowledged"
+    )]
+    WrongEnd {
+        /// Which topic.
+        topic: String,
+        /// Which partition.
+        partition: PartitionId,
+        /// Its end.
+        found: Offset,
+        /// Records written.
+        expected: u64,
+    },
+    /// A reader comes no further.
+    #[error("{reader} of topic {topic} got nothing for {} s and stands at {at:?}; is the server alive?", waited.as_secs())]
+    Stalled {
+        /// Which reader.
+        reader: String,
+        /// What it reads.
+        topic: String,
+        /// How long.
+        waited: Duration,
+        /// Partitions and the next offset of each.
+        at: String,
+    },
+    /// It was told to end.
+    #[error("interrupted")]
+    Interrupted,
     /// The operating system refused something.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::BenchError;
-use super::measure::number;
+use super::draw::{KEY_LEN, key_text, mixed, zipf};
 use super::payload::to_u64;
 use crate::env::{CacheLimits, FileCache, RealFs};
 use crate::record::{Accepted, BatchBuilder, BatchOptions, Batches, Codec, DecompressLimit, Glance};
@@ -25,8 +25,6 @@ use crate::storage::{
 };
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName, TopicPartition};
 
-/// Bytes of a key: a number in hexadecimal digits.
-const KEY_LEN: usize = 16;
 /// Uncompressed size of a batch: what producers gather unless told otherwise.
 pub(super) const BATCH_BYTES: usize = 16 << 10;
 /// Bytes of a record beside its key and value, at most.
@@ -86,7 +84,7 @@ impl Workload {
         let count = u64::from(self.key_count);
         let chosen = match self.keys {
             Keys::Uniform => mixed(u64::from(n)) % count,
-            Keys::Zipf => zipf(mixed(u64::from(n)), self.key_count),
+            Keys::Zipf => zipf(mixed(u64::from(n)), self.key_count, 1.0),
             Keys::InTurn => u64::from(n) % count,
         };
         u32::try_from(chosen).expect("less than the number of keys")
@@ -95,36 +93,6 @@ impl Workload {
     fn is_tombstone(&self, n: u32) -> bool {
         mixed(u64::from(n) | 1 << 40) % 1000 < u64::from(self.tombstones_per_mille)
     }
-}
-
-/// Spreads a number over 64 bits (splitmix64).
-fn mixed(n: u64) -> u64 {
-    let mut bits = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
-/// Returns a number below `count`, whose logarithm is spread evenly: `k` comes about 1/k as often as 1.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a positive number no greater than `count`"
-)]
-fn zipf(bits: u64, count: u32) -> u64 {
-    let part = number(bits >> 11) / number(1 << 53);
-    let rank = (f64::from(count) + 1.0).powf(part) as u64;
-    (rank.max(1) - 1).min(u64::from(count) - 1)
-}
-
-fn key_text(key: u32) -> [u8; KEY_LEN] {
-    let mut text = [b'0'; KEY_LEN];
-    let mut rest = key;
-    for digit in text.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[usize::try_from(rest % 16).expect("a digit")];
-        rest /= 16;
-    }
-    text
 }
 
 /// Values, one after the other in the same memory.

@@ -12,7 +12,7 @@ use super::measure::{Limit, Measure, Times, median, number, per_second};
 use super::payload::{Crc, Load, Shape};
 use super::sink::Sink;
 use super::target::Target;
-use super::{BenchError, Options};
+use super::{BenchError, Options, records};
 use crate::types::PartitionId;
 
 const PARTITION: PartitionId = PartitionId(0);
@@ -33,6 +33,7 @@ pub async fn latency(options: &Options) -> Result<Vec<Measure>, BenchError> {
     let mut measures = synced(options, &target, &load).await?;
     measures.push(many_producers(options, &target, &load).await?);
     measures.push(written(options, &target, &load).await?);
+    measures.push(records::client_adds(options, &target, &load).await?);
     target.stop().await?;
     Ok(measures)
 }

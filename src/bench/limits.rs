@@ -74,6 +74,13 @@ impl SyncedAppends {
         })
     }
 
+    /// Removes the file.
+    pub(super) fn remove(self) -> Result<(), BenchError> {
+        RealFs::new()
+            .remove_file(&self.path)
+            .context("remove", &self.path)
+    }
+
     /// Appends and syncs `count` times.
     pub(super) fn run(&mut self, count: u32) -> Result<(), BenchError> {
         for _ in 0..count {
@@ -103,5 +110,7 @@ mod tests {
         appends.run(3).unwrap();
         assert_eq!(std::fs::metadata(&appends.path).unwrap().len(), 30);
         assert!(appends.times.quantile_ms(0.5) > 0.0);
+        appends.remove().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Load {
 impl Load {
     /// Builds the batches; each has at least one record and is as large as `shape` allows.
     pub(super) fn new(shape: Shape) -> Self {
-        let mut values = Values(0x9e37_79b9_7f4a_7c15);
+        let mut values = Values::default();
         let mut time_ms = FIRST_TIMESTAMP_MS;
         let mut records_per_batch = 1;
         let batches = (0..DISTINCT)
@@ -161,10 +161,22 @@ impl Fold {
 }
 
 /// Bytes that do not compress, the same in every run (xorshift).
-struct Values(u64);
+pub(super) struct Values(u64);
+
+impl Default for Values {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
 
 impl Values {
-    fn next(&mut self, len: usize) -> Vec<u8> {
+    /// Begins with `seed`, which is not 0.
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// Returns the next value, of `len` bytes.
+    pub(super) fn next(&mut self, len: usize) -> Vec<u8> {
         let mut value = Vec::with_capacity(len + 8);
         while value.len() < len {
             self.0 ^= self.0 << 13;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::data_dir::{Content, fill};
 use super::error::IoContext;
+use super::limits::SyncedAppends;
 use super::measure::{Limit, Measure, median, ms, number};
 use super::payload::to_u64;
 use super::target::temp_dir;
@@ -24,7 +25,13 @@ const DEFAULT_MAPS: u32 = 65_530;
 /// What the project promises, where the machine has no such limit.
 const IDLE_MEMORY_TARGET_MB: f64 = 15.0;
 
-/// Measures starts on an empty directory, on many segments, and on many partitions without and with a batch.
+/// About what a small file of a partition holds, in bytes.
+const SMALL_FILE_BYTES: usize = 256;
+/// So many syncs tell how long one takes.
+const SYNCS: u32 = 200;
+
+/// Measures starts on an empty directory, on many segments, and on many partitions without and with a batch, and stops right
+/// after those were written.
 ///
 /// # Errors
 /// A process that does not start, or a directory that cannot be filled.
@@ -81,7 +88,8 @@ async fn restarted(
     name: &str,
     scale: Scale,
 ) -> Result<Vec<Measure>, BenchError> {
-    fill(dir, content).await?;
+    let stopped = fill(dir, content).await?;
+    let stop = stop(dir, content, &format!("startup.{name}_stop"), stopped)?;
     let (mut ready, mut walks) = (Vec::new(), Vec::new());
     let mut facts = Facts::default();
     for _ in 0..scale.pick(5, 2) {
@@ -93,7 +101,7 @@ async fn restarted(
     }
     let limit = |name, value| Limit { name, value };
     let of = |what: &str| format!("startup.{name}_{what}");
-    Ok(vec![
+    let told = [
         measure(
             &of("ready"),
             median(ready),
@@ -118,7 +126,24 @@ async fn restarted(
             "MB",
             limit("directory", number(size(dir)?) / 1e6),
         ),
-    ])
+    ];
+    Ok(stop.into_iter().chain(told).collect())
+}
+
+/// Says how long it took to stop right after writing, beside one sync for each partition, one after the other; nothing where
+/// nothing was written.
+fn stop(dir: &Path, content: Content, name: &str, took: Duration) -> Result<Option<Measure>, BenchError> {
+    if content.segments == 0 {
+        return Ok(None);
+    }
+    let mut appends = SyncedAppends::new(dir.parent().unwrap_or(dir), SMALL_FILE_BYTES)?;
+    appends.run(SYNCS)?;
+    let each = Limit {
+        name: "a_sync_for_each",
+        value: appends.times.quantile_ms(0.5) * f64::from(content.partitions),
+    };
+    appends.remove()?;
+    Ok(Some(measure(name, ms(took), "ms", each)))
 }
 
 fn measure(name: &str, value: f64, unit: &'static str, limit: Limit) -> Measure {

@@ -47,11 +47,16 @@ impl Target {
 
     /// Creates a topic under a name of its own.
     pub(super) async fn create_topic(&self, partitions: i32, durability: &str) -> Result<String, BenchError> {
-        let number = self.topics.fetch_add(1, Ordering::Relaxed);
-        let name = format!("siltstone-bench-{}-{number}", std::process::id());
+        let name = self.topic_name();
         let config = BTreeMap::from([("durability".to_owned(), durability.to_owned())]);
         self.client.create_topic(&name, Some(partitions), &config).await?;
         Ok(name)
+    }
+
+    /// Returns a name that no other topic has.
+    pub(super) fn topic_name(&self) -> String {
+        let number = self.topics.fetch_add(1, Ordering::Relaxed);
+        format!("siltstone-bench-{}-{number}", std::process::id())
     }
 
     /// Stops an own server; what it stored goes with its directory.

@@ -1,4 +1,5 @@
-//! How much goes in and out: raw batches of 256 KiB, of records of 1 KiB and of 100 bytes, beside a gRPC sink and source.
+//! How much goes in and out: raw batches of 256 KiB, of records of 1 KiB and of 100 bytes, beside a gRPC sink and source; then, by
+//! `records`, the same records one by one.
 
 use super::drive::{Stream, read_all};
 use super::measure::{Limit, Measure, median, number, per_second};
@@ -6,7 +7,7 @@ use super::memory::touch;
 use super::payload::{Crc, Load, Shape};
 use super::sink::Sink;
 use super::target::Target;
-use super::{BenchError, Options, limits};
+use super::{BenchError, Options, limits, records};
 use crate::types::PartitionId;
 
 const BATCH_BYTES: usize = 256 << 10;
@@ -114,6 +115,7 @@ pub async fn produce(options: &Options) -> Result<Vec<Measure>, BenchError> {
         }
         target.stop().await?;
     }
+    measures.extend(records::produce(options).await?);
     Ok(measures)
 }
 
@@ -162,6 +164,7 @@ pub async fn read(options: &Options) -> Result<Vec<Measure>, BenchError> {
         }
         target.stop().await?;
     }
+    measures.extend(records::read(options).await?);
     Ok(measures)
 }
 

@@ -12,6 +12,8 @@ use crate::types::{Offset, ProducerId};
 use super::Error;
 use super::requests::{Aborted, Chunk};
 
+/// No record takes fewer bytes in a batch: seven fields of one byte.
+const RECORD_LEN_LEAST: usize = 7;
 /// What naming one aborted transaction takes in an answer, at most, in bytes.
 const ABORTED_BYTES: usize = 24;
 
@@ -85,6 +87,9 @@ impl Chunk {
         limit: DecompressLimit,
         records: &mut Vec<Record>,
     ) -> Result<(), Damage> {
+        // What the header says is believed no further than the bytes could hold uncompressed.
+        let count = usize::try_from(batch.header().record_count).unwrap_or(usize::MAX);
+        records.reserve(count.min(batch.bytes().len() / RECORD_LEN_LEAST));
         for record in batch.records(limit)? {
             let record = record?;
             if self.wants(&record) {

@@ -1,6 +1,8 @@
 //! What the schedules would do at their next looks, done at once: for whoever moves the clock by hand, and for whoever wants to
 //! copy the data directory.
 //!
+//! One thing no schedule does: a segment that is too old is sealed here, though nobody appends to it.
+//!
 //! What is not here: what is due (the same functions that the schedules call), and any waiting for a time to come.
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ impl Core {
         }
         self.blocking(|core| {
             core.look_at_disk();
+            core.roll_what_is_due();
             core.sync_unsynced();
             core.clean_what_is_due();
             core.retain_all();
@@ -60,6 +63,24 @@ impl Core {
                 .map_err(|error| translate::store(&core.config.data_dir.display(), &error))
         })
         .await
+    }
+
+    /// Seals active segments that are older than `segment.ms`, as the next append would. A log that refuses has told why.
+    fn roll_what_is_due(&self) {
+        let now = self.now();
+        for topic in self.topics.all() {
+            let oldest = now.saturating_add_ms(topic.config.segment_ms.saturating_neg());
+            // Exactly as old is not too old.
+            let before = oldest.saturating_add_ms(-1);
+            for served in topic.partitions.iter().filter(|served| served.closed().is_none()) {
+                match served.log.roll_if_appended_before(before, now) {
+                    Ok(_) | Err(AppendError::Refused { .. }) => {}
+                    Err(error) => {
+                        tracing::warn!(partition = %served.id(), %error, "a segment that is too old was not sealed")
+                    }
+                }
+            }
+        }
     }
 
     fn all_served(&self) -> Vec<Arc<Served>> {

@@ -55,20 +55,20 @@ impl Core {
         let marks = served.log.watermarks();
         let readable = bound(&marks, isolation);
         let partition = served.id().partition;
-        let at = |offset| FoundOffset {
+        let at = |offset, leader_epoch| FoundOffset {
             partition,
             offset: Some(offset),
             timestamp: None,
-            leader_epoch: served.log.epoch_at(offset),
+            leader_epoch,
         };
         let by_time = match query {
-            OffsetQuery::Earliest => return Ok(at(marks.log_start)),
-            OffsetQuery::Latest => {
-                return Ok(FoundOffset {
-                    leader_epoch: Some(self.store.epoch()),
-                    ..at(readable)
-                });
+            OffsetQuery::Earliest => {
+                let (log_start, local) = (marks.log_start, Arc::clone(served));
+                // The epochs of a log that nobody wrote to since the start are in its files.
+                let epoch = self.blocking(move |_| Ok(local.log.epoch_at(log_start)));
+                return Ok(at(log_start, epoch.await?));
             }
+            OffsetQuery::Latest => return Ok(at(readable, Some(self.store.epoch()))),
             OffsetQuery::MaxTimestamp => self.find_max_timestamp(served, readable).await,
             OffsetQuery::Time(time) => self.find_time(served, time, readable).await,
         };

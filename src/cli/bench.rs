@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::CliError;
+use super::bench_run::{self, BenchCommand};
 use super::connect::ServerArgs;
 use super::interrupts::Interrupts;
 use super::output::{self, Align};
@@ -27,10 +28,20 @@ const CLEAN_UP_WAIT: Duration = Duration::from_millis(500);
     compares. Without --server, each runs its own server in a temporary directory (TMPDIR says where); produce, read and \
     latency can be pointed at another."
 )]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    command: Option<BenchCommand>,
     /// What to measure
-    #[arg(value_enum)]
-    subject: Subject,
+    #[arg(value_enum, required = true)]
+    subject: Option<Subject>,
+    #[command(flatten)]
+    own: SubjectArgs,
+}
+
+/// How a subject is measured.
+#[derive(clap::Args, Debug)]
+struct SubjectArgs {
     /// Print one JSON object a figure
     #[arg(long)]
     json: bool,
@@ -140,6 +151,8 @@ enum Subject {
     Latency,
     /// How soon the server answers, and what it holds when idle
     Startup,
+    /// What a broker inside another process costs: to begin, to hold, to copy, to drop
+    Embedded,
     /// How long a lookup by time takes in a log of many segments
     Lookup,
     /// How fast a compacted log is cleaned, and what others notice of it
@@ -156,24 +169,35 @@ impl Subject {
         if self == Self::Tier {
             return true;
         }
-        matches!(self, Self::Startup | Self::Lookup | Self::Compact)
+        matches!(
+            self,
+            Self::Startup | Self::Embedded | Self::Lookup | Self::Compact
+        )
     }
 }
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode, CliError> {
+    match (args.command, args.subject) {
+        (Some(command), _) => bench_run::run(server, command).await,
+        (None, Some(subject)) => run_subject(server, subject, args.own).await,
+        (None, None) => Err(CliError::Usage("what to measure is missing".to_owned())),
+    }
+}
+
+async fn run_subject(server: &ServerArgs, subject: Subject, args: SubjectArgs) -> Result<ExitCode, CliError> {
     let scale = if args.quick { Scale::Quick } else { Scale::Full };
     let workload = args.workload.given();
-    if workload.is_some() && args.subject != Subject::Compact {
+    if workload.is_some() && subject != Subject::Compact {
         return Err(CliError::Usage("a workload is for compact alone".to_owned()));
     }
-    if args.subject.is_alone() && server.is_named() {
+    if subject.is_alone() && server.is_named() {
         return Err(CliError::Usage(
             "startup, lookup, compact and tier measure a store of their own: leave --server out".to_owned(),
         ));
     }
     #[cfg(feature = "tier")]
-    if args.archive.is_some() && args.subject != Subject::Tier {
+    if args.archive.is_some() && subject != Subject::Tier {
         return Err(CliError::Usage("an archive is for tier alone".to_owned()));
     }
     let server = if server.is_named() {
@@ -194,7 +218,7 @@ pub(super) async fn run(server: &ServerArgs, args: BenchArgs) -> Result<ExitCode
     let archive = args.archive.clone();
     #[cfg(not(feature = "tier"))]
     let archive = None;
-    let mut measuring = tokio::spawn(measure(args.subject, options, workload, archive));
+    let mut measuring = tokio::spawn(measure(subject, options, workload, archive));
     let measured = tokio::select! {
         measured = &mut measuring => measured,
         () = interrupts.next() => {
@@ -252,6 +276,7 @@ async fn measure(
         Subject::Read => bench::read(&options).await,
         Subject::Latency => bench::latency(&options).await,
         Subject::Startup => bench::startup(&options).await,
+        Subject::Embedded => bench::embedded(&options).await,
         Subject::Lookup => bench::lookup(&options),
         Subject::Compact => bench::compact(&options, workload),
         #[cfg(feature = "tier")]

@@ -8,6 +8,7 @@
 //! Each command has a file of its own. What is not here: anything a program could not do through `client`.
 
 mod bench;
+mod bench_run;
 mod compact;
 mod completion;
 mod connect;
@@ -75,10 +76,11 @@ enum Command {
 }
 
 /// Commands that talk to no server: the flags that name one mean nothing to them.
-const WITHOUT_SERVER: [&[&str]; 5] = [
+const WITHOUT_SERVER: [&[&str]; 6] = [
     &["serve"],
     &["segment"],
     &["completion"],
+    &["bench", "compare"],
     &["tier", "verify"],
     &["tier", "restore"],
 ];
@@ -159,7 +161,9 @@ fn complain(error: &clap::Error) -> ExitCode {
     let text = error.render().to_string();
     let command = called(&text);
     let told = match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            "a command is missing".to_owned()
+        }
         _ => wrong(&text),
     };
     output::say(&format!("siltstone: {told}; see {command} --help"));

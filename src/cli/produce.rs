@@ -3,8 +3,8 @@
 //! Invariants
 //! - Lines before one that stops the load are sent, acknowledged and counted, also where it is the server that refuses it. Of
 //!   the lines after it, only other partitions' that were sent already are written.
-//! - The command always ends with a summary of what was acknowledged; on Ctrl-C within [`INTERRUPT_GRACE`], even when the
-//!   server is gone, and on a second Ctrl-C at once.
+//! - The command always ends with a summary of what was acknowledged; on Ctrl-C or SIGTERM within [`INTERRUPT_GRACE`], even when
+//!   the server is gone, and on a second one at once.
 //! - Once a server answered, its loss is waited out for the delivery timeout, at the beginning as later.
 //! - Memory is bounded by the input's blocks and the producer's buffer.
 
@@ -135,7 +135,7 @@ impl ProduceArgs {
 pub(super) async fn run(server: &ServerArgs, args: ProduceArgs) -> Result<ExitCode, CliError> {
     let options = args.options();
     let rules = args.rules.checked()?;
-    let mut interrupts = Interrupts::listen()?;
+    let mut interrupts = Interrupts::listen_to_terminate_too()?;
     let mut report = Report {
         topic: args.topic.clone(),
         acks: args.acks,

@@ -193,13 +193,19 @@ impl indicatif::TermLike for Paper {
     }
 }
 
-/// What a load of two lines, begun this long ago, draws on a terminal.
-async fn drawn(since: Duration, len: Option<u64>) -> String {
+/// When a load began that has taken this long.
+fn ago(since: Duration) -> Instant {
+    let started = Instant::now().checked_sub(since);
+    started.expect("the machine runs longer than that")
+}
+
+/// What a load of two lines, begun then, draws on a terminal.
+async fn drawn(started: Instant, len: Option<u64>) -> String {
     let server = Scripted::start(1, []).await;
     let paper = Paper::default();
-    let (terminal, started) = (paper.clone(), Instant::now().checked_sub(since));
+    let terminal = paper.clone();
     let mut load = begun_load(&server, &[]).await;
-    load.started = started.expect("the machine runs longer than that");
+    load.started = started;
     load.progress = Progress::new(
         len,
         Box::new(move || Some(ProgressDrawTarget::term_like(Box::new(terminal.clone())))),
@@ -211,16 +217,40 @@ async fn drawn(since: Duration, len: Option<u64>) -> String {
 
 #[tokio::test]
 async fn a_long_load_draws_how_far_it_is_and_a_short_one_nothing() {
-    let text = drawn(LONG * 3, Some(6)).await;
+    let text = drawn(ago(LONG * 3), Some(6)).await;
     assert!(
         text.contains("6 B/6 B") && text.contains("records acknowledged"),
         "{text:?}"
     );
-    let text = drawn(LONG * 3, None).await;
+    let text = drawn(ago(LONG * 3), None).await;
     assert!(
         text.contains(" 6 B ") && text.contains("records acknowledged"),
         "{text:?}"
     );
+    // Begun in an hour: however slow the machine is, it has not taken long.
+    let short = Instant::now() + Duration::from_secs(3600);
+    assert_eq!(drawn(short, Some(6)).await, "");
+    assert_eq!(drawn(short, None).await, "");
+}
+
+#[tokio::test]
+async fn a_long_load_draws_nothing_where_there_is_no_terminal() {
+    let server = Scripted::start(1, []).await;
+    let mut load = begun_load(&server, &[]).await;
+    load.started = ago(LONG * 3);
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = std::sync::Arc::clone(&asked);
+    let terminal = move || {
+        seen.store(true, std::sync::atomic::Ordering::SeqCst);
+        None
+    };
+    load.progress = Progress::new(Some(6), Box::new(terminal));
+    assert_eq!(load_text(&mut load, b"ab\ncd\n").await, "done");
+    assert!(
+        asked.load(std::sync::atomic::Ordering::SeqCst),
+        "it would have drawn"
+    );
+    assert!(load.progress.bar.is_hidden());
 }
 
 fn report(acks: AcksArg, skipped: u64) -> Report {

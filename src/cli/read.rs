@@ -1,7 +1,12 @@
 //! `siltstone read`: records of a topic on standard output.
 //!
-//! Without bounds: everything from the earliest record to the end as of the call. What is not here: which records count
-//! (`client::Reader`), and how one looks (`record_text`).
+//! Without bounds: everything from the earliest record to the end as of the call.
+//!
+//! Offsets that cannot be read, because the log is damaged there, are told on standard error and left out; everything else is
+//! printed, and the exit code is 1. Behind them the read is opened again, so its end is then that as of the last of them. Where
+//! not even the server knows how far damage reaches, that partition ends there; the others do not.
+//!
+//! What is not here: which records count (`client::Reader`), and how one looks (`record_text`).
 
 use std::future::{Future, pending};
 use std::process::ExitCode;
@@ -11,7 +16,10 @@ use super::connect::ServerArgs;
 use super::interrupts::Interrupts;
 use super::record_text::{self, RecordText};
 use super::{CliError, output, time};
-use crate::client::{Chunk, CompactedBelow, Connection, ReadEnd, ReadSpec, ReadStart, Reader, ResumeToken};
+use crate::client::{
+    self, Chunk, Client, CompactedBelow, Connection, OffsetQuery, ReadEnd, ReadSpec, ReadStart, Reader,
+    ResumeToken,
+};
 use crate::types::{Isolation, Offset, PartitionId};
 
 const EXAMPLES: &str = "\
@@ -150,7 +158,8 @@ async fn read(
     if args.print_resume {
         output::say(&format!("resume {}", printing.resume));
     }
-    printed.map(|()| ExitCode::SUCCESS)
+    printed?;
+    printing.whole().map(|()| ExitCode::SUCCESS)
 }
 
 /// Tells whoever follows what the connection does; records go to standard output alone.
@@ -171,7 +180,12 @@ enum Style {
 }
 
 struct Printing {
+    client: Client,
+    topic: String,
+    spec: ReadSpec,
     reader: Reader,
+    /// How often offsets were left out that cannot be read.
+    gaps: u64,
     style: Style,
     /// Records that may still be printed.
     left: u64,
@@ -200,12 +214,23 @@ fn missed(partition: PartitionId, resumed: Offset, below: CompactedBelow) -> Opt
     }
 }
 
+/// Opens a read that tells of its connection.
+async fn opened(client: &Client, topic: &str, spec: &ReadSpec) -> Result<Reader, CliError> {
+    let mut reader = client.read(topic, spec.clone()).await?;
+    reader.watch(tell);
+    Ok(reader)
+}
+
 impl Printing {
     async fn begin(server: &ServerArgs, args: &ReadArgs) -> Result<Self, CliError> {
         let client = server.connect().await?;
-        let mut reader = client.read(&args.topic, args.spec()).await?;
-        reader.watch(tell);
+        let spec = args.spec();
+        let reader = opened(&client, &args.topic, &spec).await?;
         Ok(Self {
+            client,
+            topic: args.topic.clone(),
+            spec,
+            gaps: 0,
             style: if args.json {
                 Style::Json(RecordText::new(Some(&args.topic)))
             } else {
@@ -221,22 +246,99 @@ impl Printing {
     async fn print_all(&mut self) -> Result<(), CliError> {
         let mut text = Vec::new();
         while self.left > 0 {
-            let Some(chunk) = self.reader.next().await? else {
-                break;
-            };
-            let resumed = self.resumed.0.remove(&chunk.partition());
-            let missed = resumed.and_then(|at| missed(chunk.partition(), at, chunk.compacted_below()));
-            missed.iter().for_each(|text| output::say(text));
-            let mut resume = self.resume.clone();
-            let printed = self.print(&chunk, &mut text, &mut resume);
-            // What is sound before damage is printed before the error is told; one chunk, one write, so that a reader
-            // that follows sees records as they come.
-            text = output::write_aside(text).await?;
-            text.clear();
-            self.resume = resume;
-            printed?;
+            match self.print_next(&mut text).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(CliError::Client(error)) => {
+                    if !self.go_on_behind(error).await? {
+                        break;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    /// Prints the next chunk; false when there is none.
+    async fn print_next(&mut self, text: &mut Vec<u8>) -> Result<bool, CliError> {
+        let Some(chunk) = self.reader.next().await? else {
+            return Ok(false);
+        };
+        let resumed = self.resumed.0.remove(&chunk.partition());
+        let missed = resumed.and_then(|at| missed(chunk.partition(), at, chunk.compacted_below()));
+        missed.iter().for_each(|text| output::say(text));
+        let mut resume = self.resume.clone();
+        let printed = self.print(&chunk, text, &mut resume);
+        // What is sound before damage is printed before the error is told; one chunk, one write, so that a reader
+        // that follows sees records as they come.
+        *text = output::write_aside(std::mem::take(text)).await?;
+        text.clear();
+        self.resume = resume;
+        printed.map(|()| true)
+    }
+
+    /// Tells of damage and opens the read again behind it; where nobody knows how far it reaches, without its partition. Says
+    /// whether anything is left to read.
+    async fn go_on_behind(&mut self, error: client::Error) -> Result<bool, CliError> {
+        let Some((partition, lost)) = error.damaged() else {
+            return Err(error.into());
+        };
+        self.gaps += 1;
+        let stands = self.resume.0.get(&partition).copied();
+        // What was passed already would be met again and again.
+        match lost.filter(|lost| stands.is_none_or(|at| at < lost.end)) {
+            Some(lost) => {
+                let (start, end) = (lost.start, lost.end);
+                output::say(&format!(
+                    "siltstone: {error}; {start} to {end} (exclusive) is left out"
+                ));
+                self.resume.0.insert(partition, end);
+            }
+            None => {
+                output::say(&format!(
+                    "siltstone: {error}; the rest of partition {partition} is left out"
+                ));
+                self.leave_out(partition).await?;
+                if self.spec.partitions.is_empty() {
+                    return Ok(false);
+                }
+            }
+        }
+        let mut resume = self.resume.clone();
+        let named = &self.spec.partitions;
+        resume
+            .0
+            .retain(|partition, _| named.is_empty() || named.contains(partition));
+        self.spec.resume = resume;
+        self.reader = opened(&self.client, &self.topic, &self.spec).await?;
+        Ok(true)
+    }
+
+    /// Takes a partition out of those that are read.
+    async fn leave_out(&mut self, partition: PartitionId) -> Result<(), CliError> {
+        if self.spec.partitions.is_empty() {
+            let all = self
+                .client
+                .list_offsets(&self.topic, OffsetQuery::Earliest)
+                .await?;
+            self.spec.partitions = all.into_iter().map(|found| found.partition).collect();
+        }
+        self.spec.partitions.retain(|read| *read != partition);
+        Ok(())
+    }
+
+    /// Fails if anything was left out.
+    fn whole(&self) -> Result<(), CliError> {
+        let places = match self.gaps {
+            0 => return Ok(()),
+            1 => "1 place".to_owned(),
+            count => format!("{count} places"),
+        };
+        Err(CliError::Failed(format!(
+            "{places} of topic {} cannot be read, see above; everything else that was asked for is printed",
+            self.topic
+        )))
     }
 
     /// Appends the chunk's records to `text`, and says in `resume` how far they go.
@@ -254,7 +356,8 @@ impl Printing {
                 return Ok(());
             }
         }
-        resume.clone_from(self.reader.resume_token());
+        // Not instead: partitions that are left out are not in it.
+        resume.0.extend(&self.reader.resume_token().0);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{self, ConfigError, DataLife, Loaded, Sources};
+use crate::config::{self, ConfigError, DataLife, Loaded, ServerLife, Sources};
 use crate::server::{Server, StartError, StopError};
 
 /// Exit code of a process that Ctrl-C ended, by the shells' custom.
@@ -52,7 +52,7 @@ pub struct ServeArgs {
     /// Delete the data at exit; without --data-dir it lies in a temporary directory [key: ephemeral]
     #[arg(long)]
     pub ephemeral: bool,
-    /// Stop when standard input closes, as it does when the program that started this one ends
+    /// Stop when standard input closes, as it does when the program that started this one ends [key: exit_with_parent]
     #[arg(long)]
     pub exit_with_parent: bool,
     /// Any other setting; repeatable
@@ -96,6 +96,16 @@ pub enum ServeError {
         /// The directory.
         dir: String,
     },
+    /// Nobody can say whether the data directory of such a server is empty.
+    #[error(
+        "cannot look into {dir}: {source}; choose another --data-dir, or leave it out for a temporary one"
+    )]
+    Unlisted {
+        /// The directory.
+        dir: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The operating system refused something before the server could start.
     #[error("cannot {action}: {source}")]
     System {
@@ -126,6 +136,7 @@ impl ServeError {
                 ExitCode::from(2)
             }
             Self::NotEmpty { .. }
+            | Self::Unlisted { .. }
             | Self::System { .. }
             | Self::Start(_)
             | Self::Stop(_)
@@ -139,11 +150,6 @@ impl ServeError {
 /// # Errors
 /// Why it did not start, or not stop cleanly.
 pub fn serve(args: ServeArgs) -> Result<ExitCode, ServeError> {
-    let life = if args.exit_with_parent {
-        Life::OfParent
-    } else {
-        Life::Own
-    };
     let mut loaded = config::load(&sources(args)?)?;
     log_to_stderr(&loaded.config.log)?;
     for warning in &loaded.warnings {
@@ -161,25 +167,16 @@ pub fn serve(args: ServeArgs) -> Result<ExitCode, ServeError> {
             action: "start threads".to_owned(),
             source,
         })?;
-    let outcome = runtime.block_on(run(loaded, &ephemeral, life));
+    let outcome = runtime.block_on(run(loaded, &ephemeral));
     // What is still computing for a client that is gone need not be waited for.
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// What else ends the server, beside signals.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Life {
-    /// Nothing.
-    Own,
-    /// The end of standard input.
-    OfParent,
-}
-
 /// Completes when standard input ends, if the server lives with its parent. The thread that reads it ends with the process.
-fn parent_gone(life: Life) -> Result<impl Future<Output = ()>, ServeError> {
+fn parent_gone(life: ServerLife) -> Result<impl Future<Output = ()>, ServeError> {
     let (gone, ending) = tokio::sync::oneshot::channel();
-    if life == Life::OfParent {
+    if life == ServerLife::OfParent {
         let watch = move || {
             // What it says does not matter, and a failure is an end, too.
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
@@ -195,13 +192,13 @@ fn parent_gone(life: Life) -> Result<impl Future<Output = ()>, ServeError> {
     }
     Ok(async move {
         match (life, ending.await) {
-            (Life::OfParent, _) => {}
-            (Life::Own, _) => std::future::pending().await,
+            (ServerLife::OfParent, _) => {}
+            (ServerLife::Own, _) => std::future::pending().await,
         }
     })
 }
 
-async fn run(loaded: Loaded, ephemeral: &Ephemeral, life: Life) -> Result<(), ServeError> {
+async fn run(loaded: Loaded, ephemeral: &Ephemeral) -> Result<(), ServeError> {
     let watch = |kind| {
         signal(kind).map_err(|source| ServeError::System {
             action: "watch for signals".to_owned(),
@@ -210,7 +207,7 @@ async fn run(loaded: Loaded, ephemeral: &Ephemeral, life: Life) -> Result<(), Se
     };
     let mut terminate = watch(SignalKind::terminate())?;
     let mut interrupt = watch(SignalKind::interrupt())?;
-    let mut parent_gone = pin!(parent_gone(life)?.fuse());
+    let mut parent_gone = pin!(parent_gone(loaded.config.server_life)?.fuse());
     let server = tokio::select! {
         started = Server::start(loaded.config) => started?,
         // A recovery that is cut short starts anew; nothing is lost by leaving.
@@ -268,6 +265,10 @@ fn sources(args: ServeArgs) -> Result<Sources, ServeError> {
         ("tier.restore", args.restore),
         ("tier.read_only", args.read_only.then(|| "true".to_owned())),
         ("ephemeral", args.ephemeral.then(|| "true".to_owned())),
+        (
+            "exit_with_parent",
+            args.exit_with_parent.then(|| "true".to_owned()),
+        ),
     ];
     flags.extend(
         named
@@ -343,7 +344,10 @@ impl Ephemeral {
                 dir: data_dir.display().to_string(),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self(Some(data_dir.clone()))),
-            Err(error) => Err(failed(&format!("list {}", data_dir.display()))(error)),
+            Err(source) => Err(ServeError::Unlisted {
+                dir: data_dir.display().to_string(),
+                source,
+            }),
         }
     }
 
@@ -404,6 +408,61 @@ mod tests {
             "{refused}"
         );
         assert!(dir.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_looked_into_is_told_with_what_to_do() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let name = file.path().display().to_string();
+        let flags = [("ephemeral", "true"), ("data_dir", name.as_str())];
+        let refused = Ephemeral::claim(&mut loaded(&flags)).unwrap_err().to_string();
+        assert!(
+            refused.starts_with(&format!("cannot look into {name}: "))
+                && refused.ends_with("; choose another --data-dir, or leave it out for a temporary one"),
+            "{refused}"
+        );
+    }
+
+    /// A flag as it says of itself where else its setting can be given.
+    fn key_told(flag: &clap::Arg) -> Option<String> {
+        let help = flag.get_help()?.to_string();
+        let (_, told) = help.split_once("[key: ")?;
+        Some(told.split([',', ']']).next()?.to_owned())
+    }
+
+    #[test]
+    fn every_flag_has_a_key_in_the_file_and_a_variable_and_sets_what_they_set() {
+        use clap::FromArgMatches as _;
+        let mut command = ServeArgs::augment_args(clap::Command::new("serve").no_binary_name(true));
+        command.build();
+        let mut keys = 0;
+        for flag in command.get_arguments() {
+            let long = flag.get_long().expect("all are long");
+            if ["config", "set", "help"].contains(&long) {
+                // They name the sources themselves; the file has a variable.
+                continue;
+            }
+            let key = key_told(flag).unwrap_or_else(|| panic!("--{long} tells no key"));
+            let setting = config::SETTINGS.iter().find(|setting| setting.key == key);
+            let variable = setting
+                .unwrap_or_else(|| panic!("--{long}: {key} is no key"))
+                .variable();
+            assert!(config::reads_variable(&variable), "{variable}");
+            let given = match flag.get_num_args().expect("it is built").max_values() {
+                0 => format!("--{long}"),
+                _ if flag.is_require_equals_set() => format!("--{long}=download"),
+                _ => format!("--{long}=h:1"),
+            };
+            let matches = command.clone().try_get_matches_from([&given]).unwrap();
+            let flags = sources(ServeArgs::from_arg_matches(&matches).unwrap())
+                .unwrap()
+                .flags;
+            assert_eq!(flags.len(), 1, "{given}: {flags:?}");
+            assert_eq!(flags[0].0, key, "{given}");
+            keys += 1;
+        }
+        assert_eq!(keys, 8);
+        assert!(config::reads_variable(config::CONFIG_VARIABLE));
     }
 
     #[test]

@@ -9,6 +9,17 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId, Timestamp, TopicId, TopicName};
 
 /// A topic in a list.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::InternalTopics;
+///
+/// for topic in client.list_topics(InternalTopics::Included).await? {
+///     println!("{} {} {}", topic.name, topic.partitions, if topic.internal { "internal" } else { "" });
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicSummary {
     /// Its name.
@@ -22,6 +33,15 @@ pub struct TopicSummary {
 }
 
 /// All that is known of a topic.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// let topic = client.describe_topic("flights").await?;
+/// assert_eq!(topic.setting("cleanup.policy"), Some("delete"));
+/// println!("{} partitions", topic.partitions.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TopicDescription {
     /// Its name.
@@ -47,6 +67,18 @@ impl TopicDescription {
 }
 
 /// One partition's ends and sizes.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.describe_topic("flights").await?.partitions {
+///     println!("{}: offsets {} to {}", partition.partition, partition.log_start, partition.high_watermark);
+///     if let Some(why) = partition.write_refusal {
+///         println!("it refuses writes: {why}");
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionDescription {
     /// Its number.
@@ -78,6 +110,17 @@ pub struct PartitionDescription {
 }
 
 /// How a partition stands in the archive.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.describe_topic("flights").await?.partitions {
+///     if let Some(archive) = partition.archive {
+///         println!("{} segments there, {} bytes behind", archive.segments, archive.lag_bytes);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionArchive {
     /// The offset after the last that is there; `None` when nothing is.
@@ -101,6 +144,15 @@ pub struct PartitionArchive {
 }
 
 /// One setting of a topic.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for entry in client.describe_topic("flights").await?.config {
+///     println!("{} = {}  # {}", entry.name, entry.value, entry.doc);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConfigEntry {
     /// Kafka's name.
@@ -114,6 +166,17 @@ pub struct ConfigEntry {
 }
 
 /// Where a setting's value comes from.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ConfigSource;
+///
+/// let topic = client.describe_topic("flights").await?;
+/// let own = topic.config.iter().filter(|entry| entry.source == ConfigSource::Topic);
+/// println!("{} settings of its own", own.count());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigSource {
     /// Nobody set it.
@@ -125,6 +188,19 @@ pub enum ConfigSource {
 }
 
 /// What to change of a topic's settings; all of it or nothing.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ConfigChanges;
+///
+/// let changes = ConfigChanges {
+///     set: [("retention.ms".to_owned(), "86400000".to_owned())].into(),
+///     unset: vec!["segment.ms".to_owned()],
+/// };
+/// client.alter_topic("flights", changes).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConfigChanges {
     /// Settings to set.
@@ -134,6 +210,16 @@ pub struct ConfigChanges {
 }
 
 /// What an adopted directory held.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::types::PartitionId;
+///
+/// let adopted = client.adopt_partition("/kafka/flights-0", "flights", PartitionId(0)).await?;
+/// println!("{} records, {} bytes at the end left out", adopted.records, adopted.dropped_tail_bytes);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Adopted {
     /// The first offset.
@@ -357,6 +443,16 @@ struct Page {
 }
 
 /// Whether the store's own topics are meant too.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::InternalTopics;
+///
+/// let all = client.list_topics(InternalTopics::Included).await?.len();
+/// println!("{} internal", all - client.list_topics(InternalTopics::Excluded).await?.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum InternalTopics {
     /// They are.
@@ -417,4 +513,41 @@ pub(super) fn topic_name(name: &str) -> Result<TopicName, Error> {
         name: name.to_owned(),
         error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::Scripted;
+
+    /// Lists the topics of a server that has these pages: the name that asks for one, its topics, the next.
+    async fn listed(pages: &[(&str, &[&str], Option<&str>)]) -> Result<Vec<String>, Error> {
+        let server = Scripted::start(1, []).await;
+        for (first, names, next) in pages {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let page = (names, next.map(str::to_owned));
+            server.state.lock().topics.insert((*first).to_owned(), page);
+        }
+        let client = Client::connect(&server.address.to_string()).await?;
+        let topics = client.list_topics(InternalTopics::Excluded).await?;
+        Ok(topics.into_iter().map(|topic| topic.name).collect())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_followed_from_page_to_page_to_its_end() {
+        let pages: [(&str, &[&str], _); 3] = [
+            ("", &["a", "b"], Some("c")),
+            ("c", &["c"], Some("d")),
+            ("d", &["d", "e"], None),
+        ];
+        assert_eq!(listed(&pages).await.expect("it ends"), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_does_not_go_on_is_an_error_and_no_loop() {
+        let error = listed(&[("", &["a"], Some(""))])
+            .await
+            .expect_err("it goes in circles");
+        assert!(error.to_string().contains("does not go on"), "{error}");
+    }
 }

@@ -5,6 +5,15 @@ use crate::proto::v1;
 use crate::types::{Offset, PartitionId, Timestamp};
 
 /// How a command to compact stands.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// let compaction = client.compact_now("planes").await?;
+/// let compaction = client.compaction_of(compaction.handle, 10_000).await?;
+/// println!("{}", if compaction.complete { "done" } else { "under way" });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Compaction {
     /// To ask again.
@@ -16,6 +25,15 @@ pub struct Compaction {
 }
 
 /// One partition of a command.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.compact_now("planes").await?.partitions {
+///     println!("{}: {} of {} bytes left", partition.partition, partition.after_bytes, partition.before_bytes);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionCompaction {
     /// Its number.
@@ -41,6 +59,20 @@ pub struct PartitionCompaction {
 }
 
 /// How far a partition is.
+///
+/// ```
+/// use siltstone::client::CompactionState;
+///
+/// fn line(state: &CompactionState) -> String {
+///     match state {
+///         CompactionState::Waiting => "waiting".to_owned(),
+///         CompactionState::Running { done_bytes, total_bytes } => format!("{done_bytes} of {total_bytes} bytes"),
+///         CompactionState::Done(why_not_all) => why_not_all.clone().unwrap_or("done".to_owned()),
+///         CompactionState::Failed(why) => format!("failed: {why}"),
+///     }
+/// }
+/// assert_eq!(line(&CompactionState::Done(None)), "done");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CompactionState {
     /// A thread of the server will take it.
@@ -59,6 +91,15 @@ pub enum CompactionState {
 }
 
 /// What is known of the compaction of a partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.explain_compaction("planes").await? {
+///     println!("{:.2} dirty; {:?}", partition.dirty_ratio, partition.why_not_now);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Debug)]
 pub struct CompactionExplanation {
     /// Its number.
@@ -104,6 +145,17 @@ pub struct CompactionExplanation {
 }
 
 /// How many keys a log holds.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.explain_compaction("planes").await? {
+///     if let Some(keys) = partition.keys {
+///         println!("{}{} keys", if keys.exact { "" } else { "about " }, keys.live);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyCounts {
     /// Keys whose newest record has a value.
@@ -115,6 +167,17 @@ pub struct KeyCounts {
 }
 
 /// A pass that came to its end.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for partition in client.explain_compaction("planes").await? {
+///     if let Some(pass) = partition.last_pass {
+///         println!("{} bytes saved in {} ms", pass.saved_bytes, pass.took_ms);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LastPass {
     /// When it began.
@@ -142,6 +205,17 @@ pub struct LastPass {
 }
 
 /// Bytes of a log that are not sound batches.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for pass in client.explain_compaction("planes").await?.into_iter().filter_map(|one| one.last_pass) {
+///     for place in pass.damaged {
+///         println!("{} bytes at {} of {}: {}", place.len_bytes, place.position, place.path, place.reason);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DamagedPlace {
     /// The file, on the server.
@@ -157,6 +231,15 @@ pub struct DamagedPlace {
 }
 
 /// A pass that failed.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for error in client.explain_compaction("planes").await?.into_iter().filter_map(|one| one.last_error) {
+///     println!("{} times: {}; again at {}", error.failures, error.reason, error.retry_at);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PassError {
     /// When.
@@ -170,6 +253,15 @@ pub struct PassError {
 }
 
 /// A pass under way.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for pass in client.explain_compaction("planes").await?.into_iter().filter_map(|one| one.running) {
+///     println!("{} of {} bytes since {}", pass.done_bytes, pass.total_bytes, pass.since);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RunningPass {
     /// Since when.

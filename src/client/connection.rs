@@ -76,6 +76,20 @@ pub struct ConnectOptions {
 }
 
 /// A client's certificate and its private key, for mutual TLS.
+///
+/// ```no_run
+/// # fn example() -> std::io::Result<()> {
+/// use siltstone::client::{ConnectOptions, TlsIdentity};
+///
+/// let identity = TlsIdentity {
+///     certificate_pem: std::fs::read("tls/client.pem")?,
+///     key_pem: std::fs::read("tls/client.key")?,
+/// };
+/// let options = ConnectOptions { tls_identity: Some(identity), ..ConnectOptions::default() };
+/// # let _ = options;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TlsIdentity {
     /// The certificate, and those that lead to the authority, as PEM text.

@@ -1,7 +1,12 @@
 //! Tests of deliveries and partitioners against a scripted server.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use super::testing::{Fate, Scripted};
 use super::{
@@ -242,6 +247,74 @@ async fn a_full_buffer_is_an_error_to_whom_does_not_wait_and_the_next_record_fin
     producer.flush().await.expect("written");
     assert_eq!(outcome(third).await.expect("written").offset, Some(Offset(2)));
     assert_eq!(producer.metrics().buffer_full, 1);
+}
+
+/// Looks, when it is woken, whether somebody holds a lock of the producer.
+struct Watcher {
+    producer: Arc<Producer>,
+    free: mpsc::Sender<bool>,
+}
+
+impl Wake for Watcher {
+    fn wake(self: Arc<Self>) {
+        let _ = self.free.try_send(self.producer.locks_are_free());
+    }
+}
+
+/// Sends two records, of which each fills a batch, under `script`; returns what the wakers of both find.
+async fn found_by_wakers(script: Fate) -> Vec<bool> {
+    let server = Scripted::start(1, [script]).await;
+    let options = ProducerOptions {
+        linger: LONG,
+        ..small_batches()
+    };
+    let producer = Arc::new(producer(&server, options).await);
+    let (free, mut found) = mpsc::channel(9);
+    let watcher = Arc::new(Watcher {
+        producer: Arc::clone(&producer),
+        free,
+    });
+    let waker = Waker::from(watcher);
+    let value = "x".repeat(150);
+    let mut deliveries = Vec::new();
+    for _ in 0..2 {
+        let mut delivery = producer.send(to(0, &value)).await.expect("there is room");
+        let poll = Pin::new(&mut delivery).poll(&mut Context::from_waker(&waker));
+        assert!(poll.is_pending());
+        deliveries.push(delivery);
+    }
+    // The second goes on its way, or is failed where it is: the first batch is refused by now or later.
+    let flushed = tokio::time::timeout(PATIENCE, producer.flush()).await;
+    flushed.expect("it ends").expect_err("refused");
+    let mut both = Vec::new();
+    while both.len() < 2 {
+        let told = tokio::time::timeout(PATIENCE, found.recv()).await;
+        both.push(told.expect("both are woken").expect("the wakers are there"));
+    }
+    both
+}
+
+#[tokio::test]
+async fn whoever_is_woken_finds_no_lock_of_the_producer_held() {
+    for script in [Fate::Rejected, Fate::RejectedRecord(0), Fate::RejectedRecord(99)] {
+        assert_eq!(found_by_wakers(script).await, [true, true], "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn times_that_no_clock_can_tell_are_waits_without_an_end() {
+    let server = Scripted::start(1, [Fate::Refused, Fate::LostAfter]).await;
+    let options = ProducerOptions {
+        linger: Duration::MAX,
+        request_timeout: Duration::MAX,
+        delivery_timeout: Duration::MAX,
+        ..small_batches()
+    };
+    let producer = producer(&server, options).await;
+    let delivery = producer.send(to(0, "v")).await.expect("sent");
+    tokio::task::yield_now().await;
+    producer.flush().await.expect("written");
+    assert_eq!(outcome(delivery).await.expect("written").offset, Some(Offset(0)));
 }
 
 /// Where records with keys go under a partitioner.

@@ -29,6 +29,14 @@ pub struct ServerAddress {
 }
 
 /// Whether the connection is encrypted.
+///
+/// ```
+/// use siltstone::client::{Security, ServerAddress};
+///
+/// let address = ServerAddress::parse("store.example:9000")?;
+/// assert_eq!((address.security(), address.uri().as_str()), (Security::Plain, "http://store.example:9000"));
+/// # Ok::<(), siltstone::client::Error>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Security {
     /// Plain text.

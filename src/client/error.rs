@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::ops::Range;
 use std::time::Duration;
 
 use tonic::{Code, Status};
@@ -12,7 +13,7 @@ use tonic_types::StatusExt;
 
 use crate::proto::v1;
 use crate::record::Damage;
-use crate::types::{NameError, PartitionId, TopicName};
+use crate::types::{NameError, Offset, PartitionId, TopicName};
 
 /// Waits between tries double from the least to the most.
 const BACKOFF_LEAST: Duration = Duration::from_millis(20);
@@ -21,10 +22,24 @@ const BACKOFF_MOST: Duration = Duration::from_secs(1);
 const RETRY_MOST: Duration = Duration::from_secs(3600);
 /// The server's reasons for turning a batch away at the door, to be sent again later.
 const NOT_WRITTEN: [&str; 2] = ["DISK_FULL", "OVERLOADED"];
+/// The server's reason for not reading on: stored bytes are damaged.
+const DAMAGED: &str = "DAMAGED";
 /// The domain of this service's `google.rpc.ErrorInfo`.
 const ERROR_DOMAIN: &str = "siltstone";
 
 /// The kinds of failure: two errors of one kind ask the same of the caller.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ErrorKind;
+///
+/// match client.create_topic("flights", None, &Default::default()).await {
+///     Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+///     made => println!("{}", made?.name),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ErrorKind {
     /// What was named does not exist.
@@ -50,6 +65,17 @@ pub enum ErrorKind {
 }
 
 /// A server's refusal, as it told it.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::Error;
+///
+/// if let Err(Error::Refused(refusal)) = client.delete_topic("flights").await {
+///     println!("{} {:?}: {}", refusal.reason, refusal.metadata, refusal.message);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refusal {
     /// What a caller can do about it.
@@ -65,6 +91,18 @@ pub struct Refusal {
 }
 
 /// What is known of records without an acknowledgement.
+///
+/// ```no_run
+/// # async fn example(producer: &siltstone::client::Producer) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{Error, Written};
+///
+/// match producer.flush().await {
+///     Err(Error::DeliveryTimeout { written: Written::No, .. }) => println!("nothing of it is there"),
+///     flushed => flushed?,
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Written {
     /// Some may be written.
@@ -157,12 +195,14 @@ pub enum Error {
         reason: String,
     },
     /// A batch that the server sent is damaged.
-    #[error("batch of {topic}-{partition} from the server is damaged: {damage}")]
+    #[error("batch of {topic}-{partition} from the server is damaged: {damage}{}", go_on(lost.as_ref()))]
     DamagedBatch {
         /// Of which topic.
         topic: TopicName,
         /// Of which partition.
         partition: PartitionId,
+        /// The offsets that cannot be read, where they are known: reading can go on behind them.
+        lost: Option<Range<Offset>>,
         /// What is wrong with it.
         damage: Damage,
     },
@@ -287,6 +327,23 @@ impl Error {
         }
     }
 
+    /// Returns the partition in which stored bytes are damaged, and the offsets that cannot be read, where they are known: a read
+    /// that is opened again with [`ReadSpec::resume`](super::ReadSpec::resume) at their end leaves out nothing else.
+    pub fn damaged(&self) -> Option<(PartitionId, Option<Range<Offset>>)> {
+        match self {
+            Self::DamagedBatch { partition, lost, .. } => Some((*partition, lost.clone())),
+            Self::Refused(refusal) if refusal.reason == DAMAGED => {
+                let told = |name| refusal.metadata.get(name)?.parse::<i64>().ok();
+                let partition = i32::try_from(told("partition")?).ok()?;
+                let lost = told("offset").zip(told("next_offset"));
+                let lost = lost.filter(|(start, end)| start < end);
+                let lost = lost.map(|(start, end)| Offset(start)..Offset(end));
+                Some((PartitionId(partition), lost))
+            }
+            _ => None,
+        }
+    }
+
     /// Returns the place in its batch of the first record that the server refused, where it named any.
     pub(super) fn refused_record(&self) -> Option<u32> {
         match self {
@@ -401,6 +458,13 @@ impl Error {
             None => Self::Unreachable { address, reason },
         }
     }
+}
+
+/// Says where reading can go on behind damage, in the server's words.
+fn go_on(lost: Option<&Range<Offset>>) -> String {
+    lost.map_or_else(String::new, |lost| {
+        format!("; reading can go on at offset {}", lost.end)
+    })
 }
 
 /// Says in a user's words what a failed handshake means, or nothing when the failure is of another kind. Only the text tells:

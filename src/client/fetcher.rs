@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use super::filter::{Chunk, CompactedBelow, Wanted};
+use super::later::later;
 use super::read_spec::{ReadEnd, ReadSpec, ReadStart, ResumeToken};
 use super::{Client, Error};
 use crate::proto::v1;
@@ -166,7 +167,7 @@ impl Fetcher {
             };
             // No end where the time that is left goes beyond what the clock can tell.
             let give_up_at = since.checked_add(self.spec.reconnect_for);
-            if give_up_at.is_some_and(|end| Instant::now() + delay >= end) {
+            if give_up_at.is_some_and(|end| later(Instant::now(), delay) >= end) {
                 return Ok(Err(error));
             }
             if !is_told {

@@ -6,7 +6,7 @@
 //! marker.
 //!
 //! Invariants
-//! - Batches are checked (CRC) before a record of them is shown.
+//! - Batches are checked (CRC) before a record of them is shown, and before they are left out by what their header says.
 //! - After damage nothing more comes of the chunk.
 //!
 //! What is not here: the connection, positions.
@@ -43,6 +43,16 @@ impl Wanted {
 }
 
 /// Offsets below which a partition may no longer hold everything that was written, because it is compacted.
+///
+/// ```
+/// use siltstone::client::CompactedBelow;
+/// use siltstone::types::Offset;
+///
+/// let compacted = CompactedBelow { records: Offset(90), tombstones: Offset(40) };
+/// // Who kept a table up to offset 50 has seen every deletion, and not every record since.
+/// assert!(!compacted.may_hide_deletions_from(Offset(50)));
+/// assert!(compacted.may_hide_records_from(Offset(50)));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CompactedBelow {
     /// Records before it may have been replaced by newer ones of their key.
@@ -66,6 +76,19 @@ impl CompactedBelow {
 }
 
 /// A stretch of one partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ReadSpec;
+///
+/// let mut reader = client.read("flights", ReadSpec::default()).await?;
+/// while let Some(chunk) = reader.next().await? {
+///     println!("{} bytes of {}", chunk.batches().len(), chunk.partition());
+///     println!("compacted below {}", chunk.compacted_below().records);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Chunk {
     partition: PartitionId,
@@ -123,7 +146,9 @@ impl Chunk {
         ChunkRecords {
             topic: topic.clone(),
             partition: self.partition,
+            bytes: self.batches.clone(),
             batches: Batches::over(self.batches.clone(), 0),
+            at: None,
             records: None,
             wanted: self.wanted.clone(),
             to_come: self.aborted.iter().copied().collect(),
@@ -140,10 +165,27 @@ enum Over {
 }
 
 /// The records of a chunk that were asked for, in order.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ReadSpec;
+///
+/// let mut reader = client.read("flights", ReadSpec::default()).await?;
+/// while let Some(chunk) = reader.next().await? {
+///     for record in reader.records(&chunk) {
+///         println!("{:?}", record?.value);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct ChunkRecords {
     topic: TopicName,
     partition: PartitionId,
+    bytes: Bytes,
     batches: Batches,
+    /// Where the batch under way begins, once its header is read.
+    at: Option<Offset>,
     records: Option<Records>,
     wanted: Wanted,
     /// Aborted transactions that begin further on.
@@ -159,6 +201,19 @@ pub(super) enum Step {
     Record(Record),
     /// A batch that may have some: [`open_batch`] opens it, [`ChunkRecords::begin`] goes on with it.
     Batch(RecordBatch),
+}
+
+/// Reads the base offset that a batch begins with.
+fn base_offset(batch: &[u8]) -> Option<Offset> {
+    batch
+        .first_chunk()
+        .map(|bytes| Offset(i64::from_be_bytes(*bytes)))
+}
+
+/// Reads how long a batch is, with the two fields that its own length does not count.
+fn len(batch: &[u8]) -> Option<usize> {
+    let rest = u32::from_be_bytes(*batch.get(8..)?.first_chunk()?);
+    usize::try_from(rest).ok()?.checked_add(12)
 }
 
 /// Checks a batch and decompresses it.
@@ -198,8 +253,26 @@ impl ChunkRecords {
         Error::DamagedBatch {
             topic: self.topic.clone(),
             partition: self.partition,
+            lost: self.lost(),
             damage,
         }
+    }
+
+    /// The offsets of the batch under way that were asked for. How many it spans, what lies behind it says and not its own
+    /// header, which may be damaged, too.
+    fn lost(&self) -> Option<Range<Offset>> {
+        let wanted = &self.wanted.offsets;
+        let rest = self
+            .bytes
+            .get(usize::try_from(self.batches.end_position()).ok()?..)?;
+        let (at, behind) = match self.at {
+            Some(at) => (at, rest),
+            // The walk ended before it. Where it begins and how long it is are not what is damaged, or it would not be here.
+            None => (base_offset(rest)?, rest.get(len(rest)?..)?),
+        };
+        let end = base_offset(behind).unwrap_or(wanted.end).min(wanted.end);
+        let lost = at.max(wanted.start)..end;
+        (lost.start < lost.end).then_some(lost)
     }
 
     fn step(&mut self) -> Result<Option<Step>, Damage> {
@@ -213,6 +286,7 @@ impl ChunkRecords {
             self.records = None;
         }
         loop {
+            self.at = None;
             match self.batches.next() {
                 None if self.batches.trailing_len() > 0 => {
                     let rest = self.batches.trailing_len();
@@ -221,6 +295,7 @@ impl ChunkRecords {
                 None => return Ok(None),
                 Some(batch) => {
                     let (_, batch) = batch?;
+                    self.at = Some(batch.header().base_offset);
                     if self.counts(&batch)? {
                         return Ok(Some(Step::Batch(batch)));
                     }
@@ -229,8 +304,16 @@ impl ChunkRecords {
         }
     }
 
-    /// True when records of the batch may have been asked for.
+    /// True when records of the batch may have been asked for; one that is left out is sound.
     fn counts(&mut self, batch: &RecordBatch) -> Result<bool, Damage> {
+        let counts = self.may_count(batch)?;
+        if !counts {
+            batch.verify_crc()?;
+        }
+        Ok(counts)
+    }
+
+    fn may_count(&mut self, batch: &RecordBatch) -> Result<bool, Damage> {
         let header = batch.header();
         while let Some((producer, _)) = self
             .to_come

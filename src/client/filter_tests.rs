@@ -139,6 +139,41 @@ fn a_chunk_that_ends_inside_a_batch_is_damaged() {
     );
 }
 
+/// Flips a bit of a log of three batches of one record each, and returns what is shown and what is told to be lost.
+fn with_flipped(bytes: &[u8], at: usize, bit: u8) -> (Vec<i64>, Option<Option<Range<Offset>>>) {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 1 << bit;
+    let wanted = Wanted {
+        offsets: Offset(0)..Offset(3),
+        ..everything()
+    };
+    let chunk = Chunk::new(PartitionId(0), bytes.into(), wanted, vec![]);
+    let (mut shown, mut lost) = (Vec::new(), None);
+    for record in chunk.records(&TopicName::new("t").expect("a name")) {
+        match record {
+            Ok(record) => shown.push(record.offset.0),
+            Err(error) => lost = error.damaged().map(|(_, lost)| lost),
+        }
+    }
+    (shown, lost)
+}
+
+#[test]
+fn no_flipped_bit_of_a_batch_leads_past_its_record_without_a_word_that_says_where_it_was() {
+    let bytes = log(". . .");
+    let len = bytes.len() / 3;
+    assert_eq!(bytes.len(), 3 * len, "batches of one size");
+    for (at, bit) in (16..len).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+        for batch in 0..3_i64 {
+            let place = usize::try_from(batch).expect("small") * len + at;
+            let (shown, lost) = with_flipped(&bytes, place, bit);
+            assert_eq!(shown, (0..batch).collect::<Vec<_>>(), "byte {at}, bit {bit}");
+            let expected = Offset(batch)..Offset(batch + 1);
+            assert_eq!(lost, Some(Some(expected)), "byte {at}, bit {bit}");
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_end_in_records_or_one_error(bytes: Vec<u8>, flips in prop::collection::vec((0..200_usize, 1..=255_u8), 0..3)) {

@@ -36,6 +36,7 @@ mod endpoint;
 mod error;
 mod fetcher;
 mod filter;
+mod later;
 mod offsets;
 mod producer;
 mod read_spec;

@@ -5,6 +5,16 @@ use crate::proto::v1::{self, list_offsets_request};
 use crate::types::{Offset, PartitionId, Timestamp};
 
 /// What to look for in each partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::OffsetQuery;
+///
+/// let ends = client.list_offsets("flights", OffsetQuery::Latest).await?;
+/// println!("{} partitions", ends.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OffsetQuery {
     /// The first record that can be read.
@@ -18,6 +28,17 @@ pub enum OffsetQuery {
 }
 
 /// What was found in one partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::OffsetQuery;
+///
+/// for found in client.list_offsets("flights", OffsetQuery::MaxTimestamp).await? {
+///     println!("{}: {:?} at {:?}", found.partition, found.offset, found.timestamp);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FoundOffset {
     /// Which partition.
@@ -29,6 +50,17 @@ pub struct FoundOffset {
 }
 
 /// What to delete of one partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::DeleteBefore;
+/// use siltstone::types::{Offset, PartitionId};
+///
+/// let first_hundred = DeleteBefore { partition: PartitionId(0), before: Some(Offset(100)) };
+/// client.delete_records("flights", &[first_hundred]).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeleteBefore {
     /// Which partition.

@@ -17,6 +17,15 @@ const RECONNECT_FOR: Duration = Duration::from_secs(60);
 const PREFETCH_BYTES: usize = 4 << 20;
 
 /// Where a read begins.
+///
+/// ```
+/// use siltstone::client::{ReadSpec, ReadStart};
+/// use siltstone::types::Timestamp;
+///
+/// let from = ReadStart::Time(Timestamp(1_357_000_000_000));
+/// let spec = ReadSpec { start: from, ..ReadSpec::default() };
+/// # let _ = spec;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReadStart {
     /// The first record that can be read.
@@ -31,6 +40,13 @@ pub enum ReadStart {
 }
 
 /// Where a read ends.
+///
+/// ```
+/// use siltstone::client::{ReadEnd, ReadSpec};
+///
+/// let follow = ReadSpec { end: ReadEnd::Follow, ..ReadSpec::default() };
+/// # let _ = follow;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ReadEnd {
     /// The end of the log as of the call.
@@ -182,6 +198,17 @@ impl ReadStart {
 }
 
 /// Where every partition of a read stands: the next offset to read. As text, `0:12,1:5`.
+///
+/// ```
+/// use siltstone::client::{ReadSpec, ResumeToken};
+/// use siltstone::types::{Offset, PartitionId};
+///
+/// let kept: ResumeToken = "0:12,1:5".parse()?;
+/// assert_eq!(kept.0[&PartitionId(1)], Offset(5));
+/// let spec = ReadSpec { resume: kept, ..ReadSpec::default() };
+/// # let _ = spec;
+/// # Ok::<(), siltstone::client::ResumeTokenError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ResumeToken(pub BTreeMap<PartitionId, Offset>);
 
@@ -216,6 +243,13 @@ impl fmt::Display for ResumeToken {
 }
 
 /// Why text is not a resume token.
+///
+/// ```
+/// use siltstone::client::ResumeToken;
+///
+/// let error = "0:12,x".parse::<ResumeToken>().unwrap_err();
+/// assert_eq!(error.part, "x");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{part:?} is not PARTITION:OFFSET; a resume token reads 0:12,1:5")]
 pub struct ResumeTokenError {

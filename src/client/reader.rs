@@ -29,6 +29,21 @@ use super::{Client, Error, admin};
 use crate::types::TopicName;
 
 /// A turn in the connection of a read.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{Connection, ReadSpec};
+///
+/// let mut reader = client.read("flights", ReadSpec::default()).await?;
+/// println!("reading {}", reader.topic());
+/// reader.watch(|turn| {
+///     if let Connection::Lost(error) = turn {
+///         eprintln!("{error}");
+///     }
+/// });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub enum Connection<'a> {
     /// It is lost, for this reason; the read tries to come back.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 
 use super::testing::Scripted;
 use super::{Client, CompactedBelow, Connection, Error, ReadEnd, ReadSpec, ReadStart, Reader};
@@ -348,6 +348,47 @@ async fn records_one_by_one_are_those_of_the_chunks_and_the_token_covers_each() 
         }
         assert!(records.next().await.is_none());
         assert_eq!(records.resume_token().to_string(), "0:20010");
+    }
+}
+
+/// Tells whether the first record of a batch waits for the runtime's only thread for work that blocks, which is taken.
+async fn waits_for_a_blocking_thread(codec: Codec, count: i64) -> bool {
+    let server = Scripted::start(1, []).await;
+    let reads = vec![last(response(batch_in(codec, 0, count), count))];
+    server.state.lock().reads.push_back(reads);
+    let reader = reader(&server, ReadSpec::default()).await;
+    while reader.queued() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (release, held) = std::sync::mpsc::sync_channel(1);
+    let taken = tokio::task::spawn_blocking(move || held.recv());
+    let mut records = reader.into_records();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let waits = std::pin::Pin::new(&mut records)
+        .poll_next(&mut context)
+        .is_pending();
+    release.send(()).expect("the thread waits");
+    taken.await.expect("no panic").expect("released");
+    if waits {
+        records.next().await.expect("a record").expect("sound");
+    }
+    waits
+}
+
+#[test]
+fn only_a_large_compressed_batch_is_decompressed_aside() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .expect("a runtime");
+    for (codec, count, expected) in [
+        (Codec::Zstd, 20_000, true),
+        (Codec::None, 20_000, false),
+        (Codec::Zstd, 10, false),
+    ] {
+        let waits = runtime.block_on(waits_for_a_blocking_thread(codec, count));
+        assert_eq!(waits, expected, "{codec:?} {count}");
     }
 }
 

@@ -26,6 +26,19 @@ use crate::types::{Offset, PartitionId};
 const ASIDE_BYTES: usize = 16 << 10;
 
 /// A record and its partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::{ReadRecord, ReadSpec};
+/// use tokio_stream::StreamExt;
+///
+/// let mut records = client.read("flights", ReadSpec::default()).await?.into_records();
+/// while let Some(ReadRecord { partition, record }) = records.try_next().await? {
+///     println!("{partition}@{} {:?}", record.offset, record.key);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ReadRecord {
     /// Where it was read.

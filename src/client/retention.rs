@@ -35,6 +35,14 @@ pub struct Hold {
 }
 
 /// What a hold holds.
+///
+/// ```
+/// use siltstone::client::HeldRange;
+/// use siltstone::types::Offset;
+///
+/// let first_thousand = HeldRange::Offsets(Offset(0)..Offset(1000));
+/// # let _ = first_thousand;
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum HeldRange {
     /// Records at these offsets.
@@ -44,6 +52,15 @@ pub enum HeldRange {
 }
 
 /// What the next look of retention would do to a partition.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for preview in client.preview_retention("flights").await? {
+///     println!("{}: {} bytes stay, from offset {} on", preview.partition, preview.kept_bytes, preview.log_start);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RetentionPreview {
     /// Its number.
@@ -59,6 +76,15 @@ pub struct RetentionPreview {
 }
 
 /// A segment that would go.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// for segment in client.preview_retention("flights").await?.iter().flat_map(|one| &one.deletions) {
+///     println!("offsets {} to {}: {:?}", segment.base, segment.end, segment.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentDeletion {
     /// Its first offset.
@@ -74,6 +100,17 @@ pub struct SegmentDeletion {
 }
 
 /// Why a segment goes.
+///
+/// ```no_run
+/// # async fn example(client: &siltstone::client::Client) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::DeletionReason;
+///
+/// let previews = client.preview_retention("flights").await?;
+/// let going = previews.iter().flat_map(|one| &one.deletions);
+/// println!("{} for their age", going.filter(|segment| segment.reason == DeletionReason::Time).count());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeletionReason {
     /// It lies before the log start.
@@ -85,6 +122,20 @@ pub enum DeletionReason {
 }
 
 /// Why the first segment that stays does.
+///
+/// ```
+/// use siltstone::client::Stay;
+///
+/// fn why(stay: &Stay) -> String {
+///     match stay {
+///         Stay::NothingLeft => "all of it goes".to_owned(),
+///         Stay::NotDue { age_ms } => format!("it is {age_ms:?} ms old"),
+///         Stay::Held { name } => format!("held by {name}"),
+///         Stay::NotSafe { from } => format!("not safe from {from} on"),
+///     }
+/// }
+/// assert_eq!(why(&Stay::Held { name: "audit".to_owned() }), "held by audit");
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Stay {
     /// There is none.

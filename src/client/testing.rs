@@ -60,6 +60,8 @@ pub(crate) struct State {
     pub(crate) reads: VecDeque<Vec<v1::ReadResponse>>,
     /// Leaves calls that open a stream of requests without an answer.
     pub(crate) is_mute: bool,
+    /// Pages of topics by the name that asks for them, with the name of the next.
+    pub(crate) topics: HashMap<String, (Vec<String>, Option<String>)>,
     /// What `read` calls asked.
     pub(crate) read_requests: Vec<v1::ReadRequest>,
     /// The batches of each producer and partition.
@@ -356,9 +358,25 @@ impl AdminService for Scripted {
 
     async fn list_topics(
         &self,
-        _: Request<v1::ListTopicsRequest>,
+        request: Request<v1::ListTopicsRequest>,
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
-        Err(Status::unimplemented("not scripted"))
+        let page = self
+            .state
+            .lock()
+            .topics
+            .get(&request.into_inner().first_name)
+            .cloned();
+        let (names, next_name) = page.ok_or_else(|| Status::unimplemented("not scripted"))?;
+        let topic = |name| v1::TopicSummary {
+            name,
+            topic_id: Bytes::from_static(&[7; 16]),
+            partitions: 1,
+            internal: false,
+        };
+        Ok(Response::new(v1::ListTopicsResponse {
+            topics: names.into_iter().map(topic).collect(),
+            next_name,
+        }))
     }
 
     async fn alter_topic(

@@ -1,6 +1,7 @@
 //! A configuration from its sources: who wins, and what is said about what is wrong.
 
 use super::*;
+use crate::config::ServerLife;
 
 fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs
@@ -69,7 +70,7 @@ fn the_flag_wins_over_the_environment_over_the_file_over_the_default() {
 fn another(setting: &Setting) -> &'static str {
     match setting.key {
         "data_dir" => "elsewhere",
-        "ephemeral" | "topics.auto_create" => "true",
+        "ephemeral" | "exit_with_parent" | "topics.auto_create" => "true",
         "shutdown_timeout_ms" => "7001",
         "worker_threads" => "3",
         "log" => "warn,siltstone::storage=trace",
@@ -111,6 +112,7 @@ fn arrived(config: &Config, key: &str) -> String {
     match key {
         "data_dir" => broker.data_dir.display().to_string(),
         "ephemeral" => (config.data_life == DataLife::Ephemeral).to_string(),
+        "exit_with_parent" => (config.server_life == ServerLife::OfParent).to_string(),
         "topics.auto_create" => (broker.auto_create_topics == crate::broker::AutoCreate::On).to_string(),
         "shutdown_timeout_ms" => config.shutdown_timeout.as_millis().to_string(),
         "worker_threads" => config.worker_threads.to_string(),

@@ -40,6 +40,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Whether the data outlives the server.
     pub data_life: DataLife,
+    /// What ends the server, beside signals.
+    pub server_life: ServerLife,
     /// How long a stopping server waits for what is under way.
     pub shutdown_timeout: Duration,
     /// Threads of the network runtime; `0` means one per core.
@@ -56,6 +58,16 @@ pub enum DataLife {
     Kept,
     /// It is deleted when the server ends.
     Ephemeral,
+}
+
+/// What ends the server, beside signals.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServerLife {
+    /// Nothing.
+    #[default]
+    Own,
+    /// The end of standard input.
+    OfParent,
 }
 
 impl Default for Config {
@@ -96,6 +108,7 @@ impl Default for Config {
                 listen: String::new(),
             },
             data_life: DataLife::Kept,
+            server_life: ServerLife::Own,
             shutdown_timeout: Duration::ZERO,
             worker_threads: 0,
             log: String::new(),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Config, DataLife, value};
+use super::{Config, DataLife, ServerLife, value};
 use crate::broker::{Access, AutoCreate, Restore, TopicPatterns};
 
 /// Where topic settings stand that a server gives as defaults.
@@ -93,7 +93,7 @@ impl Setting {
 }
 
 /// Every setting, the file's order.
-pub const SETTINGS: [Setting; 31] = [
+pub const SETTINGS: [Setting; 32] = [
     Setting {
         key: "data_dir",
         default: "./siltstone-data",
@@ -106,6 +106,14 @@ pub const SETTINGS: [Setting; 31] = [
         doc: "Delete the data at exit. Without data_dir it lies in a new temporary directory; a given data_dir must be empty.",
         kind: Kind::Switch(|config, on| {
             config.data_life = if on { DataLife::Ephemeral } else { DataLife::Kept }
+        }),
+    },
+    Setting {
+        key: "exit_with_parent",
+        default: "false",
+        doc: "Stop when standard input closes, as it does when the program that started the server ends.",
+        kind: Kind::Switch(|config, on| {
+            config.server_life = if on { ServerLife::OfParent } else { ServerLife::Own }
         }),
     },
     Setting {

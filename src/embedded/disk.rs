@@ -8,7 +8,7 @@
 //! - A disk that is dead changes nothing any more: whatever of a killed broker still runs cannot touch what the next one opens.
 //! - Syncs of data that is not kept do nothing: it does not outlive the process, and the process sees what it wrote.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,9 @@ use crate::env::{
     Clock as _, DirEntry, File, FileKind, FileStat, Fs, LockGuard, Mappings, OpenMode, RealFs, SimFs,
     SyncSite, Syncing,
 };
+
+use crate::storage::PartitionMetadata;
+use crate::types::TopicId;
 
 use super::clock::TestClock;
 use super::faults::{Faults, Operation};
@@ -298,15 +301,35 @@ fn topic_of(path: &Path) -> Option<Arc<str>> {
     is_number.then(|| topic.into())
 }
 
-/// Copies the directory at `from` to `to`, which does not exist. Files named in `sealed`, by their path below `from`, are linked where the
-/// disk can do that: nobody writes to them any more. Everything else is copied.
+/// Logs that nobody writes to any more, by the directory of their partition. They are those of one topic: one that was made anew
+/// under its name has a directory and files of the same names, and writes to them.
+#[derive(Clone, Default, Debug)]
+pub(super) struct SealedLogs(BTreeMap<PathBuf, (TopicId, BTreeSet<String>)>);
+
+impl SealedLogs {
+    pub(super) fn add(&mut self, partition: PathBuf, topic: TopicId, logs: impl Iterator<Item = String>) {
+        self.0.insert(partition, (topic, logs.collect()));
+    }
+
+    /// Returns those in the directory `folder` below `data`, if it still is their topic's.
+    fn in_folder(&self, data: &Path, folder: &Path) -> Option<&BTreeSet<String>> {
+        let (topic, logs) = self.0.get(folder)?;
+        let metadata = std::fs::read(data.join(folder).join(PartitionMetadata::FILE_NAME)).ok()?;
+        let found = PartitionMetadata::decode(&metadata).ok()?;
+        (found.topic_id == *topic).then_some(logs)
+    }
+}
+
+/// Copies the directory at `from` to `to`, which does not exist. Logs in `sealed` are linked where the disk can do that. Everything else
+/// is copied. Nothing changes at `from` meanwhile.
 ///
 /// # Errors
 /// What the disk says.
-pub(super) fn copy_directory(from: &Path, to: &Path, sealed: &BTreeSet<PathBuf>) -> io::Result<()> {
+pub(super) fn copy_directory(from: &Path, to: &Path, sealed: &SealedLogs) -> io::Result<()> {
     let fs = RealFs::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
+        let linked = sealed.in_folder(from, &folder);
         std::fs::create_dir(to.join(&folder))?;
         for entry in fs.list(&from.join(&folder))? {
             let name = folder.join(&entry.name);
@@ -314,7 +337,8 @@ pub(super) fn copy_directory(from: &Path, to: &Path, sealed: &BTreeSet<PathBuf>)
             match entry.kind {
                 FileKind::Dir => folders.push(name),
                 FileKind::File => {
-                    if !sealed.contains(&name) || fs.link(&source, &target).is_err() {
+                    let is_sealed = linked.is_some_and(|logs| logs.contains(&entry.name));
+                    if !is_sealed || fs.link(&source, &target).is_err() {
                         std::fs::copy(&source, &target)?;
                     }
                 }

@@ -7,6 +7,18 @@ use crate::config::ConfigError;
 use crate::server::{StartError, StopError};
 
 /// Why an embedded broker does not do what a test asked for.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use siltstone::embedded::{Broker, Error};
+///
+/// match Broker::builder().set("retention", "1d").start().await {
+///     Err(Error::Setting(wrong)) => println!("{wrong}"),
+///     started => panic!("{started:?}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A setting that does not exist, or a value that cannot be.
@@ -40,14 +52,15 @@ pub enum Error {
         "a broker over a directory that is kept cannot be forked: fork one that was started without `data_dir`"
     )]
     Kept,
-    /// What is in an archive is not copied with the rest.
+    /// What lies in somebody's cloud is not copied with the rest.
     #[error(
-        "a broker with an archive cannot be {action}: the archive stays one; start it without `tier_url`, or with a folder"
+        "a broker whose archive lies in a cloud cannot be copied: start it without `tier_url`, or with `memory://` or a folder"
     )]
-    Archive {
-        /// What was asked for.
-        action: &'static str,
-    },
+    Archive,
+    /// The archive could not be copied with the rest.
+    #[cfg(feature = "tier")]
+    #[error("cannot copy the archive: {0}")]
+    ArchiveCopy(#[from] crate::tier::TierError),
     /// A topic did not get as many records as were waited for.
     #[error("topic {topic} holds {found} records after {waited:?}, not {wanted}")]
     TooFew {

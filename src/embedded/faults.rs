@@ -15,6 +15,14 @@ use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::grpc::{Lines, Welcome};
 
 /// What a fault happens to.
+///
+/// ```
+/// use siltstone::embedded::{Fault, Operation};
+///
+/// // The second read of the log fails.
+/// let fault = Fault::fail(Operation::Read).on("orders").after(1);
+/// # let _ = fault;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
     /// A write of batches to a log.
@@ -34,6 +42,23 @@ enum Effect {
 }
 
 /// Something that is to go wrong: once, at the next such call of any topic, unless it is told otherwise.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), siltstone::embedded::Error> {
+/// use siltstone::embedded::{Broker, Fault, Operation, record};
+/// use std::time::Duration;
+///
+/// let broker = Broker::builder().in_memory().seed(7).start().await?;
+/// broker.create_topic("orders", 1, &[]).await?;
+/// broker.faults().order(Fault::fail(Operation::Append).on("orders"));
+/// assert!(broker.produce("orders", [record("a", "1")]).await.is_err());
+/// // One append in ten takes a second longer, three times in all; by the seed always the same ones.
+/// let slow = Fault::delay(Operation::Append, Duration::from_secs(1));
+/// broker.faults().order(slow.on("orders").one_in(10).times(3));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
     operation: Operation,
@@ -130,6 +155,25 @@ impl Dice {
 }
 
 /// The faults of one broker, over all its lives. Clones are handles of the same.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), siltstone::embedded::Error> {
+/// use siltstone::embedded::{Broker, Fault, Operation};
+/// use std::time::Duration;
+///
+/// let broker = Broker::in_memory().await?;
+/// let faults = broker.faults();
+/// faults.refuse_connections(1);
+/// faults.delay_connection(Duration::from_millis(5));
+/// faults.order(Fault::fail(Operation::Sync));
+/// assert_eq!(faults.ordered(), 1, "it has not happened yet");
+/// faults.clear();
+/// assert_eq!(faults.ordered(), 0);
+/// faults.cut_connections();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Faults(Arc<Shared>);
 

@@ -39,6 +39,7 @@
 //!
 //! What is not here: settings (`config`), what a client can do (`client`). More, also for other languages: `docs/testing.md`.
 
+mod archive;
 mod clock;
 mod disk;
 mod engine;
@@ -68,6 +69,7 @@ use crate::config::{self, Sources};
 use crate::env::{Clock as _, SimFs};
 use crate::types::Timestamp;
 
+use self::archive::Archive;
 use self::clock::{Base, TestClock};
 use self::disk::{Disk, Medium};
 use self::engine::{End, Engine};
@@ -141,6 +143,18 @@ impl Builder {
     }
 
     /// Keeps the data in this directory; it stays when the broker ends. Otherwise it lies in a temporary one.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let dir = tempfile::tempdir()?;
+    /// let data = dir.path().join("data");
+    /// let broker = siltstone::embedded::Broker::builder().data_dir(&data).start().await?;
+    /// drop(broker);
+    /// assert!(data.exists());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn data_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.place = Place::Kept(dir.as_ref().to_owned());
@@ -155,6 +169,14 @@ impl Builder {
     }
 
     /// Archives sealed segments there: `memory://`, or a folder by `file://`. Needs the feature `tier`.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), siltstone::embedded::Error> {
+    /// let broker = siltstone::embedded::Broker::builder().in_memory().tier_url("memory://").start().await?;
+    /// # drop(broker);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn tier_url(self, url: &str) -> Self {
         self.set("tier.url", url)
@@ -192,13 +214,14 @@ impl Builder {
             Place::Memory => Home::in_memory(SimFs::in_memory()),
         };
         let clock = TestClock::new(self.base, 0);
-        Broker::begin(self, home, clock).await
+        let archive = Archive::at(self.archive());
+        Broker::begin(self, (home, archive), clock).await
     }
 
     /// Settings of the broker's first life, or of one that is to be found where the last was.
     fn config(
         &self,
-        home: &Home,
+        (home, archive): (&Home, &Archive),
         addresses: Option<(SocketAddr, SocketAddr)>,
     ) -> Result<config::Config, Error> {
         let text = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
@@ -213,15 +236,46 @@ impl Builder {
             flags,
             ..Sources::default()
         };
-        Ok(config::load(&sources)?.config)
+        let mut config = config::load(&sources)?.config;
+        archive.set_in(&mut config);
+        Ok(config)
     }
 }
 
 /// A broker that lives in this process. Dropping it ends it; data that is not kept goes with it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use siltstone::embedded::{Broker, record};
+///
+/// let mut broker = Broker::start().await?;
+/// println!("gRPC at {}, health at {}, data in {}", broker.grpc_addr(), broker.http_addr(), broker.data_dir().display());
+/// broker.create_topic("orders", 1, &[]).await?;
+/// let producer = broker.client().await?.producer("orders", broker.producer_options()).await?;
+/// broker.direct()?.list_topics();
+///
+/// broker.fill_disk().await?;
+/// assert!(broker.produce("orders", [record("a", "1")]).await.is_err());
+/// broker.free_disk().await?;
+/// broker.produce("orders", [record("a", "1")]).await?;
+/// drop(producer);
+///
+/// // In peace, and by force: the data and the addresses stay.
+/// broker.stop().await?;
+/// broker.start_again().await?;
+/// broker.kill().await?;
+/// broker.start_again().await?;
+/// broker.kill_and_restart().await?;
+/// assert_eq!(broker.read("orders").await?.len(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Broker {
     builder: Builder,
     home: Home,
+    archive: Archive,
     clock: TestClock,
     faults: Faults,
     /// One at a time moves the clock.
@@ -254,15 +308,20 @@ impl Broker {
         Builder::default()
     }
 
-    async fn begin(builder: Builder, home: Home, clock: TestClock) -> Result<Self, Error> {
+    async fn begin(
+        builder: Builder,
+        (home, archive): (Home, Archive),
+        clock: TestClock,
+    ) -> Result<Self, Error> {
         let faults = Faults::new(builder.seed);
-        let config = builder.config(&home, None)?;
+        let config = builder.config((&home, &archive), None)?;
         let disk = Disk::new(home.medium.clone(), faults.clone(), clock.clone());
         let engine = Engine::start(config, world(&disk, &clock)).await?;
         faults.set_lines(engine.lines.clone());
         Ok(Self {
             builder,
             home,
+            archive,
             clock,
             faults,
             moving: tokio::sync::Mutex::default(),
@@ -325,7 +384,7 @@ impl Broker {
     }
 
     /// Moves the broker's clock on. When the call returns, what fell due on the way has happened, in its order: segments were sealed for
-    /// compaction and the archive, logs compacted, segments archived and removed, idle producers forgotten. Times that tests wait by,
+    /// their age, for compaction and the archive, logs compacted, segments archived and removed, idle producers forgotten. Times that tests wait by,
     /// deadlines of calls among them, do not pass.
     ///
     /// # Errors
@@ -399,20 +458,10 @@ impl Broker {
         if self.engine.is_some() {
             return Ok(());
         }
-        if self
-            .builder
-            .archive()
-            .is_some_and(|url| url.starts_with("memory:"))
-        {
-            return Err(Error::Archive {
-                action: "started again, as one in memory ends with it",
-            });
-        }
         // A kill that nobody waited for may not have come to its end.
         self.disk.kill();
-        let config = self
-            .builder
-            .config(&self.home, Some((self.grpc_addr, self.http_addr)))?;
+        let addresses = Some((self.grpc_addr, self.http_addr));
+        let config = self.builder.config((&self.home, &self.archive), addresses)?;
         let disk = Disk::new(self.home.medium.clone(), self.faults.clone(), self.clock.clone());
         let engine = Engine::start(config, world(&disk, &self.clock)).await?;
         self.faults.set_lines(engine.lines.clone());

@@ -140,6 +140,30 @@ async fn retention_and_compaction_that_fell_due_have_happened_when_the_clock_has
     }
 }
 
+#[tokio::test]
+async fn a_segment_that_has_become_too_old_is_sealed_though_nobody_appends() {
+    for broker in both().await {
+        broker
+            .create_topic("events", 1, &[("segment.ms", "3600000")])
+            .await
+            .unwrap();
+        broker.produce("events", [record("a", "1")]).await.unwrap();
+        let segments = async || {
+            let topic = crate::types::TopicName::new("events").unwrap();
+            let asked = crate::broker::AskedPartitions::all();
+            let described = broker.direct().unwrap().describe_log(&topic, &asked).unwrap();
+            let bases = described[0].segments.iter().map(|segment| segment.base.0);
+            bases.collect::<Vec<_>>()
+        };
+        broker.advance(Duration::from_secs(3_600)).await.unwrap();
+        assert_eq!(segments().await, [0], "exactly as old is not too old");
+        broker.advance(Duration::from_secs(1)).await.unwrap();
+        assert_eq!(segments().await, [0, 1]);
+        broker.advance(DAY).await.unwrap();
+        assert_eq!(segments().await, [0, 1], "an empty one does not age");
+    }
+}
+
 #[cfg(feature = "tier")]
 #[tokio::test]
 async fn segments_that_the_archive_is_to_have_by_then_are_there_and_gone_from_here() {
@@ -159,6 +183,54 @@ async fn segments_that_the_archive_is_to_have_by_then_are_there_and_gone_from_he
     let partition = &described.partitions[0];
     assert_eq!(partition.local_start.0, 1, "{partition:?}");
     assert_eq!(values(&broker, "events").await, ["1"], "read from the archive");
+}
+
+/// Brokers with an archive, in memory and in a folder.
+#[cfg(feature = "tier")]
+async fn archiving(folder: &std::path::Path) -> [Broker; 2] {
+    let builder = || Broker::builder().clock_standing_at_ms(START_MS);
+    let url = format!("file://{}", folder.display());
+    [
+        builder().tier_url(&url).start().await.unwrap(),
+        builder().in_memory().tier_url("memory://").start().await.unwrap(),
+    ]
+}
+
+#[cfg(feature = "tier")]
+#[tokio::test]
+async fn a_broker_with_an_archive_is_forked_with_it_and_starts_again_on_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for mut broker in archiving(folder.path()).await {
+        let settings = [
+            ("local.retention.ms", "3600000"),
+            ("tier.max.lag.ms", "60000"),
+            ("retention.ms", "172800000"),
+        ];
+        broker.create_topic("events", 1, &settings).await.unwrap();
+        broker.produce("events", [record("a", "1")]).await.unwrap();
+        broker.advance(DAY).await.unwrap();
+        let local_start = |broker: &Broker| {
+            let topic = crate::types::TopicName::new("events").unwrap();
+            let described = broker.direct().unwrap().describe_topic(&topic).unwrap();
+            described.partitions[0].local_start.0
+        };
+        let seeded = broker.snapshot().await.unwrap();
+        let fork = seeded.fork().await.unwrap();
+        // The archive of the one goes on without the other's: here all of it is gone.
+        broker.produce("events", [record("a", "2")]).await.unwrap();
+        broker.advance(3 * DAY).await.unwrap();
+        assert_eq!(values(&broker, "events").await, [""; 0]);
+        assert_eq!(local_start(&fork), 1, "nothing of it lies on the fork's disk");
+        assert_eq!(values(&fork, "events").await, ["1"]);
+        assert_eq!(values(&seeded.fork().await.unwrap(), "events").await, ["1"]);
+
+        broker.produce("events", [record("a", "3")]).await.unwrap();
+        broker.advance(DAY).await.unwrap();
+        assert_eq!(local_start(&broker), 3);
+        broker.kill_and_restart().await.unwrap();
+        assert_eq!(local_start(&broker), 3);
+        assert_eq!(values(&broker, "events").await, ["3"], "read from the archive");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,12 @@ const WAIT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Makes a record of a key and a value.
+///
+/// ```
+/// use siltstone::embedded::record;
+///
+/// assert_eq!(record("a", "1").value.as_deref(), Some(&b"1"[..]));
+/// ```
 pub fn record(key: impl Into<Bytes>, value: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         key: Some(key.into()),
@@ -28,6 +34,12 @@ pub fn record(key: impl Into<Bytes>, value: impl Into<Bytes>) -> NewRecord {
 }
 
 /// Makes a tombstone: a record that says that its key is gone.
+///
+/// ```
+/// use siltstone::embedded::tombstone;
+///
+/// assert_eq!(tombstone("a").value, None);
+/// ```
 pub fn tombstone(key: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         key: Some(key.into()),
@@ -36,6 +48,21 @@ pub fn tombstone(key: impl Into<Bytes>) -> NewRecord {
 }
 
 /// A record as it lies in a topic.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), siltstone::embedded::Error> {
+/// use siltstone::embedded::{Broker, record};
+///
+/// let broker = Broker::in_memory().await?;
+/// broker.create_topic("orders", 1, &[]).await?;
+/// broker.produce("orders", [record("a", "1")]).await?;
+/// for stored in broker.wait_for("orders", 1).await? {
+///     println!("{}@{} {:?}", stored.partition, stored.record.offset, stored.record.value);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stored {
     /// In which partition.

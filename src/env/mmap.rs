@@ -85,6 +85,16 @@ pub(super) fn map(file: &File, position: u64, len: usize) -> io::Result<Bytes> {
 /// # Errors
 /// `UnexpectedEof` when the file ends before they do; else what reading them says.
 pub(super) fn populate(file: &File, bytes: &[u8], position: u64) -> io::Result<()> {
+    populate_by(make_resident, file, bytes, position)
+}
+
+/// As [`populate`], by a call that faults pages in, if the system has it.
+fn populate_by(
+    make_resident: impl Fn(&[u8]) -> io::Result<()>,
+    file: &File,
+    bytes: &[u8],
+    position: u64,
+) -> io::Result<()> {
     if bytes.is_empty() {
         return Ok(());
     }
@@ -156,6 +166,24 @@ mod tests {
         read_through(&file, 3 * SCRATCH_LEN, 5).unwrap();
         let past = read_through(&file, 3 * SCRATCH_LEN + 1, 5).unwrap_err();
         assert_eq!(past.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn on_a_system_without_the_call_bytes_are_resident_once_they_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, vec![7; 2 * SCRATCH_LEN]).unwrap();
+        let open = |options: &mut std::fs::OpenOptions| options.open(&path).unwrap();
+        let file = open(std::fs::OpenOptions::new().read(true));
+        let bytes = map(&file, 0, 2 * SCRATCH_LEN).unwrap();
+        for lacking in [io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported] {
+            populate_by(|_| Err(lacking.into()), &file, &bytes, 0).unwrap();
+            // Of a file that cannot be read nothing is said to be there.
+            let unread = open(std::fs::OpenOptions::new().append(true));
+            populate_by(|_| Err(lacking.into()), &unread, &bytes, 0).unwrap_err();
+        }
+        let failing = |_: &[u8]| Err(io::ErrorKind::Other.into());
+        populate_by(failing, &file, &bytes, 0).expect_err("the page can be read and not be had");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tonic::{Request, Response, Status};
 
-use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescription};
+use crate::broker::{Broker, ConfigChange, Error, Execution, NewTopic, TopicDescription, TopicSummary};
 use crate::proto::v1;
 use crate::proto::v1::admin_service_server::AdminService;
 use crate::types::PartitionId;
@@ -109,6 +109,19 @@ async fn compact(broker: &Broker, request: v1::CompactNowRequest) -> Result<v1::
     Ok(compaction::told_job(job, first))
 }
 
+/// Tells of the topics, ascending by name, that are asked for and fit a response.
+fn page_of_topics(topics: &[TopicSummary], request: &v1::ListTopicsRequest) -> v1::ListTopicsResponse {
+    let wanted = topics
+        .iter()
+        .filter(|topic| request.include_internal || !topic.name.is_internal())
+        .filter(|topic| topic.name.as_str() >= request.first_name.as_str());
+    let (topics, left) = pages::page(wanted.map(convert::topic_summary), usize::MAX);
+    v1::ListTopicsResponse {
+        topics,
+        next_name: left.map(|left| left.name),
+    }
+}
+
 fn execution(validate_only: bool) -> Execution {
     match validate_only {
         true => Execution::ValidateOnly,
@@ -137,16 +150,7 @@ impl AdminService for AdminDoor {
     ) -> Result<Response<v1::ListTopicsResponse>, Status> {
         let call = self.call("ListTopics");
         let request = request.into_inner();
-        let topics = self.broker.list_topics();
-        let wanted = topics
-            .iter()
-            .filter(|topic| request.include_internal || !topic.name.is_internal())
-            .filter(|topic| topic.name.as_str() >= request.first_name.as_str());
-        let (topics, left) = pages::page(wanted.map(convert::topic_summary), usize::MAX);
-        call.end(Ok(v1::ListTopicsResponse {
-            topics,
-            next_name: left.map(|left| left.name),
-        }))
+        call.end(Ok(page_of_topics(&self.broker.list_topics(), &request)))
     }
 
     async fn describe_topic(
@@ -260,5 +264,42 @@ impl AdminService for AdminDoor {
         let call = self.call("RemoveHold");
         let removed = self.release(request.into_inner()).await;
         call.end(removed.map(|()| v1::RemoveHoldResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::grpc::MAX_RESPONSE_BYTES;
+    use crate::types::{TopicId, TopicName};
+
+    #[test]
+    fn a_list_of_very_many_topics_comes_in_pages_that_each_fit_and_are_all_of_them() {
+        let topic = |name: String| TopicSummary {
+            name: TopicName::new(&name).unwrap(),
+            id: TopicId([7; 16]),
+            partitions: 1,
+        };
+        let user = (0..20_000).map(|number| topic(format!("{number:0>249}")));
+        let topics: Vec<_> = user.chain([topic("__own".to_owned())]).collect();
+        for (include_internal, count) in [(false, 20_000), (true, 20_001)] {
+            let (mut names, mut next, mut pages) = (Vec::new(), Some(String::new()), 0);
+            while let Some(first_name) = next {
+                let request = v1::ListTopicsRequest {
+                    include_internal,
+                    first_name,
+                };
+                let page = page_of_topics(&topics, &request);
+                assert!(page.encoded_len() < MAX_RESPONSE_BYTES);
+                names.extend(page.topics.into_iter().map(|topic| topic.name));
+                next = page.next_name;
+                pages += 1;
+            }
+            let all = topics.iter().map(|topic| topic.name.as_str()).take(count);
+            assert!(names.iter().map(String::as_str).eq(all));
+            assert_eq!(pages, 3);
+        }
     }
 }

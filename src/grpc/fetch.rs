@@ -74,7 +74,7 @@ pub(super) async fn fetch(
         }
     };
     let response = v1::FetchResponse { partitions };
-    share.settle(response.encoded_len());
+    share.settle(held_by(&response));
     sending.shares.push(Arc::new(share));
     Ok(response)
 }
@@ -123,6 +123,16 @@ fn checked(request: v1::FetchRequest) -> Result<(Fetch, Format), Error> {
         isolation,
     };
     Ok((fetch, format))
+}
+
+/// What an answer takes in memory until its client takes it, which is when it is encoded: records of a few bytes take more before
+/// than after.
+fn held_by(response: &v1::FetchResponse) -> usize {
+    let records = response
+        .partitions
+        .iter()
+        .flat_map(|partition| &partition.records);
+    response.encoded_len().max(portions::beside_content(records))
 }
 
 fn at_most(asked: u32, default: usize, most: usize) -> usize {
@@ -190,7 +200,7 @@ fn as_records(
             partitions.push(response);
             continue;
         }
-        match Portions::of(chunk).take(budget) {
+        match Portions::of(chunk).take_only(budget) {
             Ok(portion) => {
                 let used: usize = portion.records.iter().map(portions::field_len).sum();
                 response.next_offset = portion.next_offset.0;
@@ -257,6 +267,20 @@ impl Failures {
 mod tests {
     use super::*;
     use crate::types::TopicPartition;
+
+    #[test]
+    fn tiny_records_of_an_answer_count_with_what_they_take_as_messages() {
+        let records = vec![v1::StoredRecord::default(); 1000];
+        let partition = v1::FetchedPartition {
+            records,
+            ..v1::FetchedPartition::default()
+        };
+        let response = v1::FetchResponse {
+            partitions: vec![partition],
+        };
+        assert!(response.encoded_len() < 10_000);
+        assert!(held_by(&response) >= 1000 * size_of::<v1::StoredRecord>());
+    }
 
     #[test]
     fn the_fields_of_a_partition_never_take_more_than_was_set_aside_told_or_failed() {

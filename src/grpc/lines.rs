@@ -2,7 +2,8 @@
 //! up. A test makes the network fail at the moment it chooses.
 //!
 //! Invariants
-//! - A line that is cut sends nothing any more, not even what was ready to be sent.
+//! - A line that is cut sends nothing any more, not even what was ready to be sent. One that is held up, or waits behind it, is cut
+//!   with the others.
 //! - What was ordered is used up in its order, one order a connection.
 
 use std::collections::VecDeque;
@@ -33,7 +34,7 @@ pub enum Welcome {
 }
 
 impl Lines {
-    /// Cuts every connection that is open.
+    /// Cuts every connection that is open, those that are held up among them.
     pub fn cut(&self) {
         self.0.cut.send_modify(|cuts| *cuts += 1);
     }
@@ -50,6 +51,12 @@ impl Lines {
 
     pub(super) fn next(&self) -> Option<Welcome> {
         self.0.ordered.lock().pop_front()
+    }
+
+    /// Returns how many orders are left.
+    #[cfg(test)]
+    pub(super) fn ordered(&self) -> usize {
+        self.0.ordered.lock().len()
     }
 
     /// Completes at the next cut after this call.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{FutureExt as _, Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -148,7 +148,17 @@ where
                     };
                     match lines.next() {
                         Some(Welcome::Refused) => continue,
-                        Some(Welcome::Late(pause)) => tokio::time::sleep(pause).await,
+                        Some(Welcome::Late(pause)) => {
+                            let cut = lines.until_cut();
+                            tokio::select! {
+                                biased;
+                                () = cut => {
+                                    close_waiting(&listener);
+                                    continue;
+                                }
+                                () = tokio::time::sleep(pause) => {}
+                            }
+                        }
                         None => {}
                     }
                     let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
@@ -184,6 +194,11 @@ where
             }
         },
     )
+}
+
+/// Closes the connections that wait to be accepted: to their clients they are open.
+fn close_waiting(listener: &TcpListener) {
+    while let Some(Ok(_)) = listener.accept().now_or_never() {}
 }
 
 impl Connected for Connection {
@@ -301,6 +316,37 @@ mod tests {
         assert_eq!(seen, answer);
         drop(client);
         farewell.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_held_up_and_one_behind_it_are_cut_with_the_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let lines = Lines::default();
+        lines.order(Welcome::Late(Duration::MAX));
+        let mut incoming = Box::pin(connections(
+            (listener, lines.clone()),
+            9,
+            std::future::pending::<()>,
+        ));
+        let mut held = [
+            TcpStream::connect(address).await.unwrap(),
+            TcpStream::connect(address).await.unwrap(),
+        ];
+        while lines.ordered() > 0 {
+            assert!(futures_util::poll!(incoming.next()).is_pending());
+            tokio::task::yield_now().await;
+        }
+        lines.cut();
+        assert!(futures_util::poll!(incoming.next()).is_pending());
+        for client in &mut held {
+            let mut byte = [0];
+            let read = tokio::time::timeout(Duration::from_secs(20), client.read(&mut byte));
+            assert_eq!(read.await.expect("it is cut").unwrap(), 0);
+        }
+        // Who comes after the cut is received.
+        let (_client, server) = tokio::join!(TcpStream::connect(address), incoming.next());
+        server.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -2,13 +2,13 @@
 //!
 //! Batches are decoded one at a time, as the budget asks for them: a stretch of well compressed batches costs the memory of
 //! one decompressed batch and one response, not of all of it. What is left of the batch in between can be forgotten: it is
-//! decoded again then.
+//! decoded again then. Records that are wanted do not keep the others of their batch in memory.
 //!
 //! What it does not do: I/O. It computes, for long when batches are compressed; [`decoding`] says when to leave the network threads.
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use prost::Message;
 
 use crate::broker::{Aborted, Chunk, Error};
@@ -20,6 +20,9 @@ use super::{Work, convert};
 
 /// Stretches longer than this, in bytes, are decoded off the network threads: about 20 microseconds of work.
 const LONG: usize = 64 << 10;
+
+/// No record takes fewer bytes as a field of a message: its key and length, and an offset or a time.
+const RECORD_LEN_LEAST: usize = 4;
 
 /// What is left of a stretch.
 #[derive(Debug)]
@@ -188,6 +191,18 @@ impl Portions {
         }
     }
 
+    /// As [`take`](Self::take), for an answer that outlives what is left: it does not keep the rest of its last batch in memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn take_only(mut self, budget: usize) -> Result<Portion, Error> {
+        let mut portion = self.take(budget)?;
+        if portion.rest == Rest::More && self.begun.as_ref().is_some_and(is_compressed) {
+            own(&mut portion.records);
+        }
+        Ok(portion)
+    }
+
     /// Decodes the batch that was begun and forgotten, or the next one with a record that is wanted.
     fn decode_next(&mut self) -> Result<Rest, Error> {
         loop {
@@ -196,8 +211,13 @@ impl Portions {
                 None if self.rest.batches.is_empty() => return Ok(Rest::Done),
                 None => split_batch(&mut self.rest),
             };
-            self.decoded = next.records()?.into_iter().map(convert::stored_record).collect();
-            if !self.decoded.is_empty() {
+            let records = next.records()?.into_iter().map(convert::stored_record);
+            let mut decoded: Vec<_> = records.collect();
+            if !decoded.is_empty() {
+                if is_compressed(&next) && is_part(&next, decoded.len()) {
+                    own(&mut decoded);
+                }
+                self.decoded = decoded.into();
                 self.decoded_bytes = memory_of(&next, &self.decoded);
                 self.begun = Some(next);
                 return Ok(Rest::More);
@@ -206,16 +226,52 @@ impl Portions {
     }
 }
 
-/// What the records of a batch take in memory; keys and values of one that is not compressed are those of its mapping.
-fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
+fn is_compressed(batch: &Chunk) -> bool {
+    BatchHeader::parse(&batch.batches).is_ok_and(|header| header.codec != Codec::None)
+}
+
+/// Tells whether a batch has more records than so many.
+fn is_part(batch: &Chunk, records: usize) -> bool {
+    let count = BatchHeader::parse(&batch.batches).map(|header| header.record_count);
+    count.is_ok_and(|count| usize::try_from(count).is_ok_and(|count| count > records))
+}
+
+/// Gives records memory of their own: each slice of a decompressed batch keeps all of the batch.
+fn own(records: &mut [v1::StoredRecord]) {
+    let fields = |record: &v1::StoredRecord| {
+        let headers = record.headers.iter().filter_map(|header| header.value.as_ref());
+        let fields = [&record.key, &record.value].into_iter().flatten().chain(headers);
+        fields.map(Bytes::len).sum::<usize>()
+    };
+    let mut all = BytesMut::with_capacity(records.iter().map(fields).sum());
+    for record in records {
+        let headers = record
+            .headers
+            .iter_mut()
+            .filter_map(|header| header.value.as_mut());
+        let fields = [&mut record.key, &mut record.value].into_iter().flatten();
+        for field in fields.chain(headers) {
+            all.extend_from_slice(field);
+            *field = all.split().freeze();
+        }
+    }
+}
+
+/// What records take in memory beside their keys and values.
+pub(super) fn beside_content<'a>(records: impl Iterator<Item = &'a v1::StoredRecord>) -> usize {
     let header = |header: &v1::Header| size_of::<v1::Header>() + header.key.len();
     let record = |record: &v1::StoredRecord| {
         size_of::<v1::StoredRecord>() + record.headers.iter().map(header).sum::<usize>()
     };
-    let own = records.iter().map(record).sum();
-    match BatchHeader::parse(&batch.batches) {
-        Ok(header) if header.codec == Codec::None => own,
-        _ => own + records.iter().map(Message::encoded_len).sum::<usize>(),
+    records.map(record).sum()
+}
+
+/// What the records of a batch take in memory; keys and values of one that is not compressed are those of its mapping.
+fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
+    let beside = beside_content(records.iter());
+    match is_compressed(batch) {
+        false => beside,
+        true => beside + records.iter().map(Message::encoded_len).sum::<usize>(),
     }
 }
 
@@ -226,6 +282,7 @@ fn fill(
     used: &mut usize,
     budget: usize,
 ) -> Rest {
+    to.reserve(from.len().min(budget / RECORD_LEN_LEAST + 1));
     while let Some(record) = from.front() {
         let len = field_len(record);
         if !to.is_empty() && *used + len > budget {
@@ -413,6 +470,63 @@ mod tests {
         }
         assert!(forgotten > 3);
         assert_eq!(seen, (0..51).collect::<Vec<_>>());
+    }
+
+    fn compressed(records: u8) -> Chunk {
+        let mut builder = BatchBuilder::new(BatchOptions {
+            codec: Codec::Zstd,
+            ..BatchOptions::default()
+        });
+        for number in 0..records {
+            let value = [number; 50_000];
+            let header = [crate::record::Header {
+                key: Bytes::from_static(b"h"),
+                value: Some(Bytes::from_static(b"header")),
+            }];
+            builder
+                .append(Some(Timestamp(1)), Some(b"key"), Some(&value), &header)
+                .unwrap();
+        }
+        let batch = builder.build().unwrap().stamped(Offset(0), LeaderEpoch(0));
+        chunk(batch.bytes().to_vec(), &[])
+    }
+
+    /// How many bytes of memory a value keeps that nothing else keeps any more.
+    fn kept_by(record: v1::StoredRecord) -> usize {
+        let value = record.value.unwrap();
+        drop((record.key, record.headers));
+        value.try_into_mut().expect("nobody else has it").capacity()
+    }
+
+    #[test]
+    fn the_few_records_that_are_wanted_do_not_keep_the_rest_of_their_batch() {
+        let mut chunk = compressed(10);
+        chunk.until = Offset(2);
+        let whole = chunk.records().unwrap();
+        let mut portions = Portions::of(chunk);
+        let mut first = portions.take(1).unwrap();
+        assert!(portions.decoded_bytes() > 100_000);
+        let mut second = portions.take(1).unwrap();
+        let records = [first.records.remove(0), second.records.remove(0)];
+        for (record, expected) in records.iter().zip(whole) {
+            assert_eq!(*record, convert::stored_record(expected));
+        }
+        let [first, second] = records;
+        drop((second, portions));
+        let kept = kept_by(first);
+        assert!(kept < 101_000, "{kept} bytes for records of 100,000");
+    }
+
+    #[test]
+    fn an_answer_that_ends_in_a_batch_does_not_keep_what_it_leaves_of_it() {
+        let all = compressed(10);
+        let first = all.records().unwrap().swap_remove(0);
+        let mut only = Portions::of(all).take_only(1).unwrap();
+        assert_eq!((only.records.len(), only.rest), (1, Rest::More));
+        let only = only.records.remove(0);
+        assert_eq!(only, convert::stored_record(first));
+        let kept = kept_by(only);
+        assert!(kept < 51_000, "{kept} bytes for a record of 50,000");
     }
 
     #[test]

@@ -371,6 +371,78 @@ mod tests {
         assert_eq!(message.metadata.get("free_bytes").map(String::as_str), Some("5"));
     }
 
+    /// Errors after which the same request may succeed, and others.
+    fn with_and_without_a_hint() -> (Vec<Error>, Vec<Error>) {
+        let text = || "why".to_owned();
+        let flights = || TopicName::new("flights").unwrap();
+        let with = vec![
+            Error::DiskFull {
+                path: text(),
+                free_bytes: 5,
+                min_free_bytes: 10,
+            },
+            Error::Overloaded {
+                what: "requests",
+                limit: 1,
+            },
+            Error::WritesRefused {
+                partition: partition(),
+                reason: text(),
+            },
+            Error::AckTimeout {
+                partition: partition(),
+                waited: Duration::from_secs(30),
+            },
+            Error::ShuttingDown,
+            Error::ArchiveUnavailable {
+                target: text(),
+                reason: text(),
+            },
+        ];
+        let without = vec![
+            Error::UnknownTopic { topic: text() },
+            Error::TopicExists { topic: flights() },
+            Error::InternalTopic { topic: flights() },
+            Error::InvalidRequest { reason: text() },
+            Error::CorruptBatch {
+                partition: partition(),
+                reason: text(),
+            },
+            Error::OutOfOrderSequence {
+                partition: partition(),
+                producer_id: 1,
+                expected: 2,
+                got: 3,
+            },
+            Error::Damaged {
+                partition: partition(),
+                lost: None,
+                reason: text(),
+            },
+            Error::Storage {
+                target: text(),
+                reason: text(),
+            },
+        ];
+        (with, without)
+    }
+
+    #[test]
+    fn every_kind_of_failure_has_a_hint_where_a_retry_helps_and_no_other() {
+        let (with, without) = with_and_without_a_hint();
+        for (errors, expected) in [(with, true), (without, false)] {
+            for error in errors {
+                let hint = status(&error)
+                    .get_details_retry_info()
+                    .and_then(|info| info.retry_delay);
+                assert_eq!(hint.is_some(), expected, "{error}");
+                let told = message(&error).retry_after_ms;
+                assert_eq!(told.is_some(), expected, "{error}");
+                assert_eq!(told, hint.map(|wait| i64::try_from(wait.as_millis()).unwrap()));
+            }
+        }
+    }
+
     #[test]
     fn a_text_of_a_hostile_request_is_cut_to_what_headers_can_hold() {
         let status = status(&Error::UnknownTopic {

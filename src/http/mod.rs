@@ -14,6 +14,7 @@ mod serve;
 
 pub use serve::serve;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -35,15 +36,35 @@ pub struct HttpConfig {
     pub listen: String,
 }
 
-/// What the door reports on: the broker, once there is one. Cheap to clone, all clones are the same one.
+/// What the door reports on: the broker, once there is one, and whether the server stops. Cheap to clone, all clones are the same
+/// one.
 #[derive(Clone, Debug, Default)]
-pub struct Subject(Arc<OnceLock<Broker>>);
+pub struct Subject(Arc<Reported>);
+
+#[derive(Debug, Default)]
+struct Reported {
+    broker: OnceLock<Broker>,
+    stopping: AtomicBool,
+}
 
 impl Subject {
     /// Names the broker; the first one stays.
     pub fn set(&self, broker: Broker) {
         // A second broker cannot come: a server has one.
-        let _ = self.0.set(broker);
+        let _ = self.0.broker.set(broker);
+    }
+
+    /// Says that the server stops: it is not ready from here on, while it still finishes what is under way.
+    pub fn stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    fn broker(&self) -> Option<&Broker> {
+        self.0.broker.get()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
     }
 }
 
@@ -63,8 +84,8 @@ pub fn router(subject: Subject) -> Router {
 }
 
 async fn readyz(State(subject): State<Subject>) -> Response {
-    match subject.0.get() {
-        Some(broker) if broker.is_ready() => "ready\n".into_response(),
+    match subject.broker() {
+        Some(broker) if broker.is_ready() && !subject.is_stopping() => "ready\n".into_response(),
         Some(_) => (StatusCode::SERVICE_UNAVAILABLE, "the server is shutting down\n").into_response(),
         None => starting(),
     }
@@ -77,7 +98,7 @@ async fn metrics(State(subject): State<Subject>, headers: HeaderMap) -> Response
         true => Exposition::OpenMetrics,
         false => Exposition::Prometheus,
     };
-    match subject.0.get() {
+    match subject.broker() {
         Some(broker) => (
             [(header::CONTENT_TYPE, exposition.media_type())],
             broker.metrics_text(exposition),

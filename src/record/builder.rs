@@ -121,6 +121,12 @@ impl BatchBuilder {
         })
     }
 
+    /// Makes room for a batch of `bytes` before compression at once, rather than as it grows.
+    pub fn reserve(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.encoder.bytes.len());
+        self.encoder.bytes.reserve_exact(more);
+    }
+
     /// Returns the size of the batch so far in bytes, before compression: exact without a codec, else mostly far above.
     pub fn size_bytes(&self) -> usize {
         self.encoder.bytes.len()

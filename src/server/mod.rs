@@ -49,6 +49,7 @@ pub struct Server {
     phase: watch::Sender<Phase>,
     lines: Lines,
     grpc: JoinHandle<Result<(), tonic::transport::Error>>,
+    subject: http::Subject,
     http_stop: watch::Sender<Phase>,
     http: JoinHandle<()>,
 }
@@ -114,6 +115,7 @@ impl Server {
             phase,
             lines,
             grpc,
+            subject,
             http_stop,
             http,
         })
@@ -152,6 +154,7 @@ impl Server {
     /// # Errors
     /// What could not be synced; the next start recovers it.
     pub async fn stop(mut self) -> Result<(), StopError> {
+        self.subject.stop();
         self.phase.send_replace(Phase::Stopping);
         self.drain_grpc().await;
         self.close().await

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::types::Offset;
 
-/// Segments that the cleaner wrote since the start, each by a number of its own.
+/// Segments that the cleaner wrote since the start and that are still there, each by a number of its own.
 #[derive(Debug, Default)]
 pub(super) struct WrittenAnew {
     count: u64,
@@ -25,6 +25,16 @@ impl WrittenAnew {
         for base in bases {
             self.by_base.remove(&base);
         }
+    }
+
+    /// What begins before `start` is gone.
+    pub(super) fn forget_before(&mut self, start: Offset) {
+        self.by_base = self.by_base.split_off(&start);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_base.len()
     }
 
     /// Returns the number of a segment; 0 of one that the start found.

@@ -6,6 +6,8 @@
 //!   recovery-point-offset-checkpoint   per partition: everything before is on disk
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
 //!   cleaner-offset-checkpoint          per compacted partition: everything before is clean, whatever is held
+//!   once-clean-offset-checkpoint       per compacted partition whose cleaner point is less than that for the sake of a hold, or of what
+//!                                      could not be read: everything before was clean once; Kafka has none
 //!   compacted-offset-checkpoint        per partition that was ever compacted: a record before may have been replaced; Kafka has none
 //! ```
 //!
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use crate::env::{FileCache, SyncSite};
 use crate::types::{Offset, TopicPartition};
 
-use super::cleaner_state::CleanerMarks;
+use super::cleaner_state::{CleanerMarks, Settled};
 use super::error::{IoContext, StoreError};
 use super::files::read_whole;
 use super::{WatermarkView, decode_offsets, encode_offsets, write_atomic};
@@ -31,6 +33,7 @@ pub(super) const LOG_STARTS: &str = "log-start-offset-checkpoint";
 pub(super) const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub(super) const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
 const CLEANER_POINTS: &str = "cleaner-offset-checkpoint";
+const ONCE_CLEAN: &str = "once-clean-offset-checkpoint";
 pub(super) const LOCAL_STARTS: &str = "local-start-offset-checkpoint";
 pub(super) const COMPACTED: &str = "compacted-offset-checkpoint";
 const SITE: SyncSite = SyncSite("checkpoint");
@@ -38,7 +41,7 @@ const SITE_DIR: SyncSite = SyncSite("directory of checkpoint");
 
 type Lines = BTreeMap<TopicPartition, Offset>;
 
-/// The six files.
+/// The seven files.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
     log_starts: Checkpoint,
@@ -46,6 +49,7 @@ pub(super) struct Checkpoints {
     recovery_points: Checkpoint,
     high_watermarks: Checkpoint,
     cleaner_points: Checkpoint,
+    once_clean: Checkpoint,
     compacted: Checkpoint,
 }
 
@@ -82,6 +86,11 @@ impl Checkpoints {
                 dir.join(CLEANER_POINTS),
                 "compacted logs are cleaned again from their start",
             )?,
+            once_clean: Checkpoint::read(
+                files,
+                dir.join(ONCE_CLEAN),
+                "compaction of what a hold kept counts as late from the first append on",
+            )?,
             compacted: Checkpoint::read(
                 files,
                 dir.join(COMPACTED),
@@ -104,6 +113,7 @@ impl Checkpoints {
         let line = |lines: &Lines| lines.get(id).copied();
         CleanerMarks {
             point: self.cleaner_points.lines.as_ref().and_then(line),
+            once_clean: self.once_clean.lines.as_ref().and_then(line),
             compacted_below: match &self.compacted.lines {
                 Some(lines) => line(lines).unwrap_or(Offset::ZERO),
                 None => sealed_end,
@@ -157,14 +167,23 @@ impl Checkpoints {
         self.high_watermarks.write(files, &high_watermarks, there)
     }
 
-    /// Writes the cleaner points of `open` partitions; of those that are only `there`, the lines stay.
+    /// Writes the cleaner points of `open` partitions, each with the offset before which the log was clean once; of those that are
+    /// only `there`, the lines stay.
     pub(super) fn write_cleaner_points(
         &mut self,
         files: &FileCache,
-        open: &[(TopicPartition, Offset)],
+        open: &[(TopicPartition, Settled)],
         there: &BTreeSet<TopicPartition>,
     ) -> Result<(), StoreError> {
-        self.cleaner_points.write(files, open, there)
+        let pick = |pick: fn(&Settled) -> Offset| -> Vec<(TopicPartition, Offset)> {
+            let settled = open.iter();
+            settled.map(|(id, settled)| (id.clone(), pick(settled))).collect()
+        };
+        // First: with a point that falls the other would be missed.
+        let once_clean = pick(|settled| settled.once_clean.unwrap_or(Offset::ZERO));
+        self.once_clean.write_if_any(files, &once_clean, there)?;
+        self.cleaner_points
+            .write(files, &pick(|settled| settled.point), there)
     }
 
     /// Writes below which offsets `open` partitions may be compacted; of those that are only `there`, the lines stay.
@@ -203,6 +222,7 @@ impl Checkpoints {
         self.recovery_points.forget(files, &ids)?;
         self.high_watermarks.forget(files, &ids)?;
         self.cleaner_points.forget(files, &ids)?;
+        self.once_clean.forget(files, &ids)?;
         self.compacted.forget(files, &ids)
     }
 }

@@ -4,7 +4,8 @@
 //! - The cleaner point never runs ahead of the segments on disk: it moves after the swap that it tells of is durable. A point
 //!   that was lost costs another pass over what is clean already, and tombstones in that part another of their times.
 //! - What is written down as clean ends where a hold begins: what it keeps has to be decided again when it ends, and nobody
-//!   may be there to tell of that end ([`CleanerState::settled`]).
+//!   may be there to tell of that end ([`CleanerState::settled`]). How far it was clean is written beside it: what passes have not
+//!   come to keeps the promise of its append over a start, and nothing counts as late that was kept by right.
 //! - What readers are told of rises before the swap that makes it true, and never falls. What is written down of it rises before
 //!   the pass ([`CleanerState::announce`]), so that a crash on the way leaves nothing untold.
 //! - Lists in a report are bounded; what did not fit is counted.
@@ -211,8 +212,19 @@ enum Horizon {
 pub(super) struct CleanerMarks {
     /// Everything before it is clean, and decided for good.
     pub(super) point: Option<Offset>,
+    /// Everything before it was clean once, but for what a hold kept, or what could not be read.
+    pub(super) once_clean: Option<Offset>,
     /// A record before it may have been replaced.
     pub(super) compacted_below: Offset,
+}
+
+/// What a checkpoint is to say of the cleaner point of one log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Settled {
+    /// Everything before it is clean, and decided for good.
+    pub(super) point: Offset,
+    /// Everything before it was clean once; `None` where that is no more than the point.
+    pub(super) once_clean: Option<Offset>,
 }
 
 /// How far a pass that is under way may come.
@@ -266,24 +278,27 @@ impl CleanerState {
     /// Returns the cleaner point that a checkpoint is to say, of a log in which nothing before `held_from` is held. It may lie
     /// before the log start, which then counts for the next start; nothing before it has been learned. What was passed unlearned is
     /// dirty for the next start.
-    pub(super) fn settled(&self, held_from: Option<Offset>) -> Offset {
+    pub(super) fn settled(&self, held_from: Option<Offset>) -> Settled {
         let state = self.0.lock();
         let unlearned = state.unlearned.first().copied();
-        [held_from, unlearned]
+        let point = [held_from, unlearned]
             .into_iter()
             .flatten()
-            .fold(state.point, Offset::min)
+            .fold(state.point, Offset::min);
+        let once_clean = state.again.map_or(state.point, |again| again.to.max(state.point));
+        Settled {
+            point,
+            once_clean: Some(once_clean).filter(|to| *to > point),
+        }
     }
 
-    /// A start at `now` found a log of which a hold keeps something. What passes may have come to is written down as dirty only for
-    /// the sake of that.
-    pub(super) fn held_at_start(&self, now: Timestamp) {
+    /// A start at `now` has found what of the log was clean once, as it was written down. What of that is dirty may be shadowed by
+    /// what is clean: a hold kept it, which goes on or has ended since. The promise of all else counts from its append.
+    pub(super) fn once_clean_at_start(&self, to: Offset, log_end: Offset, now: Timestamp) {
         let mut state = self.0.lock();
-        if state.point < state.compacted_below {
-            state.again = Some(Again {
-                to: state.compacted_below,
-                since: now,
-            });
+        let to = to.min(log_end);
+        if state.point < to {
+            state.again = Some(Again { to, since: now });
         }
     }
 

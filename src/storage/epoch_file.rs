@@ -104,7 +104,31 @@ fn decode(bytes: &[u8]) -> Option<[Option<LeaderEpoch>; 2]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..1100),
+            epochs in (0..i32::MAX, 0..i32::MAX),
+            flipped in 0..(FILE_LEN * 8),
+        ) {
+            let _ = decode(&bytes);
+            bytes.resize(FILE_LEN, 0);
+            bytes[..ENTRY_LEN].copy_from_slice(&encode(LeaderEpoch(epochs.0)));
+            bytes[SLOT_LEN..SLOT_LEN + ENTRY_LEN].copy_from_slice(&encode(LeaderEpoch(epochs.1)));
+            let sound = [Some(LeaderEpoch(epochs.0)), Some(LeaderEpoch(epochs.1))];
+            prop_assert_eq!(decode(&bytes), Some(sound));
+            bytes[flipped / 8] ^= 1 << (flipped % 8);
+            let mut left = sound;
+            if flipped / 8 % SLOT_LEN < ENTRY_LEN {
+                left[flipped / 8 / SLOT_LEN] = None;
+            }
+            prop_assert_eq!(decode(&bytes), Some(left), "a slot with a changed bit does not count");
+        }
+    }
 
     #[test]
     fn the_layout_is_version_1() {

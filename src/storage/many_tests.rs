@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
-use super::testing::{House, NOW, offsets, open_one, open_store, path, plain, small, spec};
-use super::{Origin, Partition, PartitionSpec, Store};
-use crate::env::{CrashChoice, Fs as _, SimFs, SyncSite};
+use super::testing::{DATA, House, NOW, offsets, open_one, open_store, path, plain, small, spec};
+use super::{Origin, Partition, PartitionSpec, Store, StoreConfig};
+use crate::env::{CacheLimits, CrashChoice, FileCache, Fs as _, SimFs, SyncSite};
 use crate::types::{PartitionId, TopicPartition};
 
 const COUNT: i32 = 300;
@@ -60,7 +61,9 @@ fn new_partitions_are_opened_without_a_sync_and_their_first_round_shares_the_dat
     let fs = SimFs::new();
     let store = open_store(&fs).expect("opened");
     let syncs = Syncs::of(&fs);
+    let before = fs.mutations();
     let logs = open_many(&store);
+    assert_eq!(fs.mutations(), before, "nothing is made before the first append");
     for log in &logs {
         log.open(NOW).expect("opened");
     }
@@ -98,6 +101,67 @@ fn many_partitions_are_removed_with_one_sync_of_their_names() {
         listed.iter().all(|entry| !entry.name.ends_with("-delete")),
         "what was left of them went at the start"
     );
+}
+
+/// A wait that only a defect makes long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Threads that sync recovered logs: each waits for a second one.
+#[derive(Default)]
+struct Meeting {
+    state: Mutex<MeetingState>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum MeetingState {
+    #[default]
+    Nobody,
+    One,
+    Met,
+    GivenUp,
+}
+
+impl Meeting {
+    fn attend(&self) {
+        let mut state = self.state.lock();
+        match *state {
+            MeetingState::Nobody => *state = MeetingState::One,
+            MeetingState::One => {
+                *state = MeetingState::Met;
+                self.changed.notify_all();
+            }
+            MeetingState::Met | MeetingState::GivenUp => return,
+        }
+        while *state == MeetingState::One {
+            if self.changed.wait_for(&mut state, PATIENCE).timed_out() {
+                *state = MeetingState::GivenUp;
+            }
+        }
+    }
+}
+
+#[test]
+fn partitions_are_recovered_beside_each_other() {
+    let fs = SimFs::new();
+    drop(written(&fs));
+    let files = FileCache::new(Arc::new(fs.clone()), CacheLimits::default());
+    let config = StoreConfig {
+        dir: DATA.into(),
+        threads: 2,
+    };
+    let store = Store::open(Arc::new(files), config).expect("opened");
+    let meeting = Arc::new(Meeting::default());
+    let met = Arc::clone(&meeting);
+    fs.watch_syncs(move |site| {
+        if site.0 == "recovered logs" {
+            met.attend();
+        }
+    });
+    for log in open_many(&store) {
+        assert_eq!(offsets(&log), [0]);
+    }
+    assert_eq!(*meeting.state.lock(), MeetingState::Met, "one after the other");
 }
 
 #[test]

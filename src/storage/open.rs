@@ -165,9 +165,12 @@ fn open_known(
         .last()
         .map_or(Offset::ZERO, |last| last.extent.base);
     let cleaner = data.checkpoints.lock().cleaner_marks(&spec.id, sealed_end);
+    let log_end = recovered.log_end;
     let opened = Opened::found(recovered, cleaner);
     let partition = assemble(data, spec, Arc::clone(&dir), opened);
-    partition.held_at_start(now);
+    if let Some(to) = cleaner.once_clean {
+        partition.cleaner.once_clean_at_start(to, log_end, now);
+    }
     Ok(partition)
 }
 

@@ -185,14 +185,6 @@ impl Partition {
         })
     }
 
-    /// The log was just opened, at `now`: what holds keep in it was kept before.
-    pub(super) fn held_at_start(&self, now: Timestamp) {
-        let config = Arc::clone(&self.config.read());
-        if config.holds.iter().any(|hold| self.held_from(hold).is_some()) {
-            self.cleaner.held_at_start(now);
-        }
-    }
-
     /// Tells whether the next append has nothing to open first. Looks at memory only; once true it stays so.
     pub fn is_open(&self) -> bool {
         self.opened.load(Ordering::Acquire)
@@ -477,7 +469,7 @@ impl Partition {
         }
     }
 
-    /// Returns the epoch under which the record at `offset` was, or would be, written.
+    /// Returns the epoch under which the record at `offset` was, or would be, written. May read a disk.
     pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
         let view = self.marks.view();
         if offset >= view.log_end {

@@ -18,12 +18,12 @@ use crate::env::FileCache;
 use crate::record::{BatchHeader, Damage, DecompressLimit, RecordBatch};
 use crate::types::{LeaderEpoch, Offset, Timestamp};
 
-use super::AbortedTransaction;
 use super::error::ReadError;
 use super::examine::Examined;
 use super::segment::Segment;
 use super::segment_list::SegmentList;
 use super::walk::{Start, read};
+use super::{AbortedTransaction, Overlap, Search};
 
 /// So much is passed over in one call before it returns to say how far it came, in bytes.
 const SKIP_BUDGET: u32 = 64 << 20;
@@ -384,15 +384,9 @@ impl Reader<'_> {
         loop {
             let segment = self.segments.read().at(index);
             let Some(segment) = segment else { break };
-            let mut decided = false;
-            for aborted in segment.aborted(self.files)? {
-                if aborted.last_offset >= range.start && aborted.first_offset < range.end {
-                    overlapping.push(aborted);
-                }
-                // Everything before this offset was decided when the marker came, so no later marker can abort it.
-                decided |= aborted.last_stable_offset >= range.end;
-            }
-            if decided {
+            let Overlap { transactions, search } = segment.aborted_in(self.files, range)?;
+            overlapping.extend(transactions);
+            if search == Search::Complete {
                 break;
             }
             index += 1;

@@ -460,6 +460,7 @@ impl Job {
                 partition.segments.write().remove_until(begins)
             });
             partition.retired.lock().extend(gone);
+            partition.anew.lock().forget_before(begins);
             let known_from = starts.unwrap_or(Offset::ZERO);
             if writer.epochs.truncate_from_start(known_from) == EpochChange::Changed {
                 writer.epochs_file = Saved::No;

@@ -36,7 +36,8 @@ use super::paths::SegmentFile;
 use super::spacing::Holes;
 use super::walk::{EVERY_OFFSET, Start, Stretch, Walk};
 use super::{
-    AbortedTransaction, AppendTimes, OffsetEntry, OffsetIndex, RelativeOffset, TimeEntry, TimeIndex, TxnIndex,
+    AbortedTransaction, AppendTimes, OffsetEntry, OffsetIndex, Overlap, RelativeOffset, TimeEntry, TimeIndex,
+    TxnIndex,
 };
 
 /// So much of an index file is made resident at once; a search in a larger one first looks for the part that holds the answer.
@@ -301,12 +302,24 @@ impl Sealed {
 
     /// Reads the aborted transactions whose markers lie here.
     pub(super) fn aborted(&self, files: &FileCache) -> Result<Vec<AbortedTransaction>, ReadError> {
+        let all = Offset(i64::MIN)..Offset(i64::MAX);
+        Ok(self.aborted_in(files, &all)?.transactions)
+    }
+
+    /// Reads the aborted transactions that reach into a range of offsets and whose markers lie here. Keeps no others in memory.
+    pub(super) fn aborted_in(
+        &self,
+        files: &FileCache,
+        offsets: &Range<Offset>,
+    ) -> Result<Overlap, ReadError> {
         let indexes = self.indexes.lock().clone();
         let len = match indexes {
-            Indexes::Pending(set) => return Ok(set.aborted().to_vec()),
+            Indexes::Pending(set) => return Ok(Overlap::in_memory(set.aborted(), offsets)),
             Indexes::Unchecked(lens) | Indexes::Checked(lens) => lens.aborted,
         };
-        let Some(len) = len else { return Ok(Vec::new()) };
+        let Some(len) = len else {
+            return Ok(Overlap::in_memory(&[], offsets));
+        };
         let path = SegmentFile::TxnIndex.path(self.dir(), self.extent.base);
         let bytes = self.map(files, SegmentFile::TxnIndex, len)?;
         let damaged = |reason| ReadError::Damaged {
@@ -322,7 +335,7 @@ impl Sealed {
                 "a marker at offset {}, expected below {next}",
                 beyond.last_offset
             ))),
-            None => Ok(index.iter().collect()),
+            None => Ok(index.overlapping(offsets.clone())),
         }
     }
 
@@ -578,10 +591,16 @@ impl Segment {
         }
     }
 
-    pub(super) fn aborted(&self, files: &FileCache) -> Result<Vec<AbortedTransaction>, ReadError> {
+    pub(super) fn aborted_in(
+        &self,
+        files: &FileCache,
+        offsets: &Range<Offset>,
+    ) -> Result<Overlap, ReadError> {
         match self {
-            Self::Sealed(sealed) => sealed.aborted(files),
-            Self::Active(active) => Ok(active.look(|state| state.indexes.aborted().to_vec())),
+            Self::Sealed(sealed) => sealed.aborted_in(files, offsets),
+            Self::Active(active) => {
+                Ok(active.look(|state| Overlap::in_memory(state.indexes.aborted(), offsets)))
+            }
         }
     }
 }

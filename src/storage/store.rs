@@ -32,6 +32,7 @@ use crate::env::{FileCache, LockGuard, OpenMode, SyncSite};
 use crate::types::{LeaderEpoch, Offset, Timestamp, TopicPartition};
 
 use super::checkpoints::Checkpoints;
+use super::cleaner_state::Settled;
 use super::data_dir::{DataDir, Removed, create_if_missing, refused};
 use super::error::{IoContext, StoreError};
 use super::identity::Identity;
@@ -345,7 +346,7 @@ fn compacted_below(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
 }
 
 /// How far each compacted log is clean.
-fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Offset)> {
+fn cleaner_points(open: &[Arc<Partition>]) -> Vec<(TopicPartition, Settled)> {
     let compacted = open
         .iter()
         .filter(|partition| partition.config.read().cleanup.compacts());

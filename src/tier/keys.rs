@@ -47,6 +47,11 @@ pub fn number_of(key: &str) -> Option<u64> {
     digits(key.rsplit('/').next()?, NUMBER_DIGITS)
 }
 
+/// Tells whether a key is that of a segment, and not of what names segments.
+pub(super) fn is_segment(key: &str) -> bool {
+    key.ends_with(SEGMENT_SUFFIX)
+}
+
 fn digits(text: &str, len: usize) -> Option<u64> {
     let sound = text.len() == len && text.bytes().all(|byte| byte.is_ascii_digit());
     sound.then(|| text.parse().ok()).flatten()

@@ -29,6 +29,7 @@ mod address;
 mod batch_check;
 mod catalog;
 mod chunk_cache;
+mod copy;
 mod disk_cache;
 mod download;
 mod epoch;

@@ -502,6 +502,26 @@ def check_script(walk: Walk, command: str, answer: Answer) -> None:
     equal(by_partition(found), walk.year_partitions, "records that the script reads")
 
 
+def check_bench_run(walk: Walk, command: str, _answer: Answer) -> None:
+    """One object, whose last read found what was written; the page, where one was asked for, has charts and needs nothing from outside."""
+    (record,) = objects((walk.root / command.split("> ")[1]).read_text())
+    told = record["verification"]
+    equal(told["found_records"], told["written_records"], "records found")
+    if told["written_records"] < 50_000:
+        raise AssertionError(f"few records: {told}")
+    if page := re.search(r"--report (\S+)", command):
+        text = (walk.root / page[1]).read_text()
+        if text.count("<svg") < 4 or re.search(r"https?:|src=|href=", text):
+            raise AssertionError(f"{page[1]} has {text.count('<svg')} charts, or an address")
+
+
+def check_bench_compare(_walk: Walk, _command: str, answer: Answer) -> None:
+    """The figures of both, and what differs: the seed alone."""
+    for name in ("produce.records", "end_to_end.p99", "workload.seed"):
+        if name not in answer.stdout:
+            raise AssertionError(f"no {name} in {answer.stdout}")
+
+
 CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "cargo test": check_tests,
     "export PATH=": check_path,
@@ -537,6 +557,8 @@ CHECKS: dict[str, Callable[[Walk, str, Answer], None]] = {
     "rm -r year/data": nothing_to_compare,
     "siltstone tier restore": check_restored,
     "python3 examples/read_archive.py": check_script,
+    "siltstone bench run": check_bench_run,
+    "siltstone bench compare": check_bench_compare,
     "mkdir tls": nothing_to_compare,
     "openssl req": nothing_to_compare,
     "siltstone topic create safe": nothing_to_compare,

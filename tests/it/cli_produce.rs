@@ -278,6 +278,32 @@ fn ctrl_c_ends_a_load_by_itself_though_records_are_under_way_and_the_server_is_s
 }
 
 #[test]
+fn a_load_whose_server_was_killed_ends_with_a_summary_within_five_seconds_of_a_signal() {
+    for kind in ["INT", "TERM"] {
+        let (server, _dir) = server();
+        server.done(&["topic", "create", "t"]);
+        // Nothing but the signal ends it: records may wait for a day.
+        let mut load = server.command(&["produce", "t", "--delivery-timeout", "86400"]);
+        let mut load = load.stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = load.stdin.take().unwrap();
+        stdin.write_all(b"first\n").unwrap();
+        while server.done(&["read", "t"]).is_empty() {}
+        drop(server);
+        stdin.write_all(&b"more\n".repeat(1 << 18)).unwrap();
+        signal(&load, kind);
+        let begun = std::time::Instant::now();
+        let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
+        let took = begun.elapsed();
+        assert!(took.as_secs() < 5, "{took:?}");
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stdout.starts_with("1 records acknowledged, 5 B in "), "{stdout}");
+        let last = stderr.lines().last().unwrap();
+        assert!(last.starts_with("siltstone: interrupted; "), "{stderr}");
+        drop(stdin);
+    }
+}
+
+#[test]
 fn a_line_that_the_topic_does_not_take_is_named_and_all_lines_before_it_are_written() {
     let (server, dir) = server();
     let compacted = ["--partitions", "3", "--config", "cleanup.policy=compact"];

@@ -133,6 +133,142 @@ async fn a_read_whose_server_never_answers_again_says_what_to_do() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
+/// The log file of a partition of `t`, and where each of its batches begins.
+fn log_of(dir: &tempfile::TempDir, partition: i32) -> (std::path::PathBuf, Vec<u8>, Vec<usize>) {
+    let log = format!("siltstone-data/t-{partition}/00000000000000000000.log");
+    let path = dir.path().join(log);
+    let bytes = std::fs::read(&path).unwrap();
+    let (mut begins, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        begins.push(at);
+        // Its length field counts what follows it.
+        at += 12 + u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap()) as usize;
+    }
+    (path, bytes, begins)
+}
+
+/// A server with two partitions of five batches each, of one record.
+fn with_ten_batches() -> (Server, tempfile::TempDir) {
+    let (server, dir) = server();
+    server.done(&["topic", "create", "t", "--partitions", "2"]);
+    for (partition, number) in ["0", "1"]
+        .iter()
+        .flat_map(|of| (0..5).map(move |number| (of, number)))
+    {
+        let line = format!("{partition}:{number}\n");
+        let produced = server.pipe(&["produce", "t", "--partition", partition], line.as_bytes());
+        assert_eq!(produced.0, Some(0), "{produced:?}");
+    }
+    (server, dir)
+}
+
+/// The byte of a batch whose highest bit says that its last offset lies before its first: the server does not go past that.
+const HEADER_AT: usize = 23;
+/// The byte of a batch that ends its first offset: the server sees that it contradicts those around it.
+const OFFSET_AT: usize = 7;
+/// A byte of what the CRC covers: found by who looks at the records.
+const RECORDS_AT: usize = 61;
+
+/// Flips the highest bit at this place of the third batch of the first partition.
+fn damage(dir: &tempfile::TempDir, at: usize) {
+    let (path, mut bytes, begins) = log_of(dir, 0);
+    assert_eq!(begins.len(), 5);
+    bytes[begins[2] + at] ^= 0x80;
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A clean stop and another start, so that the server may learn how far damage reaches.
+fn restarted(mut server: Server, dir: &tempfile::TempDir) -> Server {
+    signal(&server.child, "TERM");
+    assert!(server.child.wait().unwrap().success());
+    Server::start(dir.path(), &[])
+}
+
+/// The values that a command printed, sorted, its other words by line, and its exit code.
+fn printed(server: &Server, args: &[&str]) -> (Vec<String>, Vec<String>, Option<i32>) {
+    let (code, stdout, stderr) = told(&server.command(args).output().unwrap());
+    let value = |line: &str| line.rsplit('\t').next().unwrap().to_owned();
+    let mut values: Vec<_> = stdout.lines().map(value).collect();
+    values.sort_unstable();
+    (values, stderr.lines().map(str::to_owned).collect(), code)
+}
+
+const LAST_WORDS: &str =
+    "siltstone: 1 place of topic t cannot be read, see above; everything else that was asked for is printed";
+
+#[test]
+fn a_place_that_cannot_be_read_is_told_and_everything_else_is_printed() {
+    for at in [OFFSET_AT, RECORDS_AT] {
+        let (mut server, dir) = with_ten_batches();
+        damage(&dir, at);
+        if at == OFFSET_AT {
+            server = restarted(server, &dir);
+        }
+        let (values, said, code) = printed(&server, &["read", "t", "--print-resume"]);
+        let expected = ["0:0", "0:1", "0:3", "0:4", "1:0", "1:1", "1:2", "1:3", "1:4"];
+        assert_eq!(values, expected, "{said:?}");
+        assert_eq!((code, said.len()), (Some(1), 3), "{said:?}");
+        assert!(
+            said[0].starts_with("siltstone: ")
+                && said[0].contains("t-0")
+                && said[0].contains("damaged")
+                && said[0].ends_with("; 2 to 3 (exclusive) is left out"),
+            "{said:?}"
+        );
+        assert_eq!(said[1..], ["resume 0:5,1:5", LAST_WORDS]);
+        let behind = ["read", "t", "--partition", "0", "--from", "3"];
+        assert_eq!(
+            server.done(&behind).lines().count(),
+            2,
+            "nobody asked for what is lost"
+        );
+        let (_, said, code) = printed(&server, &["read", "t", "--partition", "0", "--limit", "2"]);
+        assert_eq!((said, code), (Vec::new(), Some(0)), "nor came to it");
+    }
+}
+
+#[test]
+fn where_nobody_knows_how_far_damage_reaches_its_partition_ends_and_no_other() {
+    let (server, dir) = with_ten_batches();
+    damage(&dir, HEADER_AT);
+    let (values, said, code) = printed(&server, &["read", "t", "--print-resume"]);
+    assert_eq!(
+        values,
+        ["0:0", "0:1", "1:0", "1:1", "1:2", "1:3", "1:4"],
+        "{said:?}"
+    );
+    assert_eq!((code, said.len()), (Some(1), 3), "{said:?}");
+    assert!(
+        said[0].ends_with("; the rest of partition 0 is left out"),
+        "{said:?}"
+    );
+    assert_eq!(said[1..], ["resume 0:2,1:5", LAST_WORDS]);
+    let (values, said, code) = printed(&server, &["read", "t", "--partition", "0"]);
+    assert_eq!((values.len(), said.len(), code), (2, 2, Some(1)), "{said:?}");
+}
+
+#[test]
+fn a_follower_goes_on_behind_a_place_that_cannot_be_read_and_says_so_at_its_end() {
+    let (server, dir) = with_ten_batches();
+    damage(&dir, RECORDS_AT);
+    let mut follower = Follower::start(&server.address);
+    let mut values: Vec<_> = (0..9).map(|_| follower.record().1).collect();
+    values.sort_unstable();
+    assert_eq!(values[..4], ["0:0", "0:1", "0:3", "0:4"]);
+    assert!(follower.says().ends_with("; 2 to 3 (exclusive) is left out"));
+    let produced = server.pipe(&["produce", "t", "--partition", "0"], b"new\n");
+    assert_eq!(produced.0, Some(0));
+    assert_eq!(follower.record(), (5, "new".to_owned()));
+    signal(&follower.child, "INT");
+    assert_eq!(follower.says(), "resume 0:6,1:5");
+    assert!(
+        follower
+            .says()
+            .starts_with("siltstone: 1 place of topic t cannot be read")
+    );
+    assert_eq!(follower.child.wait().unwrap().code(), Some(1));
+}
+
 #[test]
 fn a_read_that_paused_past_a_compaction_is_told_that_it_may_have_missed_something() {
     let (server, _dir) = server();

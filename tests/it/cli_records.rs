@@ -65,6 +65,22 @@ fn headers_stand_in_every_record_in_their_order() {
 }
 
 #[test]
+fn nothing_is_compressed_unless_it_is_asked_for() {
+    let (server, dir) = with_topic();
+    load(&server, &[], b"as it is\n");
+    load(&server, &["--compression", "zstd"], b"compressed\n");
+    let log = dir.path().join("siltstone-data/t-0/00000000000000000000.log");
+    let dump = ["segment", "dump", "--json", &log.display().to_string()];
+    let (code, stdout, stderr) = run(crate::process::siltstone(&dump));
+    assert_eq!(code, Some(0), "{stderr}");
+    let codec = |line: &str| {
+        let batch: serde_json::Value = serde_json::from_str(line).unwrap();
+        batch["codec"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(stdout.lines().map(codec).collect::<Vec<_>>(), ["none", "zstd"]);
+}
+
+#[test]
 fn an_empty_topic_is_no_record_and_no_failure() {
     let (server, _dir) = with_topic();
     for args in [&["read", "t"][..], &["read", "t", "--json", "--from", "latest"]] {

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 use siltstone::proto::v1;
+use siltstone::record::{BatchBuilder, BatchOptions, Codec};
+use siltstone::types::Timestamp;
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -47,6 +49,60 @@ async fn a_batch_that_is_not_sound_is_refused_and_nothing_is_stored() {
     assert_eq!(status.get_details_error_info().unwrap().reason, "CORRUPT_BATCH");
     let responses = crate::support::read_all(&mut log, everything("flights")).await;
     assert!(responses.iter().all(|response| response.records.is_empty()));
+}
+
+/// A batch of one value of so many zeros, whole.
+fn batch_of_zeros(codec: Codec, len: usize) -> bytes::Bytes {
+    let mut builder = BatchBuilder::new(BatchOptions {
+        codec,
+        ..BatchOptions::default()
+    });
+    let value = vec![0; len];
+    builder
+        .append(Some(Timestamp(1)), None, Some(&value), &[])
+        .unwrap();
+    builder.build().unwrap().bytes().clone()
+}
+
+/// Why `batch` is refused as it is sent to `flights`.
+async fn refused(server: &TestServer, batch: bytes::Bytes) -> (String, String) {
+    let request = v1::ProduceRequest {
+        batch: Some(batch),
+        ..records("flights", 0, &[])
+    };
+    let status = server.log().await.produce(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let info = status.get_details_error_info().unwrap();
+    (info.reason, status.message().to_owned())
+}
+
+#[tokio::test]
+async fn batches_that_swell_beyond_the_limit_or_end_early_are_refused_and_nothing_is_stored() {
+    let settings = [("storage.max_decompressed_bytes", "1MiB")];
+    let server = TestServer::start_with(&settings).await;
+    server.topic("flights", 1).await;
+    for codec in [Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+        let bomb = batch_of_zeros(codec, 2 << 20);
+        assert!(
+            bomb.len() < 1 << 20,
+            "{codec:?}: max.message.bytes is not what refuses it"
+        );
+        let (reason, message) = refused(&server, bomb).await;
+        assert_eq!(reason, "INVALID_RECORD", "{codec:?}: {message}");
+        let limit = "the batch decompresses to more than 1048576 bytes, the server's limit";
+        assert!(message.contains(limit), "{codec:?}: {message}");
+        let whole = batch_of_zeros(codec, 1000);
+        for len in [1, 11, 12, 16, 17, 60, 61, whole.len() - 1] {
+            let (reason, message) = refused(&server, whole.slice(..len)).await;
+            assert_eq!(reason, "INVALID_RECORD", "{codec:?}, {len} bytes: {message}");
+            assert!(
+                message.contains("no whole batch"),
+                "{codec:?}, {len} bytes: {message}"
+            );
+        }
+    }
+    let responses = crate::support::read_all(&mut server.log().await, everything("flights")).await;
+    assert_eq!(responses.last().unwrap().high_watermark, 0);
 }
 
 #[tokio::test]

@@ -149,6 +149,107 @@ async fn records_without_a_partition_go_where_their_keys_say_and_each_is_account
     assert_eq!(accounted, sent.len());
 }
 
+/// Records without a key, for whichever partition the server chooses.
+fn keyless(values: &[&str]) -> v1::ProduceRequest {
+    let keyless = |value: &&str| v1::Record {
+        key: None,
+        ..record("", value)
+    };
+    v1::ProduceRequest {
+        partition: None,
+        records: values.iter().map(keyless).collect(),
+        ..records("flights", 0, &[])
+    }
+}
+
+/// Every request went whole to one partition, as one batch, and those of a round of four to each of the four.
+async fn assert_took_turns(server: &TestServer, answers: Vec<v1::ProduceResponse>) {
+    let mut partitions = Vec::new();
+    for answer in &answers {
+        assert_eq!(answer.appended.len(), 1, "records without a key stay together");
+        let one = &answer.appended[0];
+        assert_eq!(one.record_indexes, [0, 1, 2]);
+        let base = one.base_offset.unwrap();
+        assert_eq!(one.last_offset, Some(base + 2));
+        let fetch = v1::FetchRequest {
+            partitions: vec![v1::FetchPartition {
+                topic: "flights".to_owned(),
+                partition: one.partition,
+                offset: base,
+                max_bytes: 1,
+            }],
+            max_bytes: 1,
+            format: i32::from(v1::RecordFormat::Batches),
+            ..Default::default()
+        };
+        let fetched = server.log().await.fetch(fetch).await.unwrap().into_inner();
+        assert_eq!(
+            fetched.partitions[0].next_offset,
+            base + 3,
+            "one batch holds all three"
+        );
+        partitions.push(one.partition);
+    }
+    for round in partitions.chunks(4) {
+        let mut round = round.to_vec();
+        round.sort_unstable();
+        assert_eq!(round, [0, 1, 2, 3], "the next request goes to the next partition");
+    }
+}
+
+#[tokio::test]
+async fn records_without_key_and_partition_stay_together_and_requests_take_turns() {
+    let server = TestServer::start().await;
+    server.topic("flights", 4).await;
+    let mut log = server.log().await;
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        let answer = log.produce(keyless(&["a", "b", "c"])).await.unwrap();
+        answers.push(answer.into_inner());
+    }
+    assert_took_turns(&server, answers).await;
+
+    // Among records with keys, too, which go elsewhere.
+    let mut mixed = keyless(&["0"; 40]);
+    for (number, record) in mixed
+        .records
+        .iter_mut()
+        .enumerate()
+        .filter(|(number, _)| number % 2 == 1)
+    {
+        record.key = Some(format!("key {number}").into());
+    }
+    let appended = log.produce(mixed).await.unwrap().into_inner().appended;
+    assert!(appended.len() > 1, "keys spread: {appended:?}");
+    let with_keyless = |one: &&v1::Appended| one.record_indexes.iter().any(|index| index % 2 == 0);
+    let keyless: Vec<_> = appended.iter().filter(with_keyless).collect();
+    assert_eq!(keyless.len(), 1, "{appended:?}");
+    let indexes = keyless[0].record_indexes.iter().filter(|index| *index % 2 == 0);
+    assert_eq!(indexes.count(), 20);
+}
+
+#[tokio::test]
+async fn records_without_key_and_partition_stay_together_on_a_stream_too() {
+    let server = TestServer::start().await;
+    server.topic("flights", 4).await;
+    let requests = (0..8).map(|id| v1::ProduceStreamRequest {
+        id,
+        request: Some(keyless(&["a", "b", "c"])),
+    });
+    let requests = stream::iter(requests.collect::<Vec<_>>());
+    let answers = server.log().await.produce_stream(requests).await.unwrap();
+    let mut answers = answers.into_inner();
+    let mut acknowledged = Vec::new();
+    while let Some(answer) = answers.message().await.unwrap() {
+        match answer.outcome.unwrap() {
+            Outcome::Acknowledged(response) => acknowledged.push(response),
+            Outcome::Error(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(acknowledged.len(), 8);
+    assert_took_turns(&server, acknowledged).await;
+}
+
 #[tokio::test]
 async fn a_numbered_batch_sent_again_is_acknowledged_and_not_written_again_also_after_a_restart() {
     let server = TestServer::start().await;

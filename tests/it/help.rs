@@ -128,6 +128,26 @@ fn a_slip_on_the_command_line_is_told_in_one_line_with_what_was_probably_meant()
 }
 
 #[test]
+fn a_missing_command_is_told_alike_whatever_the_environment_holds() {
+    for (arguments, says) in [
+        (&[][..], "a command is missing; see siltstone --help"),
+        (&["topic"], "a command is missing; see siltstone topic --help"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_siltstone"))
+            .args(arguments)
+            .env_clear()
+            .env("SILTSTONE_SERVER", "127.0.0.1:1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stderr),
+            format!("siltstone: {says}\n")
+        );
+    }
+}
+
+#[test]
 fn without_a_server_every_command_says_in_one_line_what_to_do() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();

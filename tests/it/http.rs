@@ -72,6 +72,42 @@ async fn a_head_that_never_ends_is_refused_and_the_door_goes_on() {
     assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200 "));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_is_alive_and_not_ready_while_it_finishes_what_is_under_way() {
+    // A deadline that no test outlives: a read under way holds the stop.
+    let server = TestServer::start_with(&[("shutdown_timeout_ms", "600000")]).await;
+    server.topic("flights", 1).await;
+    let mut log = server.log().await;
+    for _ in 0..40 {
+        let large = "x".repeat(500_000);
+        log.produce(records("flights", 0, &[&large])).await.unwrap();
+    }
+    let mut read = log.read(everything("flights")).await.unwrap().into_inner();
+    read.message().await.unwrap().unwrap();
+    let http = server.server.http_addr();
+    assert!(get(http, "/readyz").await.starts_with("HTTP/1.1 200 "));
+    let stopping = tokio::spawn(server.server.stop());
+    let unready = async {
+        loop {
+            let told = get(http, "/readyz").await;
+            if !told.starts_with("HTTP/1.1 200 ") {
+                break told;
+            }
+        }
+    };
+    let minute = std::time::Duration::from_secs(60);
+    let told = tokio::time::timeout(minute, unready).await.expect("it says so");
+    assert!(
+        told.starts_with("HTTP/1.1 503 ") && told.contains("shutting down"),
+        "{told}"
+    );
+    assert!(get(http, "/healthz").await.starts_with("HTTP/1.1 200 "));
+    assert!(get(http, "/metrics").await.starts_with("HTTP/1.1 200 "));
+    while read.message().await.unwrap().is_some() {}
+    drop((read, log));
+    stopping.await.unwrap().unwrap();
+}
+
 /// Time is virtual: it goes on to the next deadline whenever everybody waits, the kernel aside.
 #[tokio::test(start_paused = true)]
 async fn a_head_that_does_not_come_in_time_is_given_up() {

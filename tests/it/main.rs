@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
+mod allocations;
 #[cfg(feature = "tier")]
 mod archive;
 mod cli_bench;
+mod cli_json;
 mod cli_produce;
 mod cli_read;
 mod cli_records;
@@ -12,9 +14,12 @@ mod cli_tls;
 mod client;
 mod client_faults;
 mod compaction;
+mod embedded;
 mod examples;
 mod faulty_door;
+mod grpc_bounds;
 mod grpc_errors;
+mod grpc_hostile;
 mod grpc_produce;
 mod grpc_read;
 mod grpc_retention;

@@ -121,19 +121,26 @@ fn ephemeral_data_is_gone_after_a_signal() {
 
 #[test]
 fn a_server_that_lives_with_its_parent_stops_when_standard_input_closes() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut command = command(dir.path());
-    command
-        .args(["--ephemeral", "--exit-with-parent"])
-        .stdin(Stdio::piped());
-    let mut process = Process::start(command);
-    let data = dir.path().join(process.field("data"));
-    let mut stdin = process.child.stdin.take().unwrap();
-    stdin.write_all(b"what is said to it means nothing\n").unwrap();
-    assert!(data.is_dir());
-    drop(stdin);
-    assert_eq!(process.end().1.code(), Some(0));
-    assert!(!data.exists());
+    type Ask = fn(&mut Command);
+    let asked: [Ask; 3] = [
+        |command| _ = command.arg("--exit-with-parent"),
+        |command| _ = command.env("SILTSTONE_EXIT_WITH_PARENT", "true"),
+        |command| _ = command.args(["--set", "exit_with_parent=true"]),
+    ];
+    for ask in asked {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = command(dir.path());
+        command.arg("--ephemeral").stdin(Stdio::piped());
+        ask(&mut command);
+        let mut process = Process::start(command);
+        let data = dir.path().join(process.field("data"));
+        let mut stdin = process.child.stdin.take().unwrap();
+        stdin.write_all(b"what is said to it means nothing\n").unwrap();
+        assert!(data.is_dir());
+        drop(stdin);
+        assert_eq!(process.end().1.code(), Some(0));
+        assert!(!data.exists());
+    }
 }
 
 /// A line of the log begins with a time and a level.
@@ -156,6 +163,7 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
     std::fs::create_dir(dir.path().join("strange")).unwrap();
     std::fs::write(dir.path().join("strange/meta.properties"), "version=7\n").unwrap();
     let in_use = format!("--set=grpc.listen={taken}");
+    let http_in_use = format!("--set=http.listen={taken}");
     for (args, code, hint) in [
         (vec!["--set", "nonsense=1"], 2, "unknown setting nonsense"),
         (vec!["--config", "x.toml"], 2, "did you mean grpc.listen?"),
@@ -184,6 +192,12 @@ fn what_is_wrong_is_one_line_and_an_exit_code() {
         (vec!["--data-dir", "strange"], 1, "strange/meta.properties"),
         (vec![], 1, "siltstone-data"),
         (vec![in_use.as_str()], 1, "choose another --grpc-listen"),
+        (vec![http_in_use.as_str()], 1, "choose another --http-listen"),
+        (
+            vec!["--ephemeral", "--data-dir", "full"],
+            1,
+            "leave it out for a temporary one",
+        ),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_siltstone"));
         command

@@ -4,6 +4,7 @@
 //! catches. One test walks the checkout and applies them all. Sizes of functions, banned calls and missing docs are clippy's.
 
 mod code;
+mod examples;
 mod layers;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ fn the_house_rules_hold() {
             breaches.extend(layers::breaches(path, text));
         }
     }
+    breaches.extend(examples::breaches(&files));
     for layer in ["storage", "tier"] {
         breaches.extend(
             layers::cycle(layer, &files).map(|cycle| format!("src/{layer}: a cycle of imports: {cycle}")),

@@ -102,9 +102,9 @@ pub struct ArchiveConfig {
     pub restore: Restore,
     /// Whether it is this server's archive.
     pub access: Access,
-    /// A bucket that is open already, for tests.
-    #[cfg(all(test, feature = "tier"))]
-    pub(super) store: Option<crate::tier::TierStore>,
+    /// A bucket that is open already; `url` is then no more than its name.
+    #[cfg(feature = "tier")]
+    pub store: Option<crate::tier::TierStore>,
 }
 
 impl Default for ArchiveConfig {
@@ -116,7 +116,7 @@ impl Default for ArchiveConfig {
             sweep_delay: Duration::from_secs(60 * 60),
             restore: Restore::Off,
             access: Access::Own,
-            #[cfg(all(test, feature = "tier"))]
+            #[cfg(feature = "tier")]
             store: None,
         }
     }

@@ -183,12 +183,10 @@ pub(super) fn cache(fs: &Arc<dyn Fs>, config: &BrokerConfig) -> Arc<ChunkCache> 
 
 /// Opens the bucket that the configuration names.
 pub(super) fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, TierError> {
-    #[cfg(test)]
-    if let Some(store) = &config.archive.store {
-        return Ok(store.clone());
+    match &config.archive.store {
+        Some(store) => Ok(store.clone()),
+        None => TierStore::open(url, CallLimits::default()),
     }
-    let _ = config;
-    TierStore::open(url, CallLimits::default())
 }
 
 type Claimed = (Claims, crate::tier::Author, Ledger<Catalog>);

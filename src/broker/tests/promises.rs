@@ -451,3 +451,27 @@ async fn metrics_tell_keys_tombstones_the_last_pass_and_the_next() {
     assert_eq!(shop.metric("live_keys"), (keys_before + 1).to_string());
     assert_eq!(shop.metric("tombstones"), "1");
 }
+
+#[tokio::test]
+async fn explain_tells_how_many_rounds_are_left_and_for_how_many_keys_there_is_room() {
+    let shop = Workshop::on(SimFs::new(), |config| config.cleaner.dedupe_buffer_bytes = 40).await;
+    let topic = shop.house.create("t", 1, &[COMPACT]).await;
+    shop.write(&topic, &[("a", "1"), ("b", "1"), ("b", "2")]).await;
+    // The first round finds nothing to change, and the second does not come to its end.
+    shop.house.fs.inject(broken(Call::Write, 1));
+    let job = shop.compact(&topic).await;
+    assert_eq!(job.partitions[0].passes, 1, "{job:?}");
+    let left = |shop: &Workshop| {
+        let told = shop.explain(&topic).last_pass.expect("one came to its end");
+        told.rounds_left.map(|left| (left.estimate, left.map_keys))
+    };
+    assert_eq!(left(&shop), Some((2, 1)));
+    shop.turn();
+    assert_eq!(shop.metric("rounds_left"), "2");
+    shop.clock.advance_ms(1_000);
+    assert_eq!(shop.turn(), Turn::Worked);
+    assert_eq!(left(&shop), None);
+    shop.turn();
+    assert_eq!(shop.metric("rounds_left"), "0");
+    assert_eq!(shop.records(&topic).await, owned(&[(0, "1"), (2, "2")]));
+}

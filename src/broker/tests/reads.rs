@@ -1,7 +1,10 @@
 //! Reading: fetches, long polls, reads between two points, followers, lookups.
 
 use super::*;
+use crate::broker::fetch::Stretch;
 use crate::broker::read::OPEN_POSITIONS_MAX;
+use crate::storage::{FirstBatch, Origin, Read};
+use crate::types::LeaderEpoch;
 
 #[tokio::test]
 async fn a_long_poll_is_answered_by_the_append_it_waits_for() {
@@ -37,6 +40,44 @@ async fn a_long_poll_without_data_ends_when_its_time_is_over() {
             .metrics_text(Exposition::Prometheus)
             .contains("siltstone_wait_registrations 0")
     );
+}
+
+#[tokio::test]
+async fn a_long_poll_waits_for_as_many_bytes_as_it_asked_for_in_all_its_partitions() {
+    let house = start().await;
+    let topic = house.create("t", 2, &[]).await;
+    let large = || vec![record(&"x".repeat(1200))];
+    house.append(&topic, 0, large()).await.expect("good");
+    let poll = || Fetch {
+        min_bytes: 2000,
+        ..fetch(vec![target(&topic, 0, 0), target(&topic, 1, 0)], 5000)
+    };
+    let records = |chunks: Vec<Result<Chunk, Error>>| -> Vec<usize> {
+        let records = |chunk: &Result<Chunk, Error>| texts(chunk.as_ref().expect("in range")).len();
+        chunks.iter().map(records).collect()
+    };
+    tokio::time::pause();
+    let before = tokio::time::Instant::now();
+    let chunks = house.broker.fetch(poll()).await;
+    // A timer rings within the millisecond after its time.
+    let waited = before.elapsed().as_millis();
+    assert!((5000..5010).contains(&waited), "it is too little: {waited} ms");
+    assert_eq!(records(chunks), [1, 0], "and better than nothing");
+    tokio::time::resume();
+
+    let broker = house.broker.clone();
+    let patient = Fetch {
+        max_wait_ms: u32::MAX,
+        ..poll()
+    };
+    let waiting = tokio::spawn(async move { broker.fetch(patient).await });
+    tokio::task::yield_now().await;
+    house.append(&topic, 1, large()).await.expect("good");
+    let chunks = tokio::time::timeout(PATIENCE, waiting)
+        .await
+        .expect("both together are enough")
+        .expect("no panic");
+    assert_eq!(records(chunks), [1, 1]);
 }
 
 #[tokio::test]
@@ -493,4 +534,115 @@ async fn open_reads_share_a_limit_on_their_partitions_and_give_it_back() {
     assert_eq!(budget.used(), 6);
     drop((open, second));
     assert_eq!(budget.used(), 0);
+}
+
+/// The runtime of these tests has one thread, the one they run on.
+#[tokio::test]
+async fn nothing_is_read_from_disk_on_a_network_thread() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[("segment.bytes", "16384")]).await;
+    for number in 0..8 {
+        let one = vec![timed(&"x".repeat(5000), 1000 - number)];
+        house.append(&topic, 0, one).await.expect("good");
+    }
+    // Nothing of what lies on disk is in memory then.
+    let house = house.restart().await;
+    let network = std::thread::current().id();
+    let reads = Arc::new(parking_lot::Mutex::new((0, 0)));
+    let seen = Arc::clone(&reads);
+    house.fs.watch_reads(move || {
+        let mut seen = seen.lock();
+        match std::thread::current().id() == network {
+            true => seen.0 += 1,
+            false => seen.1 += 1,
+        }
+    });
+    let check = |what: &str, least: usize| {
+        let (here, elsewhere) = std::mem::take(&mut *reads.lock());
+        assert_eq!(here, 0, "{what}");
+        assert!(elsewhere >= least, "{what}: {elsewhere} reads show little");
+    };
+    let offsets = async |query| {
+        let found = house
+            .broker
+            .list_offsets(&topic, &[PartitionId(0)], query, Isolation::ReadUncommitted);
+        found.await.expect("known").remove(0)
+    };
+    let earliest = offsets(OffsetQuery::Earliest).await;
+    assert_eq!(
+        (earliest.offset, earliest.leader_epoch),
+        (Some(Offset(0)), Some(LeaderEpoch(0)))
+    );
+    check("the earliest offset", 1);
+    offsets(OffsetQuery::Latest).await;
+    check("the latest offset", 0);
+    let found = offsets(OffsetQuery::Time(Timestamp(996))).await;
+    assert_eq!(found.offset, Some(Offset(0)));
+    check("an offset by time", 1);
+    offsets(OffsetQuery::MaxTimestamp).await;
+    check("the greatest time", 1);
+    house.fetch(&topic, 0, 0).await.expect("in range");
+    check("a fetch", 1);
+    let bounded = read(
+        &topic,
+        ReadStart::Time(Timestamp(994)),
+        ReadEnd::Time(Timestamp(996)),
+    );
+    assert_eq!(house.values(bounded).await.expect("good").len(), 2);
+    check("a read bounded by time", 1);
+    house.broker.describe_topic(&topic).expect("known");
+    let all = AskedPartitions::all();
+    house.broker.preview_retention(&topic, &all).expect("known");
+    house.broker.describe_log(&topic, &all).expect("known");
+    check("descriptions", 0);
+}
+
+/// What is told beside the records is of one moment, whatever happens meanwhile.
+#[tokio::test]
+async fn the_ends_that_an_answer_tells_are_of_one_moment() {
+    let house = start().await;
+    let topic = house.create("t", 1, &[]).await;
+    house
+        .append(&topic, 0, vec![record("opens it")])
+        .await
+        .expect("good");
+    let found = house.broker.core.topics.find(&topic).expect("known");
+    let served = Arc::clone(found.partition(PartitionId(0)).expect("known"));
+    let (log, store) = (Arc::clone(&served.log), Arc::clone(&house.broker.core.store));
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    builder.append(Some(NOW), None, Some(b"x"), &[]).expect("small");
+    let one = builder.build().expect("not empty");
+    // The log start follows the high watermark at once: taken one after the other, they would pass each other.
+    let writer = std::thread::spawn(move || {
+        for _ in 0..5000 {
+            log.append(&one, Origin::Client, NOW).expect("good");
+            for synced in store.sync(std::slice::from_ref(&log)) {
+                let synced = synced.expect("a good disk");
+                log.raise_log_start(synced.high_watermark).expect("not held");
+            }
+        }
+    });
+    let mut last = Offset::ZERO;
+    while !writer.is_finished() {
+        let nothing = Stretch {
+            read: Read {
+                from: last,
+                until: last,
+                times: None,
+                max_bytes: 1,
+                first: FirstBatch::IfItFits,
+            },
+            isolation: Isolation::ReadCommitted,
+            max_decompressed_bytes: 1,
+        };
+        let told = nothing.chunk(&served).expect("nothing is read");
+        let ends = [last, told.log_start, told.last_stable, told.high_watermark];
+        assert!(ends.is_sorted(), "{ends:?}");
+        last = told.log_start;
+    }
+    writer.join().expect("no panic");
+    assert!(
+        last > Offset(1000),
+        "{last}: they were looked at while they moved"
+    );
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::delivery::{Delivery, Fate};
+use super::delivery::{Delivery, Fate, News};
 use super::window::SealedBatch;
 use super::{BatchLimits, Clock, Partitioner, ProducerRecord, partition_id};
 use crate::client::Error;
@@ -70,6 +70,8 @@ struct OpenBatch {
 struct Slot {
     open: Option<OpenBatch>,
     next_sequence: Sequence,
+    /// Where the batch before was full, as many bytes are made ready for the next at once.
+    full_bytes: usize,
     /// How many batches were opened: tells an open batch from the partition's earlier ones.
     opened: u64,
 }
@@ -91,6 +93,7 @@ impl Accumulator {
         let slots = (0..plan.partitions).map(|_| Slot {
             open: None,
             next_sequence: Sequence(0),
+            full_bytes: 0,
             opened: 0,
         });
         let slots = slots.collect();
@@ -113,16 +116,16 @@ impl Accumulator {
         HEADER_LEN + RECORD_LEN_SLACK + BatchBuilder::record_len(record.key, record.value, record.headers)
     }
 
-    /// Adds a record; batches that had no room for it go to `sealed`.
+    /// Adds a record of the `growth` that [`Accumulator::greatest_growth`] says; batches that had no room for it go to `sealed`.
     ///
     /// # Errors
     /// The record is too large for any batch, or has no partition that exists. Nothing is added then.
     pub(super) fn append(
         &mut self,
         record: &ProducerRecord<'_>,
+        growth: usize,
         sealed: &mut Vec<Sealed>,
     ) -> Result<(Delivery, Began), Error> {
-        let growth = Self::greatest_growth(record);
         if growth > self.plan.limits.greatest_bytes {
             return Err(self.too_large(growth));
         }
@@ -132,6 +135,9 @@ impl Accumulator {
             if !self.lacks_room(partition, growth - HEADER_LEN) {
                 break partition;
             }
+            let slot = &mut self.slots[partition];
+            let len = slot.open.as_ref().map_or(0, |open| open.builder.size_bytes());
+            slot.full_bytes = self.plan.limits.target_bytes.min(len + growth);
             sealed.extend(self.seal(partition));
         };
         let timestamp = record.timestamp.unwrap_or_else(|| (self.plan.clock)());
@@ -150,11 +156,13 @@ impl Accumulator {
     }
 
     /// Ends every open batch as failed; none of it was sent.
-    pub(super) fn fail(&mut self, error: &Error) {
+    pub(super) fn fail(&mut self, error: &Error) -> News {
+        let mut news = News::default();
         for open in self.slots.iter_mut().filter_map(|slot| slot.open.take()) {
             self.open_bytes -= open.builder.size_bytes();
-            open.fate.failed(error.clone());
+            news.failed(&open.fate, error.clone());
         }
+        news
     }
 
     /// Seals every open batch into `sealed`.
@@ -247,7 +255,8 @@ impl Accumulator {
             let opened_at = Instant::now();
             slot.opened += 1;
             self.ages.push_back((opened_at, partition, slot.opened));
-            let builder = BatchBuilder::new(options);
+            let mut builder = BatchBuilder::new(options);
+            builder.reserve(std::mem::take(&mut slot.full_bytes));
             self.open_bytes += builder.size_bytes();
             OpenBatch {
                 builder,

@@ -8,6 +8,7 @@
 //! Invariants
 //! - A fate is settled once, and never forgotten: the producer settles all that it still holds before it is gone.
 //! - A delivery costs no allocation of its own: it shares the fate of its batch. Only a delivery that is waited for leaves a waker.
+//! - Whoever waits is woken with no lock of the producer held ([`News`]): a waker is foreign code, and may ask the producer at once.
 //!
 //! What is not here: what is sent, and what an answer means.
 
@@ -23,6 +24,17 @@ use crate::client::Error;
 use crate::types::{Offset, PartitionId, Timestamp};
 
 /// An acknowledged record.
+///
+/// ```no_run
+/// # async fn example(delivery: siltstone::client::Delivery) -> Result<(), siltstone::client::Error> {
+/// if let Some(Err(error)) = delivery.outcome() {
+///     println!("it is known already, without waiting: {error}");
+/// }
+/// let acknowledged = delivery.await?;
+/// println!("{}@{:?}", acknowledged.partition, acknowledged.offset);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Acknowledged {
     /// The partition that it went to.
@@ -64,12 +76,12 @@ impl Fate {
     }
 
     /// No record is acknowledged, nor will be. What was settled before stays.
-    pub(super) fn failed(&self, error: Error) {
+    fn failed(&self, error: Error) {
         self.settle(Err(error));
     }
 
     /// The records from `index` on are refused; those before it are still to come.
-    pub(super) fn end_before(&self, index: u32, error: Error) {
+    fn end_before(&self, index: u32, error: Error) {
         let mut state = self.state.lock();
         state.end.get_or_insert((index, error));
         let wakers = std::mem::take(&mut state.wakers);
@@ -83,6 +95,44 @@ impl Fate {
         let wakers = std::mem::take(&mut state.wakers);
         drop(state);
         wake(wakers);
+    }
+}
+
+/// What fates are to be told. It is put together under the producer's locks, and told when they are free again.
+#[derive(Default, Debug)]
+#[must_use = "whoever waits hears of it by `tell`"]
+pub(super) struct News(Vec<(Arc<Fate>, Change)>);
+
+#[derive(Debug)]
+enum Change {
+    Failed(Error),
+    EndsBefore(u32, Error),
+}
+
+impl News {
+    /// As [`Fate::failed`].
+    pub(super) fn failed(&mut self, fate: &Arc<Fate>, error: Error) {
+        self.0.push((Arc::clone(fate), Change::Failed(error)));
+    }
+
+    /// As [`Fate::end_before`].
+    pub(super) fn ends_before(&mut self, fate: &Arc<Fate>, index: u32, error: Error) {
+        self.0.push((Arc::clone(fate), Change::EndsBefore(index, error)));
+    }
+
+    /// Adds what others found.
+    pub(super) fn extend(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
+    /// Tells all of it. The caller holds no lock.
+    pub(super) fn tell(self) {
+        for (fate, change) in self.0 {
+            match change {
+                Change::Failed(error) => fate.failed(error),
+                Change::EndsBefore(index, error) => fate.end_before(index, error),
+            }
+        }
     }
 }
 
@@ -175,13 +225,18 @@ impl Future for Delivery {
             return Poll::Ready(outcome.map(|place| this.acknowledged(place)));
         }
         let own = this.waker.and_then(|at| state.wakers.get_mut(at));
-        match own.filter(|(index, _)| *index == this.index) {
-            Some((_, waker)) => waker.clone_from(context.waker()),
+        let before = match own.filter(|(index, _)| *index == this.index) {
+            Some((_, waker)) if waker.will_wake(context.waker()) => None,
+            Some((_, waker)) => Some(std::mem::replace(waker, context.waker().clone())),
             None => {
                 this.waker = Some(state.wakers.len());
                 state.wakers.push((this.index, context.waker().clone()));
+                None
             }
-        }
+        };
+        drop(state);
+        // It may be all that holds a task, and what the task holds.
+        drop(before);
         Poll::Pending
     }
 }

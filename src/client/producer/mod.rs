@@ -15,7 +15,7 @@
 //! - Memory is bounded by `buffer_bytes`; `send` waits for room.
 //! - No record waits without an end: from its first record on a batch has the delivery timeout, sealed or not.
 //! - Every delivery is told an outcome, also by a producer that fails or is dropped.
-//! - Locks: `accumulator` before `windows`; neither is held across an await.
+//! - Locks: `accumulator` before `windows`; neither is held across an await, nor while a waker is called.
 //!
 //! The number of partitions is read once, when the producer is made. What is not here: transactions.
 
@@ -38,6 +38,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use self::accumulator::{Accumulator, Began, Plan, ProducerIdentity, Sealed};
+use self::delivery::News;
 use self::sender::Sender;
 use self::windows::Windows;
 use super::{Client, Error, Written, admin};
@@ -138,6 +139,8 @@ struct Shared {
     /// The first by place of the records refused: no more are taken, and what goes before them is still sent. Locked after
     /// `windows`.
     rejection: Mutex<Option<Rejection>>,
+    /// Set with the first rejection: whoever adds a record asks this alone.
+    is_rejected: AtomicBool,
     counters: Counters,
     /// Wakes the sending task: there is something to seal or to send, or the producer closes.
     work: Notify,
@@ -157,10 +160,12 @@ impl Shared {
                 topic: self.topic.clone(),
             });
         }
-        match &*self.rejection.lock() {
-            Some(rejection) => Err(rejection.error.clone()),
-            None => self.failure(),
+        if self.is_rejected.load(Ordering::Acquire)
+            && let Some(rejection) = &*self.rejection.lock()
+        {
+            return Err(rejection.error.clone());
         }
+        self.failure()
     }
 
     /// Takes no more records: one was refused. That of the least place is the one that is told.
@@ -169,6 +174,7 @@ impl Shared {
         let is_first = rejection.as_ref().is_none_or(|other| place < other.place);
         if is_first {
             *rejection = Some(Rejection { place, error });
+            self.is_rejected.store(true, Ordering::Release);
         }
     }
 
@@ -177,9 +183,10 @@ impl Shared {
         let error = self.failure.get_or_init(|| error).clone();
         // Whoever adds a record looks for a failure under the lock, so none comes behind this.
         let mut accumulator = self.accumulator.lock();
-        accumulator.fail(&error.clone().with_written(Written::No));
-        self.windows.lock().fail(&error);
+        let mut news = accumulator.fail(&error.clone().with_written(Written::No));
+        news.extend(self.windows.lock().fail(&error));
         drop(accumulator);
+        news.tell();
         self.settled.notify_waiters();
     }
 
@@ -203,43 +210,58 @@ impl Shared {
         }
     }
 
-    /// Passes sealed batches on; the accumulator is locked by the caller, so that their order holds.
-    fn push(&self, sealed: Vec<Sealed>) {
+    /// Passes sealed batches on; the accumulator is locked by the caller, so that their order holds. Returns what is to be told
+    /// once it is not.
+    fn push(&self, sealed: Vec<Sealed>) -> News {
+        let mut news = News::default();
         if sealed.is_empty() {
-            return;
+            return news;
         }
         let mut windows = self.windows.lock();
         let taken = sealed.into_iter().map(|sealed| {
             let fate = sealed.batch.fate.clone();
             let bytes = windows.push(sealed.partition, sealed.batch);
             if let (0, Some(rejection)) = (bytes, &*self.rejection.lock()) {
-                fate.failed(rejection.error.clone());
+                news.failed(&fate, rejection.error.clone());
             }
             bytes
         });
         let bytes = taken.sum();
         // Still locked: nothing is settled before it is counted.
         self.sealed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        news
     }
 
     /// Adds the record; `None` when there is no room for it now.
     fn add(&self, record: &ProducerRecord<'_>) -> Result<Option<Delivery>, Error> {
+        let growth = Accumulator::greatest_growth(record);
         let mut accumulator = self.accumulator.lock();
         self.open_for_records()?;
         let held = accumulator.open_bytes() + self.sealed_bytes.load(Ordering::Relaxed);
-        if held > 0 && held + Accumulator::greatest_growth(record) > self.options.buffer_bytes {
+        if held > 0 && held + growth > self.options.buffer_bytes {
             return Ok(None);
         }
         let mut sealed = Vec::new();
-        let (delivery, began) = accumulator.append(record, &mut sealed)?;
+        let (delivery, began) = accumulator.append(record, growth, &mut sealed)?;
         count(&self.counters.sent_records, 1);
         let wake = began == Began::Batch || !sealed.is_empty();
-        self.push(sealed);
+        let news = self.push(sealed);
         drop(accumulator);
+        news.tell();
         if wake {
             self.work.notify_one();
         }
         Ok(Some(delivery))
+    }
+
+    /// Passes on every open batch.
+    fn seal_all(&self) {
+        let mut accumulator = self.accumulator.lock();
+        let mut sealed = Vec::new();
+        accumulator.seal_all(&mut sealed);
+        let news = self.push(sealed);
+        drop(accumulator);
+        news.tell();
     }
 
     fn hurry(&self) {
@@ -323,6 +345,7 @@ impl Client {
             closing: AtomicBool::new(false),
             failure: OnceLock::new(),
             rejection: Mutex::new(None),
+            is_rejected: AtomicBool::new(false),
             counters: Counters::default(),
             work: Notify::new(),
             settled: Notify::new(),
@@ -381,12 +404,7 @@ impl Producer {
     /// # Errors
     /// The error that stopped the producer.
     pub async fn flush(&self) -> Result<(), Error> {
-        {
-            let mut accumulator = self.shared.accumulator.lock();
-            let mut sealed = Vec::new();
-            accumulator.seal_all(&mut sealed);
-            self.shared.push(sealed);
-        }
+        self.shared.seal_all();
         self.shared.work.notify_one();
         let target = self.shared.windows.lock().pushed();
         loop {
@@ -427,6 +445,14 @@ impl Producer {
     /// Returns what became of the records so far.
     pub fn metrics(&self) -> ProducerMetrics {
         self.shared.metrics()
+    }
+
+    /// Tells whether nobody holds a lock of the producer.
+    #[cfg(test)]
+    pub(super) fn locks_are_free(&self) -> bool {
+        let shared = &self.shared;
+        let accumulator = shared.accumulator.try_lock().is_some();
+        accumulator && shared.windows.try_lock().is_some() && shared.rejection.try_lock().is_some()
     }
 }
 

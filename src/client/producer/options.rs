@@ -24,6 +24,20 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// A caller's own choice of partitions: the record and the number of partitions in, the partition out. `None` leaves the record
 /// to [`Partitioner::Sticky`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use siltstone::client::{PartitionChoice, Partitioner};
+/// use siltstone::types::PartitionId;
+///
+/// // Tombstones go last.
+/// let choice: PartitionChoice = Arc::new(|record, count| match record.value {
+///     None => Some(PartitionId(count - 1)),
+///     Some(_) => None,
+/// });
+/// # let _ =
+/// Partitioner::Own(choice);
+/// ```
 pub type PartitionChoice = Arc<dyn Fn(&ProducerRecord<'_>, i32) -> Option<PartitionId> + Send + Sync>;
 
 /// Which partition a record goes to that does not name one itself.
@@ -65,6 +79,14 @@ impl fmt::Debug for Partitioner {
 }
 
 /// When a batch counts as written.
+///
+/// ```
+/// use siltstone::client::{Acks, ProducerOptions};
+///
+/// let options = ProducerOptions { acks: Acks::Leader, ..ProducerOptions::default() };
+/// assert_eq!(ProducerOptions::default().acks, Acks::All);
+/// # let _ = options;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Acks {
     /// When it is as durable as the topic's `durability` says.
@@ -77,6 +99,22 @@ pub enum Acks {
 }
 
 /// How a producer works.
+///
+/// ```
+/// use std::time::Duration;
+/// use siltstone::client::ProducerOptions;
+/// use siltstone::record::Codec;
+///
+/// let throughput = ProducerOptions {
+///     codec: Codec::Zstd,
+///     batch_bytes: 1 << 20,
+///     linger: Duration::from_millis(20),
+///     ..ProducerOptions::default()
+/// };
+/// // For who waits for each record.
+/// let latency = ProducerOptions { linger: Duration::ZERO, ..ProducerOptions::default() };
+/// # let _ = (throughput, latency);
+/// ```
 #[derive(Clone)]
 pub struct ProducerOptions {
     /// When a batch counts as written.
@@ -150,6 +188,26 @@ fn machine_clock() -> Timestamp {
 }
 
 /// A record to be sent; its parts are copied by [`Producer::send`](super::Producer::send).
+///
+/// ```no_run
+/// # async fn example(producer: &siltstone::client::Producer) -> Result<(), siltstone::client::Error> {
+/// use siltstone::client::ProducerRecord;
+/// use siltstone::record::Header;
+/// use siltstone::types::Timestamp;
+///
+/// let headers = [Header { key: "source".into(), value: Some("tower".into()) }];
+/// let departed = ProducerRecord {
+///     key: Some(b"N14228"),
+///     value: Some(b"departed"),
+///     timestamp: Some(Timestamp(1_357_034_400_000)),
+///     headers: &headers,
+///     ..ProducerRecord::default()
+/// };
+/// producer.send(departed).await?;
+/// println!("at most {} bytes", producer.max_message_bytes());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ProducerRecord<'a> {
     /// Decides the partition under [`Partitioner::KeyHash`], and is what compaction goes by.

@@ -27,6 +27,7 @@ use super::delivery::Place;
 use super::window::{Refused, RequestId, Verdict};
 use super::windows::IN_FLIGHT_REQUESTS;
 use super::{Acks, Shared, count, partition_id};
+use crate::client::later::later;
 use crate::client::{Client, Error, Written};
 use crate::proto::v1::{self, produce_stream_response::Outcome};
 use crate::types::{Offset, Timestamp};
@@ -131,7 +132,7 @@ impl Sender {
         self.losses = self.losses.saturating_add(1);
         count(&self.shared.counters.losses, 1);
         self.last_error = Some(error);
-        let until = Instant::now() + delay;
+        let until = later(Instant::now(), delay);
         while Instant::now() < until {
             self.check_delivery_timeout()?;
             sleep_until(until.min(Instant::now() + TICK)).await;
@@ -169,7 +170,7 @@ impl Sender {
         let mut log = self.client.log();
         let opening = log.produce_stream(ReceiverStream::new(receiver));
         tokio::pin!(opening);
-        let deadline = Instant::now() + self.shared.options.request_timeout;
+        let deadline = later(Instant::now(), self.shared.options.request_timeout);
         loop {
             match timeout(TICK, &mut opening).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
@@ -231,13 +232,15 @@ impl Sender {
         } else if let Some(before) = Instant::now().checked_sub(self.shared.options.linger()) {
             accumulator.seal_older(before, &mut sealed);
         }
-        self.shared.push(sealed);
+        let news = self.shared.push(sealed);
+        drop(accumulator);
+        news.tell();
     }
 
     /// Returns when to look again though nothing else happens.
     fn next_wake(&self) -> Option<Instant> {
         let opened_at = self.shared.accumulator.lock().oldest_opened_at();
-        let linger_ends = opened_at.map(|opened_at| opened_at + self.shared.options.linger());
+        let linger_ends = opened_at.map(|opened_at| later(opened_at, self.shared.options.linger()));
         let tick = (!self.shared.windows.lock().is_empty()).then(|| Instant::now() + TICK);
         linger_ends.into_iter().chain(tick).min()
     }
@@ -345,8 +348,11 @@ impl Sender {
                 let sealed_bytes = &self.shared.sealed_bytes;
                 sealed_bytes.fetch_add(ended.bytes_after, Ordering::Relaxed);
                 sealed_bytes.fetch_sub(ended.bytes_before, Ordering::Relaxed);
+                drop(windows);
+                ended.news.tell();
+            } else {
+                drop(windows);
             }
-            drop(windows);
             self.shared.hurry();
             self.shared.settled.notify_waiters();
             return Ok(());

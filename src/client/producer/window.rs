@@ -26,8 +26,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::delivery::Fate;
+use super::delivery::{Fate, News};
 use super::prefix::prefix;
+use crate::client::later::later;
 use crate::client::{Error, Written};
 
 /// The batches of a producer and partition that a server remembers (Kafka's rule).
@@ -66,7 +67,7 @@ impl SealedBatch {
 }
 
 /// What came of ending a window at a record.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct EndedAt {
     /// The refusal, as that of the record.
     pub(super) error: Error,
@@ -75,6 +76,8 @@ pub(super) struct EndedAt {
     /// Bytes that the window held, and those that it holds now.
     pub(super) bytes_before: usize,
     pub(super) bytes_after: usize,
+    /// To be told.
+    pub(super) news: News,
 }
 
 /// What one acknowledgement settled.
@@ -248,7 +251,7 @@ impl Window {
             }
         };
         self.entries[place].state = State::Waiting;
-        self.held_until = self.held_until.max(Some(now + delay));
+        self.held_until = self.held_until.max(Some(later(now, delay)));
         Verdict::Retry
     }
 
@@ -269,13 +272,14 @@ impl Window {
         };
         let bytes_before = held(&self.entries);
         let refused = &self.entries[at].batch;
-        refused.fate.end_before(index, error.clone());
+        let mut news = News::default();
+        news.ends_before(&refused.fate, index, error.clone());
         let first = prefix(refused, index);
         if first.is_none() {
-            refused.fate.failed(error.clone());
+            news.failed(&refused.fate, error.clone());
         }
         for behind in self.entries.drain(at..).skip(1) {
-            behind.batch.fate.failed(error.clone());
+            news.failed(&behind.batch.fate, error.clone());
         }
         self.entries.extend(first.map(|batch| Entry {
             batch,
@@ -289,18 +293,21 @@ impl Window {
             place,
             bytes_before,
             bytes_after: held(&self.entries),
+            news,
         })
     }
 
     /// Tells all that is not settled that it failed: those of `error`s that can say so tell of each batch whether it may be written.
-    pub(super) fn fail(&self, error: &Error) {
+    pub(super) fn fail(&self, error: &Error) -> News {
+        let mut news = News::default();
         for entry in self.entries.iter().filter(|entry| entry.state != State::Settled) {
             let written = match entry.is_in_doubt() {
                 true => Written::Perhaps,
                 false => Written::No,
             };
-            entry.batch.fate.failed(error.clone().with_written(written));
+            news.failed(&entry.batch.fate, error.clone().with_written(written));
         }
+        news
     }
 
     /// Notes that the refusal of `request` does not say that nothing was written.

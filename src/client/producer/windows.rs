@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::delivery::News;
 use super::window::{EndedAt, Refused, RequestId, SealedBatch, Settled, Verdict, Window};
 use crate::client::Error;
 
@@ -148,10 +149,12 @@ impl Windows {
     }
 
     /// Tells all that is not settled that it failed.
-    pub(super) fn fail(&self, error: &Error) {
+    pub(super) fn fail(&self, error: &Error) -> News {
+        let mut news = News::default();
         for partition in &self.active {
-            self.windows[*partition].fail(error);
+            news.extend(self.windows[*partition].fail(error));
         }
+        news
     }
 
     /// Notes that the refusal of a request does not say that nothing was written.

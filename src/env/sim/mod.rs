@@ -53,10 +53,13 @@ use crate::types::Timestamp;
 pub struct SimFs {
     disk: Arc<Mutex<Disk>>,
     watch: Arc<RwLock<Option<Watch>>>,
+    reads: Arc<RwLock<Option<ReadWatch>>>,
 }
 
 /// What is called before each sync.
 type Watch = Arc<dyn Fn(SyncSite) + Send + Sync>;
+/// What is called before each read of a file's bytes.
+type ReadWatch = Arc<dyn Fn() + Send + Sync>;
 
 impl fmt::Debug for SimFs {
     /// Without the content: every handle leads here, and a disk full of bytes helps nobody in a message.
@@ -105,6 +108,7 @@ impl SimFs {
         Self {
             disk: Arc::new(Mutex::new(disk)),
             watch: Arc::default(),
+            reads: Arc::default(),
         }
     }
 
@@ -163,6 +167,18 @@ impl SimFs {
     /// waiting can be looked at, and whose thread it keeps. A crash ends it.
     pub fn watch_syncs(&self, watch: impl Fn(SyncSite) + Send + Sync + 'static) {
         *self.watch.write() = Some(Arc::new(watch));
+    }
+
+    /// As [`watch_syncs`](Self::watch_syncs), at each read, mapping and populating of a file.
+    pub fn watch_reads(&self, watch: impl Fn() + Send + Sync + 'static) {
+        *self.reads.write() = Some(Arc::new(watch));
+    }
+
+    fn tell_read_watch(&self) {
+        let watch = self.reads.read().clone();
+        if let Some(watch) = watch {
+            watch();
+        }
     }
 
     fn tell_watch(&self, site: SyncSite) {
@@ -464,6 +480,7 @@ struct SimFile {
 
 impl SimFile {
     fn look(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        self.fs.tell_read_watch();
         let mut disk = self.fs.disk.lock();
         disk.faults.look(Call::Read, &[&self.path])?;
         Ok(disk)

@@ -21,14 +21,14 @@ use std::sync::Arc;
 
 use crate::env::Fs;
 use crate::record::RecordBatch;
-use crate::storage::{AbortedTransaction, AppendTimes, FirstAppend};
+use crate::storage::{AppendTimes, FirstAppend};
 use crate::types::{Offset, Timestamp};
 
 use super::super::cleaner_state::{DamagedPlace, MAX_DAMAGED_PLACES};
 use super::gate::{CompactError, Gate};
 use super::output::{Kept, Output, OutputLimits};
 use super::pieces::{CHUNK, Piece, Pieces, len_32};
-use super::source::Source;
+use super::source::{AbortedIn, Source};
 use super::survivors::{Fate, Judgement, Place, Survivors};
 
 /// What copying needs to know.
@@ -36,8 +36,7 @@ pub(super) struct Copying<'a> {
     pub(super) fs: &'a Arc<dyn Fs>,
     pub(super) dir: &'a Path,
     pub(super) limits: OutputLimits,
-    /// Tells the aborted transactions that may have batches in a segment.
-    pub(super) aborted: &'a dyn Fn(&Source) -> Result<Vec<AbortedTransaction>, CompactError>,
+    pub(super) aborted: AbortedIn<'a>,
 }
 
 /// What became of a group.
@@ -146,8 +145,6 @@ impl Run<'_, '_> {
     /// Copies one segment; returns its index if it is damaged and not alone.
     fn one(&mut self, index: usize, gate: &mut Gate<'_>) -> Result<Option<usize>, CompactError> {
         let source = &self.sources[index];
-        let transactions = (self.copying.aborted)(source)?;
-        self.survivors.expect(transactions);
         let mut pieces = Pieces::open(self.copying.fs.as_ref(), source, gate)?;
         let end = pieces.len();
         let mut gap = None;
@@ -220,6 +217,10 @@ impl Run<'_, '_> {
     }
 
     fn batch(&mut self, at: &At<'_>, gate: &mut Gate<'_>) -> Result<(), CompactError> {
+        if let Some(offsets) = self.survivors.wants(at.batch.header()) {
+            let aborted = (self.copying.aborted)(&self.sources[at.source], &offsets)?;
+            self.survivors.expect(&offsets, aborted);
+        }
         let ends_group = at.source == self.last && at.position + at.batch.header().size_bytes == at.end;
         let place = if ends_group && self.output.next <= self.sources[self.last].sealed.extent.base {
             Place::Needed

@@ -178,3 +178,23 @@ fn a_pass_whose_settings_change_while_it_lingers_begins_anew() {
     assert!(matches!(report, Err(CompactError::Interrupted)), "{report:?}");
     assert_eq!(scene.picture(), before);
 }
+
+#[test]
+fn of_segments_that_retention_took_nothing_is_remembered() {
+    let mut scene = filled();
+    scene.map = OffsetMap::with_keys(1_000);
+    scene.run("clean");
+    let known = |scene: &Scene| {
+        let anew = scene.log.anew.lock();
+        (anew.len(), anew.number(Offset(0)))
+    };
+    let views = scene.log.segment_views();
+    let bases = views.iter().map(|view| view.base);
+    assert!(known(&scene).0 >= 2, "{:?}", bases.collect::<Vec<_>>());
+    let second = views[1].base;
+    scene.log.raise_log_start(second).expect("nothing is held");
+    let left = known(&scene).0 - 1;
+    drop(scene.store.retain(&[Arc::clone(&scene.log)], Timestamp(0)));
+    assert_eq!(known(&scene), (left, 0));
+    assert_ne!(scene.log.anew.lock().number(second), 0);
+}

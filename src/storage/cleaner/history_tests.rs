@@ -208,6 +208,7 @@ fn a_cleaner_point_beyond_the_log_or_before_its_start_counts_for_nothing() {
     let begun = |point: i64, compacted_below: i64| {
         let marks = CleanerMarks {
             point: Some(Offset(point)),
+            once_clean: None,
             compacted_below: Offset(compacted_below),
         };
         let state = CleanerState::new(marks, &(Offset(10)..Offset(20)));
@@ -419,4 +420,71 @@ fn what_no_pass_has_come_to_keeps_its_promise_over_a_start_and_the_end_of_a_hold
     assert_eq!(deadline(&scene), Some(Timestamp(1100)));
     scene.hold(&[]);
     assert_eq!(deadline(&scene), Some(Timestamp(1100)));
+}
+
+/// A log that promises to be clean after 1000 ms, whose first record is held below a newer one since 5000 ms.
+fn promised_and_held() -> Scene {
+    let mut scene = Scene::with(LogConfig {
+        compaction: Compaction {
+            max_lag_ms: 1000,
+            ..compacted().compaction
+        },
+        ..compacted()
+    });
+    scene.hold(&first_record());
+    scene.run("a=1 a=2 roll clean +5000");
+    scene.store.checkpoint().expect("written");
+    scene
+}
+
+fn deadline(scene: &Scene) -> Option<i64> {
+    let view = scene.log.compaction(Timestamp(scene.now));
+    view.deadline.map(|at| at.0)
+}
+
+#[test]
+fn what_a_pass_was_killed_before_it_came_to_keeps_the_promise_of_its_append_though_something_is_held() {
+    let mut scene = promised_and_held();
+    scene.run("b=1 b=2 roll");
+    let appended_at = scene.now;
+    scene.store.checkpoint().expect("written");
+    // How far it may come is written down, and it comes to nothing.
+    let stopped = scene.clean_within(&mut |_| Pace::Stop);
+    stopped.expect_err("its budget says so");
+    scene.run("+300 restart +10");
+    assert_eq!(told(&scene).0, 4);
+    assert_eq!(deadline(&scene), Some(appended_at + 1000));
+}
+
+#[test]
+fn a_hold_that_ended_before_a_start_has_broken_no_promise() {
+    for stop in ["restart", "close"] {
+        let mut scene = promised_and_held();
+        scene.hold(&[]);
+        let ended_at = scene.now;
+        scene.run("+10");
+        assert_eq!(deadline(&scene), Some(ended_at + 1000), "{stop}");
+        scene.store.checkpoint().expect("written");
+        scene.run(stop);
+        let started_at = scene.now;
+        scene.run("+10");
+        assert_eq!(deadline(&scene), Some(started_at + 1000), "{stop}");
+        // The next start after that, too, as long as no pass came to it; and after the pass there is nothing to promise.
+        scene.run(stop);
+        assert_eq!(deadline(&scene), Some(scene.now + 1000), "{stop}");
+        scene.run("clean");
+        scene.store.checkpoint().expect("written");
+        scene.run(stop).run("+10 c=1");
+        assert_eq!(deadline(&scene), Some(scene.now + 1000), "{stop}");
+    }
+}
+
+#[test]
+fn a_hold_whose_end_only_the_next_start_learns_of_has_broken_no_promise() {
+    for stop in ["restart", "close"] {
+        let mut scene = promised_and_held();
+        scene.write_down(&[]);
+        scene.run(stop).run("+10");
+        assert_eq!(deadline(&scene), Some(scene.now - 10 + 1000), "{stop}");
+    }
 }

@@ -3,31 +3,30 @@
 //! Invariants
 //! - Not learned: markers, batches of aborted transactions, batches that cannot be read to their end, and what lies in a segment
 //!   behind a place that the disk does not give. What was not learned shadows nothing.
+//! - A file that has become shorter than the log was is no such place: what is left of it is learned, and its end is damage.
 //! - A map for one key gets on: a round learns at least one record, or everything there is.
 //! - What was learned of a segment that retention takes away meanwhile does no harm: all it shadows is gone, too.
 //!
 //! What is not here: what becomes of the records that were learned (`survivors`).
 
-use crate::env::Fs;
+use crate::env::FileCache;
 use crate::record::{DecompressLimit, RecordBatch};
-use crate::storage::AbortedTransaction;
 use crate::types::Offset;
 
 use super::gate::{CompactError, Gate};
 use super::offset_map::{Learned, OffsetMap};
 use super::pieces::{Piece, Pieces};
-use super::source::Source;
+use super::source::{AbortedIn, Source};
 use super::transactions::{Decision, Transactions};
 use super::unread::Unread;
 
 /// Learns records from `from` on.
 pub(super) struct Learning<'a> {
-    pub(super) fs: &'a dyn Fs,
+    pub(super) files: &'a FileCache,
     pub(super) map: &'a mut OffsetMap,
     pub(super) from: Offset,
     pub(super) limit: DecompressLimit,
-    /// Tells the aborted transactions that may have batches in a segment.
-    pub(super) aborted: &'a dyn Fn(&Source) -> Result<Vec<AbortedTransaction>, CompactError>,
+    pub(super) aborted: AbortedIn<'a>,
     pub(super) unread: &'a mut Unread,
 }
 
@@ -49,17 +48,37 @@ impl Learning<'_> {
             if !gate.needs(source.sealed.extent.next) {
                 continue;
             }
-            match self.source(source, &mut transactions, gate) {
+            match self.as_far_as_it_goes(source, &mut transactions, gate) {
                 Ok(Reached::End) => {}
                 Err(CompactError::Interrupted) if gate.take_lost() => {}
-                Err(CompactError::Storage(error)) => match gate.take_unread() {
-                    Some(place) => self.unread.add(source, place, error),
-                    None => return Err(CompactError::Storage(error)),
-                },
                 full_or_failed => return full_or_failed,
             }
         }
         Ok(Reached::End)
+    }
+
+    /// Learns from a segment what the disk gives of it.
+    fn as_far_as_it_goes(
+        &mut self,
+        source: &Source,
+        transactions: &mut Transactions,
+        gate: &mut Gate<'_>,
+    ) -> Result<Reached, CompactError> {
+        loop {
+            let error = match self.source(source, transactions, gate) {
+                Err(CompactError::Storage(error)) => error,
+                done => return done,
+            };
+            let Some(place) = gate.take_unread() else {
+                return Err(error.into());
+            };
+            if !source.finds_its_end_lost(self.files) {
+                self.unread.add(source, place, error);
+                return Ok(Reached::End);
+            }
+            // What was under way where the segment begins, the indexes tell once more.
+            *transactions = Transactions::default();
+        }
     }
 
     fn source(
@@ -68,12 +87,14 @@ impl Learning<'_> {
         transactions: &mut Transactions,
         gate: &mut Gate<'_>,
     ) -> Result<Reached, CompactError> {
-        transactions.expect((self.aborted)(source)?);
-        let mut pieces = Pieces::open(self.fs, source, gate)?;
+        let mut pieces = Pieces::open(self.files.fs().as_ref(), source, gate)?;
         while let Some(piece) = pieces.next(gate)? {
             let Piece::Batch { batch, .. } = piece else {
                 continue;
             };
+            if let Some(offsets) = transactions.wants(batch.header()) {
+                transactions.expect(&offsets, (self.aborted)(source, &offsets)?);
+            }
             if let Reached::Full(at) = self.batch(&batch, transactions) {
                 return Ok(Reached::Full(at));
             }

@@ -45,6 +45,8 @@ mod pieces;
 mod readers_tests;
 mod rebuild;
 #[cfg(test)]
+mod rounds_tests;
+#[cfg(test)]
 mod second_output_tests;
 mod source;
 mod survivors;

@@ -13,7 +13,6 @@
 //! In the end nobody writes any more: the log itself asks for the passes after which no tombstone is left.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -41,6 +40,8 @@ enum Op {
     Crash(u64),
     /// Ends the hold there is; from an offset on, so many more.
     Hold(i64, i64),
+    /// The same with times: from so long ago on, so long.
+    HoldTimes(i64, i64),
     Unhold,
     /// The process dies after the end of the hold was written down, and before the log knew.
     UnholdAndCrash(u64),
@@ -86,6 +87,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Restart),
         1 => any::<u64>().prop_map(Op::Crash),
         1 => (0..40_i64, 1..10_i64).prop_map(|(from, more)| Op::Hold(from, more)),
+        1 => (0..60_i64, 1..40_i64).prop_map(|(ago, long)| Op::HoldTimes(ago, long)),
         1 => Just(Op::Unhold),
         1 => any::<u64>().prop_map(Op::UnholdAndCrash),
         1 => Just(Op::Checkpoint),
@@ -123,7 +125,7 @@ struct Model {
     written: Vec<Written>,
     /// Offsets that were there when the hold began that holds them.
     held: BTreeSet<i64>,
-    hold: Range<i64>,
+    hold: Option<Hold>,
     /// Somebody wanted everything before it deleted.
     asked_start: Offset,
     /// Everything before it is deleted, and that is written down.
@@ -147,7 +149,7 @@ impl Model {
             scene,
             written: Vec::new(),
             held: BTreeSet::new(),
-            hold: 0..0,
+            hold: None,
             asked_start: Offset::ZERO,
             deleted_before: Offset::ZERO,
             promised_since: 0,
@@ -234,7 +236,7 @@ impl Model {
         let to = end_of_cleanable(&self.scene);
         let before = self.found()?;
         let fs = &self.scene.fs;
-        fs.fail_after(fs.mutations() + calls);
+        fs.fail_after(calls);
         // It may come to its end before.
         let _ = self.scene.clean();
         let map = std::mem::replace(&mut self.scene.map, OffsetMap::with_bytes(0));
@@ -298,7 +300,7 @@ impl Model {
             let newer = self.written[at + 1..].iter().find(|newer| newer.key == *key);
             let over = newer.is_some_and(|newer| newer.appended.max(self.promised_since) + max_lag_ms <= now);
             prop_assert!(
-                !over || self.hold.contains(offset),
+                !over || self.is_held(*offset),
                 "{} has outlived the promise at {}: {:?}",
                 offset,
                 now,
@@ -376,14 +378,10 @@ impl Model {
                 self.deleted_before = self.start();
             }
             Op::Crash(seed) => self.crash(*seed),
-            Op::Hold(from, more) => {
-                let range = *from..*from + *more;
-                let there = self.found()?.into_iter().map(|(offset, ..)| offset);
-                self.held = there.filter(|offset| range.contains(offset)).collect();
-                self.hold = range.clone();
-                self.configure(|config| {
-                    config.holds = [Hold::Offsets(Offset(range.start)..Offset(range.end))].into();
-                });
+            Op::Hold(from, more) => self.hold(Hold::Offsets(Offset(*from)..Offset(*from + *more)))?,
+            Op::HoldTimes(ago, long) => {
+                let from = self.scene.now - *ago;
+                self.hold(Hold::Times(Timestamp(from)..Timestamp(from + *long)))?;
             }
             Op::Unhold => {
                 self.unhold();
@@ -409,9 +407,24 @@ impl Model {
         self.verify()
     }
 
+    fn hold(&mut self, hold: Hold) -> Result<(), TestCaseError> {
+        self.hold = Some(hold.clone());
+        let there = self.found()?.into_iter().map(|(offset, ..)| offset);
+        self.held = there.filter(|offset| self.is_held(*offset)).collect();
+        self.configure(|config| config.holds = [hold].into());
+        Ok(())
+    }
+
+    fn is_held(&self, offset: i64) -> bool {
+        let appended = self.written[usize::try_from(offset).expect("not negative")].appended;
+        let hold = self.hold.as_ref();
+        // What is appended has that moment for its time.
+        hold.is_some_and(|hold| hold.holds(Offset(offset), Some(Timestamp(appended))))
+    }
+
     fn unhold(&mut self) {
         self.held.clear();
-        self.hold = 0..0;
+        self.hold = None;
     }
 
     /// Whoever reads from any offset on builds the table that the records from there on say.

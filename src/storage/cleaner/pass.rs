@@ -11,7 +11,7 @@
 //! - Groups are swapped in the order of their offsets: an older record is gone for good before the tombstone above it goes.
 //! - Memory: the map, a few chunks, and twice the largest decompressed batch; besides an entry for each producer that the log
 //!   remembers, at most `MAX_PRODUCERS` (beyond that the log has forgotten the one that was idle longest, and its last batch is
-//!   one as any other), and for each aborted transaction of the segment that is read.
+//!   one as any other), and for the aborted transactions a bounded part ahead (`transactions`).
 //!
 //! What is not here: which log is next, when, and how fast (`broker`).
 
@@ -348,13 +348,13 @@ impl Round<'_> {
         let from = self.dirty_from(&all);
         let mut gate = Gate::new(&mut *pass.budget, &self.partition.maintenance, lend);
         let limit = DecompressLimit(self.config.max_decompressed_bytes);
-        let aborted = |source: &Source| self.aborted(source);
+        let aborted = |source: &Source, offsets: &Range<Offset>| self.aborted(source, offsets);
         // No more keys than there are offsets.
         let dirty_offsets = until.0.saturating_sub(from.0).max(1).cast_unsigned();
         pass.map.reset(pass.seed, from, dirty_offsets);
         let mut unread = Unread::default();
         let reached = Learning {
-            fs: self.partition.files.fs().as_ref(),
+            files: &self.partition.files,
             map: &mut *pass.map,
             from,
             limit,
@@ -445,7 +445,7 @@ impl Round<'_> {
             log_bytes: u64::from(self.config.segment_bytes),
             index_bytes: u64::from(self.config.segment_index_bytes),
         };
-        let aborted = |source: &Source| self.aborted(source);
+        let aborted = |source: &Source, offsets: &Range<Offset>| self.aborted(source, offsets);
         let copying = Copying {
             fs: self.partition.files.fs(),
             dir: self.dir,
@@ -500,7 +500,9 @@ impl Round<'_> {
                     done.found = found;
                     let before = next.partition_point(|source| source.sealed.extent.base <= place.offset);
                     let index = before.saturating_sub(1);
-                    unread.add(&next[index], place, error);
+                    if !next[index].finds_its_end_lost(&self.partition.files) {
+                        unread.add(&next[index], place, error);
+                    }
                     set_apart(&mut sources, range, index, limits, &mut groups);
                 }
                 Err(error) => return Err(error),
@@ -543,8 +545,12 @@ impl Round<'_> {
         segments.into_iter().filter_map(source).collect()
     }
 
-    fn aborted(&self, source: &Source) -> Result<Vec<AbortedTransaction>, CompactError> {
-        let aborted = self.partition.aborted(&source.offsets());
+    fn aborted(
+        &self,
+        source: &Source,
+        offsets: &Range<Offset>,
+    ) -> Result<Vec<AbortedTransaction>, CompactError> {
+        let aborted = self.partition.aborted(offsets);
         aborted.map_err(|error| match error {
             ReadError::Storage(error) => error.into(),
             damage => CompactError::Storage(StoreError::Unusable {

@@ -38,7 +38,7 @@ fn sealed(scene: &Scene) -> Vec<Arc<Sealed>> {
     sealed.collect()
 }
 
-fn never_aborted(_: &Source) -> Result<Vec<AbortedTransaction>, CompactError> {
+fn never_aborted(_: &Source, _: &std::ops::Range<Offset>) -> Result<Vec<AbortedTransaction>, CompactError> {
     Ok(Vec::new())
 }
 
@@ -59,7 +59,7 @@ fn clean_into(scene: &mut Scene, max_bytes: u32) -> Result<usize, CompactError> 
     let mut gate = Gate::new(&mut budget, &log.maintenance, &mut lend);
     scene.map.reset([1, 2], Offset(0), 100);
     Learning {
-        fs: log.files.fs().as_ref(),
+        files: &log.files,
         map: &mut scene.map,
         from: Offset(0),
         limit: LIMIT,

@@ -4,11 +4,19 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::env::FileCache;
+use crate::storage::AbortedTransaction;
 use crate::types::Offset;
 
 use super::super::cleaner_state::DamagedPlace;
+use super::super::examine::Examined;
 use super::super::segment::Sealed;
+use super::gate::CompactError;
 use super::grouping::{Member, Soundness};
+
+/// Tells, for who reads a segment, the aborted transactions that reach into some offsets from there on.
+pub(super) type AbortedIn<'a> =
+    &'a dyn Fn(&Source, &Range<Offset>) -> Result<Vec<AbortedTransaction>, CompactError>;
 
 /// A sealed segment, and where the next one begins.
 #[derive(Clone, Debug)]
@@ -39,6 +47,18 @@ impl Source {
             offset: gap.offsets.start,
             reason: gap.reason.clone(),
         })
+    }
+
+    /// It could not be read: where that is because its file has become shorter than the log was, finds out what of it is lost, as
+    /// a reader who came to that place would. Returns true if that is known now, and was not before. Reads the file to its end, once.
+    pub(super) fn finds_its_end_lost(&self, files: &FileCache) -> bool {
+        let whole = u64::from(self.sealed.extent.end);
+        let stat = files.fs().stat(self.path());
+        self.sealed.gaps().is_empty()
+            && stat.is_ok_and(|stat| stat.len_bytes < whole)
+            // What keeps it from being read even so far is no reason to give up the rest of the log: it is told as unreadable.
+            && matches!(self.sealed.examine(files), Ok(Examined::NewGaps))
+            && self.sealed.ends_early()
     }
 
     pub(super) fn member(&self) -> Member {

@@ -188,9 +188,14 @@ impl<'a> Survivors<'a> {
         self.met = met;
     }
 
-    /// Takes note of aborted transactions that batches may belong to which come next.
-    pub(super) fn expect(&mut self, aborted: Vec<AbortedTransaction>) {
-        self.met.transactions.expect(aborted);
+    /// See [`Transactions::wants`].
+    pub(super) fn wants(&self, header: &BatchHeader) -> Option<Range<Offset>> {
+        self.met.transactions.wants(header)
+    }
+
+    /// See [`Transactions::expect`].
+    pub(super) fn expect(&mut self, offsets: &Range<Offset>, aborted: Vec<AbortedTransaction>) {
+        self.met.transactions.expect(offsets, aborted);
     }
 
     /// There is a place that cannot be read: it may hold a record of any key.

@@ -248,8 +248,9 @@ fn named(dir: &Path, base: Offset, suffix: &str) -> PathBuf {
 /// may be a repair's.
 ///
 /// No `.swap` may be found alone by a start: it would be finished, and take the place of what only all of one replacement stand
-/// for. So each takes the name of a `.cleaned` of a base no greater, which says that none of them counts, and that name goes last:
-/// no crash finds it gone, and what took it before under the name it had. If it dies here: a start does the rest.
+/// for. So each takes the name of a `.cleaned` of a base no greater, which says that none of them counts, and that name is removed
+/// when the last of them had it: no crash finds it gone, and what took it under the name it had before. If it dies here: a start does
+/// the rest.
 pub(super) fn remove_leftovers(fs: &dyn Fs, dir: &Path, until: Offset) -> Result<(), CompactError> {
     let (mut cleaned, mut swaps) = (BTreeSet::new(), BTreeSet::new());
     for entry in fs.list(dir).tried("list", dir)? {

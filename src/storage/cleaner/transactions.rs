@@ -9,21 +9,28 @@
 //! - Markers are matched by producer, never by key, and are never learned.
 //! - An aborted transaction ends where its index entry says, whether its marker could be read or not: what the producer wrote
 //!   behind it is not part of it.
-//! - Memory: an entry for each aborted transaction of the segment that is read, and for each producer with a transaction
-//!   under way there, or whose marker could not be read. Producers are at most those that the log has remembered at once
-//!   (`MAX_PRODUCERS`), as long as markers can be read.
+//! - Memory: an entry for each aborted transaction of the next [`AHEAD_OFFSETS`] offsets, however many a segment has, and for each
+//!   producer with a transaction under way there, or whose marker could not be read. Producers are at most those that the log has
+//!   remembered at once (`MAX_PRODUCERS`), as long as markers can be read.
 //!
 //! What is not here: records (`survivors`), and the indexes that tell the aborted transactions (`segment`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 use crate::record::{BatchHeader, ControlMarker};
 use crate::storage::AbortedTransaction;
 use crate::types::{Offset, ProducerId};
 
+/// Of so many offsets beyond a batch the aborted transactions are told at once: half as many at most, 16 MiB of entries. The fewer,
+/// the more often the indexes are gone through.
+pub(super) const AHEAD_OFFSETS: i64 = if cfg!(test) { 8 } else { 1 << 18 };
+
 /// The transactions of one pass. Batches are told in the order of their offsets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Transactions {
+    /// Those that begin before it were told.
+    told_to: Offset,
     /// Aborted, not yet begun where the pass is.
     ahead: BTreeMap<(Offset, ProducerId), AbortedTransaction>,
     aborted: HashMap<ProducerId, (AbortedTransaction, Batches)>,
@@ -57,8 +64,20 @@ pub(super) enum MarkerNeed {
 }
 
 impl Transactions {
-    /// Takes note of aborted transactions that batches may belong to which come next.
-    pub(super) fn expect(&mut self, aborted: impl IntoIterator<Item = AbortedTransaction>) {
+    /// Returns the offsets of which the aborted transactions must be told before this batch is; `None` where they are known.
+    pub(super) fn wants(&self, header: &BatchHeader) -> Option<Range<Offset>> {
+        let last = header.last_offset();
+        let until = Offset(last.0.saturating_add(AHEAD_OFFSETS));
+        (last >= self.told_to).then_some(header.base_offset..until)
+    }
+
+    /// Takes note of the aborted transactions that reach into these offsets, where batches come next.
+    pub(super) fn expect(
+        &mut self,
+        offsets: &Range<Offset>,
+        aborted: impl IntoIterator<Item = AbortedTransaction>,
+    ) {
+        self.told_to = offsets.end;
         for transaction in aborted {
             let key = (transaction.first_offset, transaction.producer_id);
             let under_way = self.aborted.get(&transaction.producer_id);
@@ -126,3 +145,7 @@ impl Transactions {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "transactions_tests.rs"]
+mod tests;

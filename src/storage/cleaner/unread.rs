@@ -13,7 +13,8 @@
 //!   not read either is passed, and told as damage. It is remembered: tombstones from there on stay, since nobody knows what the
 //!   segment would have shadowed below them, and when the disk gives it again, it is dirty again, and learned.
 //!
-//! What is not here: bytes that can be read and are no batches (`pieces`).
+//! What is not here: bytes that can be read and are no batches (`pieces`), and files that have become shorter than the log was: what
+//! of them is lost is known once somebody has looked, and nobody waits for it ([`Source::finds_its_end_lost`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

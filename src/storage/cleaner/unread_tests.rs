@@ -160,17 +160,75 @@ fn a_log_that_ends_early_is_left_as_it_is_so_that_readers_and_starts_are_told_of
     }
 }
 
-#[test]
-fn a_log_that_became_shorter_than_is_known_is_not_replaced_by_a_shorter_one() {
-    let mut scene = Scene::new();
-    scene.run("a=1 b=1 c=1 roll a=2 roll d=1 roll");
-    let path = scene.log.dir().join(FIRST);
+fn cut(scene: &Scene, log: &str, len: u64) {
+    let path = scene.log.dir().join(log);
     let file = scene.fs.open(&path, OpenMode::ReadWrite).expect("opened");
-    file.set_len(2 * BATCH).expect("cut");
-    let refused = scene.clean().expect_err("bytes are missing").to_string();
-    assert!(refused.contains(FIRST), "{refused}");
-    assert_eq!(len(&scene, FIRST), 2 * BATCH);
-    assert_eq!(point(&scene), Offset(0));
+    file.set_len(len).expect("cut");
+}
+
+#[test]
+fn a_log_that_is_shortened_while_it_is_open_is_left_as_it_is_and_keeps_nothing_from_being_cleaned() {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 c=1 roll a=2 b=~ roll d=1 d=2 roll");
+    cut(&scene, FIRST, 2 * BATCH);
+    // No reader has come to it.
+    for pass in 0..3 {
+        let report = scene.clean().expect("the rest is cleaned");
+        assert_eq!(report.damaged.len(), 1, "{report:?}");
+        let place = &report.damaged[0];
+        assert_eq!(
+            (place.position, place.len_bytes, place.offset),
+            (2 * BATCH, BATCH, Offset(2))
+        );
+        assert_eq!(point(&scene), Offset(7), "pass {pass}");
+        assert_eq!(scene.log.compaction(Timestamp(scene.now)).last_error, None);
+        assert_eq!(
+            report.records.tombstones_kept, 1,
+            "pass {pass}: c may have been b"
+        );
+        let shadowed_behind_it = u64::from(pass == 0);
+        assert_eq!(report.records.superseded, shadowed_behind_it, "pass {pass}");
+        assert_eq!(len(&scene, FIRST), 2 * BATCH, "its bytes stay");
+        assert_eq!(lost(&scene), Some(Offset(2)..Offset(3)), "pass {pass}");
+        scene.run("+1000");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_log_that_was_shortened_is_learned() {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 roll a=2 c=1 roll d=1 roll");
+    cut(&scene, SECOND, BATCH);
+    let report = scene.clean().expect("cleaned");
+    assert_eq!((report.records.superseded, report.learned_keys), (1, 3));
+    assert_eq!(point(&scene), Offset(5));
+    assert_eq!(len(&scene, FIRST), BATCH, "the first a is gone");
+}
+
+#[test]
+fn a_log_that_is_shortened_between_two_chunks_of_a_pass_is_left_as_it_is() {
+    for chunk in 0..6 {
+        let mut scene = Scene::new();
+        scene.run("a=1 b=1 c=1 roll a=2 roll d=1 d=2 roll");
+        let path = scene.log.dir().join(FIRST);
+        let fs = scene.fs.clone();
+        let mut chunks = 0;
+        let passed = scene.clean_within(&mut |_| {
+            if chunks == chunk {
+                let file = fs.open(&path, OpenMode::ReadWrite).expect("opened");
+                file.set_len(2 * BATCH).expect("cut");
+            }
+            chunks += 1;
+            crate::storage::Pace::Go
+        });
+        passed.expect("it comes to its end");
+        assert_eq!(point(&scene), Offset(6), "chunk {chunk}");
+        if chunk < 2 {
+            let again = scene.clean().expect("cleaned");
+            assert_eq!(again.damaged.len(), 1, "chunk {chunk}");
+            assert_eq!(len(&scene, FIRST), 2 * BATCH, "chunk {chunk}");
+        }
+    }
 }
 
 #[test]

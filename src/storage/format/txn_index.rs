@@ -97,6 +97,33 @@ pub struct Overlap {
     pub search: Search,
 }
 
+impl Overlap {
+    /// As [`TxnIndex::overlapping`], of entries that are in memory.
+    pub fn in_memory(entries: &[AbortedTransaction], offsets: &Range<Offset>) -> Self {
+        let ended_before = entries.partition_point(|entry| entry.last_offset < offsets.start);
+        Self::among(entries[ended_before..].iter().copied(), offsets.end)
+    }
+
+    fn among(ending: impl Iterator<Item = AbortedTransaction>, end: Offset) -> Self {
+        let mut transactions = Vec::new();
+        for transaction in ending {
+            if transaction.first_offset < end {
+                transactions.push(transaction);
+            }
+            if transaction.last_stable_offset >= end {
+                return Self {
+                    transactions,
+                    search: Search::Complete,
+                };
+            }
+        }
+        Self {
+            transactions,
+            search: Search::Continues,
+        }
+    }
+}
+
 /// A read-only view of index bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct TxnIndex<'a> {
@@ -150,26 +177,9 @@ impl<'a> TxnIndex<'a> {
     /// Returns the transactions that a reader of `offsets` must know. The search ends at the first entry whose last
     /// stable offset reaches the end of the range: what was aborted later began behind it.
     pub fn overlapping(&self, offsets: Range<Offset>) -> Overlap {
-        let mut transactions = Vec::new();
         let ended_before = self.entries_before(offsets.start);
-        for transaction in self.entries[ended_before..]
-            .iter()
-            .map(AbortedTransaction::from_bytes)
-        {
-            if transaction.first_offset < offsets.end {
-                transactions.push(transaction);
-            }
-            if transaction.last_stable_offset >= offsets.end {
-                return Overlap {
-                    transactions,
-                    search: Search::Complete,
-                };
-            }
-        }
-        Overlap {
-            transactions,
-            search: Search::Continues,
-        }
+        let ending = self.entries[ended_before..].iter();
+        Overlap::among(ending.map(AbortedTransaction::from_bytes), offsets.end)
     }
 
     /// Returns the length in bytes of the part whose markers lie before `target`: what a truncation to `target` keeps.

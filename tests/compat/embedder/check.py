@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Another project's view: what each set of features brings in, and tests in Python and Go by the fixtures of examples/testing.
+"""Another project's view: what each set of features brings in, and a toy service tested against an embedded broker by a crate outside the
+workspace; then the same for tests in Python and Go, by the fixtures of examples/testing.
 
     tests/compat/run embedder
 """
@@ -9,13 +10,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from server import CHECKOUT, binary  # noqa: E402
+from server import CHECKOUT, WORK, binary  # noqa: E402
 from suite import Suite, equal  # noqa: E402
 
+HERE = Path(__file__).resolve().parent
 EXAMPLES = CHECKOUT / "examples" / "testing"
 # What a set of features must not bring in.
 WITHOUT = {
@@ -47,6 +50,29 @@ def features(suite: Suite) -> None:
             run(["cargo", "clippy", "--quiet", "--lib", *chosen, "--", "-D", "warnings"], CHECKOUT)
 
 
+def service(suite: Suite) -> None:
+    """The toy service, built apart from everything else with nothing but the features that it needs."""
+    work = WORK / "embedder"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(HERE, work, ignore=shutil.ignore_patterns("target", "*.py", "Cargo.lock", "__pycache__"))
+    manifest = work / "Cargo.toml"
+    manifest.write_text(manifest.read_text().replace("../../..", str(CHECKOUT)))
+    # Of the same versions as the checkout, and built where the checkout is: what both are made of is built once.
+    shutil.copy(CHECKOUT / "Cargo.lock", work / "Cargo.lock")
+    target = {"CARGO_TARGET_DIR": os.environ.get("CARGO_TARGET_DIR", str(CHECKOUT / "target"))}
+    with suite.case("the tree of a crate that embeds the broker in its tests"):
+        print(run(["cargo", "tree", "--edges", "normal,dev"], work), flush=True)
+    start = time.monotonic()
+    with suite.case("it builds with the client, and its tests with the broker"):
+        run(["cargo", "test", "--quiet", "--no-run"], work, **target)
+    print(f"       built in {time.monotonic() - start:.0f} s", flush=True)
+    with suite.case("its tests hold: clock, faults, forks, a kill"):
+        told = run(["cargo", "test", "--quiet"], work, **target)
+        counts = [line.split()[3] for line in told.splitlines() if line.startswith("test result: ok.")]
+        print(f"       {sum(int(count) for count in counts)} tests", flush=True)
+        equal(any(int(count) > 0 for count in counts), True, "a test ran")
+
+
 def other_languages(suite: Suite) -> None:
     """The fixtures of examples/testing, as they stand."""
     variables = {"SILTSTONE_BINARY": str(binary())}
@@ -68,6 +94,7 @@ def main() -> int:
     """Runs the cases."""
     suite = Suite("embedder")
     features(suite)
+    service(suite)
     other_languages(suite)
     return suite.close()
 

@@ -1,16 +1,16 @@
 """Mixed traffic while the cleaner and retention work, on the release binary, killed now and then.
 
-A topic compacted by its dirty ratio and by command, one compacted for the promise of `max.compaction.lag.ms` alone, and one cut by
-size, all `synced` and of small segments. Idempotent writers send again what was not acknowledged; readers replay from random offsets
-and by time; `siltstone topic compact` is called again and again for the first. Early in the run the server is killed twice with
-signal 9. It holds that
+A topic compacted by its dirty ratio and by command, one compacted for the promise of `max.compaction.lag.ms` alone, one compacted and
+cut by size (`compact,delete`), and one cut by size, all `synced` and of small segments. Idempotent writers send again what was not
+acknowledged; readers replay from random offsets and by time; `siltstone topic compact` is called again and again for the first. Early
+in the run the server is killed twice with signal 9. It holds that
 - every record stands where it was acknowledged, whole and once, as long as it is there; no offset moves;
 - a reader of a compacted topic from any offset or time ends with the model's table of what lies in its range, deleted keys included;
 - no read of the promised topic shows a record for which a newer one of its key was acknowledged longer ago, as the read began, than
   the promise and PROMISE_SLACK_S (a crash forgets times of appends: then it counts from the start after it); and soon after the
   last append, with the partitions idle and no command given, only the last record of each key is there;
 - passes by ratio, by promise and by command each happened, as the server's log says; to the promised topic only those by promise, and for its tombstones;
-- of the other topic nothing is missing behind the log start, which moves;
+- of what is cut nothing is missing behind the log start, which moves; what is also compacted has there what the model's table says;
 - at the end, after a compaction, exactly the last record of each key is left;
 - the memory of the server, its maps of files left out, grows by less than MEMORY_GROWS_BYTES after a quarter of its last life, and
   the middle of what it used in the last quarter is within MEMORY_DRIFTS_BYTES of that in the second;
@@ -40,15 +40,17 @@ from model import NUMBER_BITS, PartitionModel, Replay, check_known_answers
 from server import Server
 from suite import Suite, equal
 
-TABLE, PROMISED, QUEUE = "table", "promised", "queue"
+TABLE, PROMISED, WINDOW, QUEUE = "table", "promised", "window", "queue"
+CUT = (WINDOW, QUEUE)
 SMALL = {"durability": "synced", "segment.bytes": "1048576", "max.message.bytes": "262144"}
 COMPACTED = {**SMALL, "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.3", "delete.retention.ms": "20000"}
 PROMISE_S = 20
 KEPT_PROMISE = {**COMPACTED, "min.cleanable.dirty.ratio": "1", "max.compaction.lag.ms": str(PROMISE_S * 1000)}
 SHORTENED = {**SMALL, "retention.bytes": "2097152"}
+COMPACTED_AND_SHORTENED = {**COMPACTED, "cleanup.policy": "compact,delete", "retention.bytes": "524288"}
 SERVER_SETTINGS = ("--set", "cleaner.backoff_ms=1000", "--set", "cleaner.dedupe_buffer_bytes=8MiB")
 PARTITIONS = 2
-WRITERS_PER_PARTITION = {TABLE: 2, PROMISED: 1, QUEUE: 2}
+WRITERS_PER_PARTITION = {TABLE: 2, PROMISED: 1, WINDOW: 1, QUEUE: 2}
 RECORDS_PER_REQUEST = 100
 REQUESTS_PER_S = 4
 KILLS_AT = (0.1, 0.2)  # of the whole time
@@ -74,7 +76,7 @@ class World:
         self.over = threading.Event()
         self.faults: list[str] = []
         self.models = {
-            (topic, p): PartitionModel(topic, p, topic != QUEUE) for topic in (TABLE, PROMISED, QUEUE) for p in range(PARTITIONS)
+            (topic, p): PartitionModel(topic, p, topic != QUEUE) for topic in (TABLE, PROMISED, WINDOW, QUEUE) for p in range(PARTITIONS)
         }
         self.server: Server | None = None
         self.channel: grpc.Channel | None = None
@@ -241,12 +243,22 @@ def read_once(stub: log_pb2_grpc.LogServiceStub, model: PartitionModel, start: l
         if not complete:
             raise AssertionError(f"{model.name}: the read from {start} did not say that it is complete")
     except grpc.RpcError as error:
-        if error.code() != grpc.StatusCode.OUT_OF_RANGE or model.compacted:
+        if error.code() != grpc.StatusCode.OUT_OF_RANGE or model.topic not in CUT:
             raise
         replay = read_once(stub, model, log_pb2.ReadStart(timestamp_ms=0))
         replay.start_ms = None
-        replay.start_offset = min(replay.offsets, default=replay.end_offset)
+        replay.start_offset = max(replay.start_offset, min(replay.offsets, default=replay.end_offset))
+    if model.topic == WINDOW:
+        # What is gone by now may have gone before it was read.
+        replay.start_offset = max(replay.start_offset, log_start(stub, model))
     return replay
+
+
+def log_start(stub: log_pb2_grpc.LogServiceStub, model: PartitionModel) -> int:
+    """Where a partition begins now."""
+    asked = log_pb2.ListOffsetsRequest(topic=model.topic, partitions=[model.partition], boundary=log_pb2.BOUNDARY_EARLIEST)
+    (found,) = stub.ListOffsets(asked, timeout=CALL_WITHIN_S).offsets
+    return found.offset
 
 
 def wait_for_answers(world: World, writers: list[Writer]) -> None:
@@ -284,7 +296,7 @@ def passes_by_cause(server: Server) -> collections.Counter[tuple[str, str]]:
     """How many passes the log tells of, in all lives: by topic and cause."""
     said = COLOURS.sub("", server.stderr.read_text(errors="replace"))
     told = ((line[1], line[2]) for line in COMPACTED_LINE.finditer(said))
-    return collections.Counter(one for one in told if one[0] in (TABLE, PROMISED))
+    return collections.Counter(one for one in told if one[0] in (TABLE, PROMISED, WINDOW))
 
 
 class Run:
@@ -303,7 +315,7 @@ class Run:
         world = self.world
         world.start()
         admin = admin_pb2_grpc.AdminServiceStub(world.channel)
-        for topic, settings in ((TABLE, COMPACTED), (PROMISED, KEPT_PROMISE), (QUEUE, SHORTENED)):
+        for topic, settings in ((TABLE, COMPACTED), (PROMISED, KEPT_PROMISE), (WINDOW, COMPACTED_AND_SHORTENED), (QUEUE, SHORTENED)):
             admin.CreateTopic(admin_pb2.CreateTopicRequest(name=topic, partitions=PARTITIONS, config=settings), timeout=CALL_WITHIN_S)
         work = [writer.write for writer in self.writers] + [reader.replay_somewhere for reader in self.readers]
         work.append(lambda: compact(world))
@@ -338,7 +350,7 @@ class Run:
 
     def worked(self) -> bool:
         """Whether the cleaner, retention and each reader have had their share."""
-        first = [min((self.world.data / model.name).glob("*.log")) for model in self.world.models.values() if not model.compacted]
+        first = [min((self.world.data / model.name).glob("*.log")) for model in self.world.models.values() if model.topic in CUT]
         cut = all(int(file.stem) > 0 for file in first)
         replays = min(reader.replays for reader in self.readers)
         return cut and replays >= self.seconds / 10 and metric(self.world.server, "siltstone_cleaner_passes_total") >= 2
@@ -402,7 +414,7 @@ class Run:
             files = sorted((self.world.data / model.name).glob("*.log"))
             size = sum(file.stat().st_size for file in files)
             print(f"       {model.name}: {model.end()} records written, {len(files)} segments, {size >> 10} KiB are left")
-            if not model.compacted and int(files[0].stem) == 0:
+            if model.topic in CUT and int(files[0].stem) == 0:
                 raise AssertionError(f"{model.name}: retention never cut it")
             left = len(read_once(self.world.stub(), model, log_pb2.ReadStart(timestamp_ms=0)).offsets)
             if model.compacted and left > model.end() / 2:
@@ -413,9 +425,9 @@ class Run:
             raise AssertionError(f"{passes} passes, {failures} of them failed")
         causes = passes_by_cause(self.world.server)
         print("       passes in all lives: " + ", ".join(f"{count} of {topic} by {cause}" for (topic, cause), count in sorted(causes.items())))
-        due = {(TABLE, "command"), (TABLE, "ratio"), (PROMISED, "promise")}
+        due = {(TABLE, "command"), (TABLE, "ratio"), (PROMISED, "promise"), (WINDOW, "ratio")}
         # Tombstones whose time is over are a cause, too, where no other pass takes them first.
-        if not due <= set(causes) <= due | {(TABLE, "horizon"), (PROMISED, "horizon")}:
+        if not due <= set(causes) <= due | {(topic, "horizon") for topic in (TABLE, PROMISED, WINDOW)}:
             raise AssertionError(f"passes by cause: {causes}")
         replays = [reader.replays for reader in self.readers]
         if min(replays) < self.seconds / 10:
