@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::super::super::OffsetMap;
-use super::super::gate::Gate;
+use super::super::gate::{Gate, Step};
 use super::super::grouping::Soundness;
 use super::super::learn::{Learning, Reached};
 use super::super::source::Source;
@@ -51,7 +51,7 @@ fn of_a_segment_with_many_aborted_transactions_a_bounded_part_is_known_at_a_time
         told.borrow_mut().push((offsets.clone(), found.len()));
         Ok(found)
     };
-    let (mut budget, mut lend) = (|_: u64| Pace::Go, |_: &mut dyn FnMut()| Ok(Offset::ZERO));
+    let (mut budget, mut lend) = (|_: Step| Pace::Go, |_: &mut dyn FnMut()| Ok(Offset::ZERO));
     let mut gate = Gate::new(&mut budget, &log.maintenance, &mut lend);
     let mut map = OffsetMap::with_keys(10);
     map.reset([1, 2], Offset(0), 1_000);
