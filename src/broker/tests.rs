@@ -18,9 +18,15 @@ mod adopt;
 mod archive;
 #[cfg(feature = "tier")]
 mod archive_faults;
+#[cfg(feature = "tier")]
+mod archive_rules;
+#[cfg(feature = "tier")]
+mod archive_status;
 mod background;
 mod cleaner;
 mod golden;
+#[cfg(feature = "tier")]
+mod mount;
 mod produce;
 mod promises;
 mod reads;
@@ -28,6 +34,8 @@ mod reads;
 mod restore;
 mod retention;
 mod sweep;
+#[cfg(feature = "tier")]
+mod take_over;
 mod topics;
 
 /// The broker's own clock in these tests.
