@@ -5,7 +5,8 @@
 //!                            load --> sink (plain gRPC, nothing stored)      --> the limit          > Measure
 //!   startup                  the binary itself, on directories made by data_dir                    |
 //!   lookup compact           storage alone, no socket                                              |
-//!   tier                     a folder or an object store, and the same client without us           /
+//!   tier                     a folder or an object store, and the same client without us; servers  /
+//!                            with it as their archive
 //! ```
 //!
 //! Invariants
@@ -21,6 +22,7 @@ mod compact;
 mod data_dir;
 mod drive;
 mod error;
+mod half_load;
 mod keyed;
 mod latency;
 mod limits;
@@ -35,6 +37,8 @@ mod target;
 mod throughput;
 #[cfg(feature = "tier")]
 mod tier;
+#[cfg(feature = "tier")]
+mod tier_server;
 
 pub use compact::compact;
 pub use error::BenchError;
