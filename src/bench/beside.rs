@@ -1,7 +1,6 @@
 //! What appends and reads notice of a pass over the same log.
 //!
-//! One thread appends a batch and reads one from anywhere in the log, in turn, at the times that half of its own greatest rate
-//! gives. A time counts from when the operation should have begun, so that a stall counts for all that it held up. The pass
+//! One thread appends a batch and reads one from anywhere in the log, in turn, at half load ([`super::half_load`]). The pass
 //! runs on a second thread, as courteous as the broker's are.
 //!
 //! Invariants
@@ -20,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::half_load::{self, Noticed, Pair};
 use super::keyed::{BATCH_BYTES, KeyedLog, Workload};
 use super::limits::SyncedAppends;
 use super::measure::{Measure, Times};
@@ -30,6 +30,7 @@ use super::target::temp_dir;
 use super::{BenchError, Options};
 use crate::broker::{Courtesy, Traffic};
 use crate::env::step_back;
+use crate::record::Accepted;
 use crate::storage::{FirstBatch, OffsetMap, Pace, Read, Step};
 use crate::types::Offset;
 
@@ -48,18 +49,12 @@ enum Wait {
     Synced,
 }
 
-/// Appends and reads of one phase.
-#[derive(Debug)]
-struct Noticed {
-    appends: Times,
-    reads: Times,
-}
-
-impl Noticed {
-    fn new() -> Self {
-        Self {
-            appends: Times::new(),
-            reads: Times::new(),
+impl Wait {
+    /// Returns how many pairs tell the greatest rate.
+    fn pairs(self) -> u32 {
+        match self {
+            Self::Written => 2000,
+            Self::Synced => 500,
         }
     }
 }
@@ -123,23 +118,10 @@ fn figures(prefix: &str, phases: &Phases, allowed: impl Fn(f64, f64) -> (&'stati
         syncs,
     } = phases;
     let sync = syncs.quantile_ms(0.5);
-    let mut measures = Vec::new();
-    for (what, with, without) in [
-        ("append", &during.appends, &alone.appends),
-        ("read", &during.reads, &alone.reads),
-    ] {
-        for (figure, part) in [("p99", 0.99), ("max", 1.0)] {
-            let (name, value) = allowed(without.quantile_ms(part), sync);
-            measures.push(measure(
-                &format!("compact.{prefix}{what}_{figure}_beside"),
-                with.quantile_ms(part),
-                "ms",
-                limit(name, value),
-            ));
-        }
-    }
+    let prefix = format!("compact.{prefix}");
+    let mut measures = half_load::figures(&prefix, (alone, during), |alone| allowed(alone, sync));
     measures.push(measure(
-        &format!("compact.{prefix}pass_beside"),
+        &format!("{prefix}pass_beside"),
         passes.quantile_ms(0.5),
         "ms",
         limit("a_second", 1000.0),
@@ -158,10 +140,12 @@ fn one_pass(
     let clean_to = log.partition.watermarks().log_end;
     let now = log.now();
     let mut driver = Driver::new(&mut log, wait);
-    let interval = 2 * driver.fastest()?;
+    let interval = 2 * half_load::fastest(&mut driver, wait.pairs())?;
     touch(TOUCHED_BYTES);
     let until = Instant::now() + ALONE;
-    driver.at_times(interval, &mut phases.alone, || Instant::now() < until)?;
+    half_load::at_times(&mut driver, interval, &mut phases.alone, || {
+        Instant::now() < until
+    })?;
     touch(TOUCHED_BYTES);
     let (store, partition) = (Arc::clone(&driver.log.store), Arc::clone(&driver.log.partition));
     let running = AtomicBool::new(true);
@@ -176,7 +160,8 @@ fn one_pass(
             running.store(false, Ordering::Release);
             passed.map(|_| began.elapsed())
         });
-        let driven = driver.at_times(interval, &mut phases.during, || running.load(Ordering::Acquire));
+        let goes_on = || running.load(Ordering::Acquire);
+        let driven = half_load::at_times(&mut driver, interval, &mut phases.during, goes_on);
         let took = passing.join().expect("a pass does not panic")?;
         phases.passes.add(took);
         driven
@@ -222,6 +207,7 @@ impl Done {
 struct Driver<'a> {
     log: &'a mut KeyedLog,
     wait: Wait,
+    next: Option<Accepted>,
     reads: u64,
     done: Arc<Done>,
 }
@@ -231,53 +217,9 @@ impl<'a> Driver<'a> {
         Self {
             log,
             wait,
+            next: None,
             reads: 0,
             done: Arc::default(),
-        }
-    }
-
-    /// Returns the time that an append and a read take when nothing waits.
-    fn fastest(&mut self) -> Result<Duration, BenchError> {
-        let pairs = match self.wait {
-            Wait::Written => 2000,
-            Wait::Synced => 500,
-        };
-        let mut noticed = Noticed::new();
-        let mut left = pairs;
-        let began = Instant::now();
-        self.at_times(Duration::ZERO, &mut noticed, || {
-            left -= 1;
-            left > 0
-        })?;
-        Ok(began.elapsed() / pairs)
-    }
-
-    /// Appends and reads, a pair each `interval`, for as long as `goes_on`.
-    fn at_times(
-        &mut self,
-        interval: Duration,
-        noticed: &mut Noticed,
-        mut goes_on: impl FnMut() -> bool,
-    ) -> Result<(), BenchError> {
-        let mut due = Instant::now();
-        loop {
-            let batch = self.log.next_batch(u32::MAX);
-            wait_until(due);
-            self.log.append(&batch)?;
-            if self.wait == Wait::Synced {
-                self.log.sync()?;
-                self.done.syncs.fetch_add(1, Ordering::Relaxed);
-            }
-            noticed.appends.add(due.elapsed());
-            let half = due + interval / 2;
-            wait_until(half);
-            self.read_one()?;
-            noticed.reads.add(half.elapsed());
-            self.done.operations.fetch_add(2, Ordering::Relaxed);
-            if !goes_on() {
-                return Ok(());
-            }
-            due += interval;
         }
     }
 
@@ -301,9 +243,33 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Waits without giving the processor away: what is waited for is shorter than waking up takes.
-fn wait_until(due: Instant) {
-    while Instant::now() < due {
-        std::hint::spin_loop();
+impl Pair for Driver<'_> {
+    fn prepare(&mut self) {
+        self.next = Some(self.log.next_batch(u32::MAX));
+    }
+
+    fn append(&mut self) -> Result<(), BenchError> {
+        let batch = self.next.take();
+        let batch = batch.unwrap_or_else(|| self.log.next_batch(u32::MAX));
+        self.log.append(&batch)?;
+        if self.wait == Wait::Synced {
+            self.log.sync()?;
+            self.done.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        self.done.operations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<(), BenchError> {
+        self.read_one()?;
+        self.done.operations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Without giving the processor away: what is waited for is shorter than waking up takes.
+    fn wait_until(&self, due: Instant) {
+        while Instant::now() < due {
+            std::hint::spin_loop();
+        }
     }
 }

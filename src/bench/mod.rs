@@ -6,7 +6,8 @@
 //!   startup                  the binary itself, on directories made by data_dir                    |
 //!   embedded                 brokers in this process                                               |
 //!   lookup compact           storage alone, no socket                                              |
-//!   tier                     a folder or an object store, and the same client without us           /
+//!   tier                     a folder or an object store, and the same client without us; servers  /
+//!                            with it as their archive
 //!   run                      a workload from a file --> RunRecord --> compare, report
 //! ```
 //!
@@ -26,6 +27,7 @@ mod draw;
 mod drive;
 mod embedded;
 mod error;
+mod half_load;
 mod keyed;
 mod latency;
 mod limits;
@@ -45,6 +47,8 @@ mod target;
 mod throughput;
 #[cfg(feature = "tier")]
 mod tier;
+#[cfg(feature = "tier")]
+mod tier_server;
 mod workload;
 mod workload_file;
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Archive and limit take turns on the same store, below prefixes of the run; what is read is compared with the log. What is left in a store that
-//! was named stays there. What is not here: a server; figures at its doors come with it.
+//! was named stays there. What is not here: what a server with such an archive notices of it ([`super::tier_server`]).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use super::measure::{Limit, Measure, median, number, per_second};
 use super::target::temp_dir;
+use super::tier_server::served;
 use super::{BenchError, Options};
 use crate::env::{CacheLimits as FileLimits, FileCache, Fs, RealFs};
 use crate::record::{BatchBuilder, BatchOptions};
@@ -65,11 +66,7 @@ pub async fn tier(options: &Options, archive: Option<&str>) -> Result<Vec<Measur
     let (mut uploads, mut reads) = (Rounds::default(), Rounds::default());
     let mut asked = Asked::default();
     for round in 0..options.scale.pick(3, 1) {
-        let mut run = [0; 8];
-        getrandom::fill(&mut run).map_err(|error| BenchError::Archive {
-            what: format!("no random bytes: {error}"),
-        })?;
-        let prefix = format!("{url}/bench-{:016x}", u64::from_be_bytes(run));
+        let prefix = below(&url)?;
         let store = TierStore::open(&prefix, CallLimits::default())?;
         // Who goes first may find a colder store: they take turns.
         let plain_first = round % 2 == 0;
@@ -93,7 +90,19 @@ pub async fn tier(options: &Options, archive: Option<&str>) -> Result<Vec<Measur
             reads.plain.push(plain_gets(&store, &local).await?);
         }
     }
-    Ok(measures(&local, uploads, reads, asked))
+    let mut measures = measures(&local, uploads, reads, asked);
+    drop(local);
+    measures.extend(served(options, &below(&url)?).await?);
+    Ok(measures)
+}
+
+/// Returns a prefix that nobody else has.
+fn below(url: &str) -> Result<String, BenchError> {
+    let mut run = [0; 8];
+    getrandom::fill(&mut run).map_err(|error| BenchError::Archive {
+        what: format!("no random bytes: {error}"),
+    })?;
+    Ok(format!("{url}/bench-{:016x}", u64::from_be_bytes(run)))
 }
 
 /// What the archive asked of the store in the last round.
@@ -326,11 +335,10 @@ async fn read(
         first: FirstBatch::Whole,
     };
     // As the plain gets do, it lets go of each slice: who keeps all of them measures how fast the system hands out memory.
-    let (mut bytes, mut slices) = (0, Vec::new());
+    let mut bytes = 0;
     let began = Instant::now();
     while read.from < read.until {
         let slice = cold.read(&read).await?;
-        slices.push(read.from..slice.next_offset);
         read.from = slice.next_offset;
         bytes += u64::try_from(slice.bytes.len()).expect("64 bits fit");
     }
@@ -339,15 +347,16 @@ async fn read(
     let mut logs = local.logs.iter().cloned();
     let mut rest = Bytes::new();
     let mut is_same = bytes == local.bytes();
-    for slice in slices {
-        read.from = slice.start;
+    read.from = Offset::ZERO;
+    while is_same && read.from < read.until {
         let found = cold.read(&read).await?;
         if rest.is_empty() {
             rest = logs.next().unwrap_or_default();
         }
-        is_same &= found.next_offset == slice.end && rest.len() >= found.bytes.len();
-        is_same = is_same && rest.split_to(found.bytes.len()) == found.bytes;
+        is_same = rest.len() >= found.bytes.len() && rest.split_to(found.bytes.len()) == found.bytes;
+        read.from = found.next_offset;
     }
+    is_same &= rest.is_empty() && logs.next().is_none();
     if is_same {
         return Ok((rate, asked));
     }

@@ -235,7 +235,12 @@ fn open(config: BrokerConfig, world: World) -> Result<Arc<Core>, Error> {
     let store = Arc::new(Store::open(Arc::clone(&files), store_config).map_err(told)?);
     let restored = restored(&config, &files)?;
     let metrics = Arc::new(Metrics::new());
-    let archive = Archive::open(&config, files.fs(), &store, (&metrics, world.clock.now()))?;
+    let archive = Archive::open(
+        &config,
+        files.fs(),
+        (&store, restored.as_ref()),
+        (&metrics, world.clock.now()),
+    )?;
 
     let disk = Arc::new(DiskGuard::new(&config.data_dir, config.min_free_bytes));
     let (metadata_topic, served) = open_metadata(&config, &store, world.clock.now())?;

@@ -18,10 +18,16 @@ mod adopt;
 mod archive;
 #[cfg(feature = "tier")]
 mod archive_faults;
+#[cfg(feature = "tier")]
+mod archive_rules;
+#[cfg(feature = "tier")]
+mod archive_status;
 mod background;
 mod cleaner;
 mod commit;
 mod golden;
+#[cfg(feature = "tier")]
+mod mount;
 mod predictions;
 mod produce;
 mod promises;
@@ -30,6 +36,8 @@ mod reads;
 mod restore;
 mod retention;
 mod sweep;
+#[cfg(feature = "tier")]
+mod take_over;
 mod topics;
 
 /// The broker's own clock in these tests.

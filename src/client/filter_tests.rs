@@ -139,6 +139,34 @@ fn a_chunk_that_ends_inside_a_batch_is_damaged() {
     );
 }
 
+#[test]
+fn no_flipped_bit_of_a_batch_that_begins_before_what_is_asked_for_leaves_it_out_without_a_word() {
+    let mut builder = BatchBuilder::new(BatchOptions::default());
+    for number in 0..10 {
+        builder
+            .append(Some(Timestamp(number)), None, Some(b"v"), &[])
+            .expect("small");
+    }
+    let bytes = builder.build().expect("it has records").bytes().to_vec();
+    for (at, bit) in (16..bytes.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1 << bit;
+        let wanted = Wanted {
+            offsets: Offset(5)..Offset(10),
+            ..everything()
+        };
+        let chunk = Chunk::new(PartitionId(0), flipped.into(), wanted, vec![]);
+        let topic = TopicName::new("t").expect("a name");
+        let error = chunk.records(&topic).find_map(Result::err);
+        let told = error.and_then(|error| error.damaged());
+        assert_eq!(
+            told,
+            Some((PartitionId(0), Some(Offset(5)..Offset(10)))),
+            "byte {at}, bit {bit}"
+        );
+    }
+}
+
 /// Flips a bit of a log of three batches of one record each, and returns what is shown and what is told to be lost.
 fn with_flipped(bytes: &[u8], at: usize, bit: u8) -> (Vec<i64>, Option<Option<Range<Offset>>>) {
     let mut bytes = bytes.to_vec();

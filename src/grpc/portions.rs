@@ -21,9 +21,6 @@ use super::{Work, convert};
 /// Stretches longer than this, in bytes, are decoded off the network threads: about 20 microseconds of work.
 const LONG: usize = 64 << 10;
 
-/// No record takes fewer bytes as a field of a message: its key and length, and an offset or a time.
-const RECORD_LEN_LEAST: usize = 4;
-
 /// What is left of a stretch.
 #[derive(Debug)]
 pub(super) struct Portions {
@@ -211,8 +208,8 @@ impl Portions {
                 None if self.rest.batches.is_empty() => return Ok(Rest::Done),
                 None => split_batch(&mut self.rest),
             };
-            let records = next.records()?.into_iter().map(convert::stored_record);
-            let mut decoded: Vec<_> = records.collect();
+            // By way of a vector: that one is made where the other lay.
+            let mut decoded: Vec<_> = next.records()?.into_iter().map(convert::stored_record).collect();
             if !decoded.is_empty() {
                 if is_compressed(&next) && is_part(&next, decoded.len()) {
                     own(&mut decoded);
@@ -275,23 +272,32 @@ fn memory_of(batch: &Chunk, records: &VecDeque<v1::StoredRecord>) -> usize {
     }
 }
 
-/// Moves records while they fit; says whether some are left.
+/// Moves records while they fit; says whether some are left. All of a batch are handed on as they lie.
 fn fill(
     from: &mut VecDeque<v1::StoredRecord>,
     to: &mut Vec<v1::StoredRecord>,
     used: &mut usize,
     budget: usize,
 ) -> Rest {
-    to.reserve(from.len().min(budget / RECORD_LEN_LEAST + 1));
-    while let Some(record) = from.front() {
+    let mut fitting = 0;
+    for record in from.iter() {
         let len = field_len(record);
-        if !to.is_empty() && *used + len > budget {
-            return Rest::More;
+        if to.len() + fitting > 0 && *used + len > budget {
+            break;
         }
         *used += len;
-        to.extend(from.pop_front());
+        fitting += 1;
     }
-    Rest::Done
+    let rest = match fitting == from.len() {
+        true => Rest::Done,
+        false => Rest::More,
+    };
+    if rest == Rest::Done && to.is_empty() {
+        *to = std::mem::take(from).into();
+    } else {
+        to.extend(from.drain(..fitting));
+    }
+    rest
 }
 
 /// Length of a message as a field numbered below 16 of another.

@@ -157,6 +157,11 @@ impl Partition {
         self.marks.follow(log_start, end)
     }
 
+    /// Tells readers of an archive that below `to` records may have been replaced. Said before they read what took their place.
+    pub fn follow_compaction(&self, to: Offset) {
+        self.cleaner.replaced_elsewhere(to);
+    }
+
     /// Returns the segment that comes behind the archive's end; `None` stands for an archive without segments. Reads a disk.
     ///
     /// # Errors

@@ -396,6 +396,13 @@ impl CleanerState {
         }
     }
 
+    /// The log lies in an archive, and its owner may have replaced records and let tombstones go before `to`.
+    pub(super) fn replaced_elsewhere(&self, to: Offset) {
+        let mut state = self.0.lock();
+        state.compacted_below = state.compacted_below.max(to);
+        state.tombstones_gone_below = state.tombstones_gone_below.max(to);
+    }
+
     pub(super) fn failed(&self, failure: PassFailure) {
         self.0.lock().failure = Some(failure);
     }

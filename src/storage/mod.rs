@@ -137,7 +137,8 @@ pub use producers::{
 };
 pub use read::{FirstBatch, Found, Read, Slice, first_record, may_match};
 pub use restore::{
-    CACHE_FOLDER, NewFile, RestoreInto, RestoreMark, RestoredPartition, RestoredPlace, Restoring,
+    CACHE_FOLDER, NewFile, Reserved, RestoreInto, RestoreMark, RestoredPartition, RestoredPlace, Restoring,
+    missing_below,
 };
 pub use retain::Retained;
 pub use retention::{

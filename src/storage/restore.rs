@@ -1,6 +1,6 @@
 //! Making a data directory of what an archive has.
 //!
-//! 1. The mark of a restore that has begun is written, durably, into an empty directory. If it dies here, or anywhere before 5: no server
+//! 1. The directory is locked, and the mark of a restore that has begun is written, durably, into an empty one. If it dies here, or anywhere before 5: no server
 //!    starts on the directory, and the next try removes what is there and begins anew.
 //! 2. Each partition gets its directory, as a clean stop leaves one: ids, leader epochs, producers, a closed manifest, and the segments
 //!    that come to the local disk. What does not come lies before the local start.
@@ -180,6 +180,14 @@ pub struct Restoring {
     _lock: Box<dyn LockGuard>,
 }
 
+/// A directory that is locked for a restore, and still as it was.
+#[derive(Debug)]
+pub struct Reserved {
+    files: Arc<FileCache>,
+    path: PathBuf,
+    lock: Box<dyn LockGuard>,
+}
+
 /// What the checkpoints say of a partition.
 #[derive(Clone, Copy, Debug)]
 struct Line {
@@ -269,11 +277,12 @@ impl Restoring {
         }
     }
 
-    /// Takes an empty directory, made if it is missing, or one of which a restore was cut off: that begins anew.
+    /// Locks an empty directory, made if it is missing, or one of which a restore was cut off. What is in it stays until
+    /// [`Reserved::begin`].
     ///
     /// # Errors
     /// [`StoreError::Unusable`] for one with anything in it; [`StoreError::Locked`]; what the disk says.
-    pub fn begin(files: Arc<FileCache>, path: PathBuf, from: &str) -> Result<Self, StoreError> {
+    pub fn reserve(files: Arc<FileCache>, path: PathBuf) -> Result<Reserved, StoreError> {
         Self::check(&files, &path)?;
         create_if_missing(&files, &path)?;
         let lock = files
@@ -285,29 +294,7 @@ impl Restoring {
             })?;
         // Somebody may have been faster than the lock.
         Self::check(&files, &path)?;
-        let mark = RestoreMark {
-            state: State::Begun,
-            ..RestoreMark::whole(from, 0, &[])
-        };
-        mark.write(&files, &path)?;
-        for entry in files.fs().list(&path).context("list", &path)? {
-            let left = path.join(&entry.name);
-            if entry.name == FOUND {
-                continue;
-            }
-            if entry.kind == FileKind::Dir {
-                files.forget_dir(&left);
-                files.fs().remove_dir_all(&left).context("remove", &left)?;
-            } else if entry.name != LOCK && entry.name != MARK {
-                remove_if_there(&files, &left).context("remove", &left)?;
-            }
-        }
-        Ok(Self {
-            files,
-            path,
-            lines: Mutex::default(),
-            _lock: lock,
-        })
+        Ok(Reserved { files, path, lock })
     }
 
     /// Makes the directory of a partition whose segments come here.
@@ -438,6 +425,39 @@ impl Restoring {
     }
 }
 
+impl Reserved {
+    /// Marks the directory as being restored from `from`, and removes what an earlier try left.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn begin(self, from: &str) -> Result<Restoring, StoreError> {
+        let Self { files, path, lock } = self;
+        let mark = RestoreMark {
+            state: State::Begun,
+            ..RestoreMark::whole(from, 0, &[])
+        };
+        mark.write(&files, &path)?;
+        for entry in files.fs().list(&path).context("list", &path)? {
+            let left = path.join(&entry.name);
+            if entry.name == FOUND {
+                continue;
+            }
+            if entry.kind == FileKind::Dir {
+                files.forget_dir(&left);
+                files.fs().remove_dir_all(&left).context("remove", &left)?;
+            } else if entry.name != LOCK && entry.name != MARK {
+                remove_if_there(&files, &left).context("remove", &left)?;
+            }
+        }
+        Ok(Restoring {
+            files,
+            path,
+            lines: Mutex::default(),
+            _lock: lock,
+        })
+    }
+}
+
 /// A file that is being filled.
 #[derive(Clone, Debug)]
 pub struct NewFile {
@@ -465,23 +485,23 @@ impl RestoredPartition {
                 RestoredPlace::Local => Offset::ZERO,
             },
             log_end: self.log_end,
-            compacted_below: self.compacted_below(),
+            compacted_below: missing_below(&self.segments),
         }
     }
+}
 
-    /// Below it offsets are missing: the cleaner took them, or nobody can tell.
-    fn compacted_below(&self) -> Offset {
-        let (mut below, mut next) = (Offset::ZERO, None);
-        for segment in &self.segments {
-            let offsets = segment.next_offset.0.saturating_sub(segment.base_offset.0);
-            let is_whole = i64::try_from(segment.records) == Ok(offsets);
-            if !is_whole || next.is_some_and(|next| next != segment.base_offset) {
-                below = segment.next_offset;
-            }
-            next = Some(segment.next_offset);
+/// Returns the offset below which offsets are missing in segments of an archive: the cleaner took them, or nobody can tell.
+pub fn missing_below<'a>(segments: impl IntoIterator<Item = &'a SegmentSummary>) -> Offset {
+    let (mut below, mut next) = (Offset::ZERO, None);
+    for segment in segments {
+        let offsets = segment.next_offset.0.saturating_sub(segment.base_offset.0);
+        let is_whole = i64::try_from(segment.records) == Ok(offsets);
+        if !is_whole || next.is_some_and(|next| next != segment.base_offset) {
+            below = segment.next_offset;
         }
-        below
+        next = Some(segment.next_offset);
     }
+    below
 }
 
 fn not_empty(path: &Path, found: &str) -> StoreError {

@@ -67,7 +67,8 @@ fn partition() -> RestoredPartition {
 /// Restores, and takes over; `None` when it died, after `done` was told how far it came.
 fn live(fs: &SimFs, done: &mut dyn FnMut(Step)) -> Option<()> {
     let files = files(fs);
-    let restoring = Restoring::begin(Arc::clone(&files), DIR.into(), FROM).ok()?;
+    let reserved = Restoring::reserve(Arc::clone(&files), DIR.into()).ok()?;
+    let restoring = reserved.begin(FROM).ok()?;
     done(Step::Begun);
     restoring.make_dir(&id()).ok()?;
     let made: NewFile = restoring.make_file(&id(), Offset(0), SegmentFile::Log).ok()?;
@@ -94,7 +95,9 @@ fn verify(fs: &SimFs, step: Step) -> Result<(), String> {
             return Err(format!("whole, and refused: {error}"));
         }
         Restoring::check(&files, dir).map_err(told)?;
-        Restoring::begin(Arc::clone(&files), dir.to_path_buf(), FROM).map_err(told)?;
+        Restoring::reserve(Arc::clone(&files), dir.to_path_buf())
+            .and_then(|reserved| reserved.begin(FROM))
+            .map_err(told)?;
         return Ok(());
     }
     let is_marked = matches!(&mark, Ok(Some(_)));

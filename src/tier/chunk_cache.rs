@@ -10,7 +10,8 @@
 //! The **part** of a log is a sixteenth of a chunk, [`PART_BYTES`]: a point lookup fetches one or two, and stays below one chunk with index
 //! pages and all. A page of an index, or a footer, is a part of its own. What a reader needs is asked for at once; what it may need next,
 //! behind that, by a request that nobody waits for. What one request brought is a **run** of parts, and stays one in memory: who
-//! gets most of it gets it without a copy, who gets little gets a copy and keeps no run alive.
+//! gets most of it gets it without a copy, who gets little gets a copy and keeps no run alive. A range over the end of a run would have
+//! to be put together: so it ends there if most of it lies before, or if the next run is there for who comes next.
 //!
 //! **Reading ahead**: a reader that goes on where a slice ended has gone so far already; a sixth of that, at most
 //! [`CacheLimits::read_ahead_bytes`], is fetched ahead of it, also over the end of an object. So one that stops has cost at most a sixth
@@ -97,8 +98,8 @@ struct State {
     /// The flight of each part that is on its way.
     flights: HashMap<PartKey, Flight>,
     footers: Recent<(Arc<str>, u32), Arc<Footer>>,
-    /// Where readers will go on: partition and offset, and how many bytes each has read until there.
-    walks: Recent<(Arc<str>, Offset), u64>,
+    /// Where readers will go on: partition and offset, and how each came there.
+    walks: Recent<(Arc<str>, Offset), Walked>,
     tasks: JoinSet<()>,
 }
 
@@ -131,11 +132,22 @@ impl CachedObject {
     }
 }
 
+/// How a reader came to where it goes on.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Walked {
+    /// Bytes that it has read until there, without a gap: 0 for one that begins there.
+    pub(super) bytes: u64,
+    /// The object that it is in, and the position there.
+    pub(super) place: Option<(Arc<str>, u64)>,
+}
+
 /// What of a log is wanted.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     /// The bytes.
     pub(super) range: Range<u64>,
+    /// So many of them are enough, if the rest would cost a copy.
+    pub(super) least: u64,
     /// Bytes behind them that may be wanted next.
     pub(super) ahead: u64,
     /// Where the log ends.
@@ -205,7 +217,7 @@ impl ChunkCache {
         self.wait(object, range, waiting).await
     }
 
-    /// Returns a range of a log, and begins to fetch what lies ahead.
+    /// Returns a range of a log, or the first part of it, and begins to fetch what lies ahead.
     ///
     /// # Errors
     /// As [`part`](Self::part); what lies ahead fails in silence.
@@ -216,10 +228,12 @@ impl ChunkCache {
     ) -> Result<Bytes, TierError> {
         let Wanted {
             range,
+            least,
             ahead,
             log_end,
             beyond,
         } = wanted;
+        let range = self.without_copy(object, range, (least, log_end));
         let parts = parts_of(range.start..range.end, log_end);
         // Those that nobody waits for come second, and only where there is room for them.
         let waiting = self.begin(object, &parts, Urgency::Now);
@@ -233,6 +247,37 @@ impl ChunkCache {
             self.begin_ahead(&next.object, 0..(reach - log_end).min(next.log_end), next.log_end);
         }
         self.wait(object, range, waiting).await
+    }
+
+    /// Cuts a range to where what one request brings ends, if half of it lies before, or as much behind that is here or on its way.
+    fn without_copy(
+        &self,
+        object: &CachedObject,
+        range: Range<u64>,
+        (least, log_end): (u64, u64),
+    ) -> Range<u64> {
+        let len = range.end.saturating_sub(range.start);
+        if len <= least.max(PART_BYTES) {
+            return range;
+        }
+        let is_worth = |bytes: u64| 2 * bytes >= len;
+        let first = part_at(range.start, log_end);
+        let mut state = self.state.lock();
+        let end = match state.known(&object.name, &first) {
+            Some(known) => known.end(),
+            None => first.start + MAX_FLIGHT_BYTES,
+        };
+        if end >= range.end {
+            return range;
+        }
+        let goes_on = |state: &mut State| {
+            let next = state.known(&object.name, &part_at(end, log_end));
+            next.is_some_and(|next| is_worth(next.end() - end))
+        };
+        if is_worth(end - range.start) || goes_on(&mut state) {
+            return range.start..end.max(range.start + least);
+        }
+        range
     }
 
     /// Sets off for what a reader may come to next, if half of it is neither here nor on its way.
@@ -428,16 +473,17 @@ impl ChunkCache {
         }
     }
 
-    /// Returns how far a reader has come that goes on at `offset`, in bytes: 0 for one that begins there.
-    pub(super) fn walked(&self, partition: &Arc<str>, offset: Offset) -> u64 {
+    /// Returns how a reader came that goes on at `offset`; of one that begins there, nothing.
+    pub(super) fn walked(&self, partition: &Arc<str>, offset: Offset) -> Walked {
         let mut state = self.state.lock();
-        state.walks.remove(&(Arc::clone(partition), offset)).unwrap_or(0)
+        let walked = state.walks.remove(&(Arc::clone(partition), offset));
+        walked.unwrap_or_default()
     }
 
     /// Remembers that a reader will go on at `offset`.
-    pub(super) fn walks_on(&self, partition: &Arc<str>, offset: Offset, bytes: u64) {
+    pub(super) fn walks_on(&self, partition: &Arc<str>, offset: Offset, walked: Walked) {
         let mut state = self.state.lock();
-        state.walks.insert((Arc::clone(partition), offset), bytes);
+        state.walks.insert((Arc::clone(partition), offset), walked);
         while state.walks.len() > MAX_WALKS {
             state.walks.pop();
         }
@@ -528,6 +574,12 @@ async fn fetch(
         trouble: Trouble::NotFound,
         source: "a manifest names it".into(),
     })
+}
+
+/// The part of a log that a position lies in.
+fn part_at(position: u64, log_end: u64) -> Range<u64> {
+    let start = position - position % PART_BYTES;
+    start..(start + PART_BYTES).min(log_end)
 }
 
 /// The parts of a log that a range touches.

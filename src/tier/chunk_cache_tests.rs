@@ -107,6 +107,16 @@ impl ChunkCache {
         }
     }
 
+    /// Tells whether these bytes lie in what a request brought: they were not copied.
+    pub(in crate::tier) fn holds(&self, bytes: &Bytes) -> bool {
+        let state = self.state.lock();
+        let (from, to) = (bytes.as_ptr(), bytes.as_ptr_range().end);
+        state.runs.values().any(|run| {
+            let run = run.bytes.as_ptr_range();
+            run.start <= from && to <= run.end
+        })
+    }
+
     fn kept_bytes(&self) -> u64 {
         let state = self.state.lock();
         let counted: u64 = state.runs.values().map(|run| len(&run.bytes)).sum();

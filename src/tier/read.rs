@@ -3,7 +3,7 @@
 //! ```text
 //! manifest -> which segment -> footer and trailer    one range, known from the manifest; kept afterwards
 //!                           -> page of the time index    one range of at most 96 KiB, for a read by time
-//!                           -> page of the offset index  one range of at most 64 KiB
+//!                           -> page of the offset index  one range of at most 64 KiB; who goes on where a slice ended needs none
 //!                           -> window of the log         the parts that it touches: what the reader takes, and a little before it;
 //!                                                        ends where the index says that nothing more is wanted; grows when there is
 //!                                                        still nothing in it
@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::chunk_cache::{Beyond, CachedObject, ChunkCache, Wanted};
+use super::chunk_cache::{Beyond, CachedObject, ChunkCache, Walked, Wanted};
 use super::error::{TierError, Trouble};
 use super::keys::PartitionKey;
 use super::manifest::{Manifest, TieredSegment};
@@ -126,13 +126,15 @@ impl ColdLog {
                 read,
                 from,
                 until,
-                walked,
+                walked: &walked,
             };
             let step = self.step(segment, run, &mut budget).await;
             match self.noting(segment, step)? {
-                Step::Found(slice) => {
+                Step::Found(slice, place) => {
                     let len = u64::try_from(slice.bytes.len()).expect("64 bits fit");
-                    self.cache.walks_on(&self.name, slice.next_offset, walked + len);
+                    let bytes = walked.bytes + len;
+                    self.cache
+                        .walks_on(&self.name, slice.next_offset, Walked { bytes, place });
                     return Ok(slice);
                 }
                 Step::Nothing { next_offset } if budget == 0 => return Ok(nothing(next_offset)),
@@ -299,14 +301,23 @@ impl ColdLog {
         cold: &'a ColdSegment<'a>,
         run: &Run<'a>,
     ) -> Result<Walk<'a>, TierError> {
-        let since = run.read.times.as_ref().map(|times| times.start);
-        let start = cold.position_of(since, run.from).await?;
+        let start = match (&run.walked.place, &run.read.times) {
+            // Who goes on knows where, without a look into the indexes; they may pass over more only for a search by time.
+            (Some((object, position)), None) if *object == cold.object.name => Start {
+                position: *position,
+                page: None,
+            },
+            (_, times) => {
+                let since = times.as_ref().map(|times| times.start);
+                cold.position_of(since, run.from).await?
+            }
+        };
         let mut walk = cold.walk(start.position);
         walk.next_len = u64::try_from(run.read.max_bytes)
             .expect("64 bits fit")
             .saturating_add(WINDOW_SLACK)
             .clamp(WINDOW.0, WINDOW.1);
-        walk.walked = run.walked;
+        walk.walked = run.walked.bytes;
         if run.until < segment.next_offset() {
             walk.bound = cold.end_before(run.until, &start, walk.next_len).await?;
         }
@@ -358,7 +369,7 @@ impl ColdLog {
                 break;
             }
             if !fits && read.first == FirstBatch::IfItFits {
-                return Ok(Step::Found(Slice::nothing(next_offset)));
+                return Ok(Step::Found(Slice::nothing(next_offset), None));
             }
             found = Some(start..end);
             next_offset = header.next_offset();
@@ -371,11 +382,15 @@ impl ColdLog {
         };
         let bytes = walk.range(found.clone()).await?;
         cold.check_batches(&bytes, found.start)?;
-        Ok(Step::Found(Slice {
+        let slice = Slice {
             bytes,
             next_offset,
             behind: next_offset,
-        }))
+        };
+        Ok(Step::Found(
+            slice,
+            Some((Arc::clone(&cold.object.name), found.end)),
+        ))
     }
 }
 
@@ -383,8 +398,8 @@ struct Run<'a> {
     read: &'a Read,
     from: Offset,
     until: Offset,
-    /// Bytes that this reader has read before, without a gap.
-    walked: u64,
+    /// How this reader came to where it begins.
+    walked: &'a Walked,
 }
 
 enum Sought {
@@ -395,8 +410,11 @@ enum Sought {
 }
 
 enum Step {
-    Found(Slice),
-    Nothing { next_offset: Offset },
+    /// And where reading goes on: the object, and the position in it.
+    Found(Slice, Option<(Arc<str>, u64)>),
+    Nothing {
+        next_offset: Offset,
+    },
 }
 
 /// Fetches the footer of a segment that the manifest names, and holds both against each other.
@@ -686,7 +704,7 @@ impl Walk<'_> {
             // An index that lies may end inside a header.
             let least = at + u64::try_from(HEADER_LEN).expect("64 bits fit");
             let to = at.saturating_add(self.next_len).min(bound).max(least);
-            self.window = self.fetch(at..to).await?;
+            self.window = self.fetch(at..to, least - at).await?;
             self.window_at = at;
             self.next_len = (2 * self.next_len).min(WINDOW.1);
         }
@@ -707,7 +725,8 @@ impl Walk<'_> {
         Ok(Some((at, header)))
     }
 
-    async fn fetch(&self, range: Range<u64>) -> Result<Bytes, TierError> {
+    /// Fetches a range; where the rest would cost a copy, its first part, of `least` bytes or more.
+    async fn fetch(&self, range: Range<u64>, least: u64) -> Result<Bytes, TierError> {
         let cold = self.cold;
         let walked = self.walked + (range.start.saturating_sub(self.from));
         let mut ahead = cold.cache.ahead(walked);
@@ -721,6 +740,7 @@ impl Walk<'_> {
         }
         let wanted = Wanted {
             range,
+            least,
             ahead,
             log_end: self.end,
             beyond,
@@ -731,15 +751,16 @@ impl Walk<'_> {
     /// Returns bytes that begin in the window; what lies beyond it is fetched.
     async fn range(&self, range: Range<u64>) -> Result<Bytes, TierError> {
         let window_end = self.window_end();
+        let len = range.end - range.start;
         if range.start < self.window_at || range.start >= window_end {
-            return self.fetch(range).await;
+            return self.fetch(range, len).await;
         }
         let from = usize::try_from(range.start - self.window_at).expect("a window is small");
         if range.end <= window_end {
             let to = usize::try_from(range.end - self.window_at).expect("a window is small");
             return Ok(self.window.slice(from..to));
         }
-        let rest = self.fetch(window_end..range.end).await?;
+        let rest = self.fetch(window_end..range.end, len).await?;
         let mut whole = BytesMut::with_capacity(self.window.len() - from + rest.len());
         whole.extend_from_slice(&self.window[from..]);
         whole.extend_from_slice(&rest);

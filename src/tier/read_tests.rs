@@ -200,6 +200,38 @@ async fn a_sequential_read_fetches_little_more_than_it_returns() {
 }
 
 #[tokio::test]
+async fn a_reader_that_goes_on_needs_no_index_and_gets_most_bytes_as_they_came() {
+    let (_local, counting, cold) = twelve_megabytes().await;
+    let mut read = ask(0, cold.manifest().end(), 1 << 20, None);
+    let (mut returned, mut copied, mut slices) = (0, 0, 0);
+    while read.from < read.until {
+        let slice = cold.read(&read).await.expect("read");
+        assert!(slice.next_offset > read.from);
+        let is_second_half = 2 * read.from.0 > read.until.0;
+        if is_second_half {
+            returned += slice.bytes.len();
+            copied += if cold.cache.holds(&slice.bytes) {
+                0
+            } else {
+                slice.bytes.len()
+            };
+        }
+        slices += 1;
+        read.from = slice.next_offset;
+    }
+    assert!(3 * copied < returned, "{copied} of {returned} bytes were copied");
+    assert!(slices < 30, "{slices} slices");
+    let end = {
+        let segments = cold.manifest().segments();
+        segments.values().next().expect("there is one").clone()
+    };
+    let counts = counting.take();
+    // Footer and log, and nothing of the index.
+    let most = end.summary.log_bytes + u64::from(end.footer_len) + 32;
+    assert!(counts.got_bytes <= most, "{} of {most} bytes", counts.got_bytes);
+}
+
+#[tokio::test]
 async fn a_read_of_a_few_batches_fetches_what_the_index_says_and_little_more() {
     let (_local, counting, cold) = twelve_megabytes().await;
     for (from, until) in [(0, 100), (200, 300), (801, 899), (1298, 1400)] {

@@ -102,10 +102,13 @@ struct Script {
     /// State of the random choice, and faults in a thousand calls.
     random: Option<(u64, u64)>,
     struck: u64,
+    /// Every call since the last look.
+    calls: Vec<(Kind, String)>,
 }
 
 impl Script {
     fn choose(&mut self, kind: Kind, key: &str) -> Fault {
+        self.calls.push((kind, key.to_owned()));
         if self.alive.as_ref().is_some_and(|alive| !alive(kind)) {
             return Fault::Refuse;
         }
@@ -211,6 +214,11 @@ impl FaultyStore {
 
     pub(super) fn struck(&self) -> u64 {
         self.script.lock().struck
+    }
+
+    /// Returns the calls since the last time, or since it was healed: kind and key of each.
+    pub(crate) fn take_calls(&self) -> Vec<(Kind, String)> {
+        std::mem::take(&mut self.script.lock().calls)
     }
 
     fn choose(&self, kind: Kind, key: &str) -> Fault {

@@ -463,3 +463,28 @@ async fn a_segment_out_of_order_or_without_its_file_uploads_nothing() {
     assert_eq!(keys(&store).await.len(), 1);
     assert_eq!(covered(manifest.state()).len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn uploads_keep_to_their_pace_together() {
+    let (local, store) = (small(), bucket(memory()));
+    let uploader = local.uploader(&store).at_pace(Pace::of(1000));
+    let mut manifest = manifest_of(&store).await;
+    let begin = tokio::time::Instant::now();
+    let mut sent = Vec::new();
+    for (attempt, segment) in (1..).zip(local.sealed()) {
+        // Whoever has a clone has the same pace.
+        let clone = uploader.clone();
+        clone
+            .upload(&partition(), &mut manifest, &segment, ticket(attempt))
+            .await
+            .expect("uploaded");
+        sent.push(segment.summary.log_bytes);
+    }
+    // What is sent last is not waited for.
+    let waited: u64 = sent.iter().rev().skip(1).sum();
+    let took = u64::try_from(begin.elapsed().as_millis()).expect("short");
+    assert!(
+        took >= waited,
+        "{took} ms for {waited} bytes at 1,000 in a second"
+    );
+}

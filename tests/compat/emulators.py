@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""What every store must do for an archive (tests/it/tier_conformance.rs), on Azurite, the emulator of Azure Blob.
+"""What every store must do for an archive (tests/it/tier_conformance.rs), on Azurite, the emulator of Azure Blob, and on a stand-in for Google.
 
-It comes from npm, lands below tests/compat/.work, listens on a free port of this machine, and keeps what it is given in a folder that goes
-with it. Without npm it is skipped.
+Azurite comes from npm, lands below tests/compat/.work, listens on a free port of this machine, and keeps what it is given in a folder that
+goes with it. Without npm it is skipped. The stand-in is gcs.py: no emulator of Google's takes the requests of the XML API.
 
     tests/compat/run emulators
 """
@@ -10,6 +10,7 @@ with it. Without npm it is skipped.
 import base64
 import hashlib
 import hmac
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ import urllib.request
 from email.utils import formatdate
 from pathlib import Path
 
+from gcs import Google
 from suite import Suite
 from tier import conformance
 
@@ -111,12 +113,21 @@ def on_azure(suite: Suite, temporary: Path) -> None:
             conformance("az://archive/conformance", without(("AZURE_", "AZURITE_")) | variables)
 
 
+def on_google(suite: Suite) -> None:
+    """The suite on the stand-in for Google Cloud Storage."""
+    with suite.case("what every store must do, a stand-in for Google does"), Google("archive") as url:
+        account = {"private_key": "none", "private_key_id": "none", "client_email": "none", "disable_oauth": True, "gcs_base_url": url}
+        variables = {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account), "GOOGLE_ALLOW_HTTP": "true"}
+        conformance("gs://archive/conformance", without(("GOOGLE_", "SERVICE_ACCOUNT")) | variables)
+
+
 def main() -> int:
     """Runs the cases."""
     suite = Suite("emulators")
     WORK.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         on_azure(suite, Path(temporary))
+    on_google(suite)
     return suite.close()
 
 

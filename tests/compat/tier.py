@@ -2,7 +2,8 @@
 """The archive on a real S3 server (moto, on a free port of this machine), by the address and the variables that a user would give.
 
 What every store must do is in tests/it/tier_conformance.rs, and runs here against the server; then the command line verifies an archive there,
-finds what was damaged, and says what is wrong with credentials and buckets.
+finds what was damaged, and says what is wrong with credentials and buckets. A server loses its disk and comes back from the bucket, and
+`siltstone bench tier` runs on it.
 
     tests/compat/run tier
     tests/compat/run tier --url az://container/prefix     the conformance suite on another store, credentials from the environment
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import boto3
 from botocore.config import Config
-from server import binary
+from server import Server, binary
 from suite import Suite, equal
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,51 @@ def siltstone(environment: dict[str, str], *arguments: str) -> subprocess.Comple
     return subprocess.run([str(binary()), *arguments], capture_output=True, text=True, timeout=300, env=environment)
 
 
+RECORDS = 400
+TOPIC = ["--config", "segment.bytes=16384", "--config", "local.retention.bytes=0", "--config", "tier.max.lag.ms=100"]
+
+
+def serve(data: Path, environment: dict[str, str], *arguments: str) -> Server:
+    """A server of `siltstone serve` with its archive."""
+    ports = ["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]
+    command = [str(binary()), "serve", "--data-dir", str(data), *ports, *arguments]
+    return Server.from_command(command, None, environment, data.with_suffix(".stderr"), 120)
+
+
+def restored(environment: dict[str, str], archive: str, temporary: Path) -> None:
+    """Loses the disk of a server, and has everything back by a command, by a start, and in a mount."""
+    lines = "".join(json.dumps({"value": f"{number} {'x' * 200}"}) + "\n" for number in range(RECORDS))
+    first = serve(temporary / "first", environment, "--tier-url", archive)
+
+    def done(server: Server, *arguments: str, text: str | None = None) -> str:
+        command = [str(binary()), *arguments, "--server", server.grpc]
+        ran = subprocess.run(command, input=text, capture_output=True, text=True, timeout=600)
+        equal(ran.returncode, 0, f"{arguments}: {ran.stderr}")
+        return ran.stdout
+
+    done(first, "topic", "create", "flights", "--partitions", "1", *TOPIC)
+    done(first, "produce", "flights", "--format", "json", text=lines)
+    done(first, "tier", "status", "flights", "--wait-s", "300")
+    all_of_it = done(first, "read", "flights", "--json")
+    equal(len(all_of_it.splitlines()), RECORDS, "records")
+    first.stop()
+    shutil.rmtree(temporary / "first")
+    mount = serve(temporary / "mount", environment, "--tier-url", archive, "--read-only")
+    equal(done(mount, "read", "flights", "--json"), all_of_it, "records of the mount")
+    mount.stop()
+    for how in ([], ["--download"]):
+        data = temporary / f"restored{len(how)}"
+        ran = siltstone(environment, "tier", "restore", "--from", archive, "--data-dir", str(data), "--json", *how)
+        equal((ran.returncode, ran.stderr), (0, ""), "exit code of the restore")
+        equal(json.loads(ran.stdout.splitlines()[-1])["segments"] > 2, True, ran.stdout)
+        again = serve(data, environment, "--tier-url", archive)
+        equal(done(again, "read", "flights", "--json"), all_of_it, f"records after a restore {how}")
+        again.stop()
+    fresh = serve(temporary / "fresh", environment, "--tier-url", archive, "--restore")
+    equal(done(fresh, "read", "flights", "--json"), all_of_it, "records after a start with --restore")
+    fresh.stop()
+
+
 def on_s3(suite: Suite, temporary: Path) -> None:
     """All cases on the S3 server."""
     server = S3(temporary / "moto.log")
@@ -122,6 +169,15 @@ def on_s3(suite: Suite, temporary: Path) -> None:
             equal(ran.returncode, 1, "exit code")
             for word, key in (("damaged", segments[0]), ("missing", segments[-1])):
                 equal(f"{word}: s3://archive/{key}: " in ran.stdout, True, f"{word}: {ran.stdout}")
+        with suite.case("a server that lost its disk comes back from the bucket alone"):
+            restored(environment, "s3://archive/server", temporary)
+        with suite.case("the benchmark of the tier runs on S3"):
+            ran = siltstone(environment, "bench", "tier", "--quick", "--json", "--archive", "s3://archive/bench")
+            equal(ran.returncode, 0, f"exit code; it said {ran.stderr}")
+            figures = {line["name"]: line for line in map(json.loads, ran.stdout.splitlines())}
+            for line in figures.values():
+                print(f"       {line['name']}: {line['value']} {line['unit']}, {line['limit']} {line['limit_value']}", flush=True)
+            equal(figures["tier.fetched_per_returned"]["ratio"] <= 1.0, True, "bytes fetched for those returned")
         with suite.case("a bucket that is not there is told"):
             ran = siltstone(environment, "tier", "verify", "--from", "s3://nobody/prefix")
             equal(ran.returncode, 1, "exit code")

@@ -109,6 +109,48 @@ async fn a_hundred_brokers_do_their_work_side_by_side() {
     }
 }
 
+/// What this process holds in memory, in MiB.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .unwrap()
+        / 1024
+}
+
+/// Returns by how many MiB this process grows while 64 of them are written to a broker.
+async fn growth_mib(broker: &Broker) -> u64 {
+    broker.create_topic("large", 1, &[]).await.unwrap();
+    let value = bytes::Bytes::from(vec![7; 1 << 20]);
+    let before = resident_mib();
+    for _ in 0..64 {
+        // A batch holds at most a megabyte, its header included.
+        let parts = value.chunks(1 << 18).map(|part| value.slice_ref(part));
+        let records = parts.map(|part| record("key", part));
+        broker.produce("large", records).await.unwrap();
+    }
+    resident_mib().saturating_sub(before)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_written_to_a_directory_does_not_stay_in_memory() {
+    assert_eq!(alone("a_directory_takes_no_memory_and_memory_does"), [""; 0]);
+}
+
+#[tokio::test]
+#[ignore = "it wants the process for itself: what_is_written_to_a_directory_does_not_stay_in_memory runs it"]
+async fn a_directory_takes_no_memory_and_memory_does() {
+    let [directory, memory] = both().await;
+    let grown = growth_mib(&directory).await;
+    assert!(grown < 24, "{grown} MiB");
+    let grown = growth_mib(&memory).await;
+    assert!(grown >= 64, "{grown} MiB: it would have been seen");
+}
+
 #[tokio::test]
 async fn the_example_shows_what_it_says() {
     embedded_test::counts_are_kept_while_everything_goes_wrong()

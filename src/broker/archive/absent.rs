@@ -20,7 +20,7 @@ impl Archive {
     pub(in crate::broker) fn open(
         config: &BrokerConfig,
         _fs: &Arc<dyn Fs>,
-        _store: &Store,
+        _store_and_restored: (&Store, Option<&RestoreMark>),
         _metrics_and_now: (&Arc<Metrics>, Timestamp),
     ) -> Result<Option<Arc<Self>>, Error> {
         match &config.archive.url {

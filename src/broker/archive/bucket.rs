@@ -1,9 +1,10 @@
 //! The bucket as this server owns it, and what is known of each partition in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -17,7 +18,7 @@ use crate::tier::{
     Author, Catalog, ChunkCache, Claims, ColdLog, Ledger, Manifest, PartitionKey, TierError, TierStore,
     Trouble, Uploader,
 };
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicId, TopicPartition};
 
 use super::ArchiveConfig;
 
@@ -36,6 +37,10 @@ pub(in crate::broker) struct Archive {
     /// How the work on the catalog goes; while it fails, nothing else does.
     pub(super) catalog_state: Mutex<State>,
     pub(super) partitions: RwLock<HashMap<TopicPartition, Arc<Tiered>>>,
+    /// Manifests that a start has read already, until it knows the partitions.
+    pub(super) looked: Mutex<HashMap<PartitionKey, Ledger<Manifest>>>,
+    /// Topics that the catalog of another server had when it was last looked at.
+    pub(super) followed: Mutex<BTreeSet<TopicId>>,
     pub(super) cold_reads: Semaphore,
     /// What all cold reads share.
     pub(super) cache: Arc<ChunkCache>,
@@ -73,6 +78,56 @@ pub(super) struct State {
     pub(super) rewrites: BTreeMap<Offset, u64>,
     /// When objects that nobody names were last looked for.
     pub(super) orphans_at: Option<Instant>,
+    /// How removing objects goes.
+    pub(super) removal: Removal,
+    /// The cold read that failed last, until one of the same offset does not.
+    pub(super) unread: Option<Unread>,
+}
+
+/// How the removal of what is not needed goes. It has failures of its own: a store that permits no removal takes uploads as before.
+#[derive(Debug, Default)]
+pub(super) struct Removal {
+    pub(super) failures: u32,
+    pub(super) trouble: Option<String>,
+    pub(super) again_at: Option<Instant>,
+}
+
+/// How long a partition, or a removal, waits after its first failure, and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Returns how long is waited after so many failures.
+pub(super) fn pause_after(failures: u32) -> Duration {
+    let doubled = BACKOFF.0 * 2_u32.saturating_pow(failures.saturating_sub(1).min(10));
+    doubled.min(BACKOFF.1)
+}
+
+impl Removal {
+    /// Writes down how one went; tells whether a failure is the first of its kind.
+    pub(super) fn note<T>(&mut self, done: &Result<T, TierError>) -> bool {
+        let Err(error) = done else {
+            *self = Self::default();
+            return false;
+        };
+        let is_new = self.trouble.is_none();
+        self.failures = self.failures.saturating_add(1);
+        self.trouble = Some(error.to_string());
+        self.again_at = Some(Instant::now() + pause_after(self.failures));
+        is_new
+    }
+
+    /// Tells whether it is to be left alone for now.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.again_at.is_some_and(|at| at > Instant::now())
+    }
+}
+
+/// A cold read that failed.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub(super) from: Offset,
+    pub(super) reason: String,
+    /// The object is missing or damaged: only a read of that place can tell that it is mended.
+    pub(super) is_lost: bool,
 }
 
 impl Archive {
@@ -92,6 +147,8 @@ impl Archive {
             catalog: tokio::sync::Mutex::new(catalog),
             catalog_state: Mutex::default(),
             partitions: RwLock::default(),
+            looked: Mutex::default(),
+            followed: Mutex::default(),
             cold_reads: Semaphore::new(COLD_READS),
             cache,
             wake: Notify::new(),

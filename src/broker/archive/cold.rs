@@ -21,7 +21,7 @@ use crate::storage::{AbortedTransaction, FirstBatch, Found, Read, Slice};
 use crate::tier::{ColdLog, FindTime, TierError, Trouble};
 use crate::types::{Isolation, Offset, Timestamp};
 
-use super::bucket::{Archive, Tiered, told};
+use super::bucket::{Archive, Tiered, Unread, told};
 
 /// How long a read may take.
 const COLD_DEADLINE: Duration = Duration::from_secs(60);
@@ -54,6 +54,7 @@ impl Archive {
             Ok((slice, aborted))
         };
         let done = self.within(served, work).await;
+        self.note_read(served, read, &done);
         match &done {
             Ok((slice, _)) => {
                 self.metrics.tier_cold_reads.inc();
@@ -65,6 +66,33 @@ impl Archive {
             }
         }
         done
+    }
+
+    /// Keeps for the status what a read of the archive failed of, until one of the same place does not.
+    fn note_read<T>(&self, served: &Served, read: &Read, done: &Result<(Slice, T), Error>) {
+        let Some(tiered) = self.of(served) else { return };
+        let mut state = tiered.state.lock();
+        match done {
+            Ok((slice, _)) => {
+                let is_mended = |unread: &Unread| {
+                    !unread.is_lost || (read.from..slice.next_offset).contains(&unread.from)
+                };
+                if state.unread.as_ref().is_some_and(is_mended) {
+                    state.unread = None;
+                }
+            }
+            Err(error) => {
+                let is_lost = matches!(error, Error::Damaged { .. });
+                // What is lost is not forgotten for what only did not answer.
+                if is_lost || state.unread.as_ref().is_none_or(|unread| !unread.is_lost) {
+                    state.unread = Some(Unread {
+                        from: read.from,
+                        reason: error.to_string(),
+                        is_lost,
+                    });
+                }
+            }
+        }
     }
 
     /// Finds the first record of a range of offsets with this timestamp or a later one.

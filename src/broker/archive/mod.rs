@@ -14,6 +14,8 @@
 //! | `partitions` | which partitions have something to do with the bucket | memory work |
 //! | `Tiered::ledger` | a partition's manifest as it is written; taken out by whoever writes | memory work: it is out meanwhile |
 //! | `Tiered::seen` | the manifest as readers see it | memory work |
+//! | `looked` | manifests that a start has read, until it knows the partitions | memory work |
+//! | `followed` | topics of another server's catalog when it was last looked at | memory work |
 //! | `catalog_state` | failures of the work on the catalog | memory work |
 //! | `Tiered::state` | failures, what is stuck, when to try again | memory work |
 //!
@@ -42,6 +44,8 @@ mod restore;
 mod start;
 #[cfg(feature = "tier")]
 mod status;
+#[cfg(feature = "tier")]
+mod take_over;
 #[cfg(feature = "tier")]
 mod upkeep;
 #[cfg(feature = "tier")]
@@ -160,7 +164,8 @@ pub struct PartitionArchive {
     pub uploading_bytes: Option<u64>,
     /// Tries that failed one after the other.
     pub failures: u32,
-    /// What the last of them said, or what keeps the partition from going on.
+    /// What the last of them said, or what keeps the partition from going on; with no failures, what a read of the archive came to that none of
+    /// the same place has got over since.
     pub trouble: Option<String>,
     /// It does not go on until a person has looked.
     pub is_stuck: bool,

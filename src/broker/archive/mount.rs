@@ -4,11 +4,11 @@
 //! mount: the next start makes it anew. Nobody claims the archive; no catalog, no manifest and no sweep is written; retention and
 //! compaction are the owner's. What clients would change is refused.
 //!
-//! Every [`FOLLOW_INTERVAL`] the next number of each ledger is asked for: topics come and go, logs grow and shrink. Settings of a topic are
-//! those of when it was first seen.
+//! Every [`FOLLOW_INTERVAL`] the next number of each ledger is asked for: topics come, change and go, logs grow, shrink and are compacted.
 //!
 //! What is not here: what refuses writes to the store, whoever asks for one ([`TierStore::read_only`](crate::tier::TierStore::read_only)).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,11 +21,12 @@ use crate::broker::served::Served;
 use crate::broker::topics::{Topic, unknown};
 use crate::broker::{BrokerConfig, Error};
 use crate::env::Fs;
+use crate::storage::missing_below;
 use crate::telemetry::Metrics;
 use crate::tier::{
     ArchivedTopic, Author, CATALOG, Catalog, Claims, Ledger, Manifest, TierError, Uploader, WriterId,
 };
-use crate::types::LeaderEpoch;
+use crate::types::{LeaderEpoch, TopicId};
 
 use super::bucket::Archive;
 use super::restore::{check_count, opened_to_read};
@@ -60,13 +61,16 @@ impl Archive {
         };
         let uploader = Uploader::new(Arc::clone(fs), bucket.clone());
         let cache = cache(fs, config);
-        Ok(Arc::new(Self::over(
+        let followed = catalog.state().topics().keys().copied().collect();
+        let archive = Self::over(
             (bucket, nobody),
             uploader,
             claims,
             (catalog, Arc::clone(metrics), cache),
             config.archive.clone(),
-        )))
+        );
+        *archive.followed.lock() = followed;
+        Ok(Arc::new(archive))
     }
 
     /// Follows the archive, again and again.
@@ -95,13 +99,19 @@ impl Archive {
         let mut catalog = self.catalog.lock().await;
         // Whatever it comes to: what an earlier look read, or could not show, is shown now.
         let refreshed = catalog.refresh().await.map(drop);
-        let (there, removed) = (
-            catalog.state().topics().clone(),
-            catalog.state().removed().clone(),
-        );
+        let there = catalog.state().topics().clone();
         drop(catalog);
+        let gone: BTreeSet<TopicId> = {
+            let now: BTreeSet<TopicId> = there.keys().copied().collect();
+            let mut followed = self.followed.lock();
+            let gone = followed.difference(&now).copied().collect();
+            *followed = now;
+            gone
+        };
         for topic in core.topics.all() {
-            if removed.contains_key(&topic.id) {
+            // One that was removed and swept between two looks has no word in the catalog any more; of one that its owner does not archive
+            // there never was one.
+            if gone.contains(&topic.id) {
                 core.topics.remove(&topic.name);
                 topic
                     .partitions
@@ -110,7 +120,7 @@ impl Archive {
             }
         }
         let there = there.into_values().filter(|topic| !topic.name.is_internal());
-        for topic in there.filter(|topic| missing(core, topic) > 0) {
+        for topic in there.filter(|topic| is_behind(core, topic)) {
             let (following, name) = (Arc::clone(core), topic.name.clone());
             let shown = core.blocking(move |_| show(&following, &topic)).await;
             if let Err(error) = shown {
@@ -128,7 +138,8 @@ impl Archive {
         };
         let refreshed = ledger.refresh().await;
         if !matches!(refreshed, Ok(0)) {
-            // Also what was read before it failed. Readers know where it lies before they are told that it is there.
+            // Also what was read before it failed. Readers know what is missing and where the rest lies before they are told that it is there.
+            follow_compaction(served, ledger.state());
             tiered.show(&ledger, served);
             follow_to(core, served, ledger.state());
         }
@@ -147,30 +158,42 @@ pub(super) fn follow_to(core: &Core, served: &Served, manifest: &Manifest) {
     served.advance(marks.high_watermark, &core.metrics.ack_latency);
 }
 
-/// Returns how many partitions of a topic are not served.
-fn missing(core: &Core, topic: &ArchivedTopic) -> i32 {
-    let known = core.topics.find(&topic.name).ok();
-    let known = known.filter(|known| known.id == topic.id);
-    topic.partitions - known.map_or(0, |known| known.count())
+/// Tells readers below which offset the owner may have replaced records.
+pub(super) fn follow_compaction(served: &Served, manifest: &Manifest) {
+    let segments = manifest.segments().values();
+    let below = missing_below(segments.map(|segment| &segment.summary));
+    served.log.follow_compaction(below);
 }
 
-/// Serves a topic of the catalog, or more partitions of it.
+fn known(core: &Core, topic: &ArchivedTopic) -> Option<Arc<Topic>> {
+    let known = core.topics.find(&topic.name).ok();
+    known.filter(|known| known.id == topic.id)
+}
+
+/// Tells whether a topic, a part of it, or its settings are not served.
+fn is_behind(core: &Core, topic: &ArchivedTopic) -> bool {
+    known(core, topic)
+        .is_none_or(|known| known.count() < topic.partitions || known.config.overrides != topic.settings)
+}
+
+/// Serves a topic of the catalog, more partitions of it, or its new settings.
 fn show(core: &Core, topic: &ArchivedTopic) -> Result<(), Error> {
-    let known = core
-        .topics
-        .find(&topic.name)
-        .ok()
-        .filter(|known| known.id == topic.id);
+    let known = known(core, topic);
     let count = known.as_ref().map_or(0, |known| known.count());
-    if count >= topic.partitions {
-        return Ok(());
+    check_count(&topic.name, topic.partitions.max(count))?;
+    let mut config = core.settings.resolve(&topic.settings)?;
+    let mut partitions = Vec::new();
+    if let Some(known) = &known {
+        config.holds = known.config.holds.clone();
+        partitions.extend(known.partitions.iter().cloned());
     }
-    check_count(&topic.name, topic.partitions)?;
-    let config = core.settings.resolve(&topic.settings)?;
-    let more = core.open(&topic.name, count..topic.partitions, topic.id, &config)?;
-    core.topics.put(match known {
-        Some(known) => known.with_partitions([known.partitions.clone(), more].concat()),
-        None => Topic::new(topic.name.clone(), topic.id, config, more),
+    if count < topic.partitions {
+        partitions.extend(core.open(&topic.name, count..topic.partitions, topic.id, &config)?);
+    }
+    let shown = core.topics.put(match known {
+        Some(known) => known.with_partitions(partitions).with_config(config),
+        None => Topic::new(topic.name.clone(), topic.id, config, partitions),
     });
+    core.configure(&shown);
     Ok(())
 }

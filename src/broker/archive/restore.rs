@@ -5,7 +5,7 @@
 //! 2. Storage makes the directory ([`crate::storage::Restoring`]): logs that stay in the archive get what a start and an append need,
 //!    compacted ones come here whole. If it dies here: no server starts on it, and the next try begins anew.
 //! 3. What the metadata's log does not say yet is appended to it ([`Topics`]), and the directory is closed and marked as whole.
-//! 4. The server that first opens it beside its archive takes that over ([`TakeOver`]): if the archive went on since step 1, it refuses.
+//! 4. The server that first opens it beside its archive takes that over (`take_over.rs`): if the archive went on since step 1, it refuses.
 //!
 //! **Topics.** The catalog is written before anything else that a server archives, the log of the metadata some seconds later. So the catalog
 //! says which topics there are and with which settings, the log what only it has: holds, topics that are not archived, deletions that have
@@ -29,17 +29,15 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::broker::core::Core;
 use crate::broker::disk::DiskGuard;
 use crate::broker::metadata::{self, Change, Contents, MetadataLog, TopicEntry};
-use crate::broker::served::Served;
 use crate::broker::settings::Settings;
 use crate::broker::topics::PARTITIONS_MAX;
 use crate::broker::{BrokerConfig, Error, Execution, start, translate};
 use crate::env::{FileCache, process_name};
 use crate::storage::{
-    Closing, FirstBatch, Read, RestoreInto, RestoreMark, RestoredPartition, RestoredPlace, Restoring,
-    SegmentFile, Store, StoreConfig, StoreError, decode_snapshot,
+    Closing, FirstBatch, Read, Reserved, RestoreInto, RestoreMark, RestoredPartition, RestoredPlace,
+    Restoring, SegmentFile, Store, StoreConfig, StoreError, decode_snapshot,
 };
 use crate::tier::{
     ArchivedTopic, Author, CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claim, Claimant, Claims,
@@ -164,26 +162,35 @@ impl Job<'_> {
         let free = Restoring::check(&self.files, &self.config.data_dir);
         free.map_err(|error| self.told(error.into()))?;
         let bucket = opened_to_read(self.config)?;
-        self.restore(&bucket, None, execution)
-    }
-
-    /// As [`run`](Self::run), by whoever may already own the archive.
-    pub(super) fn restore(
-        &self,
-        bucket: &TierStore,
-        author: Option<Author>,
-        execution: Execution,
-    ) -> Result<RestoreReport, Error> {
         let reader = Reader {
             job: self,
-            bucket,
-            author,
+            bucket: &bucket,
+            author: None,
         };
         let done = Handle::current().block_on(async {
             let plan = reader.plan().await?;
             if execution == Execution::Apply {
-                reader.make(&plan).await?;
+                let place = Restoring::reserve(Arc::clone(&self.files), self.config.data_dir.clone())?;
+                reader.make(&plan, place).await?;
             }
+            Ok(plan.report())
+        });
+        done.map_err(|failure| self.told(failure))
+    }
+
+    /// As [`run`](Self::run), by a server, which claims the archive: once the directory is its own, so that of two on one directory only
+    /// one does.
+    fn run_and_own(&self, bucket: &TierStore) -> Result<RestoreReport, Error> {
+        let place = Restoring::reserve(Arc::clone(&self.files), self.config.data_dir.clone());
+        let place = place.map_err(|error| self.told(error.into()))?;
+        let done = Handle::current().block_on(async {
+            let reader = Reader {
+                job: self,
+                bucket,
+                author: Some(own(bucket, self.now).await?),
+            };
+            let plan = reader.plan().await?;
+            reader.make(&plan, place).await?;
             Ok(plan.report())
         });
         done.map_err(|failure| self.told(failure))
@@ -394,7 +401,7 @@ impl Reader<'_> {
         let claims = Claims::read(self.bucket.clone()).await?;
         let owner = claims.owner().cloned().ok_or_else(|| no_archive(self.bucket))?;
         let catalog = self.ledger(CATALOG.to_owned(), Catalog::default()).await?;
-        let contents = self.contents(&catalog).await?;
+        let (contents, metadata) = self.contents(&catalog).await?;
         let settings = Settings::new(&self.job.config.topic_defaults)?;
         let downloads = self.job.config.archive.restore == Restore::Download;
         let is_mount = self.job.config.archive.access == Access::Read;
@@ -428,8 +435,13 @@ impl Reader<'_> {
             })
         });
         let keys: Vec<_> = keys.collect();
+        let metadata = &metadata;
         let read = stream::iter(keys).map(|(key, place)| async move {
-            let manifest = self.manifest(&key).await?;
+            // That of the metadata is the one that the topics were read by: beside a living server another may be newer.
+            let manifest = match metadata {
+                Some(metadata) if key.topic_id == metadata::TOPIC_ID => metadata.clone(),
+                _ => self.manifest(&key).await?,
+            };
             Ok::<_, TierError>(PlannedLog { key, manifest, place })
         });
         let logs: Vec<PlannedLog> = read.buffered(MANIFESTS_AT_ONCE).try_collect().await?;
@@ -441,11 +453,11 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads what the log of the metadata says.
-    async fn contents(&self, catalog: &Catalog) -> Result<Contents, Failure> {
+    /// Reads what the log of the metadata says, and returns the manifest that it was read by.
+    async fn contents(&self, catalog: &Catalog) -> Result<(Contents, Option<Manifest>), Failure> {
         let mut contents = Contents::default();
         if !catalog.topics().contains_key(&metadata::TOPIC_ID) {
-            return Ok(contents);
+            return Ok((contents, None));
         }
         let id = metadata::partition();
         let key = PartitionKey {
@@ -469,13 +481,13 @@ impl Reader<'_> {
             metadata::apply_all(&mut contents, &id, slice.bytes)?;
             from = slice.next_offset.max(Offset(from.0 + 1));
         }
-        Ok(contents)
+        Ok((contents, Some(Manifest::clone(&manifest))))
     }
 
     /// Makes the directory that the plan describes.
-    async fn make(&self, plan: &Plan) -> Result<(), Failure> {
+    async fn make(&self, plan: &Plan, place: Reserved) -> Result<(), Failure> {
         let (files, path) = (&self.job.files, &self.job.config.data_dir);
-        let dir = Restoring::begin(Arc::clone(files), path.clone(), self.bucket.url())?;
+        let dir = place.begin(self.bucket.url())?;
         self.download(plan, &dir).await?;
         let mut next_producer_id = plan.topics.next_producer_id;
         for some in plan.logs.chunks(PUT_AT_ONCE) {
@@ -634,8 +646,7 @@ impl Archive {
         }
         tracing::info!(archive = %url, "the data directory is empty; it is restored from the archive");
         let bucket = opened(config, url).map_err(|error| refused(&error))?;
-        let author = Handle::current().block_on(own(&bucket, now))?;
-        let report = job.restore(&bucket, Some(author), Execution::Apply)?;
+        let report = job.run_and_own(&bucket)?;
         tracing::info!(archive = %bucket, topics = report.topics.len(), segments = report.segments(), downloaded = report.downloaded(),
             "data directory restored from the archive");
         Ok(())
@@ -661,78 +672,6 @@ async fn own(bucket: &TierStore, now: Timestamp) -> Result<Author, Error> {
         claims.claim(&claimant, now).await.map(Ok)
     };
     claimed.await.map_err(|error: TierError| refused(&error))?
-}
-
-/// What a directory that was restored does with the archive before anything else: it writes an empty entry into every ledger, behind
-/// which nobody of before writes, and looks whether the archive is still what it was.
-#[derive(Clone, Copy)]
-pub(super) struct TakeOver<'a> {
-    pub(super) mark: &'a RestoreMark,
-    pub(super) author: Author,
-    pub(super) now: Timestamp,
-}
-
-/// The ledger that went on since the restore.
-pub(super) struct WentOn(String);
-
-impl TakeOver<'_> {
-    /// Fences the catalog.
-    pub(super) async fn catalog(
-        &self,
-        ledger: &mut Ledger<Catalog>,
-    ) -> Result<Result<(), WentOn>, TierError> {
-        self.fence(ledger).await?;
-        let is_same = ledger.state().topics_crc() == self.mark.catalog_crc;
-        Ok(is_same.then_some(()).ok_or_else(|| WentOn(CATALOG.to_owned())))
-    }
-
-    /// Fences the manifest of a partition.
-    pub(super) async fn manifest(
-        &self,
-        id: &TopicPartition,
-        ledger: &mut Ledger<Manifest>,
-    ) -> Result<Result<(), WentOn>, TierError> {
-        self.fence(ledger).await?;
-        let is_same = ledger.state().end() <= self.mark.end(id);
-        Ok(is_same.then_some(()).ok_or_else(|| WentOn(id.to_string())))
-    }
-
-    async fn fence<S: State>(&self, ledger: &mut Ledger<S>) -> Result<(), TierError> {
-        ledger.append(self.author, self.now, |_| Some(Vec::new())).await?;
-        Ok(())
-    }
-
-    /// A log that this server compacts must have come here whole: whoever restored may have known other defaults.
-    pub(super) fn check_logs(&self, core: &Core) -> Result<(), Error> {
-        for topic in core.topics.all() {
-            let is_cold = |served: &&Arc<Served>| {
-                let marks = served.log.watermarks();
-                marks.log_start < marks.local_start
-            };
-            if topic.config.cleanup.compacts()
-                && let Some(served) = topic.partitions.iter().find(is_cold)
-            {
-                return Err(Error::ArchiveRefused {
-                    reason: format!(
-                        "{} is compacted by the defaults of this server, which needs all of it on the local disk, and was restored without: \
-                         restore again, into an empty directory, with --download",
-                        served.id()
-                    ),
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Says that a restored directory is older than its archive.
-pub(super) fn went_on(WentOn(what): WentOn) -> Error {
-    Error::ArchiveRefused {
-        reason: format!(
-            "the archive went on after this data directory was restored from it ({what}): its old server was still alive, and has lost the \
-             archive now; restore again, into an empty directory"
-        ),
-    }
 }
 
 impl RestoreReport {

@@ -1,16 +1,17 @@
 //! Opening the archive at a start.
 //!
+//! 0. A directory that was restored looks whether the archive is still what it was made of (`take_over.rs`).
 //! 1. The bucket is probed: it must take writes, and create only where it is told to. If it dies here: a few bytes stay in it.
 //! 2. Its next epoch is claimed; from then on it is the epoch of this start, in every batch too. If it dies here: an epoch is lost,
 //!    nobody misses it.
 //! 3. The catalog is read, and once the partitions are open, the manifests of all that have something to do with the bucket. A log
-//!    start that the manifest knows better is raised. A directory that was restored writes an empty entry into each of them first, and
-//!    looks whether they still are what they were then.
+//!    start that the manifest knows better is raised. A directory that was restored writes an empty entry into each of them first.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use tokio::runtime::Handle;
 
 use crate::broker::core::Core;
@@ -20,20 +21,20 @@ use crate::env::{Fs, process_name};
 use crate::storage::{CACHE_FOLDER, RestoreMark, Store};
 use crate::telemetry::Metrics;
 use crate::tier::{
-    CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claimant, Claims, Ledger, Manifest, Pace,
+    Author, CATALOG, CacheLimits, CallLimits, Catalog, ChunkCache, Claimant, Claims, Ledger, Manifest, Pace,
     PartitionKey, TierError, TierStore, Uploader, WriterId,
 };
 use crate::types::{Offset, Timestamp};
 
 use super::Access;
 use super::bucket::{Archive, Tiered};
-use super::mount::follow_to;
-use super::restore::{TakeOver, went_on};
+use super::mount::{follow_compaction, follow_to};
+use super::take_over::{Looked, TakeOver, look, went_on};
 
 /// How long opening the bucket may take, and each manifest after the one before.
 const OPEN_DEADLINE: Duration = Duration::from_secs(60);
 /// Manifests that are read at the same time.
-const MANIFESTS_AT_ONCE: usize = 32;
+pub(super) const MANIFESTS_AT_ONCE: usize = 32;
 /// Longest text of a refusal, in characters: stores answer with whole pages.
 const REFUSAL_MAX: usize = 600;
 
@@ -42,7 +43,7 @@ impl Archive {
     pub(in crate::broker) fn open(
         config: &BrokerConfig,
         fs: &Arc<dyn Fs>,
-        store: &Store,
+        (store, restored): (&Store, Option<&RestoreMark>),
         (metrics, now): (&Arc<Metrics>, Timestamp),
     ) -> Result<Option<Arc<Self>>, Error> {
         let Some(url) = &config.archive.url else {
@@ -61,15 +62,17 @@ impl Archive {
             least_epoch: store.epoch(),
             writer: WriterId(random()?),
         };
-        let attempt = u64::from_be_bytes(random()?);
-        let claimed = Handle::current().block_on(async {
-            let work = claim(bucket.clone(), &claimant, attempt, now);
-            tokio::time::timeout(OPEN_DEADLINE, work).await
-        });
-        let Ok(claimed) = claimed else {
-            return Err(unanswered(&bucket));
+        let looked = match restored {
+            Some(mark) => Some(Handle::current().block_on(look(&bucket, mark))?),
+            None => None,
         };
-        let (claims, author, catalog) = claimed.map_err(|error| refused(&error))?;
+        let attempt = u64::from_be_bytes(random()?);
+        let claiming = claim(bucket.clone(), &claimant, attempt, now);
+        let (claims, author) = Handle::current().block_on(in_time(claiming, &bucket))?;
+        let Looked { catalog, manifests } = match looked {
+            Some(looked) => looked,
+            None => Handle::current().block_on(in_time(nothing_but_catalog(&bucket), &bucket))?,
+        };
         store
             .raise_epoch(author.epoch)
             .map_err(|error| translate::store(&config.data_dir.display(), &error))?;
@@ -77,13 +80,15 @@ impl Archive {
         let uploader = Uploader::new(Arc::clone(fs), bucket.clone())
             .at_pace(Pace::of(config.archive.upload_max_bytes_per_second));
         let cache = cache(fs, config);
-        Ok(Some(Arc::new(Self::over(
+        let archive = Self::over(
             (bucket, author),
             uploader,
             claims,
             (catalog, Arc::clone(metrics), cache),
             config.archive.clone(),
-        ))))
+        );
+        *archive.looked.lock() = manifests;
+        Ok(Some(Arc::new(archive)))
     }
 
     /// Reads the manifests of all partitions that have something to do with the bucket. A directory that was restored takes the archive
@@ -115,11 +120,15 @@ impl Archive {
         for served in fresh {
             self.begin(&served);
         }
+        let mut looked = std::mem::take(&mut *self.looked.lock());
         let open = |served: Arc<Served>| {
             let (key, store, cache) = (key_of(&served), self.store.clone(), Arc::clone(&self.cache));
+            let looked = looked.remove(&key);
             async move {
-                let empty = Manifest::empty(&key);
-                let mut ledger = Ledger::open(store, key.manifest(), empty).await?;
+                let mut ledger = match looked {
+                    Some(ledger) => ledger,
+                    None => Ledger::open(store, key.manifest(), Manifest::empty(&key)).await?,
+                };
                 let taken = match take_over {
                     Some(take_over) => take_over.manifest(served.id(), &mut ledger).await?,
                     None => Ok(()),
@@ -127,25 +136,17 @@ impl Archive {
                 Ok::<_, TierError>((served, Tiered::new(key, ledger, cache), taken))
             }
         };
-        let mut read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
-        // However many there are, one comes after the other, or the start is over.
-        let read = Handle::current().block_on(async {
-            let mut all = Vec::new();
-            loop {
-                match tokio::time::timeout(OPEN_DEADLINE, read.next()).await {
-                    Ok(Some(Ok(one))) => all.push(one),
-                    Ok(Some(Err(error))) => return Err(refused(&error)),
-                    Ok(None) => return Ok(all),
-                    Err(_) => return Err(unanswered(&self.store)),
-                }
-            }
-        })?;
+        let read = stream::iter(known).map(open).buffer_unordered(MANIFESTS_AT_ONCE);
+        let read = Handle::current().block_on(all_in_time(read, &self.store))?;
         for (served, tiered, taken) in read {
             taken.map_err(went_on)?;
             match core.config.archive.access {
                 Access::Own => reconcile(&served, &tiered)?,
                 // The owner may have gone on since the directory was made.
-                Access::Read => follow_to(core, &served, &tiered.manifest()),
+                Access::Read => {
+                    follow_compaction(&served, &tiered.manifest());
+                    follow_to(core, &served, &tiered.manifest());
+                }
             }
             tiered.tell(&served);
             self.partitions
@@ -189,19 +190,51 @@ pub(super) fn opened(config: &BrokerConfig, url: &str) -> Result<TierStore, Tier
     }
 }
 
-type Claimed = (Claims, crate::tier::Author, Ledger<Catalog>);
-
 async fn claim(
     bucket: TierStore,
     claimant: &Claimant,
     attempt: u64,
     now: Timestamp,
-) -> Result<Claimed, TierError> {
+) -> Result<(Claims, Author), TierError> {
     bucket.probe(attempt).await?;
     let mut claims = Claims::read(bucket.clone()).await?;
     let author = claims.claim(claimant, now).await?;
-    let catalog = Ledger::open(bucket, CATALOG.to_owned(), Catalog::default()).await?;
-    Ok((claims, author, catalog))
+    Ok((claims, author))
+}
+
+async fn nothing_but_catalog(bucket: &TierStore) -> Result<Looked, TierError> {
+    Ok(Looked {
+        catalog: Ledger::open(bucket.clone(), CATALOG.to_owned(), Catalog::default()).await?,
+        manifests: HashMap::new(),
+    })
+}
+
+/// Waits for a part of opening the bucket, not for ever.
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = Result<T, TierError>>,
+    bucket: &TierStore,
+) -> Result<T, Error> {
+    match tokio::time::timeout(OPEN_DEADLINE, work).await {
+        Ok(done) => done.map_err(|error| refused(&error)),
+        Err(_) => Err(unanswered(bucket)),
+    }
+}
+
+/// Collects what is read of the bucket. However much there is, one comes after the other in time, or the start is over.
+pub(super) async fn all_in_time<T>(
+    read: impl Stream<Item = Result<T, TierError>>,
+    bucket: &TierStore,
+) -> Result<Vec<T>, Error> {
+    let mut read = std::pin::pin!(read);
+    let mut all = Vec::new();
+    loop {
+        match tokio::time::timeout(OPEN_DEADLINE, read.next()).await {
+            Ok(Some(Ok(one))) => all.push(one),
+            Ok(Some(Err(error))) => return Err(refused(&error)),
+            Ok(None) => return Ok(all),
+            Err(_) => return Err(unanswered(bucket)),
+        }
+    }
 }
 
 /// Holds a log and its manifest against each other.

@@ -19,7 +19,11 @@ impl Archive {
             .log
             .archive_lag(end.unwrap_or_else(|| served.log.watermarks().log_start));
         let catalog = self.catalog_state.lock();
-        let (catalog_failures, catalog_trouble) = (catalog.failures, catalog.trouble.clone());
+        let catalog_failures = catalog.failures.max(catalog.removal.failures);
+        let catalog_trouble = catalog
+            .trouble
+            .clone()
+            .or_else(|| catalog.removal.trouble.clone());
         drop(catalog);
         let state = tiered.state.lock();
         Some(PartitionArchive {
@@ -29,8 +33,19 @@ impl Archive {
             lag_bytes: lag.bytes,
             lag_since: lag.since,
             uploading_bytes: state.is_uploading.then(|| tiered.sent.load(Ordering::Relaxed)),
-            failures: state.failures.max(catalog_failures),
-            trouble: state.trouble.clone().or(catalog_trouble),
+            failures: state.failures.max(catalog_failures).max(state.removal.failures),
+            trouble: state
+                .trouble
+                .clone()
+                .or(catalog_trouble)
+                .or_else(|| state.removal.trouble.clone())
+                .or_else(|| {
+                    let unread = state.unread.as_ref()?;
+                    Some(format!(
+                        "a read from offset {} failed: {}",
+                        unread.from, unread.reason
+                    ))
+                }),
             is_stuck: state.is_stuck,
         })
     }

@@ -19,7 +19,7 @@ use crate::tier::{
 };
 use crate::types::{Offset, Timestamp, TopicId};
 
-use super::bucket::{Archive, State, Tiered};
+use super::bucket::{Archive, Tiered};
 
 /// How often objects that nobody names are looked for, in one partition.
 const ORPHANS_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,23 +40,39 @@ impl Archive {
         if done.is_err() {
             self.catalog_is_old.store(true, Ordering::Release);
         }
-        let done = match done {
-            Ok(()) => self.remove_topics(core.now(), &mut catalog).await,
-            failed => failed,
-        };
-        let mut state = self.catalog_state.lock();
-        match &done {
-            Ok(()) => *state = State::default(),
-            Err(error) => {
-                if state.trouble.is_none() && !matches!(error, TierError::Fenced { .. }) {
-                    tracing::warn!(%error, "keeping the archive's catalog failed; it is tried again");
-                }
-                state.failures = state.failures.saturating_add(1);
-                state.trouble = Some(error.to_string());
-            }
+        self.note_catalog(&done);
+        done?;
+        if self.catalog_state.lock().removal.is_waiting() {
+            return Ok(());
         }
-        drop(state);
-        done
+        let removed = self.remove_topics(core.now(), &mut catalog).await;
+        let is_new = self.catalog_state.lock().removal.note(&removed);
+        match removed {
+            Err(error @ TierError::Fenced { .. }) => Err(error),
+            Err(error) => {
+                // Nobody waits for it: what is written goes on to the archive.
+                self.metrics.tier_failures.inc();
+                if is_new {
+                    tracing::warn!(%error, "a deleted topic stays in the archive; it is tried again");
+                }
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn note_catalog(&self, done: &Result<(), TierError>) {
+        let mut state = self.catalog_state.lock();
+        let Err(error) = done else {
+            state.failures = 0;
+            state.trouble = None;
+            return;
+        };
+        if state.trouble.is_none() && !matches!(error, TierError::Fenced { .. }) {
+            tracing::warn!(%error, "keeping the archive's catalog failed; it is tried again");
+        }
+        state.failures = state.failures.saturating_add(1);
+        state.trouble = Some(error.to_string());
     }
 
     async fn write_catalog(&self, core: &Core, catalog: &mut Ledger<Catalog>) -> Result<(), TierError> {
@@ -127,6 +143,9 @@ impl Archive {
         let Ok(catalog) = self.catalog.try_lock() else {
             return false;
         };
+        if self.catalog_state.lock().removal.is_waiting() {
+            return false;
+        }
         let mut removed = catalog.state().removed().values();
         removed.any(|(_, since)| self.is_old(*since, now))
     }

@@ -24,7 +24,7 @@ use crate::tier::{
 use crate::types::{Offset, Timestamp, TopicPartition};
 
 use super::Access;
-use super::bucket::{Archive, Tiered};
+use super::bucket::{Archive, Tiered, pause_after};
 use super::start::{random, start_of};
 
 /// Jobs at the same time.
@@ -35,8 +35,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a stop may upload what is left.
 const FINISH_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a partition waits after its first failure, and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How long a stop waits before it tries a partition again that failed, or that a job still has.
 const FINISH_PAUSE: Duration = Duration::from_millis(200);
 /// How often a job is looked at by who waits for it.
@@ -131,7 +129,9 @@ impl Archive {
     pub(in crate::broker) async fn do_what_is_due(core: &Arc<Core>) {
         let Some(archive) = &core.archive else { return };
         for tiered in archive.partitions.read().values() {
-            tiered.state.lock().again_at = None;
+            let mut state = tiered.state.lock();
+            state.again_at = None;
+            state.removal.again_at = None;
         }
         let work = async {
             while !archive.is_fenced() {
@@ -216,7 +216,10 @@ impl Archive {
         }
         let manifest = wish.tiered.manifest();
         let knows = !manifest.segments().is_empty();
-        if (knows && start_of(&wish.served) > manifest.log_start()) || self.has_to_sweep(&manifest, now) {
+        if knows && start_of(&wish.served) > manifest.log_start() {
+            return true;
+        }
+        if self.has_to_sweep(&manifest, now) && !wish.tiered.state.lock().removal.is_waiting() {
             return true;
         }
         if !wish.uploads {
@@ -262,8 +265,7 @@ impl Archive {
                     failure,
                     Failure::Bucket(TierError::Contradiction { .. } | TierError::Damaged { .. })
                 );
-                let doubled = BACKOFF.0 * 2_u32.saturating_pow(state.failures.saturating_sub(1).min(10));
-                state.again_at = Some(Instant::now() + doubled.min(BACKOFF.1));
+                state.again_at = Some(Instant::now() + pause_after(state.failures));
                 drop(state);
                 self.failed(is_new.then_some(wish), &failure);
                 Done::All
@@ -308,12 +310,50 @@ impl Archive {
         if wish.uploads && self.has_in_catalog(wish).await {
             done = self.upload(core, wish, &mut ledger).await?;
         }
-        if self.sweep(&wish.tiered, &mut ledger, now).await? {
-            wish.tiered.show(&ledger, &wish.served);
+        if wish.tiered.state.lock().removal.is_waiting() {
+            return Ok(done);
+        }
+        let removed = self.remove(wish, &mut ledger, now).await;
+        if self.note_removal(wish, removed)? {
             done = Done::Some;
         }
-        self.remove_orphans(&wish.tiered, &ledger).await?;
         Ok(done)
+    }
+
+    /// Removes objects that are not needed; tells whether there may be more.
+    async fn remove(
+        &self,
+        wish: &Wish,
+        ledger: &mut Ledger<Manifest>,
+        now: Timestamp,
+    ) -> Result<bool, TierError> {
+        let has_swept = self.sweep(&wish.tiered, ledger, now).await?;
+        if has_swept {
+            wish.tiered.show(ledger, &wish.served);
+        }
+        self.remove_orphans(&wish.tiered, ledger).await?;
+        Ok(has_swept)
+    }
+
+    /// Writes down how a removal went. What fails is tried again later, and is in nobody's way meanwhile.
+    fn note_removal(&self, wish: &Wish, removed: Result<bool, TierError>) -> Result<bool, Failure> {
+        let is_new = wish.tiered.state.lock().removal.note(&removed);
+        match removed {
+            Ok(has_swept) => Ok(has_swept),
+            // It is about the ledger, not about the removal.
+            Err(
+                error @ (TierError::Fenced { .. }
+                | TierError::Contradiction { .. }
+                | TierError::Damaged { .. }),
+            ) => Err(error.into()),
+            Err(error) => {
+                self.metrics.tier_failures.inc();
+                if is_new {
+                    tracing::warn!(partition = %wish.served.id(), %error, "objects that are not needed stay in the archive; it is tried again");
+                }
+                Ok(false)
+            }
+        }
     }
 
     /// Tells whether the catalog has the topic: one that was just made is not there yet, one that was deleted no more.

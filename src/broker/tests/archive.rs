@@ -91,6 +91,28 @@ pub(super) async fn until(what: &str, mut is_done: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until so much of the log has left the local disk.
+pub(super) async fn until_left(house: &House, topic: &TopicName, behind: i64) {
+    let has_left = || marks(house, topic).local_start > Offset(behind);
+    until("the local part leaves", has_left).await;
+}
+
+/// Waits until the archive has the log up to this offset.
+pub(super) async fn until_archived(house: &House, topic: &TopicName, end: i64) {
+    let is_there = || status(house, topic).end == Some(Offset(end));
+    until("all is archived", is_there).await;
+}
+
+/// Changes one setting.
+pub(super) async fn alter(house: &House, topic: &TopicName, (setting, value): (&str, &str)) {
+    let change = ConfigChange {
+        set: BTreeMap::from([(setting.to_owned(), value.to_owned())]),
+        unset: Vec::new(),
+    };
+    let altered = house.broker.alter_topic(topic, change, Execution::Apply).await;
+    altered.expect("altered");
+}
+
 /// Waits until the archive has heard of the topic.
 async fn until_known(house: &House, topic: &TopicName) {
     until("the catalog is there", || {
@@ -117,10 +139,7 @@ async fn a_log_that_left_the_disk_is_read_as_before_by_every_call() {
     let house = house(&store).await;
     let topic = house.create("flights", 1, &SMALL).await;
     fill(&house, &topic, 0..100).await;
-    until("the local part leaves", || {
-        marks(&house, &topic).local_start > Offset(50)
-    })
-    .await;
+    until_left(&house, &topic, 50).await;
     let check = async |house: &House| {
         let marks = marks(house, &topic);
         assert_eq!(marks.log_start, Offset(0));
@@ -167,10 +186,7 @@ async fn without_its_archive_a_log_says_where_the_rest_is_and_loses_nothing() {
     let house = house(&store).await;
     let topic = house.create("flights", 1, &SMALL).await;
     fill(&house, &topic, 0..60).await;
-    until("the local part leaves", || {
-        marks(&house, &topic).local_start > Offset(20)
-    })
-    .await;
+    until_left(&house, &topic, 20).await;
     house.broker.shutdown().await.expect("a good disk");
     let without = start_with(house.fs.clone(), config()).await.expect("it starts");
     let error = without.fetch(&topic, 0, 0).await.expect_err("it is not here");
@@ -220,25 +236,11 @@ async fn retention_of_the_whole_shrinks_the_archive_and_objects_are_swept_after_
     let house = house(&store).await;
     let topic = house.create("flights", 1, &SMALL).await;
     fill(&house, &topic, 0..100).await;
-    until("the local part leaves", || {
-        marks(&house, &topic).local_start > Offset(50)
-    })
-    .await;
+    until_left(&house, &topic, 50).await;
     house.clock.advance_ms(60_000);
-    until("all is archived", || {
-        status(&house, &topic).end == Some(Offset(100))
-    })
-    .await;
+    until_archived(&house, &topic, 100).await;
     let before = objects(&store, "/segments/").await;
-    let change = ConfigChange {
-        set: BTreeMap::from([("retention.bytes".to_owned(), "40000".to_owned())]),
-        unset: Vec::new(),
-    };
-    house
-        .broker
-        .alter_topic(&topic, change, Execution::Apply)
-        .await
-        .expect("altered");
+    alter(&house, &topic, ("retention.bytes", "40000")).await;
     until("the log start rises", || {
         marks(&house, &topic).log_start > Offset(30)
     })
@@ -350,10 +352,7 @@ async fn a_compacted_topic_is_archived_again_where_the_cleaner_rewrote_it_and_ke
     let topic = house.create("flights", 1, &COMPACTED).await;
     write_keys(&house, &topic, 0..40).await;
     house.clock.advance_ms(60_000);
-    until("all is archived", || {
-        status(&house, &topic).end == Some(Offset(40))
-    })
-    .await;
+    until_archived(&house, &topic, 40).await;
     let before = status(&house, &topic);
     compact(&house, &topic).await;
     let found = house.broker.core.topics.find(&topic).expect("there");
@@ -412,10 +411,7 @@ async fn what_the_cleaner_puts_together_over_the_end_of_the_archive_goes_there_w
     assert_eq!(status(&house, &topic).end, Some(Offset(20)));
     faulty.heal();
     house.clock.advance_ms(60_000);
-    until("all is archived", || {
-        status(&house, &topic).end == Some(Offset(40))
-    })
-    .await;
+    until_archived(&house, &topic, 40).await;
     let told = status(&house, &topic);
     assert_eq!((told.is_stuck, told.segments), (false, 1), "{told:?}");
     assert_eq!(told.size_bytes, log.describe().size_bytes);
@@ -467,12 +463,7 @@ async fn records_of_aborted_transactions_stay_unread_wherever_the_transaction_li
     })
     .await;
     check(&house).await;
-    let change = ConfigChange {
-        set: BTreeMap::from([("local.retention.bytes".to_owned(), "0".to_owned())]),
-        unset: Vec::new(),
-    };
-    let altered = house.broker.alter_topic(&topic, change, Execution::Apply).await;
-    altered.expect("altered");
+    alter(&house, &topic, ("local.retention.bytes", "0")).await;
     house.clock.advance_ms(60_000);
     until("all of it leaves", || {
         let marks = marks(&house, &topic);
@@ -498,16 +489,8 @@ async fn what_is_held_leaves_the_disk_and_stays_in_the_archive_until_the_hold_is
         range: HeldRange::Offsets(Offset(20)..Offset(21)),
     };
     house.broker.add_hold(&topic, hold).await.expect("held");
-    until("the local part leaves", || {
-        marks(&house, &topic).local_start > Offset(50)
-    })
-    .await;
-    let change = ConfigChange {
-        set: BTreeMap::from([("retention.bytes".to_owned(), "0".to_owned())]),
-        unset: Vec::new(),
-    };
-    let altered = house.broker.alter_topic(&topic, change, Execution::Apply).await;
-    altered.expect("altered");
+    until_left(&house, &topic, 50).await;
+    alter(&house, &topic, ("retention.bytes", "0")).await;
     until("what lies before goes", || {
         marks(&house, &topic).log_start > Offset(0)
     })
@@ -670,10 +653,7 @@ async fn an_object_that_is_gone_is_named_and_one_that_nobody_names_is_removed() 
     );
     store.publish(&orphan, "left behind".into()).await.expect("put");
     fill(&house, &topic, 0..60).await;
-    until("the local part leaves", || {
-        marks(&house, &topic).local_start > Offset(20)
-    })
-    .await;
+    until_left(&house, &topic, 20).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(store.len_of(&orphan).await.expect("looked"), None);
     let mut listing = store.list(&format!("topics/flights/{id}/0/segments"));

@@ -165,59 +165,78 @@ async fn is_sound(store: &TierStore) {
     assert!(findings.lock().is_empty(), "{:?}", findings.lock());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_server_that_dies_at_any_change_of_disk_or_store_loses_nothing_that_was_acknowledged() {
-    let mut deaths = 0;
-    for death in (0..).step_by(STEP) {
-        let fs = SimFs::new();
-        let inner = memory();
-        let faulty = FaultyStore::over(Arc::clone(&inner));
-        let (counted, disk) = (AtomicU64::new(0), fs.clone());
-        // Disk and store end together: by a change of the disk, or of the store.
-        let of_store = death % (2 * STEP) == 0;
-        if of_store {
-            let last = death / STEP / 2;
+/// With which change, counted from 0, disk and store end together.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    OfDisk(u64),
+    OfStore(u64),
+}
+
+/// Lives until the death, if it comes that far, and again on what is left. Tells whether it came.
+async fn dies(death: Death) -> bool {
+    let (fs, inner) = (SimFs::new(), memory());
+    let faulty = FaultyStore::over(Arc::clone(&inner));
+    let (counted, disk) = (AtomicU64::new(0), fs.clone());
+    let number = match death {
+        Death::OfDisk(number) => {
+            faulty.lives_while(move |_| !is_dead(&disk));
+            fs.fail_after(number);
+            number
+        }
+        Death::OfStore(number) => {
             faulty.lives_while(move |kind| {
                 let changes = matches!(kind, Kind::Put | Kind::Part | Kind::Complete | Kind::Delete);
-                if changes && counted.fetch_add(1, Ordering::Relaxed) as usize == last {
+                if changes && counted.fetch_add(1, Ordering::Relaxed) == number {
                     disk.fail_after(0);
                 }
                 !is_dead(&disk)
             });
-        } else {
-            faulty.lives_while(move |_| !is_dead(&disk));
-            fs.fail_after(u64::try_from(death).expect("small"));
+            number
         }
-        let acknowledged = AtomicU64::new(0);
-        let lived = live(&fs, &bucket(Arc::new(faulty)), &acknowledged).await;
-        if lived.is_ok() && !of_store {
-            break;
-        }
-        deaths += u32::from(lived.is_err());
-        let choice = match death / STEP % 3 {
-            0 => CrashChoice::LoseAll,
-            1 => CrashChoice::KeepAll,
-            _ => CrashChoice::Random(u64::try_from(death).expect("small")),
-        };
-        let (fs, store) = (fs.crash(choice), bucket(inner));
-        let acknowledged = i64::try_from(acknowledged.into_inner()).expect("small");
-        let mut again = Life::begin(&fs, &store)
-            .await
-            .expect("nobody ordered another death");
-        again.acknowledged = again.check(acknowledged).await;
-        again.fill(5).await.expect("it goes on");
-        again.until_archived().await.expect("it goes on");
-        let acknowledged = again.acknowledged;
-        again.stop().await.expect("a good disk");
-        is_sound(&store).await;
-        let last = Life::begin(&fs, &store).await.expect("it starts");
-        last.check(acknowledged).await;
-    }
-    assert!(deaths > 30, "{deaths} deaths show little");
+    };
+    let acknowledged = AtomicU64::new(0);
+    let lived = live(&fs, &bucket(Arc::new(faulty)), &acknowledged).await;
+    let choice = match number % 3 {
+        0 => CrashChoice::LoseAll,
+        1 => CrashChoice::KeepAll,
+        _ => CrashChoice::Random(number),
+    };
+    let (fs, store) = (fs.crash(choice), bucket(inner));
+    let acknowledged = i64::try_from(acknowledged.into_inner()).expect("small");
+    let mut again = Life::begin(&fs, &store)
+        .await
+        .expect("nobody ordered another death");
+    again.acknowledged = again.check(acknowledged).await;
+    again.fill(5).await.expect("it goes on");
+    again.until_archived().await.expect("it goes on");
+    let acknowledged = again.acknowledged;
+    again.stop().await.expect("a good disk");
+    is_sound(&store).await;
+    let last = Life::begin(&fs, &store).await.expect("it starts");
+    last.check(acknowledged).await;
+    lived.is_err()
 }
 
-/// Changes of the disk between two deaths.
-const STEP: usize = 9;
+/// Dies at each change there is, one life after the other.
+async fn dies_at_every(death: fn(u64) -> Death) -> u64 {
+    let mut deaths = 0;
+    while dies(death(deaths)).await {
+        deaths += 1;
+    }
+    deaths
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_at_any_change_of_the_disk_loses_nothing_that_was_acknowledged() {
+    let deaths = dies_at_every(Death::OfDisk).await;
+    assert!(deaths > 200, "{deaths} deaths show little");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_dies_at_any_change_of_the_store_loses_nothing_that_was_acknowledged() {
+    let deaths = dies_at_every(Death::OfStore).await;
+    assert!(deaths > 15, "{deaths} deaths show little");
+}
 
 #[tokio::test(start_paused = true)]
 async fn whatever_the_store_does_reads_tell_the_truth_and_in_the_end_all_is_there() {

@@ -10,14 +10,14 @@ use crate::tier::testing::{Fault as StoreFault, FaultyStore, Kind, bucket as fau
 use crate::tier::{ArchivedTopic, Author, Catalog, CatalogEdit, Ledger, ObjectId, TierStore, WriterId};
 use crate::types::{LeaderEpoch, TopicId};
 
-fn restoring(store: &TierStore, restore: Restore) -> BrokerConfig {
+pub(super) fn restoring(store: &TierStore, restore: Restore) -> BrokerConfig {
     let mut config = archiving(store);
     config.archive.restore = restore;
     config
 }
 
 /// Restores by command onto a disk.
-async fn restore(
+pub(super) async fn restore(
     store: &TierStore,
     fs: &SimFs,
     restore: Restore,
@@ -44,7 +44,7 @@ async fn batches(house: &House, topic: &TopicName, from: Offset) -> Vec<Bytes> {
 }
 
 /// Up to where a topic is archived; `None` also while the archive has not heard of it.
-fn archived_end(house: &House, topic: &TopicName) -> Option<Offset> {
+pub(super) fn archived_end(house: &House, topic: &TopicName) -> Option<Offset> {
     let found = house.broker.core.topics.find(topic).expect("it is there");
     let archive = house.broker.core.archive.as_ref().expect("it has one");
     archive.status(&found.partitions[0])?.end
@@ -60,7 +60,7 @@ async fn put(house: &House, topic: &TopicName, batch: Bytes) -> Appended {
 }
 
 /// An archive with topics of all kinds, its server stopped.
-async fn archive() -> (TierStore, House, Vec<Bytes>) {
+pub(super) async fn archive() -> (TierStore, House, Vec<Bytes>) {
     let store = bucket();
     let house = house(&store).await;
     let flights = house.create("flights", 1, &SMALL).await;
@@ -93,7 +93,7 @@ async fn archive() -> (TierStore, House, Vec<Bytes>) {
     (store, house, all)
 }
 
-fn topic(name: &str) -> TopicName {
+pub(super) fn topic(name: &str) -> TopicName {
     TopicName::new(name).expect("valid")
 }
 
@@ -332,18 +332,26 @@ async fn a_server_that_is_still_alive_loses_the_archive_and_what_it_wrote_meanwh
         refused.contains("the archive went on after this data directory was restored"),
         "{refused}"
     );
+    assert!(refused.contains("another server writes to it"), "{refused}");
+    // It was not touched, so the living server goes on.
+    fill(&first, &flights, 60..62).await;
+    first.clock.advance_ms(60_000);
+    until("it still goes on", || {
+        archived_end(&first, &flights) == Some(Offset(62))
+    })
+    .await;
     let second = start_with(SimFs::new(), restoring(&store, Restore::Cold))
         .await
         .expect("it starts");
-    assert_eq!(all_values(&second, &flights).await, values(0..60));
-    fill(&second, &flights, 60..70).await;
+    assert_eq!(all_values(&second, &flights).await, values(0..62));
+    fill(&second, &flights, 62..70).await;
     let lost = tokio::time::timeout(Duration::from_secs(600), first.broker.archive_lost()).await;
     let reason = lost.expect("it learns that it was replaced");
     assert!(
         reason.contains("another server has taken this archive over"),
         "{reason}"
     );
-    fill(&first, &flights, 60..80).await;
+    fill(&first, &flights, 62..80).await;
     first.broker.shutdown().await.expect("its own disk is good");
     second.broker.shutdown().await.expect("a good disk");
     let again = start_with(second.fs.clone(), restoring(&store, Restore::Cold)).await;
@@ -399,14 +407,14 @@ async fn an_object_that_is_missing_or_damaged_is_named_and_nothing_is_served() {
     assert_eq!(all_values(&house, &topic("flights")).await, values(0..63));
 }
 
-fn mounting(store: &TierStore) -> BrokerConfig {
+pub(super) fn mounting(store: &TierStore) -> BrokerConfig {
     let mut config = archiving(store);
     config.archive.access = Access::Read;
     config
 }
 
 /// Every object of a store, with its bytes.
-async fn contents(store: &TierStore) -> BTreeMap<String, Bytes> {
+pub(super) async fn contents(store: &TierStore) -> BTreeMap<String, Bytes> {
     let mut all = BTreeMap::new();
     for folder in ["epochs", "catalog", "topics", "probe"] {
         let mut listing = store.list(folder);

@@ -187,12 +187,10 @@ fn text(rows: &[Row]) -> String {
             ));
         }
         if let Some(trouble) = &row.archive.trouble {
-            let state = match row.archive.is_stuck {
-                true => "does not go on".to_owned(),
-                false => format!(
-                    "failed {} times in a row, and is tried again",
-                    row.archive.failures
-                ),
+            let state = match (row.archive.is_stuck, row.archive.failures) {
+                (true, _) => "does not go on".to_owned(),
+                (false, 0) => "is archived, but cannot be read".to_owned(),
+                (false, failures) => format!("failed {failures} times in a row, and is tried again"),
             };
             text.push_str(&format!("\n{place} {state}: {trouble}\n"));
         }

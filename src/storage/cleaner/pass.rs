@@ -498,8 +498,7 @@ impl Round<'_> {
                     };
                     survivors.go_back(met);
                     done.found = found;
-                    let before = next.partition_point(|source| source.sealed.extent.base <= place.offset);
-                    let index = before.saturating_sub(1);
+                    let index = index_at(next, place.offset);
                     if !next[index].finds_its_end_lost(&self.partition.files) {
                         unread.add(&next[index], place, error);
                     }
@@ -590,6 +589,12 @@ fn know_unread(sources: &mut [Source], unread: &Unread) {
     for source in sources.iter_mut().filter(is_unread) {
         source.soundness = Soundness::Damaged;
     }
+}
+
+/// Returns the index of the segment in which an offset lies, among those of a group.
+fn index_at(group: &[Source], offset: Offset) -> usize {
+    let begun = group.partition_point(|source| source.sealed.extent.base <= offset);
+    begun.saturating_sub(1)
 }
 
 /// Makes a damaged segment of a group a group of its own. Nothing before it changes for that, and what follows can do without the

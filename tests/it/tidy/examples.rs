@@ -31,7 +31,8 @@ pub(crate) fn breaches(files: &[(String, String)]) -> Vec<String> {
     let mut breaches = Vec::new();
     for (path, text) in files {
         for item in items(text) {
-            if !item.has_example && !(item.is_method && called.contains(item.name)) {
+            let is_called = item.is_method && called.contains(item.name);
+            if !item.has_example && !is_called {
                 breaches.push(format!("{path}: {} is public and no example shows it", item.name));
             }
         }

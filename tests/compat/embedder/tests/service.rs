@@ -62,11 +62,15 @@ async fn an_answer_that_was_lost_counts_nothing_twice() -> Outcome {
 }
 
 #[tokio::test]
-async fn a_broken_disk_holds_the_service_up_and_no_longer() -> Outcome {
+async fn a_broken_disk_is_told_and_the_next_run_finds_it_repaired() -> Outcome {
     let broker = seeded().await?.fork().await?;
+    let client = broker.client().await?;
     broker.faults().order(Fault::fail(Operation::Append).on(COUNTS));
-    let counts = count(&broker.client().await?, broker.producer_options()).await?;
-    assert_eq!(known(&broker.client().await?).await?, counts);
+    let told = count(&client, broker.producer_options()).await;
+    assert!(told.is_err_and(|error| error.to_string().contains("a fault that was ordered")));
+    assert_eq!(broker.read(COUNTS).await?.len(), 0);
+    let counts = count(&client, broker.producer_options()).await?;
+    assert_eq!(known(&client).await?, counts);
     Ok(())
 }
 
