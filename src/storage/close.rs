@@ -22,6 +22,10 @@ use super::{Closed, commit, encode_snapshot, partition_dir};
 
 /// So many partitions are closed in one batch of syncs.
 const AT_ONCE: usize = 128;
+/// And so many when there are very many: what each batch replaces makes the next one's files dearer, see [`super::files`].
+const MOST_AT_ONCE: usize = 1024;
+/// Contents that are held in memory for one batch, in bytes: the partition that goes beyond it is the last.
+const CONTENTS_AT_ONCE: usize = 8 << 20;
 /// So many such batches at once when there are several.
 const THREADS: usize = 3;
 
@@ -174,7 +178,8 @@ pub(super) fn sync_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(
 /// # Errors
 /// A failure; a partition that refused writes before is one: only recovery may judge what it holds.
 pub(super) fn close_all(dir: &DataDir, partitions: &[Arc<Partition>]) -> Result<(), StoreError> {
-    let portions = Mutex::new(partitions.chunks(AT_ONCE));
+    let portion = partitions.len().div_ceil(THREADS).clamp(AT_ONCE, MOST_AT_ONCE);
+    let portions = Mutex::new(partitions.chunks(portion));
     let outcome = Mutex::new(Ok(()));
     let close = || {
         loop {
@@ -221,6 +226,9 @@ fn close_some(dir: &DataDir, some: &[Arc<Partition>]) -> Result<(), StoreError> 
     for (partition, sealing) in open {
         settling.add(partition);
         settling.add_closed(dir, partition, sealing);
+        if settling.replacements.size_bytes() >= CONTENTS_AT_ONCE {
+            std::mem::take(&mut settling).commit(&dir.files)?;
+        }
     }
     settling.commit(&dir.files)?;
     drop(names);

@@ -6,6 +6,9 @@
 //! 3. Each is renamed over its path. If it dies here: some paths hold the old content, some the new, each whole.
 //! 4. The directories are synced together: the new contents stay.
 //!
+//! Every step is done for all of them before the next: what a rename replaces is a file that goes, and ext4 without a journal looks
+//! at each file that went in the last minutes when it makes a new one beside it.
+//!
 //! A log that must not be cut in place gets a copy of its beginning in its place, alike: written, synced, renamed over it; the
 //! caller syncs the directory.
 //!
@@ -41,6 +44,11 @@ impl Replacements {
         self.0.push((path, bytes));
     }
 
+    /// Returns the bytes of all contents.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.0.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
     /// Replaces what has come together so far, if that is a lot.
     pub(super) fn commit_if_many(&mut self, files: &FileCache) -> Result<(), StoreError> {
         if self.0.len() < AT_ONCE {
@@ -55,15 +63,16 @@ impl Replacements {
     /// # Errors
     /// The first failure; some of the files may have been replaced, each of them whole.
     pub(super) fn commit(self, files: &FileCache) -> Result<(), StoreError> {
-        for some in self.0.chunks(AT_ONCE) {
-            let replaced = write_and_sync(files, some).and_then(|()| rename(files, some));
-            if let Err(error) = replaced {
-                for (path, _) in some {
-                    // What failed first is what to tell; a leftover is replaced by the next try.
-                    let _ = files.fs().remove_file(&temporary(path));
-                }
-                return Err(error);
+        let mut portions = self.0.chunks(AT_ONCE);
+        let replaced = portions
+            .try_for_each(|some| write_and_sync(files, some))
+            .and_then(|()| rename(files, &self.0));
+        if let Err(error) = replaced {
+            for (path, _) in &self.0 {
+                // What failed first is what to tell; a leftover is replaced by the next try.
+                let _ = files.fs().remove_file(&temporary(path));
             }
+            return Err(error);
         }
         let dirs: BTreeSet<&Path> = self.0.iter().filter_map(|(path, _)| path.parent()).collect();
         let dirs: Vec<Arc<Path>> = dirs.into_iter().map(Arc::from).collect();

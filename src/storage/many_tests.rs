@@ -32,12 +32,16 @@ impl Syncs {
 }
 
 fn open_many(store: &Store) -> Vec<Arc<Partition>> {
+    open_some(store, COUNT)
+}
+
+fn open_some(store: &Store, count: i32) -> Vec<Arc<Partition>> {
     let template = spec("t", 1, small());
     let numbered = |number| PartitionSpec {
         id: TopicPartition::new(template.id.topic.clone(), PartitionId(number)),
         ..template.clone()
     };
-    let opened = store.open_partitions((0..COUNT).map(numbered).collect(), NOW);
+    let opened = store.open_partitions((0..count).map(numbered).collect(), NOW);
     opened.into_iter().map(|log| log.expect("opened")).collect()
 }
 
@@ -179,6 +183,35 @@ fn a_stop_syncs_three_small_files_and_one_directory_of_a_partition() {
     for log in open_many(&store) {
         assert_eq!(offsets(&log), [0]);
     }
+}
+
+#[test]
+fn a_stop_makes_all_new_files_before_it_replaces_an_old_one() {
+    let fs = SimFs::new();
+    let store = open_store(&fs).expect("opened");
+    let logs = open_some(&store, 100);
+    logs.iter().for_each(|log| append(log));
+    for synced in store.sync(&logs) {
+        synced.expect("synced");
+    }
+    let (disk, seen) = (fs.clone(), Arc::new(Mutex::new((0, 0))));
+    let told = Arc::clone(&seen);
+    fs.watch_syncs(move |site| {
+        if site.0 == "replaced files" {
+            let there = |number: &i32| {
+                let epochs = format!("t-{number}/leader-epoch-checkpoint");
+                disk.stat(&path(&epochs)).is_ok()
+            };
+            let mut told = told.lock();
+            *told = (told.0 + 1, told.1.max((0..100).filter(there).count()));
+        }
+    });
+    store.close().expect("closed").clean().expect("clean");
+    assert_eq!(
+        *seen.lock(),
+        (300, 0),
+        "syncs, and files that had their names then"
+    );
 }
 
 #[test]

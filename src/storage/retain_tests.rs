@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::*;
-use crate::env::{Call, CrashChoice, Failure, Fs as _, SimFs};
-use crate::storage::testing::{DATA, House, NOW, fault, numbered, offsets, plain, sized, small};
+use crate::env::{Call, CrashChoice, Failure, Fs as _, SimFs, SyncSite};
+use crate::storage::testing::{DATA, House, NOW, fault, numbered, offsets, path, plain, sized, small};
 use crate::storage::{
     CleanupPolicy, DeletionReason, Durability, FirstBatch, Origin, Read, Retention, Written,
 };
@@ -381,9 +381,13 @@ fn producers_outlive_what_was_deleted_by_call_and_a_power_cut() {
     let end = house.log.watermarks().log_end;
     house.log.raise_log_start(end).expect("nothing is held");
     assert_eq!(look_cleanly(&house, NOW), 1);
-    house.append(&plain("later"));
-    house.sync().expect("that the files are gone is safe");
-    let after = House::on(house.fs.crash(CrashChoice::LoseAll));
+    house
+        .fs
+        .sync_dir(&path("t-0"), SyncSite("test"))
+        .expect("that the files are gone is safe");
+    let crashed = house.fs.crash(CrashChoice::LoseAll);
+    assert!(crashed.stat(&path("t-0/00000000000000000000.log")).is_err());
+    let after = House::on(crashed);
     let again = after.log.append(&numbered(7, 0, "once"), Origin::Client, NOW);
     let written = again.expect("a retry").written;
     assert!(matches!(written, Written::Before { .. }), "{written:?}");
