@@ -9,6 +9,7 @@
 //!   log-start-offset-checkpoint        per partition: everything before is gone
 //!   replication-offset-checkpoint      per partition: the high watermark, for a Kafka broker that takes over
 //!   cleaner-offset-checkpoint          per compacted partition: everything before is clean
+//!   once-clean-offset-checkpoint       per compacted partition of which a hold keeps something: everything before was clean but for that
 //!   compacted-offset-checkpoint        per partition that was ever compacted: a record before may have been replaced
 //!   .kafka_cleanshutdown               there only between a clean close and the next open
 //!   <topic>-<partition>/               one log each; none before the first append

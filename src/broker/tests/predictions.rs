@@ -32,6 +32,8 @@ struct Settings {
     min_lag_ms: &'static str,
     max_lag_ms: &'static str,
     keep_tombstones_ms: &'static str,
+    /// Room for one key, or for all.
+    map_bytes: usize,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -53,13 +55,15 @@ fn settings() -> impl Strategy<Value = Settings> {
         one_of(&["0", "5000"]),
         one_of(&["20000", "60000", "9223372036854775807"]),
         one_of(&["1000", "30000"]),
+        prop::sample::select(vec![40_usize, 1 << 20]),
     )
         .prop_map(
-            |(min_dirty_ratio, min_lag_ms, max_lag_ms, keep_tombstones_ms)| Settings {
+            |(min_dirty_ratio, min_lag_ms, max_lag_ms, keep_tombstones_ms, map_bytes)| Settings {
                 min_dirty_ratio,
                 min_lag_ms,
                 max_lag_ms,
                 keep_tombstones_ms,
+                map_bytes,
             },
         )
 }
@@ -232,7 +236,11 @@ impl Watch {
 }
 
 async fn live(settings: &Settings, ops: &[Op]) -> Result<(), TestCaseError> {
-    let shop = Workshop::open().await;
+    let map_bytes = settings.map_bytes;
+    let shop = Workshop::on(SimFs::new(), |config| {
+        config.cleaner.dedupe_buffer_bytes = map_bytes
+    })
+    .await;
     let config = [
         COMPACT,
         ("segment.bytes", "16384"),
