@@ -262,6 +262,10 @@ rate = { records_per_second = 50 }
             "exponent = 1.0",
             &expect!["workload w.toml, line 8: records.keys.zipf: missing field `count`"],
         );
+    }
+
+    #[test]
+    fn a_setting_that_no_topic_has_and_what_is_missing_or_no_toml_are_told_in_the_same_way() {
         check(
             "\"delete\"",
             "\"compress\"",
@@ -293,7 +297,11 @@ rate = { records_per_second = 50 }
             "",
             &expect!["workload w.toml, line 1: missing field `duration_s`"],
         );
-        check("partitions = 3\n", "", &expect![[""]]);
+        check(
+            "partitions = 3\n",
+            "",
+            &expect!["workload w.toml, line 3: topics: missing field `partitions`"],
+        );
         check(
             "[topics]",
             "[topics",
@@ -306,6 +314,27 @@ rate = { records_per_second = 50 }
                 "workload w.toml, line 5: topics.settings.cleanup.policy: expected a text, a number, or true or false"
             ],
         );
+    }
+
+    #[test]
+    fn the_workloads_of_the_house_are_sound_short_and_told_of() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let told = fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();
+        let mut seconds = Vec::new();
+        for entry in fs::read_dir(root.join("benches/workloads")).unwrap() {
+            let workload = WorkloadFile::read(&entry.unwrap().path()).unwrap();
+            assert!(
+                told.contains(&format!("`{}`", workload.name)),
+                "{}",
+                workload.name
+            );
+            let plan = workload.plan;
+            seconds.push((workload.name, plan.warm_up_s + plan.duration_s));
+        }
+        seconds.sort();
+        // What is written before and read after takes its time, too.
+        assert!(seconds.len() >= 6 && seconds[0].1 <= 20, "{seconds:?}");
+        assert!(seconds.iter().all(|(_, seconds)| *seconds <= 60), "{seconds:?}");
     }
 
     #[test]

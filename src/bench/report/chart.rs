@@ -271,7 +271,7 @@ impl Chart {
 fn tick_text(tick: f64) -> String {
     match tick.abs() {
         large if large >= 1e6 => format!("{} M", short(tick / 1e6)),
-        large if large >= 1e4 => format!("{} k", short(tick / 1e3)),
+        large if large >= 1e3 => format!("{} k", short(tick / 1e3)),
         _ => short(tick),
     }
 }

@@ -163,47 +163,59 @@ fn charts(records: &[(String, RunRecord)]) -> String {
         };
         page.push_str(&chart.svg());
     }
-    let kinds = [
-        ("acknowledged", "written"),
-        ("end_to_end", "read, following"),
-        ("catch_up", "read, catching up"),
-        ("by_time", "read by time"),
-    ];
-    for (title, unit, value) in [
+    let live = [("acknowledged", "written"), ("end_to_end", "read, following")];
+    let again = [("catch_up", "read, catching up"), ("by_time", "read by time")];
+    let in_records: Value = |second| number(second.records);
+    let in_megabytes: Value = |second| second.mb;
+    for (title, unit, kinds, value) in [
         (
-            "Records in a second",
+            "Records in a second, as they are written",
             "records/s",
-            (|second| number(second.records)) as fn(&SecondFigures) -> f64,
+            live,
+            in_records,
         ),
-        ("Megabytes in a second", "MB/s", |second| second.mb),
+        (
+            "Megabytes in a second, as they are written",
+            "MB/s",
+            live,
+            in_megabytes,
+        ),
+        ("Megabytes in a second, read again", "MB/s", again, in_megabytes),
     ] {
-        let lines = kinds.iter().flat_map(|(series, label)| {
-            records
-                .iter()
-                .enumerate()
-                .filter_map(move |(run, (name, record))| {
-                    let seconds = &record.series(series)?.seconds;
-                    // The last is but a part of a second.
-                    let whole = seconds.iter().take(duration(record)).enumerate();
-                    Some(Line {
-                        label: labelled(records, name, label),
-                        stroke: Stroke::of(kinds.iter().position(|kind| kind.0 == *series).unwrap_or(0), run),
-                        points: whole
-                            .map(|(at, second)| (number(to_u64(at)), Some(value(second))))
-                            .collect(),
-                    })
-                })
-        });
         let chart = Chart {
             title: title.to_owned(),
             across: Across::Seconds,
-            lines: lines.collect(),
+            lines: amounts(records, kinds, value),
             unit,
         };
         page.push_str(&chart.svg());
     }
     page.push_str(&percentiles(records).svg());
     page
+}
+
+/// What is drawn of a second.
+type Value = fn(&SecondFigures) -> f64;
+
+fn amounts(records: &[(String, RunRecord)], kinds: [(&str, &str); 2], value: Value) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (kind, (series, label)) in kinds.into_iter().enumerate() {
+        for (run, (name, record)) in records.iter().enumerate() {
+            let Some(series) = record.series(series) else {
+                continue;
+            };
+            // The last is but a part of a second.
+            let whole = series.seconds.iter().take(duration(record)).enumerate();
+            lines.push(Line {
+                label: labelled(records, name, label),
+                stroke: Stroke::of(kind, run),
+                points: whole
+                    .map(|(at, second)| (number(to_u64(at)), Some(value(second))))
+                    .collect(),
+            });
+        }
+    }
+    lines
 }
 
 fn duration(record: &RunRecord) -> usize {
@@ -217,8 +229,11 @@ fn labelled(records: &[(String, RunRecord)], name: &str, label: &str) -> String 
     }
 }
 
+/// A time of a second.
+type Time = fn(&SecondFigures) -> Option<f64>;
+
 fn over_time(records: &[(String, RunRecord)], series: &str) -> Vec<Line> {
-    let values: [(&str, fn(&SecondFigures) -> Option<f64>); 3] = [
+    let values: [(&str, Time); 3] = [
         ("p50", |second| second.p50_ms),
         ("p99", |second| second.p99_ms),
         ("max", |second| second.max_ms),

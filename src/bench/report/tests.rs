@@ -31,7 +31,7 @@ fn a_page_shows_a_run_and_needs_nothing_from_outside() {
     for wanted in [
         "Fast &lt;3000&gt;",
         "From the intended send to the acknowledgement, ms",
-        "Records in a second",
+        "Records in a second, as they are written",
         "Percentiles, ms",
         "schedule",
         "grpc_sink",

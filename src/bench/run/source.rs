@@ -237,3 +237,123 @@ impl Turn {
         PartitionId(self.partition)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn recipe(records: &str, seed: u64) -> Arc<Recipe> {
+        let text = format!(
+            "about = 'x'\nduration_s = 1\nseed = {seed}\ntopics = {{ partitions = 3 }}\nrecords = {{ {records} }}\n\
+             producers = {{ rate = {{ records_per_second = 1 }} }}"
+        );
+        let plan: LoadPlan = toml::from_str(&text).unwrap();
+        plan.check().unwrap();
+        Arc::new(Recipe::new(&plan, 7, (1000, Duration::from_millis(5))))
+    }
+
+    /// Key, value and partition of the first records of a producer, each due a millisecond after the one before.
+    fn made(recipe: &Arc<Recipe>, number: u32, count: u64) -> Vec<(Option<Vec<u8>>, Vec<u8>, i32)> {
+        let mut source = Source::new(Arc::clone(recipe), number, number);
+        let next = |at| {
+            let made = source.next(Some(Duration::from_millis(at)));
+            (
+                made.key.map(|key| key.to_vec()),
+                made.value.to_vec(),
+                made.partition.0,
+            )
+        };
+        (0..count).map(next).collect()
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_records_and_another_or_another_producer_makes_others() {
+        let mixed = "value_bytes = { uniform = { least = 40, most = 90 } }, keys = { zipf = { count = 9 } }";
+        let first = made(&recipe(mixed, 1), 0, 50);
+        assert_eq!(first, made(&recipe(mixed, 1), 0, 50));
+        assert_ne!(first, made(&recipe(mixed, 2), 0, 50));
+        assert_ne!(first, made(&recipe(mixed, 1), 1, 50));
+    }
+
+    #[test]
+    fn sizes_are_those_asked_for() {
+        let sizes = |size: &str| {
+            let recipe = recipe(&format!("value_bytes = {size}"), 1);
+            let mut counts = BTreeMap::new();
+            for (_, value, _) in made(&recipe, 0, 4000) {
+                *counts.entry(value.len()).or_insert(0) += 1;
+            }
+            counts
+        };
+        assert_eq!(sizes("{ fixed = 77 }"), BTreeMap::from([(77, 4000)]));
+        let uniform = sizes("{ uniform = { least = 40, most = 49 } }");
+        assert!(uniform.keys().copied().eq(40..=49), "{uniform:?}");
+        assert!(
+            uniform.values().all(|count| (300..500).contains(count)),
+            "{uniform:?}"
+        );
+        let table = sizes(
+            "{ table = [{ bytes = 50, weight = 3 }, { bytes = 60, weight = 0 }, { bytes = 90, weight = 1 }] }",
+        );
+        assert!(table.keys().copied().eq([50, 90]), "{table:?}");
+        assert!((2_800..3_200).contains(&table[&50]), "{table:?}");
+        let lognormal = sizes("{ lognormal = { median = 100, sigma = 1.0, most = 500 } }");
+        let (least, most) = (lognormal.keys().next().unwrap(), lognormal.keys().last().unwrap());
+        assert!(*least >= 32 && *most == 500, "{lognormal:?}");
+    }
+
+    #[test]
+    fn keys_are_as_often_as_asked_for_and_each_has_its_partition() {
+        let hot = recipe(
+            "value_bytes = { fixed = 40 }, keys = { hot = { count = 100, hot_count = 2, hot_percent = 80 } }",
+            1,
+        );
+        let all = made(&hot, 0, 5000);
+        let hot = all.iter().filter(|(key, ..)| {
+            let key = key.as_deref().unwrap();
+            key == key_text(0) || key == key_text(1)
+        });
+        let hot = hot.count();
+        assert!((3_900..4_100).contains(&hot), "{hot}");
+        assert!(
+            all.iter()
+                .all(|(key, _, partition)| partition_for_key(key.as_deref().unwrap(), 3).0 == *partition)
+        );
+    }
+
+    #[test]
+    fn records_without_a_key_stay_with_a_partition_until_its_batch_is_full_or_old() {
+        let partitions = |bytes: u32| -> Vec<i32> {
+            let recipe = recipe(&format!("value_bytes = {{ fixed = {bytes} }}"), 1);
+            made(&recipe, 0, 12)
+                .into_iter()
+                .map(|(_, _, partition)| partition)
+                .collect()
+        };
+        // A batch takes 1000 bytes, and lingers for 5 ms; a record is due each.
+        assert_eq!(partitions(400), [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]);
+        assert_eq!(partitions(40), [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
+    }
+
+    #[test]
+    fn as_much_of_a_value_compresses_as_asked_for() {
+        let of = |percent: u32| {
+            let recipe = recipe(
+                &format!("value_bytes = {{ fixed = 1032 }}, compressible_percent = {percent}"),
+                1,
+            );
+            let all: Vec<u8> = made(&recipe, 0, 100)
+                .into_iter()
+                .flat_map(|(_, value, _)| value)
+                .collect();
+            zstd::bulk::compress(&all, 1).unwrap().len() * 100 / all.len()
+        };
+        let [none, half, whole] = [0, 50, 100].map(of);
+        assert!(
+            none > 95 && (45..60).contains(&half) && whole < 6,
+            "{none} {half} {whole}"
+        );
+    }
+}

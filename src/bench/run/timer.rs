@@ -59,3 +59,23 @@ impl Timer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sleep_that_was_given_up_does_not_hold_up_the_next_nor_end_it_early() {
+        let mut timer = Timer::new().unwrap();
+        let given_up = |timer: &mut Timer, time| {
+            let sleep = timer.sleep(time);
+            // Polled once, so that the timer is set.
+            futures_util::FutureExt::now_or_never(sleep).map(Result::unwrap)
+        };
+        assert_eq!(given_up(&mut timer, Duration::from_secs(3600)), None);
+        let began = std::time::Instant::now();
+        timer.sleep(Duration::from_millis(2)).await.unwrap();
+        assert!(began.elapsed() >= Duration::from_millis(2));
+        timer.sleep(Duration::ZERO).await.unwrap();
+    }
+}
