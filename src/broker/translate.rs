@@ -147,11 +147,17 @@ pub(super) fn read(partition: &TopicPartition, error: ReadError, high_watermark:
     }
 }
 
-/// A disk that failed; `target` is a partition or the data directory.
+/// A disk that failed; `target` is a partition or the data directory. What a person can do is said where it is known.
 pub(super) fn store(target: &dyn std::fmt::Display, error: &StoreError) -> Error {
+    let to_do = match error {
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            "; let the user that the server runs as read and write it"
+        }
+        StoreError::Io { .. } | StoreError::Locked { .. } | StoreError::Unusable { .. } => "",
+    };
     Error::Storage {
         target: target.to_string(),
-        reason: error.to_string(),
+        reason: format!("{error}{to_do}"),
     }
 }
 
@@ -181,5 +187,28 @@ pub(super) fn refusal(error: &Error) -> Refusal {
             ErrorKind::DeadlineExceeded => Refusal::AckTimeout,
             ErrorKind::Unavailable | ErrorKind::DataLoss | ErrorKind::Internal => Refusal::Storage,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_not_be_read_is_told_with_what_to_do() {
+        let told = |kind: std::io::ErrorKind| {
+            let error = StoreError::Io {
+                action: "open",
+                path: "d/meta.properties".into(),
+                source: kind.into(),
+            };
+            store(&"d", &error).to_string()
+        };
+        assert_eq!(
+            told(std::io::ErrorKind::PermissionDenied),
+            "storage of d failed: cannot open d/meta.properties: permission denied; \
+             let the user that the server runs as read and write it"
+        );
+        assert!(told(std::io::ErrorKind::NotFound).ends_with(": entity not found"));
     }
 }
