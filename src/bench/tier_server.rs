@@ -13,10 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use tokio::runtime::Handle;
 
 use super::drive::Stream;
@@ -269,16 +270,9 @@ impl Pair for Door {
 
     /// Asleep: the server has the same cores.
     fn wait_until(&self, due: Instant) {
-        let parked = Mutex::new(());
-        let never = std::sync::Condvar::new();
-        loop {
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let guard = parked.lock().unwrap_or_else(PoisonError::into_inner);
-            drop(never.wait_timeout(guard, left));
-        }
+        let (lock, never) = (Mutex::new(()), Condvar::new());
+        let mut guard = lock.lock();
+        while !never.wait_until(&mut guard, due).timed_out() {}
     }
 }
 

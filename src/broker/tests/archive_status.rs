@@ -53,6 +53,8 @@ async fn a_log_whose_objects_cannot_be_removed_any_more_goes_to_the_archive_as_b
         status(&house, &topic).size_bytes < 60_000
     })
     .await;
+    // What comes now is kept, and has to go there.
+    alter(&house, &topic, ("retention.bytes", "-1")).await;
     house.clock.advance_ms(3_600_000);
     goes_on_without_removal(&house, &topic, &faulty, "flights").await;
 }
