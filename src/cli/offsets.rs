@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::connect::ServerArgs;
 use super::output::{self, Align};
+use super::topic::check_name;
 use super::{CliError, time};
 use crate::client::{FoundOffset, OffsetQuery};
 use crate::types::{Offset, Timestamp};
@@ -42,6 +43,7 @@ fn parse_query(text: &str) -> Result<OffsetQuery, String> {
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: OffsetsArgs) -> Result<ExitCode, CliError> {
+    check_name(&args.topic)?;
     let client = server.connect().await?;
     match args.at {
         Some(query) => {

@@ -20,6 +20,7 @@ use super::connect::ServerArgs;
 use super::input::{Block, Input};
 use super::interrupts::Interrupts;
 use super::produce_record::RecordRules;
+use super::topic::check_name;
 use super::{CliError, output};
 use crate::client::{self, Acks, Producer, ProducerMetrics, ProducerOptions, ProducerRecord};
 use crate::record::{Codec, Header};
@@ -194,6 +195,7 @@ async fn begin(
     topic: &str,
     options: ProducerOptions,
 ) -> Result<(Producer, Input), CliError> {
+    check_name(topic)?;
     let input = Input::open_aside(input).await?;
     let client = server.connect().await?;
     Ok((client.producer(topic, options).await?, input))

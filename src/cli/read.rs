@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::connect::ServerArgs;
 use super::interrupts::Interrupts;
 use super::record_text::{self, RecordText};
+use super::topic::check_name;
 use super::{CliError, output, time};
 use crate::client::{
     self, Chunk, Client, CompactedBelow, Connection, OffsetQuery, ReadEnd, ReadSpec, ReadStart, Reader,
@@ -131,6 +132,7 @@ impl ReadArgs {
 
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, args: ReadArgs) -> Result<ExitCode, CliError> {
+    check_name(&args.topic)?;
     if args.follow {
         let mut interrupts = Interrupts::listen()?;
         read(server, &args, interrupts.next()).await

@@ -59,6 +59,13 @@ fn parse_point(text: &str) -> Result<Point, String> {
 }
 
 impl HoldCommand {
+    /// Returns the topic that it is about.
+    pub(super) fn topic(&self) -> &str {
+        match self {
+            Self::Add { topic, .. } | Self::List { topic, .. } | Self::Remove { topic, .. } => topic,
+        }
+    }
+
     /// Refuses what can be told wrong without a server.
     pub(super) fn check(&self) -> Result<(), CliError> {
         match self {

@@ -15,7 +15,7 @@ use crate::client::{
     Adopted, Client, ConfigChanges, ConfigSource, InternalTopics, PartitionArchive, PartitionDescription,
     TopicDescription, TopicSummary,
 };
-use crate::types::{PartitionId, Timestamp};
+use crate::types::{PartitionId, Timestamp, TopicName};
 
 /// Subcommands of `topic`.
 #[derive(clap::Subcommand, Debug)]
@@ -131,6 +131,31 @@ fn parse_setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Refuses what no topic can be called: wrong usage, whatever server would be asked.
+pub(super) fn check_name(name: &str) -> Result<(), CliError> {
+    let checked = TopicName::new(name).map(drop);
+    checked.map_err(|error| CliError::Usage(format!("topic name {name:?}: {error}")))
+}
+
+impl TopicCommand {
+    /// Returns the topic that it is about; a list is about none.
+    fn topic(&self) -> Option<&str> {
+        match self {
+            Self::List { .. } => None,
+            Self::Create { name, .. }
+            | Self::Describe { name, .. }
+            | Self::Alter { name, .. }
+            | Self::Delete { name }
+            | Self::AddPartitions { name, .. }
+            | Self::Retention { name, .. }
+            | Self::Compact { name, .. }
+            | Self::Explain { name, .. } => Some(name),
+            Self::Hold(hold) => Some(hold.topic()),
+            Self::Adopt { topic, .. } => Some(topic),
+        }
+    }
+}
+
 /// Runs the command.
 pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<ExitCode, CliError> {
     let command = checked(command)?;
@@ -204,6 +229,9 @@ pub(super) async fn run(server: &ServerArgs, command: TopicCommand) -> Result<Ex
 
 /// Refuses what can be told wrong without a server.
 fn checked(command: TopicCommand) -> Result<TopicCommand, CliError> {
+    if let Some(name) = command.topic() {
+        check_name(name)?;
+    }
     match &command {
         TopicCommand::Alter { config, unset, .. } if config.is_empty() && unset.is_empty() => Err(
             CliError::Usage("nothing to alter: name a setting with --config or --unset".to_owned()),
