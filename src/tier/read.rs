@@ -51,6 +51,8 @@ const WINDOW_SLACK: u64 = 16 << 10;
 const WINDOW: (u64, u64) = (64 << 10, (4 << 20) + WINDOW_SLACK);
 /// A window from which on a page of the index is fetched to see where it may end: a smaller one costs less than a request.
 const BOUNDED_WINDOW: u64 = 1 << 20;
+/// Slices up to this length are checked where they are read, in bytes: that takes less than going elsewhere.
+const CHECKED_AT_ONCE: usize = 256 << 10;
 /// Aborted transactions of a segment that are fetched at most, in bytes: two million.
 const MAX_TRANSACTIONS_BYTES: u64 = 64 << 20;
 
@@ -381,7 +383,7 @@ impl ColdLog {
             return Ok(Step::Nothing { next_offset });
         };
         let bytes = walk.range(found.clone()).await?;
-        cold.check_batches(&bytes, found.start)?;
+        cold.check(bytes.clone(), found.start).await?;
         let slice = Slice {
             bytes,
             next_offset,
@@ -615,18 +617,17 @@ impl ColdSegment<'_> {
         Ok(TxnIndex::trusted(&bytes).iter().collect())
     }
 
-    fn check_batches(&self, bytes: &Bytes, position: u64) -> Result<(), TierError> {
-        let mut rest = bytes.clone();
-        let mut at = position;
-        while !rest.is_empty() {
-            let broken = |damage: crate::record::Damage| self.damaged(format!("at position {at}: {damage}"));
-            let header = BatchHeader::parse(&rest).map_err(broken)?;
-            let len = usize::try_from(header.size_bytes).expect("32 bits fit");
-            let batch = RecordBatch::parse(rest.split_to(len.min(rest.len()))).map_err(broken)?;
-            batch.verify_crc().map_err(broken)?;
-            at += u64::from(header.size_bytes);
-        }
-        Ok(())
+    /// Checks the batches of a slice; of a large one beside the network threads, on which others wait.
+    async fn check(&self, bytes: Bytes, position: u64) -> Result<(), TierError> {
+        let checked = if bytes.len() <= CHECKED_AT_ONCE {
+            check_batches(bytes, position)
+        } else {
+            let check = tokio::task::spawn_blocking(move || check_batches(bytes, position));
+            check
+                .await
+                .unwrap_or_else(|_| Err("the check was given up".to_owned()))
+        };
+        checked.map_err(|reason| self.damaged(reason))
     }
 
     fn first_in_batch(
@@ -642,6 +643,20 @@ impl ColdSegment<'_> {
         let limit = DecompressLimit(find.max_decompressed_bytes);
         first_record(&batch, find.at, find.from, limit).map_err(broken)
     }
+}
+
+/// Checks batches that lie back to back; says what is wrong with the first that is not sound.
+fn check_batches(mut rest: Bytes, position: u64) -> Result<(), String> {
+    let mut at = position;
+    while !rest.is_empty() {
+        let broken = |damage: crate::record::Damage| format!("at position {at}: {damage}");
+        let header = BatchHeader::parse(&rest).map_err(broken)?;
+        let len = usize::try_from(header.size_bytes).expect("32 bits fit");
+        let batch = RecordBatch::parse(rest.split_to(len.min(rest.len()))).map_err(broken)?;
+        batch.verify_crc().map_err(broken)?;
+        at += u64::from(header.size_bytes);
+    }
+    Ok(())
 }
 
 fn is_exactly(fences: &Bytes, page: usize, target: RelativeOffset) -> bool {

@@ -95,8 +95,8 @@ def siltstone(environment: dict[str, str], *arguments: str) -> subprocess.Comple
     return subprocess.run([str(binary()), *arguments], capture_output=True, text=True, timeout=300, env=environment)
 
 
-RECORDS = 400
-TOPIC = ["--config", "segment.bytes=16384", "--config", "local.retention.bytes=0", "--config", "tier.max.lag.ms=100"]
+RECORDS = 4000
+TOPIC = ["--config", "segment.bytes=262144", "--config", "local.retention.bytes=0", "--config", "tier.max.lag.ms=100"]
 
 
 def serve(data: Path, environment: dict[str, str], *arguments: str) -> Server:
