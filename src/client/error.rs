@@ -329,6 +329,18 @@ impl Error {
 
     /// Returns the partition in which stored bytes are damaged, and the offsets that cannot be read, where they are known: a read
     /// that is opened again with [`ReadSpec::resume`](super::ReadSpec::resume) at their end leaves out nothing else.
+    ///
+    /// ```
+    /// use siltstone::client::Error;
+    ///
+    /// fn told(error: &Error) -> String {
+    ///     match error.damaged() {
+    ///         Some((partition, Some(lost))) => format!("partition {partition} lost {} to {}", lost.start, lost.end),
+    ///         Some((partition, None)) => format!("partition {partition} is damaged, nobody knows how far"),
+    ///         None => error.to_string(),
+    ///     }
+    /// }
+    /// ```
     pub fn damaged(&self) -> Option<(PartitionId, Option<Range<Offset>>)> {
         match self {
             Self::DamagedBatch { partition, lost, .. } => Some((*partition, lost.clone())),

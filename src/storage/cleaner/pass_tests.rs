@@ -6,7 +6,6 @@ use expect_test::{Expect, expect};
 
 use super::super::{
     Bound, CleanupPolicy, CompactError, Compaction, Due, Hold, LogConfig, NotDue, OffsetMap, Pace, Rounds,
-    Step,
 };
 use super::testing::{Scene, compacted, end_of_cleanable};
 use crate::record::Codec;
@@ -633,28 +632,6 @@ fn a_pass_ends_when_its_budget_says_so_and_leaves_nothing() {
         0
     );
     assert_eq!(scene.log.compaction(Timestamp(0)).last_error, None);
-}
-
-#[test]
-fn each_log_that_was_replaced_is_freed_by_itself_when_its_swap_is_over_and_a_stop_then_undoes_nothing() {
-    let mut scene = Scene::new();
-    scene.run("a=1 b=1 roll a=2 c=1 roll b=2 roll");
-    let log = Arc::clone(&scene.log);
-    let (mut freed, mut was_over) = (0, true);
-    let stopped = scene.clean_within(&mut |step| {
-        if step != Step::Freed {
-            return Pace::Go;
-        }
-        freed += 1;
-        was_over &= log.cleaner.look().unfinished.is_none() && log.names.try_lock().is_some();
-        if freed < 2 { Pace::Go } else { Pace::Stop }
-    });
-    assert!(matches!(stopped, Err(CompactError::Stopped)), "{stopped:?}");
-    assert_eq!((freed, was_over), (2, true));
-    expect![[r#"
-        0: 2 a=2 | 3 c=1 | 4 b=2
-    "#]]
-    .assert_eq(&scene.picture());
 }
 
 #[test]

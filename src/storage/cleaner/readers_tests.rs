@@ -1,7 +1,10 @@
-//! Whoever reads while passes replace segments.
+//! Whoever reads while passes replace segments, and what becomes of the segments that they may still read.
 
 use std::sync::Arc;
 
+use expect_test::expect;
+
+use super::gate::{CompactError, Pace, Step};
 use super::testing::Scene;
 
 #[test]
@@ -61,4 +64,26 @@ fn whoever_reads_during_swaps_finds_the_newest_of_each_key_or_a_newer_and_nothin
         over.store(true, Ordering::Release);
         reader.join().expect("it ends").expect("every read is sound");
     });
+}
+
+#[test]
+fn each_log_that_was_replaced_is_freed_by_itself_when_its_swap_is_over_and_a_stop_then_undoes_nothing() {
+    let mut scene = Scene::new();
+    scene.run("a=1 b=1 roll a=2 c=1 roll b=2 roll");
+    let log = Arc::clone(&scene.log);
+    let (mut freed, mut was_over) = (0, true);
+    let stopped = scene.clean_within(&mut |step| {
+        if step != Step::Freed {
+            return Pace::Go;
+        }
+        freed += 1;
+        was_over &= log.cleaner.look().unfinished.is_none() && log.names.try_lock().is_some();
+        if freed < 2 { Pace::Go } else { Pace::Stop }
+    });
+    assert!(matches!(stopped, Err(CompactError::Stopped)), "{stopped:?}");
+    assert_eq!((freed, was_over), (2, true));
+    expect![[r#"
+        0: 2 a=2 | 3 c=1 | 4 b=2
+    "#]]
+    .assert_eq(&scene.picture());
 }
