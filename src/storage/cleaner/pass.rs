@@ -433,6 +433,21 @@ impl Round<'_> {
         }
     }
 
+    /// Swaps a group for what is left of it, and frees it.
+    fn replace(
+        &self,
+        group: &[Source],
+        outputs: Vec<(Output, PathBuf)>,
+        survivors: &Survivors<'_>,
+        gate: &mut Gate<'_>,
+    ) -> Result<(), CompactError> {
+        let dropped = survivors.met().counts.tombstones_dropped;
+        self.partition
+            .cleaner
+            .about_to_swap(survivors.learned_to(), dropped);
+        swap::Old::free(swap::swap(self.partition, group, outputs)?, gate)
+    }
+
     /// Copies and swaps group after group.
     fn clean(
         &self,
@@ -480,11 +495,7 @@ impl Round<'_> {
                 Ok(Copied::Unchanged) => {}
                 Ok(Copied::Changed(outputs)) => {
                     done.take_in(next, &outputs);
-                    self.partition
-                        .cleaner
-                        .about_to_swap(survivors.learned_to(), survivors.met().counts.tombstones_dropped);
-                    let old = swap::swap(self.partition, next, outputs)?;
-                    swap::Old::free(old, gate)?;
+                    self.replace(next, outputs, survivors, gate)?;
                 }
                 Err(CompactError::Interrupted) if gate.take_lost() => {
                     // The first of them is gone; what is left of the group is another group.
