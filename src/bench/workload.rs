@@ -475,6 +475,12 @@ impl LoadPlan {
         if let Some(bytes) = producers.batch_bytes {
             within("producers.batch_bytes", bytes, 1024..=VALUE_MAX)?;
         }
+        if producers.acks == Acks::None && self.is_compacted() {
+            return wrong(
+                "producers.acks",
+                "the newest record of a key is known by its acknowledgement: all or leader",
+            );
+        }
         if producers.acks == Acks::None && self.backlog.is_some() {
             return wrong(
                 "producers.acks",

@@ -193,7 +193,8 @@ async fn run_subject(server: &ServerArgs, subject: Subject, args: SubjectArgs) -
     }
     if subject.is_alone() && server.is_named() {
         return Err(CliError::Usage(
-            "startup, lookup, compact and tier measure a store of their own: leave --server out".to_owned(),
+            "startup, embedded, lookup, compact and tier measure a store of their own: leave --server out"
+                .to_owned(),
         ));
     }
     #[cfg(feature = "tier")]

@@ -79,7 +79,6 @@ pub(super) async fn run(server: &ServerArgs, command: BenchCommand) -> Result<Ex
     }
 }
 
-/// A workload that is wrong is wrong usage.
 fn failed(error: BenchError) -> CliError {
     match error {
         BenchError::Client(error) => error.into(),
@@ -125,14 +124,15 @@ async fn run_workload(server: &ServerArgs, args: RunArgs) -> Result<ExitCode, Cl
     };
     let name = record.name.clone();
     let records = [(name, record)];
-    write_report(args.report.as_deref(), &records)?;
-    let [(_, record)] = records;
+    let [(_, record)] = &records;
     if args.format.json {
-        let line = serde_json::to_value(&record).map_err(|error| CliError::Failed(error.to_string()))?;
+        let line = serde_json::to_value(record).map_err(|error| CliError::Failed(error.to_string()))?;
         output::json_lines(&[line])?;
     } else {
-        output::write_all(told(&record).as_bytes())?;
+        output::write_all(told(record).as_bytes())?;
     }
+    // Last: a page that cannot be written costs nobody the figures.
+    write_report(args.report.as_deref(), &records)?;
     Ok(ExitCode::SUCCESS)
 }
 

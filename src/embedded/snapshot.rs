@@ -58,6 +58,8 @@ impl Broker {
         if matches!(self.home.medium, Medium::Kept) {
             return Err(Error::Kept);
         }
+        // What an advance of the clock removes from the archive must not go while it is copied.
+        let _alone = self.moving.lock().await;
         let sealed = self.run(async |broker| {
             broker.settle().await?;
             sealed_logs(&broker)

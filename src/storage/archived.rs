@@ -359,8 +359,10 @@ impl Partition {
         summary.offset_index_bytes = len(indexes.offsets.len());
         summary.time_index_bytes = len(indexes.times.len());
         summary.txn_index_bytes = (!transactions.is_empty()).then(|| len(transactions.len()));
+        // By itself: within what follows it would be held for all of it, and whoever has the writer waits for it.
+        let rewrite = self.anew.lock().number(sealed.extent.base);
         Ok(HandedOver {
-            rewrite: self.anew.lock().number(sealed.extent.base),
+            rewrite,
             summary,
             log,
             offset_index: indexes.offsets.into(),

@@ -15,23 +15,29 @@ const WITHOUT_DATA: [&str; 5] = [
     "topic hold remove",
 ];
 /// Commands whose output takes an archive, or a load of the machine, and is looked at elsewhere.
-const ELSEWHERE: [&str; 4] = ["tier status", "tier verify", "tier restore", "bench"];
+const ELSEWHERE: [&str; 6] = [
+    "tier status",
+    "tier verify",
+    "tier restore",
+    "bench",
+    "bench run",
+    "bench compare",
+];
 
-/// The commands below one that have none below themselves, and whether each takes `--json`.
+/// The commands below one that do something themselves, and whether each takes `--json`.
 fn leaves(command: &clap::Command, path: &str) -> Vec<(String, bool)> {
     let inner: Vec<_> = command
         .get_subcommands()
         .filter(|inner| inner.get_name() != "help")
         .collect();
-    if inner.is_empty() {
-        let takes_json = |argument: &clap::Arg| argument.get_long() == Some("json");
-        return vec![(path.to_owned(), command.get_arguments().any(takes_json))];
-    }
+    let takes_json = command
+        .get_arguments()
+        .any(|argument| argument.get_long() == Some("json"));
     let name = |inner: &clap::Command| format!("{path} {}", inner.get_name()).trim().to_owned();
-    inner
-        .into_iter()
-        .flat_map(|inner| leaves(inner, &name(inner)))
-        .collect()
+    // One with others below it does something itself when it has flags of its own.
+    let itself = (inner.is_empty() || takes_json).then(|| (path.to_owned(), takes_json));
+    let below = inner.into_iter().flat_map(|inner| leaves(inner, &name(inner)));
+    itself.into_iter().chain(below).collect()
 }
 
 #[test]

@@ -278,7 +278,7 @@ fn ctrl_c_ends_a_load_by_itself_though_records_are_under_way_and_the_server_is_s
 }
 
 #[test]
-fn a_load_whose_server_was_killed_ends_with_a_summary_within_five_seconds_of_a_signal() {
+fn a_load_whose_server_was_killed_ends_soon_after_a_signal_and_with_a_summary() {
     for kind in ["INT", "TERM"] {
         let (server, _dir) = server();
         server.done(&["topic", "create", "t"]);
@@ -294,7 +294,8 @@ fn a_load_whose_server_was_killed_ends_with_a_summary_within_five_seconds_of_a_s
         let begun = std::time::Instant::now();
         let (code, stdout, stderr) = told(&load.wait_with_output().unwrap());
         let took = begun.elapsed();
-        assert!(took.as_secs() < 5, "{took:?}");
+        // The command gives itself three seconds; the rest is for a machine that is busy. Without a limit of its own it would be a day.
+        assert!(took.as_secs() < 30, "{took:?}");
         assert_eq!(code, Some(1), "{stderr}");
         assert!(stdout.starts_with("1 records acknowledged, 5 B in "), "{stdout}");
         let last = stderr.lines().last().unwrap();

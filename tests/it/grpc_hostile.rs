@@ -68,7 +68,12 @@ async fn send(server: &TestServer, bytes: &[u8]) {
         let _ = writer.shutdown().await;
     };
     let mut told = Vec::new();
-    let (_, _) = tokio::join!(sent, reader.read_to_end(&mut told));
+    let ended = async { tokio::join!(sent, reader.read_to_end(&mut told)) };
+    let ended = tokio::time::timeout(PATIENCE, ended).await;
+    assert!(
+        ended.is_ok(),
+        "the server keeps a connection that the client has closed"
+    );
 }
 
 /// Sends a call and returns what comes back, up to the status.

@@ -135,6 +135,8 @@ impl Subject {
         };
         let mut checker = self.checker(Begins::At(&self.before));
         let mut done = Vec::new();
+        // Counted over chunks: the first record of a chunk is the one that waited longest.
+        let mut place = 0_usize;
         loop {
             let known = ends.borrow_and_update().clone();
             if known
@@ -157,7 +159,6 @@ impl Subject {
                 return Err(self.stands(reader.resume_token()));
             };
             let at = recorder.timeline.now();
-            let mut place = 0_usize;
             let amount = self.check((&reader, &chunk), &mut checker, |intended, _| {
                 if intended.is_some() && place.is_multiple_of(TIMED_ONE_OF) {
                     done.push(Done {

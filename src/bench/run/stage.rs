@@ -404,8 +404,8 @@ impl<'a> Stage<'a> {
                         .iter()
                         .map(|end| end.0.unsigned_abs())
                         .eq(expected.iter().copied());
-                    // What nobody acknowledges may still be on its way.
-                    if is_all || self.plan().producers.acks != Acks::None {
+                    // What nobody acknowledges, or not before it is synced, may still be on its way.
+                    if is_all || self.plan().producers.acks == Acks::All {
                         return Ok::<_, BenchError>(found);
                     }
                     tokio::time::sleep(LOOK_AGAIN).await;

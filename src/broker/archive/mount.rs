@@ -100,6 +100,7 @@ impl Archive {
         // Whatever it comes to: what an earlier look read, or could not show, is shown now.
         let refreshed = catalog.refresh().await.map(drop);
         let there = catalog.state().topics().clone();
+        let removed: BTreeSet<TopicId> = catalog.state().removed().keys().copied().collect();
         drop(catalog);
         let gone: BTreeSet<TopicId> = {
             let now: BTreeSet<TopicId> = there.keys().copied().collect();
@@ -110,8 +111,8 @@ impl Archive {
         };
         for topic in core.topics.all() {
             // One that was removed and swept between two looks has no word in the catalog any more; of one that its owner does not archive
-            // there never was one.
-            if gone.contains(&topic.id) {
+            // there never was one. One that was removed while the mount started was never followed.
+            if gone.contains(&topic.id) || removed.contains(&topic.id) {
                 core.topics.remove(&topic.name);
                 topic
                     .partitions

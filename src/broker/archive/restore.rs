@@ -144,7 +144,6 @@ impl From<Error> for Failure {
 
 /// Opens an archive to read it.
 pub(super) fn opened_to_read(config: &BrokerConfig) -> Result<TierStore, Error> {
-    #[cfg(test)]
     if let Some(store) = &config.archive.store {
         return Ok(store.clone().read_only());
     }

@@ -141,8 +141,8 @@ impl TakeOver<'_> {
 fn went_on_before(what: &str) -> Error {
     Error::ArchiveRefused {
         reason: format!(
-            "the archive went on after this data directory was restored from it ({what}): another server writes to it, and still does; stop \
-             that one, and restore again into an empty directory"
+            "the archive went on after this data directory was restored from it ({what}): another server wrote to it, and may still; stop it if \
+             it runs, and restore again into an empty directory"
         ),
     }
 }

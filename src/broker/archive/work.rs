@@ -133,6 +133,7 @@ impl Archive {
             state.again_at = None;
             state.removal.again_at = None;
         }
+        archive.catalog_state.lock().removal.again_at = None;
         let work = async {
             while !archive.is_fenced() {
                 if archive.wants_catalog(core.now()) && archive.keep_catalog(core).await.is_err() {

@@ -32,7 +32,8 @@ pub(super) struct Pacer<'a> {
     began: Instant,
     courtesy: Courtesy,
     looked: Option<Instant>,
-    lingering: bool,
+    /// How the pass goes on when it comes back from where it lingers.
+    lingering: Option<Pace>,
 }
 
 impl<'a> Pacer<'a> {
@@ -46,7 +47,7 @@ impl<'a> Pacer<'a> {
             began,
             courtesy: Courtesy::new(claimed.core.traffic(), began),
             looked: None,
-            lingering: false,
+            lingering: None,
         }
     }
 
@@ -54,9 +55,9 @@ impl<'a> Pacer<'a> {
         if self.is_over() {
             return Pace::Stop;
         }
-        if std::mem::take(&mut self.lingering) {
+        if let Some(pace) = self.lingering.take() {
             self.see_to_promises();
-            return if self.is_over() { Pace::Stop } else { Pace::Go };
+            return if self.is_over() { Pace::Stop } else { pace };
         }
         let desk = &self.core.cleaner;
         let now = Instant::now();
@@ -65,7 +66,11 @@ impl<'a> Pacer<'a> {
             Step::Freed => 0,
         };
         let over_budget = desk.bucket.lock().take(bytes, now);
-        let rest = self.courtesy.rest(self.core.traffic(), step, now);
+        // The pass that it lingers in waits meanwhile, perhaps with a promise of its own.
+        let rest = match self.depth {
+            Depth::Outer => self.courtesy.rest(self.core.traffic(), step, now),
+            Depth::Within => None,
+        };
         let pause = over_budget.max(rest.unwrap_or_default());
         let hurries = !pause.is_zero() && self.is_late(over_budget, pause);
         if !pause.is_zero() && !hurries {
@@ -79,21 +84,22 @@ impl<'a> Pacer<'a> {
             .done_bytes
             .fetch_add(bytes, Ordering::Relaxed);
         self.courtesy.resume(Instant::now());
-        if self.another_promise_waits() {
-            self.lingering = true;
-            return Pace::Linger;
-        }
-        match rest {
+        let pace = match rest {
             Some(_) if !hurries => Pace::Gently,
             Some(_) | None => Pace::Go,
+        };
+        if self.another_promise_waits() {
+            self.lingering = Some(pace);
+            return Pace::Linger;
         }
+        pace
     }
 
     fn is_over(&self) -> bool {
         self.core.cleaner.is_ending() || self.claimed.served.closed().is_some()
     }
 
-    /// Rests, but not while somebody waits for the pass to end, or for its thread.
+    /// Rests, but not while somebody waits for the pass to end, or a promise for its thread. A command waits for a whole pass.
     fn rest(&self, pause: Duration) {
         let until = Instant::now() + pause;
         loop {

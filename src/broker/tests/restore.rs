@@ -332,7 +332,7 @@ async fn a_server_that_is_still_alive_loses_the_archive_and_what_it_wrote_meanwh
         refused.contains("the archive went on after this data directory was restored"),
         "{refused}"
     );
-    assert!(refused.contains("another server writes to it"), "{refused}");
+    assert!(refused.contains("another server wrote to it"), "{refused}");
     // It was not touched, so the living server goes on.
     fill(&first, &flights, 60..62).await;
     first.clock.advance_ms(60_000);
