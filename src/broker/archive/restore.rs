@@ -178,15 +178,21 @@ impl Job<'_> {
     }
 
     /// As [`run`](Self::run), by a server, which claims the archive: once the directory is its own, so that of two on one directory only
-    /// one does.
+    /// one does, and once all that is to come back can.
     fn run_and_own(&self, bucket: &TierStore) -> Result<RestoreReport, Error> {
         let place = Restoring::reserve(Arc::clone(&self.files), self.config.data_dir.clone());
         let place = place.map_err(|error| self.told(error.into()))?;
         let done = Handle::current().block_on(async {
-            let reader = Reader {
+            let looking = Reader {
                 job: self,
                 bucket,
+                author: None,
+            };
+            // Whatever is wrong with the archive is found before its owner loses it.
+            looking.plan().await?;
+            let reader = Reader {
                 author: Some(own(bucket, self.now).await?),
+                ..looking
             };
             let plan = reader.plan().await?;
             reader.make(&plan, place).await?;
